@@ -1,0 +1,48 @@
+"""The records that travel through the system, and the letters that name array axes.
+
+Axis letters, used as suffixes of array names (`z_BD`) and in jaxtyping annotations:
+
+| letter | axis |
+|---|---|
+| B | pairs of the global batch |
+| C | passages of a corpus |
+| D | embedding dimension (`d_model`) |
+| F | feed-forward dimension (`d_ff`) |
+| H | attention heads |
+| K | dimension of one head (`d_kv`) |
+| L | token positions of a row |
+| N | any number of texts or records |
+| Q, P | query and key positions inside attention |
+| R | packed rows |
+| S | segments (texts) of a packed row |
+| V | vocabulary |
+"""
+
+from typing import NamedTuple
+
+
+class Origin(NamedTuple):
+    """Where a record was read."""
+
+    file: str
+    """Path as configured, or a module name for `pydocs`."""
+    row: int
+    """1-based line of a text file, 1-based row of a table, or line of a docstring's owner."""
+
+
+class Pair(NamedTuple):
+    """One (query, positive) pair as a source gave it."""
+
+    query: str
+    positive: str
+    origin: Origin
+
+
+class BadRecord(NamedTuple):
+    """A record that could not be read: it is counted and written to the ledger, never raised."""
+
+    reason: str
+    """A word for counting: `malformed_json`, `missing_field`, `wrong_type`, `invalid_utf8`, ..."""
+    detail: str
+    """A sentence for a person."""
+    origin: Origin
