@@ -1,0 +1,189 @@
+"""From texts to embeddings, with a trained run or an exported folder."""
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tokenizers import Tokenizer
+from tqdm import tqdm
+
+from jina_jax.checkpoint import open_for_reading
+from jina_jax.config import T5Config, UserError
+from jina_jax.data.tokenizer import load_tokenizer
+from jina_jax.feed.packing import fill, place
+from jina_jax.hf_folder import read_encoder
+from jina_jax.mesh import make_mesh, replicated, split_first_axis
+from jina_jax.model.pooling import mean_pool
+from jina_jax.model.t5 import apply, init_params
+from jina_jax.model.weights import from_huggingface
+
+_TEXTS_PER_ROW = 32
+_SHORTEST_ROW = 128
+_TEXTS_AT_ONCE = 16_384  # bounds what is tokenised and packed before it is encoded
+
+
+class Embedder:
+    """Encodes texts into unit vectors.
+
+    Example:
+      >>> embedder = Embedder.load("runs/demo")  # doctest: +SKIP
+      >>> embedder.encode(["a text", "another"]).shape  # doctest: +SKIP
+      (2, 256)
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        config: T5Config,
+        tokenizer: Tokenizer,
+        *,
+        max_tokens: int = 512,
+        batch_rows: int = 32,
+    ):
+        """Puts the parameters on all devices.
+
+        Args:
+          params: of `model.t5.init_params`.
+          config: shape of the encoder.
+          tokenizer: ends every text with end-of-sequence.
+          max_tokens: longer texts are cut.
+          batch_rows: packed rows encoded at once.
+        """
+        self.config, self.tokenizer, self.max_tokens = config, tokenizer, max_tokens
+        mesh = make_mesh()
+        self._devices = mesh.size
+        self._batch_rows = -(-batch_rows // mesh.size) * mesh.size
+        self._params = jax.device_put(params, replicated(mesh))
+        rows = split_first_axis(mesh)
+        self._encode_rows = jax.jit(
+            partial(_encode_rows, config), in_shardings=(replicated(mesh), rows, rows)
+        )
+
+    @classmethod
+    def load(cls, path: str | Path, *, batch_rows: int = 32) -> "Embedder":
+        """Opens a run folder (its newest checkpoint) or an exported Hugging Face folder.
+
+        Raises: UserError when `path` is neither.
+        """
+        path = Path(path)
+        if (path / "checkpoints").is_dir():
+            params, config, max_tokens = load_checkpoint(path)
+            tokenizer = load_tokenizer(path / "tokenizer")
+        elif (path / "model.safetensors").is_file():
+            config, tensors = read_encoder(str(path))
+            params, tokenizer = from_huggingface(tensors, config), load_tokenizer(path)
+            limits = path / "sentence_bert_config.json"
+            max_tokens = (
+                json.loads(limits.read_text())["max_seq_length"] if limits.exists() else 512
+            )
+        else:
+            raise UserError(
+                f"{path} holds no model: give a run folder (with checkpoints/) or an exported "
+                f"folder (with model.safetensors)"
+            )
+        return cls(params, config, tokenizer, max_tokens=max_tokens, batch_rows=batch_rows)
+
+    def encode(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
+        """Embeddings of the texts.
+
+        Returns: float32 [N, D], unit length, in the order given.
+        """
+        z_ND = np.zeros((len(texts), self.config.d_model), np.float32)
+        bar = tqdm(total=len(texts), unit="text", disable=not progress, desc="encode")
+        with bar:
+            for first in range(0, len(texts), _TEXTS_AT_ONCE):
+                part = texts[first : first + _TEXTS_AT_ONCE]
+                for index_N, part_ND in self._encode_part(part):
+                    z_ND[first + index_N] = part_ND
+                    bar.update(len(index_N))
+        return z_ND
+
+    def _encode_part(self, texts: Sequence[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields (indices, their embeddings) one packed batch after another, one behind."""
+        ids = [self._cut(e.ids) for e in self.tokenizer.encode_batch_fast(list(texts))]
+        length_N = np.array([len(i) for i in ids])
+        pending: tuple[np.ndarray, np.ndarray, jax.Array] | None = None
+        shorter = 0
+        for row_tokens in _row_lengths(self.max_tokens):
+            chosen_N = np.flatnonzero((shorter < length_N) & (length_N <= row_tokens))
+            shorter = row_tokens
+            for batch in self._packed(chosen_N, [ids[i] for i in chosen_N], row_tokens):
+                if pending is not None:
+                    yield _result(*pending)
+                pending = batch
+        if pending is not None:
+            yield _result(*pending)
+
+    def _packed(
+        self, chosen_N: np.ndarray, ids: list[np.ndarray], row_tokens: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, jax.Array]]:
+        length_N = np.array([len(i) for i in ids], np.int64)
+        placement = place(length_N, row_tokens=row_tokens, texts_per_row=_TEXTS_PER_ROW)
+        ids_RL, segments_RL = fill(
+            ids, placement, num_rows=placement.num_rows, row_tokens=row_tokens
+        )
+        for first in range(0, placement.num_rows, self._batch_rows):
+            part = slice(first, first + self._batch_rows)
+            of_part_N = (placement.row_N >= first) & (placement.row_N < first + self._batch_rows)
+            slot_N = (placement.row_N - first) * _TEXTS_PER_ROW + placement.slot_N
+            z_RSD = self._encode_rows(
+                self._params, self._pad(ids_RL[part]), self._pad(segments_RL[part])
+            )
+            yield chosen_N[of_part_N], slot_N[of_part_N], z_RSD
+
+    def _pad(self, x_RL: np.ndarray) -> np.ndarray:
+        """Adds rows up to a power of two of rows per device, so that few shapes are compiled."""
+        rows = self._devices
+        while rows < len(x_RL):
+            rows *= 2
+        rows = min(rows, self._batch_rows)
+        return np.pad(x_RL, ((0, rows - len(x_RL)), (0, 0)))
+
+    def _cut(self, ids: list[int]) -> np.ndarray:
+        kept = ids if len(ids) <= self.max_tokens else [*ids[: self.max_tokens - 1], ids[-1]]
+        return np.array(kept, np.int32)
+
+
+def load_checkpoint(run_path: Path) -> tuple[Any, T5Config, int]:
+    """The newest parameters of a run.
+
+    Returns: (params, shape of the encoder, tokens of the longest text seen in training).
+    """
+    config_path = run_path / "config.json"
+    if not config_path.is_file():
+        raise UserError(f"{run_path} is no run folder: it has no config.json")
+    run = json.loads(config_path.read_text(encoding="utf-8"))
+    config = T5Config(**run["model"])
+    max_tokens = max(run["feed"]["query_tokens"], run["feed"]["positive_tokens"])
+    like = jax.eval_shape(partial(init_params, config), jax.random.key(0))
+    place_at = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place_at), like)
+    with open_for_reading(run_path / "checkpoints") as checkpoints:
+        step = checkpoints.latest
+        assert step is not None
+        return checkpoints.restore_params(step, like), config, max_tokens
+
+
+def _encode_rows(
+    config: T5Config, params: Any, ids_RL: jax.Array, segments_RL: jax.Array
+) -> jax.Array:
+    hidden_RLD = apply(config, params, ids_RL, segments_RL, None)
+    return mean_pool(hidden_RLD, segments_RL, _TEXTS_PER_ROW)
+
+
+def _row_lengths(max_tokens: int) -> list[int]:
+    """Texts are packed with texts of their own size: attention costs the square of the row."""
+    lengths = [_SHORTEST_ROW]
+    while lengths[-1] < max_tokens:
+        lengths.append(lengths[-1] * 2)
+    return lengths
+
+
+def _result(
+    index_N: np.ndarray, slot_N: np.ndarray, z_RSD: jax.Array
+) -> tuple[np.ndarray, np.ndarray]:
+    return index_N, np.asarray(z_RSD).reshape(-1, z_RSD.shape[-1])[slot_N]

@@ -1,0 +1,89 @@
+"""Packing: several texts share a row of fixed length, so that few positions are padding."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int32
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where each of N texts lies: row, slot (its number within the row) and first position."""
+
+    row_N: np.ndarray
+    slot_N: np.ndarray
+    start_N: np.ndarray
+    num_rows: int
+
+
+def place(length_N: np.ndarray, *, row_tokens: int, texts_per_row: int) -> Placement:
+    """Best fit, longest text first: each text goes to the fullest row that still holds it.
+
+    Args:
+      length_N: tokens per text, each in 1..row_tokens.
+      row_tokens: length of a row.
+      texts_per_row: most texts in a row.
+    Returns: a Placement that depends on the lengths alone.
+    """
+    assert length_N.size == 0 or 1 <= length_N.min() <= length_N.max() <= row_tokens
+    order = np.argsort(-length_N, kind="stable")
+    rows, slots, starts = ([0] * len(order) for _ in range(3))
+    open_rows: list[list[int]] = [[] for _ in range(row_tokens + 1)]  # by free positions
+    has_open = 0  # bit n is set where open_rows[n] is not empty
+    texts_in_row: list[int] = []
+    for text, length in zip(order.tolist(), length_N[order].tolist(), strict=True):
+        fitting = has_open >> length
+        if fitting:
+            free = length + (fitting & -fitting).bit_length() - 1
+            row = open_rows[free].pop()
+            if not open_rows[free]:
+                has_open ^= 1 << free
+        else:
+            free, row = row_tokens, len(texts_in_row)
+            texts_in_row.append(0)
+        rows[text], slots[text], starts[text] = row, texts_in_row[row], row_tokens - free
+        texts_in_row[row] += 1
+        if free > length and texts_in_row[row] < texts_per_row:
+            open_rows[free - length].append(row)
+            has_open |= 1 << (free - length)
+    return Placement(
+        np.array(rows, np.int32), np.array(slots, np.int32), np.array(starts, np.int32),
+        len(texts_in_row),
+    )  # fmt: skip
+
+
+def bucket_rows(num_rows: int, multiple: int) -> int:
+    """Rounds the number of rows up, so that a run compiles for a few shapes only.
+
+    Returns: the least multiple of `multiple`, and of an eighth of the power of two below it, that
+      is at least `num_rows`: at most 1/8 more rows than needed, 8 shapes per doubling.
+    """
+    step = multiple
+    while step * 8 < num_rows:
+        step *= 2
+    return -(-max(num_rows, 1) // step) * step
+
+
+def fill(
+    texts: Sequence[np.ndarray], placement: Placement, *, num_rows: int, row_tokens: int
+) -> tuple[Int32[np.ndarray, "R L"], Int32[np.ndarray, "R L"]]:
+    """Writes token ids into their rows.
+
+    Args:
+      texts: N arrays of token ids.
+      placement: from `place`, of the same texts.
+      num_rows: at least placement.num_rows.
+      row_tokens: length of a row.
+    Returns: (ids_RL, segments_RL); a text in slot s has segment s + 1, padding has id and segment 0.
+    """
+    length_N = np.array([len(t) for t in texts], np.int64)
+    first_N = placement.row_N.astype(np.int64) * row_tokens + placement.start_N
+    before_N = np.cumsum(length_N) - length_N
+    # Flat position of every token: the text's first one, plus the token's number in its text.
+    where = np.repeat(first_N - before_N, length_N) + np.arange(length_N.sum())
+    ids_RL = np.zeros((num_rows, row_tokens), np.int32)
+    segments_RL = np.zeros((num_rows, row_tokens), np.int32)
+    ids_RL.reshape(-1)[where] = np.concatenate(texts) if len(texts) else []
+    segments_RL.reshape(-1)[where] = np.repeat(placement.slot_N + 1, length_N)
+    return ids_RL, segments_RL

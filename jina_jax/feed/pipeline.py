@@ -1,0 +1,104 @@
+"""Grain pipeline from shards to packed batches.
+
+Batch t is a function of (shards, feed config, weights, seed, t) alone: neither the number of
+hosts, devices or workers nor where a run was resumed changes it. So the state of the pipeline is
+one number.
+"""
+
+import ctypes
+import signal
+from collections.abc import Iterator, Sequence
+
+import grain
+import numpy as np
+from absl import flags
+
+from jina_jax.config import FeedConfig, UserError
+from jina_jax.data.shards import ShardSet
+from jina_jax.feed.batch import Batch, pack_batch
+from jina_jax.feed.mixture import interleave
+from jina_jax.feed.shuffle import permute
+
+_PR_SET_PDEATHSIG = 1
+
+
+class _ReadBatch(grain.transforms.Map):
+    """Step number → Batch."""
+
+    def __init__(
+        self, sources: Sequence[ShardSet], weights: Sequence[float], config: FeedConfig,
+        seed: int, num_steps: int,
+    ):  # fmt: skip
+        self._sources = list(sources)
+        self._config = config
+        self._seed = seed
+        self._source_T, self._ordinal_T = interleave(weights, num_steps)
+
+    def map(self, element: int) -> Batch:
+        source = int(self._source_T[element])
+        shards = self._sources[source]
+        size = self._config.global_batch_size
+        position_B = int(self._ordinal_T[element]) * size + np.arange(size)
+        record_B = np.empty(size, np.int64)
+        epoch_B = position_B // len(shards)
+        for epoch in np.unique(epoch_B).tolist():
+            of_epoch = epoch_B == epoch
+            record_B[of_epoch] = permute(
+                position_B[of_epoch] % len(shards), len(shards), self._seed, source, epoch
+            )
+        records = shards.read(record_B)
+        return Batch(
+            int(element), source, record_B, pack_batch(records.ids, records.hashes, self._config)
+        )
+
+
+def _die_with_parent(*_: int) -> None:
+    """A worker must not outlive a trainer that was killed, holding its memory and its stdout."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def batches(
+    sources: Sequence[ShardSet],
+    weights: Sequence[float],
+    config: FeedConfig,
+    *,
+    seed: int,
+    num_steps: int,
+    start: int = 0,
+) -> Iterator[Batch]:
+    """The batches of steps start, start + 1, ..., num_steps - 1.
+
+    Args:
+      sources: one ShardSet per source; each batch comes from one of them.
+      weights: relative share of batches per source, > 0.
+      config: batch size, lengths, packing, workers.
+      seed: of the order of rows.
+      num_steps: length of the whole run.
+      start: first step wanted; resuming is starting here.
+    Raises: UserError when a source has fewer records than a batch.
+    """
+    for shards in sources:
+        if len(shards) < config.global_batch_size:
+            raise UserError(
+                f"source {shards.name!r} has {len(shards)} training pairs, fewer than "
+                f"feed.global_batch_size={config.global_batch_size}; lower the batch size or "
+                f"leave the source out"
+            )
+    dataset = grain.MapDataset.range(start, num_steps).map(
+        _ReadBatch(sources, weights, config, seed, num_steps)
+    )
+    if config.workers == 0:
+        read = grain.ReadOptions(num_threads=2, prefetch_buffer_size=config.prefetch_batches)
+        return iter(dataset.to_iter_dataset(read))
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags
+    return iter(
+        dataset.to_iter_dataset(
+            grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+        ).mp_prefetch(
+            grain.MultiprocessingOptions(
+                num_workers=config.workers, per_worker_buffer_size=config.prefetch_batches
+            ),
+            worker_init_fn=_die_with_parent,
+        )
+    )

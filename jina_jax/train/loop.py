@@ -1,0 +1,236 @@
+"""The training loop: reads top to bottom, from a prepared folder to checkpoints."""
+
+import json
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jina_jax.checkpoint import Checkpoints
+from jina_jax.config import RunConfig, UserError, difference, fingerprint_fields, to_json, validate
+from jina_jax.data.manifest import Manifest, load_manifest
+from jina_jax.data.shards import open_sources, verify_shards
+from jina_jax.feed.batch import Batch, PackedBatch
+from jina_jax.feed.pipeline import batches
+from jina_jax.hf_folder import read_encoder
+from jina_jax.mesh import check_divides, make_mesh, replicated
+from jina_jax.model.weights import from_huggingface
+from jina_jax.train.metrics import MetricsWriter
+from jina_jax.train.step import TrainState, batch_shardings, init_state, make_train_step
+
+
+class Interrupted(Exception):
+    """Training was asked to stop and saved its state; `exit_code` is 128 + the signal."""
+
+    def __init__(self, number: int, step: int):
+        super().__init__(
+            f"stopped by {signal.Signals(number).name} after step {step}; the state is saved. "
+            f"The same command goes on from there."
+        )
+        self.exit_code = 128 + number
+
+
+def train(config: RunConfig) -> TrainState:
+    """Trains to `config.train.num_steps`, from the newest checkpoint if there is one.
+
+    Raises:
+      UserError: the data, the configuration or the checkpoint cannot be used.
+      Interrupted: SIGINT or SIGTERM came; everything is saved.
+    """
+    validate(config)
+    manifest = load_manifest(config.data_path)
+    verify_shards(manifest, config.data_path)
+    check_vocabulary(config, manifest)
+    mesh = make_mesh(config.train.devices)
+    check_divides(config.feed, mesh)
+    with Checkpoints(config.checkpoint_path, keep=config.train.keep_checkpoints) as checkpoints:
+        metadata = {"config": fingerprint_fields(config), "manifest_sha256": manifest.sha256}
+        state = _first_state(config, checkpoints, metadata, mesh)
+        _write_run_files(config)
+        return _run_steps(config, manifest, mesh, state, checkpoints, metadata)
+
+
+def check_vocabulary(config: RunConfig, manifest: Manifest) -> None:
+    """The embedding table must cover the vocabulary the shards were written with."""
+    if manifest.vocab_size > config.model.vocab_size:
+        raise UserError(
+            f"the shards use a vocabulary of {manifest.vocab_size} pieces, more than "
+            f"model.vocab_size={config.model.vocab_size}; raise model.vocab_size to at least that"
+        )
+
+
+def _first_state(
+    config: RunConfig, checkpoints: Checkpoints, metadata: dict[str, Any], mesh: Mesh
+) -> TrainState:
+    everywhere = replicated(mesh)
+    if checkpoints.latest is None:
+        if config.train.initial_weights:
+            params = read_initial_weights(config)
+            return jax.device_put(init_state(config, params), everywhere)
+        return jax.jit(init_state, static_argnums=0, out_shardings=everywhere)(config)
+    step = checkpoints.latest
+    saved = checkpoints.metadata(step)
+    changes = difference(saved["config"], metadata["config"])
+    if saved["manifest_sha256"] != metadata["manifest_sha256"]:
+        changes.append(f"the prepared data in {config.data_path} is not what the run began with")
+    if changes:
+        raise UserError(
+            f"{checkpoints.folder} holds step {step} of another configuration:\n  "
+            + "\n  ".join(changes)
+            + "\nundo these, or train in another folder with --workdir"
+        )
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
+        jax.eval_shape(init_state, config),
+    )
+    return checkpoints.restore(step, like)
+
+
+def read_initial_weights(config: RunConfig) -> Any:
+    """The parameters that a run with `train.initial_weights` starts from.
+
+    Raises: UserError when the folder is of another shape than `config.model`.
+    """
+    shape, tensors = read_encoder(config.train.initial_weights)
+    free = {"dropout_rate", "compute_dtype"}
+    wanted, found = (
+        {k: v for k, v in vars(c).items() if k not in free} for c in (config.model, shape)
+    )
+    if wanted != found:
+        raise UserError(
+            f"{config.train.initial_weights} has another shape than the config's model:\n  "
+            + "\n  ".join(f"model.{line}" for line in difference(wanted, found))
+        )
+    return from_huggingface(tensors, config.model)
+
+
+def _write_run_files(config: RunConfig) -> None:
+    """Makes the run folder whole: its configuration and its tokenizer lie in it."""
+    (config.run_path / "config.json").write_text(to_json(config) + "\n", encoding="utf-8")
+    shutil.copytree(
+        config.data_path / "tokenizer", config.run_path / "tokenizer", dirs_exist_ok=True
+    )
+
+
+def _run_steps(
+    config: RunConfig, manifest: Manifest, mesh: Mesh, state: TrainState,
+    checkpoints: Checkpoints, metadata: dict[str, Any],
+) -> TrainState:  # fmt: skip
+    num_steps, every = config.train.num_steps, config.train.checkpoint_every_steps
+    start = int(state.step)
+    sources = open_sources(manifest, config.data_path)
+    feed = batches(
+        sources, [s.weight for s in config.data.sources], config.feed,
+        seed=config.train.seed, num_steps=num_steps, start=start,
+    )  # fmt: skip
+    step_fn = make_train_step(config, mesh)
+    with (
+        _SignalLatch() as latch,
+        MetricsWriter(config.run_path, start=start, num_steps=num_steps) as writer,
+    ):
+        log = _StepLog(config, writer, [s.name for s in sources])
+        for batch, arrays in _on_devices(feed, mesh, log):
+            state, metrics = step_fn(state, arrays)
+            log.dispatched(batch, metrics)
+            done = batch.step + 1
+            if done % every == 0 or done == num_steps or latch.signal is not None:
+                checkpoints.save(state, metadata)
+            if latch.signal is not None and done < num_steps:
+                log.flush()
+                raise Interrupted(latch.signal, done)
+        log.flush()
+    return state
+
+
+def _on_devices(
+    feed: Iterator[Batch], mesh: Mesh, log: "_StepLog"
+) -> Iterator[tuple[Batch, PackedBatch]]:
+    """Puts each batch on the devices while the step before it still runs."""
+    shardings = batch_shardings(mesh)
+    while True:
+        began = time.perf_counter()
+        batch = next(feed, None)
+        log.data_wait_s += time.perf_counter() - began
+        if batch is None:
+            return
+        yield batch, jax.device_put(batch.arrays, shardings)
+
+
+class _StepLog:
+    """Reads a step's metrics after the next one was dispatched, and keeps the rates."""
+
+    def __init__(self, config: RunConfig, writer: MetricsWriter, source_names: list[str]):
+        self._config, self._writer, self._names = config, writer, source_names
+        self._pending: tuple[Batch, dict[str, jax.Array]] | None = None
+        self.data_wait_s = 0.0
+        self._reset()
+
+    def _reset(self) -> None:
+        self._since, self._steps, self._real, self._positions = time.perf_counter(), 0, 0, 0
+        self.data_wait_s = 0.0
+
+    def dispatched(self, batch: Batch, metrics: dict[str, jax.Array]) -> None:
+        self.flush()
+        self._pending = batch, metrics
+
+    def flush(self) -> None:
+        """Waits for the step dispatched last; logs it when it is due."""
+        if self._pending is None:
+            return
+        batch, metrics = self._pending
+        self._pending = None
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        segments = batch.arrays.segments_RL
+        self._steps += 1
+        self._real += int(np.count_nonzero(segments))
+        self._positions += segments.size
+        done = batch.step + 1
+        if done % self._config.train.log_every_steps and done != self._config.train.num_steps:
+            return
+        elapsed_s = time.perf_counter() - self._since
+        self._writer.write(
+            {"step": done, "source": self._names[batch.source]}
+            | values
+            | {
+                "pairs_per_s": self._steps * self._config.feed.global_batch_size / elapsed_s,
+                "real_tokens_per_s": self._real / elapsed_s,
+                "padding_share": 1 - self._real / self._positions,
+                "step_time_s": elapsed_s / self._steps,
+                "data_wait_s": self.data_wait_s / self._steps,
+            }
+        )
+        self._reset()
+
+
+class _SignalLatch:
+    """Remembers SIGINT and SIGTERM, so that the loop stops between steps; twice kills."""
+
+    signal: int | None = None
+
+    def __enter__(self) -> "_SignalLatch":
+        self._before = {n: signal.signal(n, self._catch) for n in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _catch(self, number: int, _frame: FrameType | None) -> None:
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = number
+
+
+def read_config(run_path: Path) -> dict[str, Any]:
+    """The resolved configuration that a run folder was trained with."""
+    path = run_path / "config.json"
+    if not path.exists():
+        raise UserError(f"{run_path} is no run folder: it has no config.json")
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,75 @@
+"""Metrics of a run: one JSON line per logged step, the same in TensorBoard, and on the terminal."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+
+class MetricsWriter:
+    """Writes `metrics.jsonl` and `tensorboard/` below a run folder."""
+
+    def __init__(self, run_path: Path, *, start: int, num_steps: int):
+        """Opens the files; on resume, what was written after step `start` is taken back."""
+        self._path = run_path / "metrics.jsonl"
+        _keep_until(self._path, start)
+        self._file = self._path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(run_path / "tensorboard"), purge_step=start + 1)
+        self._bar = (
+            tqdm(total=num_steps, initial=start, unit="step", dynamic_ncols=True)
+            if sys.stderr.isatty()
+            else None
+        )
+        self._num_steps = num_steps
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._board.close()
+        self._file.close()
+
+    def write(self, values: dict[str, Any]) -> None:
+        """Writes one step's values; `step` is among them. Numbers also go to TensorBoard."""
+        step = values["step"]
+        self._file.write(json.dumps(values) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            if name != "step" and not isinstance(value, str):
+                self._board.add_scalar(name, value, step)
+        text = (
+            f"loss {values['loss']:.4f}  accuracy {values['accuracy']:.3f}  "
+            f"{values['pairs_per_s']:.0f} pairs/s"
+        )
+        if self._bar is not None:
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update(step - self._bar.n)
+        else:
+            print(f"step {step}/{self._num_steps}  {text}", file=sys.stderr, flush=True)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`; a last line that was cut off by a kill is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def _keep_until(path: Path, step: int) -> None:
+    kept = [values for values in read_metrics(path) if values["step"] <= step]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(v) + "\n" for v in kept), encoding="utf-8")
+    os.replace(temporary, path)

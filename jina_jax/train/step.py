@@ -1,0 +1,118 @@
+"""One optimization step: a pure function of the state and a packed batch."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float32
+
+from jina_jax.config import RunConfig, T5Config
+from jina_jax.feed.batch import PackedBatch
+from jina_jax.mesh import replicated, split_first_axis
+from jina_jax.model.pooling import mean_pool
+from jina_jax.model.t5 import apply, init_params
+from jina_jax.train.losses import in_batch_accuracy, pair_loss
+from jina_jax.train.optim import learning_rate_schedule, make_optimizer
+
+Params = Any
+Metrics = dict[str, Array]
+
+
+class TrainState(NamedTuple):
+    """Everything that a step changes."""
+
+    step: Array
+    """int32: steps done."""
+    params: Params
+    opt_state: Any
+
+
+def init_state(config: RunConfig, params: Params | None = None) -> TrainState:
+    """The state before the first step; parameters are drawn from the seed unless given."""
+    if params is None:
+        params = init_params(config.model, jax.random.key(config.train.seed))
+    optimizer = make_optimizer(config.optim, config.train.num_steps)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+
+def embed_texts(
+    params: Params,
+    batch: PackedBatch,
+    config: T5Config,
+    *,
+    texts_per_row: int,
+    mesh: Mesh,
+    dropout_key: Array | None,
+) -> Float32[Array, "B T D"]:
+    """Embeddings of a packed batch, one per text, unit length.
+
+    Rows are encoded where they lie; the pooled texts are gathered, since a text may lie on
+    another device than its partner.
+    """
+    hidden_RLD = apply(config, params, batch.ids_RL, batch.segments_RL, dropout_key)
+    z_RSD = mean_pool(hidden_RLD, batch.segments_RL, texts_per_row)
+    z_ND = jax.lax.with_sharding_constraint(z_RSD.reshape(-1, z_RSD.shape[-1]), replicated(mesh))
+    return z_ND[batch.slot_BT]
+
+
+def batch_loss(
+    params: Params, batch: PackedBatch, config: RunConfig, mesh: Mesh, dropout_key: Array | None
+) -> tuple[Array, Metrics]:
+    """Loss of one global batch, and what else is read off it.
+
+    Returns: (loss in nats, {"accuracy": share of queries that find their positive}).
+    """
+    z_BTD = embed_texts(
+        params, batch, config.model,
+        texts_per_row=config.feed.texts_per_row, mesh=mesh, dropout_key=dropout_key,
+    )  # fmt: skip
+    # Each device holds the rows of the similarity matrix of its own pairs, in both directions.
+    q_BD, p_BD = (
+        jax.lax.with_sharding_constraint(z_BTD[:, t], split_first_axis(mesh)) for t in (0, 1)
+    )
+    identity_BT = batch.identity_BT if config.loss.mask_false_negatives else None
+    loss = pair_loss(q_BD, p_BD, temperature=config.loss.temperature, identity_BT=identity_BT)
+    return loss, {"accuracy": in_batch_accuracy(q_BD, p_BD)}
+
+
+def _train_step(
+    state: TrainState, batch: PackedBatch, *, config: RunConfig, mesh: Mesh
+) -> tuple[TrainState, Metrics]:
+    dropout_key = None
+    if config.model.dropout_rate > 0:
+        dropout_key = jax.random.fold_in(jax.random.key(config.train.seed + 1), state.step)
+    (loss, metrics), grads = jax.value_and_grad(batch_loss, has_aux=True)(
+        state.params, batch, config, mesh, dropout_key
+    )
+    optimizer = make_optimizer(config.optim, config.train.num_steps)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    metrics = metrics | {
+        "loss": loss,
+        "gradient_norm": optax.global_norm(grads),
+        "learning_rate": learning_rate_schedule(config.optim, config.train.num_steps)(state.step),
+    }
+    return TrainState(
+        state.step + 1, optax.apply_updates(state.params, updates), opt_state
+    ), metrics
+
+
+def batch_shardings(mesh: Mesh) -> PackedBatch:
+    """How a batch lies on the mesh: rows divided, the index of texts everywhere."""
+    rows, everywhere = split_first_axis(mesh), replicated(mesh)
+    return PackedBatch(rows, rows, everywhere, everywhere)  # type: ignore[arg-type]
+
+
+def make_train_step(
+    config: RunConfig, mesh: Mesh
+) -> Callable[[TrainState, PackedBatch], tuple[TrainState, Metrics]]:
+    """The compiled step; it reuses the memory of the state it is given."""
+    return jax.jit(
+        partial(_train_step, config=config, mesh=mesh),
+        in_shardings=(replicated(mesh), batch_shardings(mesh)),
+        out_shardings=replicated(mesh),
+        donate_argnums=0,
+    )
