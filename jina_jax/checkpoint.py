@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from jina_jax.config import UserError
+from jina_jax.errors import UserError
 from jina_jax.train.step import TrainState
 
 

@@ -17,9 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-
-class UserError(Exception):
-    """Something a user gave cannot be used; the message says what, why and how to mend it."""
+from jina_jax.errors import UserError
 
 
 def _changeable(default: Any) -> Any:

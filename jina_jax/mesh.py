@@ -3,7 +3,8 @@
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jina_jax.config import FeedConfig, UserError
+from jina_jax.config import FeedConfig
+from jina_jax.errors import UserError
 
 DATA = "data"
 

@@ -12,8 +12,9 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from jina_jax.checkpoint import open_for_reading
-from jina_jax.config import T5Config, UserError
+from jina_jax.config import T5Config
 from jina_jax.data.tokenizer import load_tokenizer
+from jina_jax.errors import UserError
 from jina_jax.feed.packing import fill, place
 from jina_jax.hf_folder import read_encoder
 from jina_jax.mesh import make_mesh, replicated, split_first_axis
@@ -76,10 +77,8 @@ class Embedder:
         elif (path / "model.safetensors").is_file():
             config, tensors = read_encoder(str(path))
             params, tokenizer = from_huggingface(tensors, config), load_tokenizer(path)
-            limits = path / "sentence_bert_config.json"
-            max_tokens = (
-                json.loads(limits.read_text())["max_seq_length"] if limits.exists() else 512
-            )
+            limits = json.loads((path / "sentence_bert_config.json").read_text(encoding="utf-8"))
+            max_tokens = limits["max_seq_length"]
         else:
             raise UserError(
                 f"{path} holds no model: give a run folder (with checkpoints/) or an exported "

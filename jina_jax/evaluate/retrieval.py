@@ -1,7 +1,8 @@
 """Retrieval on the held-out split: the model, the untrained model and BM25 side by side."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import bm25s
@@ -9,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytrec_eval
 
-from jina_jax.config import UserError
+from jina_jax.errors import UserError
 from jina_jax.evaluate.embedder import Embedder
 from jina_jax.evaluate.search import top_k
 
@@ -56,11 +57,8 @@ def rank_by_embedding(task: RetrievalTask, embedder: Embedder, k: int) -> Rankin
 
 
 def rank_by_bm25(task: RetrievalTask, k: int) -> Ranking:
-    """The k passages of highest BM25 score (Lucene's variant, k1 1.5, b 0.75, English stop words)."""
-    tokenize = Callable[[Sequence[str]], object]
-    split: tokenize = lambda texts: bm25s.tokenize(  # noqa: E731
-        list(texts), stopwords="en", show_progress=False
-    )
+    """The k passages of highest BM25 score (k1 1.5, b 0.75, English stop words)."""
+    split = partial(bm25s.tokenize, stopwords="en", show_progress=False)
     index = bm25s.BM25()
     index.index(split(list(task.corpus.values())), show_progress=False)
     found, score = index.retrieve(

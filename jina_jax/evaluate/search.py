@@ -1,10 +1,15 @@
 """Exact nearest neighbours by blocks of the corpus."""
 
+import sys
+from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from jina_jax.evaluate.embedder import Embedder
 
 
 @partial(jax.jit, static_argnames="k")
@@ -46,3 +51,23 @@ def top_k(
         padded_CD = np.pad(part_CD, ((0, block - len(part_CD)), (0, 0)))
         score, index = _merge(score, index, q_QD, padded_CD, first, len(part_CD), k=k)
     return np.asarray(score), np.asarray(index)
+
+
+class Hit(NamedTuple):
+    """A passage found."""
+
+    score: float
+    """Cosine with the query."""
+    passage: str
+
+
+def search(
+    embedder: Embedder, passages: Sequence[str], queries: Sequence[str], k: int
+) -> dict[str, list[Hit]]:
+    """The k passages nearest to each query, best first."""
+    corpus_CD = embedder.encode(passages, progress=sys.stderr.isatty())
+    score_QK, index_QK = top_k(embedder.encode(queries), corpus_CD, k)
+    return {
+        query: [Hit(float(s), passages[i]) for s, i in zip(scores, found, strict=True)]
+        for query, scores, found in zip(queries, score_QK, index_QK, strict=True)
+    }

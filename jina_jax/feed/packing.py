@@ -75,7 +75,7 @@ def fill(
       placement: from `place`, of the same texts.
       num_rows: at least placement.num_rows.
       row_tokens: length of a row.
-    Returns: (ids_RL, segments_RL); a text in slot s has segment s + 1, padding has id and segment 0.
+    Returns: (ids_RL, segments_RL). A text in slot s has segment s + 1; padding is 0 in both.
     """
     length_N = np.array([len(t) for t in texts], np.int64)
     first_N = placement.row_N.astype(np.int64) * row_tokens + placement.start_N

@@ -13,8 +13,9 @@ import grain
 import numpy as np
 from absl import flags
 
-from jina_jax.config import FeedConfig, UserError
+from jina_jax.config import FeedConfig
 from jina_jax.data.shards import ShardSet
+from jina_jax.errors import UserError
 from jina_jax.feed.batch import Batch, pack_batch
 from jina_jax.feed.mixture import interleave
 from jina_jax.feed.shuffle import permute

@@ -1,11 +1,9 @@
 """The training loop: reads top to bottom, from a prepared folder to checkpoints."""
 
-import json
 import shutil
 import signal
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -14,27 +12,17 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jina_jax.checkpoint import Checkpoints
-from jina_jax.config import RunConfig, UserError, difference, fingerprint_fields, to_json, validate
+from jina_jax.config import RunConfig, difference, fingerprint_fields, to_json, validate
 from jina_jax.data.manifest import Manifest, load_manifest
 from jina_jax.data.shards import open_sources, verify_shards
+from jina_jax.errors import Interrupted, UserError
 from jina_jax.feed.batch import Batch, PackedBatch
 from jina_jax.feed.pipeline import batches
-from jina_jax.hf_folder import read_encoder
+from jina_jax.initial import initial_params
 from jina_jax.mesh import check_divides, make_mesh, replicated
-from jina_jax.model.weights import from_huggingface
+from jina_jax.model.t5 import init_params
 from jina_jax.train.metrics import MetricsWriter
 from jina_jax.train.step import TrainState, batch_shardings, init_state, make_train_step
-
-
-class Interrupted(Exception):
-    """Training was asked to stop and saved its state; `exit_code` is 128 + the signal."""
-
-    def __init__(self, number: int, step: int):
-        super().__init__(
-            f"stopped by {signal.Signals(number).name} after step {step}; the state is saved. "
-            f"The same command goes on from there."
-        )
-        self.exit_code = 128 + number
 
 
 def train(config: RunConfig) -> TrainState:
@@ -71,10 +59,7 @@ def _first_state(
 ) -> TrainState:
     everywhere = replicated(mesh)
     if checkpoints.latest is None:
-        if config.train.initial_weights:
-            params = read_initial_weights(config)
-            return jax.device_put(init_state(config, params), everywhere)
-        return jax.jit(init_state, static_argnums=0, out_shardings=everywhere)(config)
+        return jax.device_put(init_state(config, initial_params(config)), everywhere)
     step = checkpoints.latest
     saved = checkpoints.metadata(step)
     changes = difference(saved["config"], metadata["config"])
@@ -88,27 +73,9 @@ def _first_state(
         )
     like = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
-        jax.eval_shape(init_state, config),
+        jax.eval_shape(lambda: init_state(config, init_params(config.model, jax.random.key(0)))),
     )
     return checkpoints.restore(step, like)
-
-
-def read_initial_weights(config: RunConfig) -> Any:
-    """The parameters that a run with `train.initial_weights` starts from.
-
-    Raises: UserError when the folder is of another shape than `config.model`.
-    """
-    shape, tensors = read_encoder(config.train.initial_weights)
-    free = {"dropout_rate", "compute_dtype"}
-    wanted, found = (
-        {k: v for k, v in vars(c).items() if k not in free} for c in (config.model, shape)
-    )
-    if wanted != found:
-        raise UserError(
-            f"{config.train.initial_weights} has another shape than the config's model:\n  "
-            + "\n  ".join(f"model.{line}" for line in difference(wanted, found))
-        )
-    return from_huggingface(tensors, config.model)
 
 
 def _write_run_files(config: RunConfig) -> None:
@@ -226,11 +193,3 @@ class _SignalLatch:
         if self.signal is not None:
             raise KeyboardInterrupt
         self.signal = number
-
-
-def read_config(run_path: Path) -> dict[str, Any]:
-    """The resolved configuration that a run folder was trained with."""
-    path = run_path / "config.json"
-    if not path.exists():
-        raise UserError(f"{run_path} is no run folder: it has no config.json")
-    return json.loads(path.read_text(encoding="utf-8"))

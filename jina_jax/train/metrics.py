@@ -1,10 +1,8 @@
 """Metrics of a run: one JSON line per logged step, the same in TensorBoard, and on the terminal."""
 
 import json
-import os
 import sys
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from tensorboardX import SummaryWriter
@@ -30,12 +28,7 @@ class MetricsWriter:
     def __enter__(self) -> "MetricsWriter":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
         self._board.close()
@@ -72,4 +65,4 @@ def _keep_until(path: Path, step: int) -> None:
     kept = [values for values in read_metrics(path) if values["step"] <= step]
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(json.dumps(v) + "\n" for v in kept), encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)

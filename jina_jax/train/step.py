@@ -14,7 +14,7 @@ from jina_jax.config import RunConfig, T5Config
 from jina_jax.feed.batch import PackedBatch
 from jina_jax.mesh import replicated, split_first_axis
 from jina_jax.model.pooling import mean_pool
-from jina_jax.model.t5 import apply, init_params
+from jina_jax.model.t5 import apply
 from jina_jax.train.losses import in_batch_accuracy, pair_loss
 from jina_jax.train.optim import learning_rate_schedule, make_optimizer
 
@@ -31,10 +31,8 @@ class TrainState(NamedTuple):
     opt_state: Any
 
 
-def init_state(config: RunConfig, params: Params | None = None) -> TrainState:
-    """The state before the first step; parameters are drawn from the seed unless given."""
-    if params is None:
-        params = init_params(config.model, jax.random.key(config.train.seed))
+def init_state(config: RunConfig, params: Params) -> TrainState:
+    """The state before the first step."""
     optimizer = make_optimizer(config.optim, config.train.num_steps)
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 

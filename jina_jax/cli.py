@@ -1,0 +1,275 @@
+"""The command line: `jina-jax VERB ...`. The only module that imports all the others."""
+
+import difflib
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from jina_jax.config import RunConfig, config_names, load_config, to_json, validate
+from jina_jax.errors import Interrupted, UserError
+
+# Heavy imports happen inside the verbs, so that --help and errors are quick.
+
+USAGE = """\
+usage: jina-jax VERB [arguments] [--help]
+
+Train text-embedding models: from raw text to a model that sentence-transformers loads.
+
+the main job, in this order (CONFIG is a Python file or the name of a shipped config)
+  prepare CONFIG      read the sources, filter, deduplicate, tokenise, write shuffled shards
+  train CONFIG        train on the shards; the same command resumes
+  evaluate CONFIG     nDCG@10 and recall@10 on the held-out pairs, beside BM25
+  export CONFIG       write a Hugging Face folder for sentence-transformers
+  demo                all of these on the documentation of the installed Python packages
+
+use a model (MODEL is a run folder or an exported folder)
+  encode MODEL IN OUT texts of a file → embeddings (.npy or .parquet)
+  search MODEL CORPUS QUERY ...   the passages of a file nearest to each query
+
+look inside
+  inspect DIR         what is in a prepared folder or a run: counts, drops and samples
+  show-config CONFIG  every field with its value
+
+Any field of a config can be changed: jina-jax train demo --optim.learning-rate 3e-4
+`jina-jax VERB --help` explains a verb and lists its fields. Shipped configs: {configs}
+"""
+
+
+def _config_verb(verb: str, text: str, args: Sequence[str]) -> RunConfig:
+    """Parses `CONFIG --overrides` of a verb; prints the verb's help when asked."""
+    wants_help = any(a in ("-h", "--help") for a in args)
+    names = [a for a in args if not a.startswith("-")][:1] if args and args[0][0] != "-" else []
+    if not names and not wants_help:
+        raise UserError(
+            f"`jina-jax {verb}` needs a config: a Python file with get_config(), or one of: "
+            f"{', '.join(config_names())}. For example: jina-jax {verb} demo"
+        )
+    config = load_config(names[0]) if names else RunConfig(name="NAME")
+    _refuse_fullwidth(args)
+    config = tyro.cli(
+        RunConfig,
+        prog=f"jina-jax {verb} {names[0] if names else 'CONFIG'}",
+        description=textwrap.dedent(text).strip(),
+        default=config,
+        args=list(args[len(names) :]),
+    )
+    validate(config)
+    return config
+
+
+def _refuse_fullwidth(args: Sequence[str]) -> None:
+    """Full-width digits parse as numbers in Python; in a field they are a slip of an input method."""
+    for arg in args:
+        if arg.startswith("--") or not any("\uff00" <= c <= "\uffef" for c in arg):
+            continue
+        raise UserError(f"{arg!r} holds full-width characters; type it in plain ASCII")
+
+
+def _prepare(args: Sequence[str]) -> None:
+    """Read the sources, drop what must not be trained on, and write shuffled shards.
+
+    Writes below the data folder: shards (ArrayRecord of token ids and text hashes), the held-out
+    pairs (eval/), the tokenizer, manifest.json and ledger.parquet, which tells of every dropped
+    record why. Running it twice gives the same bytes.
+
+    example: jina-jax prepare my_config.py --data.eval-pairs 500
+    """
+    config = _config_verb("prepare", _prepare.__doc__ or "", args)
+    from jina_jax.data.prepare import prepare
+    from jina_jax.terminal import funnel
+
+    manifest = prepare(config.data, config.data_path)
+    print(funnel(manifest))
+    print(f"prepared data: {config.data_path}")
+
+
+def _train(args: Sequence[str]) -> None:
+    """Train on prepared shards.
+
+    Metrics go to metrics.jsonl and tensorboard/ in the run folder, states to checkpoints/. The
+    same command again goes on from the newest checkpoint, with the same batches and losses as
+    if nothing had happened; Ctrl-C saves first. A changed field is refused on resumption unless
+    it cannot change the result.
+
+    example: jina-jax train my_config.py --train.num-steps 5000
+    """
+    config = _config_verb("train", _train.__doc__ or "", args)
+    from jina_jax.train.loop import train
+
+    train(config)
+    print(f"trained: {config.run_path}")
+
+
+def _evaluate(args: Sequence[str]) -> None:
+    """Measure retrieval on the held-out pairs.
+
+    Each held-out query must find its positive among all held-out positives of its source.
+    Prints nDCG@10 and recall@10 of the trained model, the model before training and BM25, and
+    writes evaluation.json in the run folder.
+    """
+    config = _config_verb("evaluate", _evaluate.__doc__ or "", args)
+    from jina_jax.evaluate.run import evaluate
+    from jina_jax.terminal import scores
+
+    print(scores(evaluate(config)))
+
+
+def _export(args: Sequence[str]) -> None:
+    """Write the newest checkpoint as a Hugging Face folder.
+
+    The folder loads with SentenceTransformer(path). It is read back and compared with the
+    checkpoint before this command ends.
+    """
+    config = _config_verb("export", _export.__doc__ or "", args)
+    from jina_jax.export.run import export
+
+    print(f"exported: {export(config)}")
+
+
+def _show_config(args: Sequence[str]) -> None:
+    """Print every field of a config with its value, as JSON."""
+    print(to_json(_config_verb("show-config", _show_config.__doc__ or "", args)))
+
+
+def _demo(args: Sequence[str]) -> None:
+    """Run the whole way on real text that is at hand everywhere.
+
+    prepare → train → evaluate → export → search, on the documentation of the Python packages
+    installed on this machine. Takes minutes on 2 CPU cores. Interrupted, it goes on where it was.
+    """
+    from jina_jax.demo import demo
+
+    demo(_config_verb("demo", _demo.__doc__ or "", ["demo", *args]))
+
+
+def _encode(
+    model: tyro.conf.Positional[Path],
+    texts: tyro.conf.Positional[Path],
+    output: tyro.conf.Positional[Path],
+    field: str = "text",
+    batch_rows: int = 32,
+) -> None:
+    """Encode the texts of a file.
+
+    Args:
+      model: a run folder or an exported folder.
+      texts: .txt (one text a line), .jsonl (.gz, .zst), .csv, .tsv or .parquet.
+      output: .npy (float32 [texts, dimension]) or .parquet (columns text, embedding).
+      field: field or column that holds the text.
+      batch_rows: packed rows encoded at once; more is faster on large devices.
+    """
+    from jina_jax.evaluate.embedder import Embedder
+    from jina_jax.evaluate.texts import check_output, read_texts, write_embeddings
+
+    check_output(output)
+    lines = read_texts(texts, field)
+    embeddings = Embedder.load(model, batch_rows=batch_rows).encode(lines, progress=True)
+    write_embeddings(output, lines, embeddings)
+    print(f"{embeddings.shape[0]} embeddings of {embeddings.shape[1]} dimensions: {output}")
+
+
+def _search(
+    model: tyro.conf.Positional[Path],
+    corpus: tyro.conf.Positional[Path],
+    queries: Annotated[tuple[str, ...], tyro.conf.Positional],
+    field: str = "text",
+    top_k: int = 5,
+) -> None:
+    """Find the passages of a file that are nearest to each query.
+
+    Args:
+      model: a run folder or an exported folder.
+      corpus: .txt (one passage a line), .jsonl (.gz, .zst), .csv, .tsv or .parquet.
+      queries: one or more.
+      field: field or column that holds the passage.
+      top_k: passages shown per query.
+    """
+    from jina_jax.evaluate.embedder import Embedder
+    from jina_jax.evaluate.search import search
+    from jina_jax.evaluate.texts import read_texts
+    from jina_jax.terminal import hits
+
+    if not queries:
+        raise UserError('`jina-jax search` needs a query: jina-jax search MODEL CORPUS "a query"')
+    passages = read_texts(corpus, field)
+    found = search(Embedder.load(model), passages, queries, top_k)
+    print(hits(found))
+
+
+def _inspect(folder: tyro.conf.Positional[Path], samples: int = 3) -> None:
+    """Show what a prepared folder or a run holds.
+
+    Args:
+      folder: a prepared folder (manifest.json) or a run folder.
+      samples: dropped records shown per reason.
+    """
+    from jina_jax.terminal import inspect
+
+    print(inspect(folder, samples))
+
+
+_CONFIG_VERBS: dict[str, Callable[[Sequence[str]], None]] = {
+    "demo": _demo,
+    "prepare": _prepare,
+    "train": _train,
+    "evaluate": _evaluate,
+    "export": _export,
+    "show-config": _show_config,
+}
+_PLAIN_VERBS: dict[str, Callable[..., None]] = {
+    "encode": _encode,
+    "search": _search,
+    "inspect": _inspect,
+}
+
+
+def _run(verb: str, args: list[str]) -> None:
+    if verb in _CONFIG_VERBS:
+        _CONFIG_VERBS[verb](args)
+    elif verb in _PLAIN_VERBS:
+        tyro.cli(_PLAIN_VERBS[verb], prog=f"jina-jax {verb}", args=args)
+    else:
+        verbs = [*_CONFIG_VERBS, *_PLAIN_VERBS]
+        close = difflib.get_close_matches(verb, verbs, 1)
+        hint = f"did you mean {close[0]!r}?" if close else f"verbs: {', '.join(verbs)}"
+        raise UserError(f"no verb {verb!r}; {hint}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line.
+
+    Returns: the exit code: 0, 2 for something the user gave, 128 + n when stopped by signal n.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(USAGE.format(configs=", ".join(config_names())))
+        return 0
+    if args[0] == "--version":
+        from jina_jax import __version__
+
+        print(f"jina-jax {__version__}")
+        return 0
+    try:
+        _run(args[0], args[1:])
+    except UserError as error:
+        print(f"jina-jax {args[0]}: {error}", file=sys.stderr)
+        return 2
+    except Interrupted as interrupted:
+        print(f"jina-jax {args[0]}: {interrupted}", file=sys.stderr)
+        return interrupted.exit_code
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from what is written", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output (`| head`) is gone: no error, and nothing left to say it to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
