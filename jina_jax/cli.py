@@ -63,7 +63,7 @@ def _config_verb(verb: str, text: str, args: Sequence[str]) -> RunConfig:
 
 
 def _refuse_fullwidth(args: Sequence[str]) -> None:
-    """Full-width digits parse as numbers in Python; in a field they are a slip of an input method."""
+    """Full-width digits parse as numbers in Python; typed here, they are a slip."""
     for arg in args:
         if arg.startswith("--") or not any("\uff00" <= c <= "\uffef" for c in arg):
             continue
