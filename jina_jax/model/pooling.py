@@ -1,0 +1,36 @@
+"""From hidden states of packed rows to one unit vector per text."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+def mean_pool(
+    hidden_RLD: Float[Array, "R L D"], segments_RL: Int[Array, "R L"], texts_per_row: int
+) -> Float[Array, "R S D"]:
+    """Mean over the tokens of each text, scaled to length 1.
+
+    Args:
+      hidden_RLD: hidden states, any float dtype.
+      segments_RL: int, 0 for padding, s for the s-th text of the row, at most `texts_per_row`.
+      texts_per_row: slots S of a row.
+    Returns: float32 [R, S, D]; slot s - 1 holds the text of segment s. A slot without tokens
+      holds zeros, and its gradient is zero.
+    Source: Günther et al. 2023 (arXiv 2307.11224), section 3.1.
+    """
+    slots_S = jnp.arange(1, texts_per_row + 1, dtype=segments_RL.dtype)
+    belongs_RSL = (segments_RL[:, None, :] == slots_S[None, :, None]).astype(jnp.float32)
+    # HIGHEST: the default precision of TPU and GPU would round the hidden states.
+    sum_RSD = jnp.einsum(
+        "rsl,rld->rsd",
+        belongs_RSL,
+        hidden_RLD.astype(jnp.float32),
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    tokens_RS1 = belongs_RSL.sum(axis=-1, keepdims=True)
+    mean_RSD = sum_RSD / jnp.maximum(tokens_RS1, 1.0)
+    square_RS1 = jnp.sum(jnp.square(mean_RSD), axis=-1, keepdims=True)
+    # The root of 0 has no finite gradient, so an empty slot takes the root of 1 instead.
+    is_zero_RS1 = square_RS1 == 0.0
+    norm_RS1 = jnp.sqrt(jnp.where(is_zero_RS1, 1.0, square_RS1))
+    return mean_RSD / norm_RS1
