@@ -269,6 +269,10 @@ def _problems(config: RunConfig) -> Iterator[str]:
     if not 0 <= config.data.max_bad_share <= 1:
         yield f"data.max_bad_share={config.data.max_bad_share} must lie in 0..1"
     yield from _positive("data", config.data, "max_text_tokens", "records_per_shard")
+    if config.data.max_text_tokens > 65535:
+        yield f"data.max_text_tokens={config.data.max_text_tokens} must not exceed 65535"
+    if config.data.eval_pairs < 0:
+        yield f"data.eval_pairs={config.data.eval_pairs} must not be negative"
     yield from _positive(
         "feed", feed, "global_batch_size", "query_tokens", "positive_tokens", "row_tokens",
         "texts_per_row", "rows_multiple", "prefetch_batches",

@@ -110,6 +110,8 @@ class Embedder:
         for row_tokens in _row_lengths(self.max_tokens):
             chosen_N = np.flatnonzero((shorter < length_N) & (length_N <= row_tokens))
             shorter = row_tokens
+            if not len(chosen_N):
+                continue
             for batch in self._packed(chosen_N, [ids[i] for i in chosen_N], row_tokens):
                 if pending is not None:
                     yield _result(*pending)
@@ -121,10 +123,12 @@ class Embedder:
         self, chosen_N: np.ndarray, ids: list[np.ndarray], row_tokens: int
     ) -> Iterator[tuple[np.ndarray, np.ndarray, jax.Array]]:
         length_N = np.array([len(i) for i in ids], np.int64)
+        start_N = np.cumsum(length_N) - length_N
         placement = place(length_N, row_tokens=row_tokens, texts_per_row=_TEXTS_PER_ROW)
         ids_RL, segments_RL = fill(
-            ids, placement, num_rows=placement.num_rows, row_tokens=row_tokens
-        )
+            np.concatenate(ids), start_N, length_N, placement,
+            num_rows=placement.num_rows, row_tokens=row_tokens,
+        )  # fmt: skip
         for first in range(0, placement.num_rows, self._batch_rows):
             part = slice(first, first + self._batch_rows)
             of_part_N = (placement.row_N >= first) & (placement.row_N < first + self._batch_rows)

@@ -17,9 +17,7 @@ def evaluate(config: RunConfig) -> dict[str, Any]:
     """
     manifest = load_manifest(config.data_path)
     tasks = [
-        load_task(s.name, config.data_path / "eval" / f"{s.name}.parquet")
-        for s in manifest.sources
-        if s.eval
+        load_task(s.name, config.data_path / s.eval_path) for s in manifest.sources if s.eval_path
     ]
     trained = Embedder.load(config.run_path, batch_rows=config.evaluate.batch_rows)
     untrained = Embedder(

@@ -1,12 +1,12 @@
 """A global batch: texts packed into rows, and where each pair's texts lie."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int32
 
 from jina_jax.config import FeedConfig
+from jina_jax.data.shards import TokenisedRecords
 from jina_jax.feed.packing import bucket_rows, fill, place
 
 
@@ -34,29 +34,32 @@ class Batch(NamedTuple):
     arrays: PackedBatch
 
 
-def pack_batch(
-    texts: Sequence[Sequence[np.ndarray]], hash_BT2: np.ndarray, config: FeedConfig
-) -> PackedBatch:
+def pack_batch(records: TokenisedRecords, config: FeedConfig) -> PackedBatch:
     """Packs the texts of B records.
 
     Args:
-      texts: T sequences (queries, positives) of B arrays of token ids that end in end-of-sequence.
-      hash_BT2: uint64 [B, T, 2], the 128-bit hash of each text.
+      records: B records of T texts that end in end-of-sequence.
       config: lengths and row shape. A text cut to its limit keeps its end-of-sequence.
     """
-    limits = (config.query_tokens,) + (config.positive_tokens,) * (len(texts) - 1)
-    flat = [
-        ids if len(ids) <= limit else np.append(ids[: limit - 1], ids[-1])
-        for column, limit in zip(texts, limits, strict=True)
-        for ids in column
-    ]
-    length_N = np.array([len(ids) for ids in flat], np.int64)
+    records_B, texts_T = records.lengths_NS.shape
+    limit_T = np.array([config.query_tokens] + [config.positive_tokens] * (texts_T - 1))
+    length_BT = np.minimum(records.lengths_NS, limit_T[None])
+    length_N, start_N = length_BT.reshape(-1), records.starts_NS.reshape(-1)
     placement = place(length_N, row_tokens=config.row_tokens, texts_per_row=config.texts_per_row)
-    num_rows = bucket_rows(placement.num_rows, config.rows_multiple)
-    ids_RL, segments_RL = fill(flat, placement, num_rows=num_rows, row_tokens=config.row_tokens)
-    slot_TB = (placement.row_N * config.texts_per_row + placement.slot_N).reshape(len(texts), -1)
-    hash_N = np.ascontiguousarray(hash_BT2).view([("low", "u8"), ("high", "u8")])
-    identity = np.unique(hash_N, return_inverse=True)[1].reshape(hash_BT2.shape[:2])
+    ids_RL, segments_RL = fill(
+        records.ids_T, start_N, length_N, placement,
+        num_rows=bucket_rows(placement.num_rows, config.rows_multiple),
+        row_tokens=config.row_tokens,
+    )  # fmt: skip
+    # Where the text was cut, its last kept token gives way to its end-of-sequence.
+    last_N = start_N + records.lengths_NS.reshape(-1) - 1
+    ids_RL[placement.row_N, placement.start_N + length_N - 1] = records.ids_T[last_N]
+    slot_N = placement.row_N * config.texts_per_row + placement.slot_N
+    whole_hash_NS = np.ascontiguousarray(records.hashes_NSx2).view([("low", "u8"), ("high", "u8")])
+    identity_N = np.unique(whole_hash_NS, return_inverse=True)[1]
     return PackedBatch(
-        ids_RL, segments_RL, np.ascontiguousarray(slot_TB.T), identity.astype(np.int32)
+        ids_RL,
+        segments_RL,
+        slot_N.reshape(records_B, texts_T),
+        identity_N.reshape(records_B, texts_T).astype(np.int32),
     )

@@ -1,6 +1,5 @@
 """Packing: several texts share a row of fixed length, so that few positions are padding."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,24 +65,31 @@ def bucket_rows(num_rows: int, multiple: int) -> int:
 
 
 def fill(
-    texts: Sequence[np.ndarray], placement: Placement, *, num_rows: int, row_tokens: int
+    ids_T: np.ndarray,
+    start_N: np.ndarray,
+    length_N: np.ndarray,
+    placement: Placement,
+    *,
+    num_rows: int,
+    row_tokens: int,
 ) -> tuple[Int32[np.ndarray, "R L"], Int32[np.ndarray, "R L"]]:
     """Writes token ids into their rows.
 
     Args:
-      texts: N arrays of token ids.
-      placement: from `place`, of the same texts.
+      ids_T: token ids of all texts.
+      start_N: where each text starts in `ids_T`.
+      length_N: tokens of each text.
+      placement: from `place`, of the same lengths.
       num_rows: at least placement.num_rows.
       row_tokens: length of a row.
     Returns: (ids_RL, segments_RL). A text in slot s has segment s + 1; padding is 0 in both.
     """
-    length_N = np.array([len(t) for t in texts], np.int64)
+    # Number of every token within its text, then where it comes from and where it goes.
+    number_T = np.arange(length_N.sum()) - np.repeat(np.cumsum(length_N) - length_N, length_N)
     first_N = placement.row_N.astype(np.int64) * row_tokens + placement.start_N
-    before_N = np.cumsum(length_N) - length_N
-    # Flat position of every token: the text's first one, plus the token's number in its text.
-    where = np.repeat(first_N - before_N, length_N) + np.arange(length_N.sum())
+    where_T = np.repeat(first_N, length_N) + number_T
     ids_RL = np.zeros((num_rows, row_tokens), np.int32)
     segments_RL = np.zeros((num_rows, row_tokens), np.int32)
-    ids_RL.reshape(-1)[where] = np.concatenate(texts) if len(texts) else []
-    segments_RL.reshape(-1)[where] = np.repeat(placement.slot_N + 1, length_N)
+    ids_RL.reshape(-1)[where_T] = ids_T[np.repeat(start_N, length_N) + number_T]
+    segments_RL.reshape(-1)[where_T] = np.repeat(placement.slot_N + 1, length_N)
     return ids_RL, segments_RL

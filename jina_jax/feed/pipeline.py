@@ -7,7 +7,7 @@ one number.
 
 import ctypes
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import grain
 import numpy as np
@@ -47,10 +47,8 @@ class _ReadBatch(grain.transforms.Map):
             record_B[of_epoch] = permute(
                 position_B[of_epoch] % len(shards), len(shards), self._seed, source, epoch
             )
-        records = shards.read(record_B)
-        return Batch(
-            int(element), source, record_B, pack_batch(records.ids, records.hashes, self._config)
-        )
+        packed = pack_batch(shards.read(record_B), self._config)
+        return Batch(int(element), source, record_B, packed)
 
 
 def _die_with_parent(*_: int) -> None:
@@ -59,8 +57,8 @@ def _die_with_parent(*_: int) -> None:
 
 
 def batches(
-    sources: Sequence[ShardSet],
-    weights: Sequence[float],
+    sources: Mapping[str, ShardSet],
+    weights: Mapping[str, float],
     config: FeedConfig,
     *,
     seed: int,
@@ -70,23 +68,25 @@ def batches(
     """The batches of steps start, start + 1, ..., num_steps - 1.
 
     Args:
-      sources: one ShardSet per source; each batch comes from one of them.
-      weights: relative share of batches per source, > 0.
+      sources: name → shards; each batch comes from one source.
+      weights: name → relative share of batches, > 0.
       config: batch size, lengths, packing, workers.
       seed: of the order of rows.
       num_steps: length of the whole run.
       start: first step wanted; resuming is starting here.
     Raises: UserError when a source has fewer records than a batch.
     """
-    for shards in sources:
+    for name, shards in sources.items():
         if len(shards) < config.global_batch_size:
             raise UserError(
-                f"source {shards.name!r} has {len(shards)} training pairs, fewer than "
+                f"source {name!r} has {len(shards)} training pairs, fewer than "
                 f"feed.global_batch_size={config.global_batch_size}; lower the batch size or "
                 f"leave the source out"
             )
     dataset = grain.MapDataset.range(start, num_steps).map(
-        _ReadBatch(sources, weights, config, seed, num_steps)
+        _ReadBatch(
+            list(sources.values()), [weights[name] for name in sources], config, seed, num_steps
+        )
     )
     if config.workers == 0:
         read = grain.ReadOptions(num_threads=2, prefetch_buffer_size=config.prefetch_batches)

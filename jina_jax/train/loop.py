@@ -13,8 +13,14 @@ from jax.sharding import Mesh
 
 from jina_jax.checkpoint import Checkpoints
 from jina_jax.config import RunConfig, difference, fingerprint_fields, to_json, validate
-from jina_jax.data.manifest import Manifest, load_manifest
-from jina_jax.data.shards import open_sources, verify_shards
+from jina_jax.data.manifest import (
+    MANIFEST_FILE,
+    Manifest,
+    file_sha256,
+    load_manifest,
+    verify_shards,
+)
+from jina_jax.data.shards import ShardSet
 from jina_jax.errors import Interrupted, UserError
 from jina_jax.feed.batch import Batch, PackedBatch
 from jina_jax.feed.pipeline import batches
@@ -39,7 +45,10 @@ def train(config: RunConfig) -> TrainState:
     mesh = make_mesh(config.train.devices)
     check_divides(config.feed, mesh)
     with Checkpoints(config.checkpoint_path, keep=config.train.keep_checkpoints) as checkpoints:
-        metadata = {"config": fingerprint_fields(config), "manifest_sha256": manifest.sha256}
+        metadata = {
+            "config": fingerprint_fields(config),
+            "manifest_sha256": file_sha256(config.data_path / MANIFEST_FILE),
+        }
         state = _first_state(config, checkpoints, metadata, mesh)
         _write_run_files(config)
         return _run_steps(config, manifest, mesh, state, checkpoints, metadata)
@@ -92,9 +101,12 @@ def _run_steps(
 ) -> TrainState:  # fmt: skip
     num_steps, every = config.train.num_steps, config.train.checkpoint_every_steps
     start = int(state.step)
-    sources = open_sources(manifest, config.data_path)
+    sources = {
+        s.name: ShardSet([config.data_path / shard.path for shard in s.shards])
+        for s in manifest.sources
+    }
     feed = batches(
-        sources, [s.weight for s in config.data.sources], config.feed,
+        sources, {s.name: s.weight for s in config.data.sources}, config.feed,
         seed=config.train.seed, num_steps=num_steps, start=start,
     )  # fmt: skip
     step_fn = make_train_step(config, mesh)
@@ -102,7 +114,7 @@ def _run_steps(
         _SignalLatch() as latch,
         MetricsWriter(config.run_path, start=start, num_steps=num_steps) as writer,
     ):
-        log = _StepLog(config, writer, [s.name for s in sources])
+        log = _StepLog(config, writer, list(sources))
         for batch, arrays in _on_devices(feed, mesh, log):
             state, metrics = step_fn(state, arrays)
             log.dispatched(batch, metrics)

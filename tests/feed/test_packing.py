@@ -6,6 +6,15 @@ from hypothesis import strategies as st
 from jina_jax.feed.packing import bucket_rows, fill, place
 
 
+def _filled(texts, placement, row_tokens):
+    lengths = np.array([len(t) for t in texts], int)
+    flat = np.concatenate([*texts, np.zeros(0, int)])
+    return fill(
+        flat.astype(np.uint16), np.cumsum(lengths) - lengths, lengths, placement,
+        num_rows=placement.num_rows, row_tokens=row_tokens,
+    )  # fmt: skip
+
+
 def test_hand_worked_rows():
     # Longest first: 6 opens row 0, 5 row 1, 3 fits row 1 best (3 free, not 2), 2 fits row 0.
     p = place(np.array([2, 5, 6, 3]), row_tokens=8, texts_per_row=4)
@@ -18,16 +27,16 @@ def test_hand_worked_rows():
 def test_fill_hand_worked():
     texts = [np.array([7, 1]), np.array([8, 9, 1])]
     p = place(np.array([2, 3]), row_tokens=6, texts_per_row=2)
-    ids, segments = fill(texts, p, num_rows=2, row_tokens=6)
-    assert ids.tolist() == [[8, 9, 1, 7, 1, 0], [0] * 6]
-    assert segments.tolist() == [[1, 1, 1, 2, 2, 0], [0] * 6]
+    ids, segments = _filled(texts, p, 6)
+    assert ids.tolist() == [[8, 9, 1, 7, 1, 0]]
+    assert segments.tolist() == [[1, 1, 1, 2, 2, 0]]
 
 
 @given(st.lists(st.integers(1, 32), max_size=80), st.integers(1, 6))
 def test_every_token_is_placed_once_and_in_order(lengths, texts_per_row):
     texts = [100 * i + np.arange(1, n + 1) for i, n in enumerate(lengths)]
     p = place(np.array(lengths, int), row_tokens=32, texts_per_row=texts_per_row)
-    ids, segments = fill(texts, p, num_rows=p.num_rows, row_tokens=32)
+    ids, segments = _filled(texts, p, 32)
     assert (segments > 0).sum() == sum(lengths)
     assert segments.max(initial=0) <= texts_per_row
     for text, row, slot in zip(texts, p.row_N, p.slot_N):

@@ -1,0 +1,190 @@
+"""The manifest: what a prepared folder holds, where it came from, and how to tell it is whole.
+
+It holds no time, no host and no path beyond those configured: the same input and configuration
+give the same bytes.
+"""
+
+import dataclasses
+import hashlib
+import json
+import types
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from jina_jax.config import DataConfig, UserError
+
+MANIFEST_FILE = "manifest.json"
+FORMAT_VERSION = 1
+"""Raise it when the layout of the folder, of a shard or of this file changes."""
+
+
+@dataclass(frozen=True)
+class ShardFile:
+    """One file of training records."""
+
+    path: str
+    """Relative to the prepared folder."""
+    records: int
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class LengthStats:
+    """Tokens per text, </s> included, after cutting to `max_text_tokens`; of training records."""
+
+    mean: float
+    p50: int
+    p90: int
+    p99: int
+
+
+@dataclass(frozen=True)
+class SourceSummary:
+    """What became of a source: read = bad + dropped + train + eval."""
+
+    name: str
+    licence: str
+    read: int
+    """Records read, bad ones included."""
+    bad: dict[str, int]
+    """Reason → records that could not be read."""
+    dropped: dict[str, int]
+    """Reason → pairs left out."""
+    train: int
+    eval: int
+    query_tokens: LengthStats
+    positive_tokens: LengthStats
+    shards: tuple[ShardFile, ...]
+    eval_path: str | None
+    """Held-out pairs as Parquet, relative to the prepared folder; None when there are none."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A prepared folder."""
+
+    format_version: int
+    config: dict[str, Any]
+    """The data section of the configuration, as `prepared_config` gives it."""
+    filters: dict[str, int]
+    """Version of everything that decides what is kept."""
+    tokenizer_sha256: str
+    """Of tokenizer.json."""
+    vocab_size: int
+    """Ids of the tokenizer, special ones included."""
+    sources: tuple[SourceSummary, ...]
+
+    @property
+    def train_records(self) -> int:
+        """Training records of all sources."""
+        return sum(source.train for source in self.sources)
+
+
+def prepared_config(config: DataConfig) -> dict[str, Any]:
+    """The part of the configuration that prepared data depends on, as JSON values.
+
+    A source's weight is left out: it says how often to draw from the shards, not what they hold.
+    """
+    values = json.loads(json.dumps(dataclasses.asdict(config)))
+    for source in values["sources"]:
+        del source["weight"]
+    return values
+
+
+def flat_config(values: Any, prefix: str = "") -> dict[str, Any]:
+    """`{"a": [{"b": 1}]}` as `{"a.0.b": 1}`, for `config.difference`."""
+    if isinstance(values, list) and not all(isinstance(v, dict) for v in values):
+        return {prefix: values}
+    if not isinstance(values, dict | list):
+        return {prefix: values}
+    items = values.items() if isinstance(values, dict) else enumerate(values)
+    return {
+        path: leaf
+        for key, value in items
+        for path, leaf in flat_config(value, f"{prefix}.{key}" if prefix else str(key)).items()
+    }
+
+
+def save_manifest(manifest: Manifest, folder: Path) -> None:
+    """Writes `manifest.json` into the folder."""
+    text = json.dumps(dataclasses.asdict(manifest), indent=1, sort_keys=True, ensure_ascii=False)
+    (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """Reads `manifest.json`.
+
+    Args:
+      folder: as written by `prepare`.
+    Raises: UserError when it is missing, damaged or of another version.
+    """
+    path = folder / MANIFEST_FILE
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        version = values["format_version"]
+    except FileNotFoundError:
+        raise UserError(f"no prepared data in {folder}: run `jina-jax prepare` first") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _malformed(path, error) from error
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"{path} has format version {version}, this jina-jax reads {FORMAT_VERSION}: "
+            f"prepare the data again"
+        )
+    try:
+        return _from_json(Manifest, values)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise _malformed(path, error) from error
+
+
+def _malformed(path: Path, error: Exception) -> UserError:
+    what = f"{type(error).__name__}: {error}"
+    return UserError(f"{path} is damaged ({what}): restore it or prepare the data again")
+
+
+def _from_json(kind: Any, value: Any) -> Any:
+    """A JSON value as the dataclass, tuple or plain value that the annotation asks for."""
+    if dataclasses.is_dataclass(kind):
+        fields = {field.name: field.type for field in dataclasses.fields(kind)}
+        if unknown := value.keys() - fields.keys():
+            raise ValueError(f"unknown fields {sorted(unknown)}")
+        return kind(**{name: _from_json(t, value[name]) for name, t in fields.items()})  # type: ignore[operator]
+    if get_origin(kind) is tuple:
+        return tuple(_from_json(get_args(kind)[0], item) for item in value)
+    allowed = get_args(kind) if isinstance(kind, types.UnionType) else (get_origin(kind) or kind,)
+    if not isinstance(value, (float, int) if kind is float else allowed):
+        raise TypeError(f"expected {kind}, got {value!r}")
+    return value
+
+
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify_shards(manifest: Manifest, folder: Path, *, checksums: bool = False) -> None:
+    """Checks that every shard is the file that was prepared.
+
+    ArrayRecord may crash on a damaged file or give wrong records, so this comes before reading.
+
+    Args:
+      manifest: of the folder.
+      folder: the prepared folder.
+      checksums: also compare sha256, which reads every byte; sizes are always compared.
+    Raises: UserError naming the first shard that differs.
+    """
+    for shard in (shard for source in manifest.sources for shard in source.shards):
+        path = folder / shard.path
+        size_bytes = path.stat().st_size if path.is_file() else None
+        wrong = ""
+        if size_bytes is None:
+            wrong = "is missing"
+        elif size_bytes != shard.size_bytes:
+            wrong = f"has {size_bytes:,} bytes instead of {shard.size_bytes:,}"
+        elif checksums and file_sha256(path) != shard.sha256:
+            wrong = "is damaged: its sha256 differs from the manifest's"
+        if wrong:
+            raise UserError(f"shard {path} {wrong}; restore it or prepare the data again")

@@ -1,0 +1,41 @@
+"""The identity of a text: what makes two spellings the same text, and its hash."""
+
+import unicodedata
+
+import xxhash
+
+HASH_BYTES = 16
+NORMALISE_VERSION = 1
+"""Goes into the manifest; raise it when `normalise` changes what it returns for any text."""
+
+
+def normalise(text: str) -> str:
+    """Folds away what does not make a different text.
+
+    Args:
+      text: any text without lone surrogates.
+    Returns: the text case folded, composed (Unicode NFC), with each run of whitespace a single
+      space and none at the ends. Applying it twice changes nothing.
+    Example: "  CAFÉ  au Lait " gives "café au lait", with either spelling of É.
+    """
+    if text.isascii():
+        return " ".join(text.lower().split())
+    # Folding composed text is not idempotent for every code point (Unicode 5.18, D145), so fold
+    # the decomposed text.
+    folded = unicodedata.normalize("NFD", text).casefold()
+    return " ".join(unicodedata.normalize("NFC", folded).split())
+
+
+def text_hash(text: str) -> bytes:
+    """Names a text: equal for texts that `normalise` to the same.
+
+    Args:
+      text: any text without lone surrogates.
+    Returns: 16 bytes, xxh3-128 of the normalised text in UTF-8, most significant byte first.
+    """
+    return hash_normalised(normalise(text))
+
+
+def hash_normalised(text: str) -> bytes:
+    """`text_hash` of a text that already is normalised."""
+    return xxhash.xxh3_128_digest(text.encode())

@@ -1,0 +1,213 @@
+"""Shards: ArrayRecord files of tokenised texts, and how a record of them is laid out.
+
+A record of n texts (2 for a pair) is, without padding and little-endian:
+
+    u8 n | n × 16 bytes text hash | n × u16 length | uint16 ids of text 0, of text 1, ...
+"""
+
+import bisect
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+
+from jina_jax.config import UserError
+from jina_jax.data.normalise import HASH_BYTES
+
+MAX_TEXT_TOKENS = 65535
+_GROUP_SIZE = 16
+"""Records compressed together: smaller groups read single records faster, larger ones batches.
+16 was within 5% of the best at batches of 64 and of 1024 records."""
+_READ_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
+
+
+@dataclass(frozen=True)
+class TokenisedRecords:
+    """Decoded records, in the order asked for. N records of S texts, T ids in all."""
+
+    ids_T: np.ndarray
+    """uint16; all texts one after another, record by record."""
+    starts_NS: np.ndarray
+    """int64; where each text starts in `ids_T`."""
+    lengths_NS: np.ndarray
+    """int64; tokens of each text, </s> included."""
+    hashes_NSx2: np.ndarray
+    """uint64; the two halves of each text's hash: equal exactly when the texts are the same."""
+
+    def __len__(self) -> int:
+        return len(self.lengths_NS)
+
+    def text(self, record: int, position: int) -> np.ndarray:
+        """Ids of one text: uint16, a view.
+
+        Args:
+          record: 0 ≤ record < len(self).
+          position: 0 for the query, 1 for the positive.
+        """
+        start = self.starts_NS[record, position]
+        return self.ids_T[start : start + self.lengths_NS[record, position]]
+
+
+def encode_record(hashes: Sequence[bytes], ids: Sequence[Sequence[int] | np.ndarray]) -> bytes:
+    """Lays out one record.
+
+    Args:
+      hashes: 16 bytes per text.
+      ids: token ids per text, each 0 ≤ id ≤ 65535.
+    Returns: 1 + 18n + 2·(all ids) bytes.
+    """
+    assert 0 < len(hashes) == len(ids) < 256
+    assert all(len(h) == HASH_BYTES for h in hashes)
+    lengths = np.array([len(text) for text in ids])
+    assert lengths.max() <= MAX_TEXT_TOKENS
+    texts = [np.asarray(text, dtype="<u2").tobytes() for text in ids]
+    return b"".join([bytes([len(ids)]), *hashes, lengths.astype("<u2").tobytes(), *texts])
+
+
+def decode_records(records: Sequence[bytes]) -> TokenisedRecords:
+    """Reads records of equally many texts back, all at once.
+
+    Raises: ValueError when the bytes are no such records.
+    """
+    if not records:
+        return _decoded(np.zeros(0, np.uint8), np.zeros(0, np.int64), 2)
+    sizes_N = np.array([len(record) for record in records])
+    return _decoded(np.frombuffer(b"".join(records), np.uint8), sizes_N, records[0][0])
+
+
+def _decoded(buffer: np.ndarray, sizes_N: np.ndarray, n: int) -> TokenisedRecords:
+    header = 1 + (HASH_BYTES + 2) * n
+    starts_N = np.cumsum(sizes_N) - sizes_N
+    if n == 0 or (sizes_N < header).any() or (buffer[starts_N] != n).any():
+        raise ValueError(f"not records of {n} texts")
+    heads = buffer[starts_N[:, None] + np.arange(header)]
+    hashes = np.ascontiguousarray(heads[:, 1 : 1 + HASH_BYTES * n]).view("<u8")
+    lengths = np.ascontiguousarray(heads[:, 1 + HASH_BYTES * n :]).view("<u2").astype(np.int64)
+    if (lengths.sum(1) * 2 + header != sizes_N).any():
+        raise ValueError("lengths do not add up to the size of the record")
+    is_id = np.ones(len(buffer), bool)
+    is_id[starts_N[:, None] + np.arange(header)] = False
+    ends = np.cumsum(lengths.ravel()).reshape(lengths.shape)
+    return TokenisedRecords(
+        ids_T=buffer[is_id].view("<u2"),
+        starts_NS=ends - lengths,
+        lengths_NS=lengths,
+        hashes_NSx2=hashes.reshape(-1, n, 2),
+    )
+
+
+class ShardWriter:
+    """Writes records to one shard file; the file is complete once closed."""
+
+    def __init__(self, path: Path):
+        self._writer = ArrayRecordWriter(str(path), f"group_size:{_GROUP_SIZE}")
+        self.records = 0
+
+    def write(self, record: bytes) -> None:
+        """Appends a record made by `encode_record`."""
+        self._writer.write(record)
+        self.records += 1
+
+    def close(self) -> None:
+        """Writes the index at the end of the file."""
+        self._writer.close()
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class ShardSet:
+    """Random access to the records of several shards, numbered on from one to the next.
+
+    Files are opened at the first use in each process, so an instance may be pickled or forked.
+    Damage that only a checksum finds is not looked for here: see `manifest.verify_shards`.
+    """
+
+    def __init__(self, paths: Sequence[Path]):
+        """Names the shards, without opening them.
+
+        Args:
+          paths: shard files, in order.
+        """
+        self._paths = [Path(path) for path in paths]
+        self._close()
+
+    def _close(self) -> None:
+        self._pid = 0
+        self._readers: list[Any] = []
+        self._ends: list[int] = []
+
+    def __getstate__(self) -> list[Path]:
+        return self._paths
+
+    def __setstate__(self, paths: list[Path]) -> None:
+        self.__init__(paths)  # type: ignore[misc]
+
+    def _open(self) -> None:
+        if self._pid == os.getpid():
+            return
+        readers = []
+        for path in self._paths:
+            try:
+                readers.append(ArrayRecordReader(str(path), _READ_OPTIONS))
+            except (RuntimeError, ValueError, IndexError, OSError) as error:
+                raise _damaged(path, error) from error
+        self._readers = readers
+        self._ends = list(accumulate(reader.num_records() for reader in readers))
+        # Last, so that another thread never sees half of it.
+        self._pid = os.getpid()
+
+    def __len__(self) -> int:
+        self._open()
+        return self._ends[-1] if self._ends else 0
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> TokenisedRecords:
+        """Reads records, fastest in batches of hundreds.
+
+        Args:
+          indices: 0 ≤ index < len(self), in any order, repeats allowed.
+        Returns: the records in the order of `indices`.
+        Raises: UserError naming a shard that cannot be read.
+        """
+        self._open()
+        wanted = [int(i) for i in indices]
+        assert all(0 <= i < len(self) for i in wanted), f"index beyond {len(self)} records"
+        of_shard: dict[int, list[int]] = {}
+        for position, index in enumerate(wanted):
+            of_shard.setdefault(bisect.bisect_right(self._ends, index), []).append(position)
+        found: list[bytes] = [b""] * len(wanted)
+        for shard, positions in of_shard.items():
+            first = self._ends[shard - 1] if shard else 0
+            for position, record in zip(
+                positions, self._read(shard, [wanted[p] - first for p in positions]), strict=True
+            ):
+                found[position] = record
+        try:
+            return decode_records(found)
+        except ValueError as error:
+            shards = ", ".join(str(self._paths[shard]) for shard in sorted(of_shard))
+            raise UserError(f"damaged records in {shards}: {error}; prepare again") from error
+
+    def _read(self, shard: int, rows: list[int]) -> Sequence[bytes]:
+        try:
+            return self._readers[shard].read(rows)
+        except (RuntimeError, ValueError, IndexError, OSError) as error:
+            raise _damaged(self._paths[shard], error) from error
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} is no readable shard ({error}); restore it or prepare again")
