@@ -1,0 +1,43 @@
+"""The `demo` verb: the main job from end to end, on text that every machine has."""
+
+import pyarrow.parquet as pq
+
+from jina_jax.config import RunConfig
+from jina_jax.data.prepare import prepare
+from jina_jax.evaluate.embedder import Embedder
+from jina_jax.evaluate.run import evaluate
+from jina_jax.evaluate.search import search
+from jina_jax.export.run import export
+from jina_jax.progress import say
+from jina_jax.terminal import funnel, hits, scores
+from jina_jax.train.loop import train
+
+QUERIES = (
+    "read a file line by line without loading it into memory",
+    "stop waiting after a number of seconds",
+    "compute the gradient of a function",
+)
+
+
+def demo(config: RunConfig) -> None:
+    """Prepares, trains, evaluates, exports and searches; each part goes on where it was left."""
+    say("1/5 prepare")
+    manifest = prepare(config.data, config.data_path)
+    print(funnel(manifest))
+    say("2/5 train")
+    train(config)
+    say("3/5 evaluate")
+    results = evaluate(config)
+    print(scores(results))
+    say("4/5 export")
+    folder = export(config)
+    say("5/5 search, with the exported model")
+    held_out = config.data_path / str(manifest.sources[0].eval_path)
+    passages = pq.read_table(held_out, columns=["positive"])["positive"].to_pylist()
+    print(hits(search(Embedder.load(folder), passages, QUERIES, 3)))
+    average = {system: 100 * values["ndcg@10"] for system, values in results["average"].items()}
+    print(
+        f"\nnDCG@10 before training {average['untrained']:.1f}, after {average['trained']:.1f}, "
+        f"BM25 {average['bm25']:.1f}\n"
+        f'exported model: {folder}\nuse it: SentenceTransformer("{folder}")'
+    )

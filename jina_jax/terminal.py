@@ -1,0 +1,152 @@
+"""Tables and lists for the terminal."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from jina_jax.data.ledger import ledger_counts, ledger_samples
+from jina_jax.data.manifest import MANIFEST_FILE, Manifest, load_manifest
+from jina_jax.data.shards import ShardSet
+from jina_jax.data.tokenizer import load_tokenizer
+from jina_jax.errors import UserError
+from jina_jax.evaluate.search import Hit
+from jina_jax.train.metrics import read_metrics
+
+_WIDTH = 96
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Aligns columns: the first to the left, the others to the right."""
+    cells = [list(header), *[list(row) for row in rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    lines = [
+        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths)))
+        for row in cells
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def clip(text: str, width: int = _WIDTH) -> str:
+    """One line of at most `width` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def funnel(manifest: Manifest) -> str:
+    """How many records of each source became training pairs, and what became of the others."""
+    reasons = sorted({r for s in manifest.sources for r in (*s.bad, *s.dropped)})
+    rows = [
+        [
+            s.name,
+            f"{s.read:,}",
+            *[f"{s.bad.get(r, 0) + s.dropped.get(r, 0):,}" for r in reasons],
+            f"{s.eval:,}",
+            f"{s.train:,}",
+        ]
+        for s in manifest.sources
+    ]
+    return table(["source", "read", *reasons, "evaluation", "training"], rows)
+
+
+def scores(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """Task by task, what each system scored (in percent)."""
+    tasks = [t for t in results if t != "average"]
+    shown = tasks if len(tasks) == 1 else [*tasks, "average"]
+    measures = list(next(iter(results[shown[0]].values())))
+    rows = [
+        [f"{task} · {system}", *[f"{100 * values[m]:.1f}" for m in measures]]
+        for task in shown
+        for system, values in results[task].items()
+    ]
+    return table(["held-out retrieval (%)", *measures], rows)
+
+
+def hits(found: Mapping[str, Sequence[Hit]]) -> str:
+    """Queries, each with its passages and their cosines."""
+    blocks = [
+        "\n".join([f"? {query}", *[f"  {hit.score:.3f}  {clip(hit.passage)}" for hit in passages]])
+        for query, passages in found.items()
+    ]
+    return "\n\n".join(blocks)
+
+
+def inspect(folder: Path, samples: int) -> str:
+    """What a prepared folder or a run folder holds.
+
+    Raises: UserError when it is neither.
+    """
+    if (folder / MANIFEST_FILE).is_file():
+        return _inspect_data(folder, samples)
+    if (folder / "config.json").is_file():
+        return _inspect_run(folder, samples)
+    raise UserError(
+        f"{folder} is neither a prepared folder (manifest.json) nor a run folder (config.json)"
+    )
+
+
+def _inspect_data(folder: Path, samples: int) -> str:
+    manifest = load_manifest(folder)
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    lengths = [
+        [f"{s.name} · {name}", f"{stats.mean:.1f}", str(stats.p50), str(stats.p90), str(stats.p99)]
+        for s in manifest.sources
+        for name, stats in (("query", s.query_tokens), ("positive", s.positive_tokens))
+    ]
+    parts = [
+        funnel(manifest),
+        table(["tokens per text", "mean", "median", "90%", "99%"], lengths),
+    ]
+    for source in manifest.sources:
+        records = ShardSet([folder / shard.path for shard in source.shards]).read(
+            range(min(samples, source.train))
+        )
+        kept = [
+            "\n".join(
+                f"  {mark} {clip(tokenizer.decode(records.text(i, t).tolist()))}"
+                for t, mark in enumerate("?+")
+            )
+            for i in range(len(records))
+        ]
+        parts.append(f"{source.name}: kept, for example (? query, + positive)\n" + "\n".join(kept))
+    for (source_name, reason), count in ledger_counts(folder).items():
+        dropped = ledger_samples(folder, source=source_name, reason=reason, most=samples)
+        lines = [f"{source_name}: {count:,} dropped as {reason}, for example"]
+        for row in dropped:
+            lines.append(f"  {row.file}:{row.row} {clip(row.detail)}".rstrip())
+            lines += [
+                f"    {mark} {clip(text)}"
+                for mark, text in (("?", row.query), ("+", row.positive))
+                if text
+            ]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _inspect_run(folder: Path, samples: int) -> str:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    lines = read_metrics(folder / "metrics.jsonl")
+    parts = [f"run {config['name']}"]
+    if lines:
+        shown = [lines[i] for i in _evenly(len(lines), 10)]
+        rows = [
+            [
+                str(v["step"]), f"{v['loss']:.4f}", f"{v['accuracy']:.3f}",
+                f"{v['learning_rate']:.2e}", f"{v['pairs_per_s']:.0f}",
+            ]
+            for v in shown
+        ]  # fmt: skip
+        parts.append(table(["step", "loss", "accuracy", "learning rate", "pairs/s"], rows))
+    evaluation = folder / "evaluation.json"
+    if evaluation.is_file():
+        parts.append(scores(json.loads(evaluation.read_text(encoding="utf-8"))))
+    data = Path(config["data_dir"]) if config["data_dir"] else folder / "data"
+    if (data / MANIFEST_FILE).is_file():
+        parts.append(_inspect_data(data, samples))
+    return "\n\n".join(parts)
+
+
+def _evenly(count: int, most: int) -> list[int]:
+    """At most `most` indices of `count`, the first and the last among them."""
+    if count <= most:
+        return list(range(count))
+    return [round(i * (count - 1) / (most - 1)) for i in range(most)]
