@@ -1,0 +1,42 @@
+# Each target makes what it needs: an environment in .venv with the tested versions.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The versions that the tests were run with.
+CONSTRAINTS := constraints.txt
+
+.PHONY: help demo test lint bench clean
+
+help:  ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/run  ## the whole way on real text: prepare, train, evaluate, export, search
+	$(BIN)/jina-jax demo
+
+test: $(VENV)/test  ## the tests
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/test  ## style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/test  ## training speed beside sentence-transformers
+	$(BIN)/python benchmarks/train_speed.py
+
+clean:  ## remove the environment; runs/ is left alone
+	rm -rf $(VENV)
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"Python 3.11 to 3.13 is needed, this is {v[0]}.{v[1]}: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+# The marks remember what was installed; a changed list of packages installs again.
+$(VENV)/run: $(VENV)/bin/python setup.cfg $(CONSTRAINTS)
+	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e .
+	touch $@
+
+$(VENV)/test: $(VENV)/run
+	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e '.[test]'
+	touch $@

@@ -1,0 +1,94 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jina_jax.config import FeedConfig, RunConfig, T5Config, TrainConfig
+from jina_jax.data.shards import TokenisedRecords
+from jina_jax.errors import UserError
+from jina_jax.feed.batch import pack_batch
+from jina_jax.mesh import check_divides, make_mesh, replicated
+from jina_jax.model.t5 import init_params
+from jina_jax.train.step import batch_loss, init_state, make_train_step
+
+CONFIG = RunConfig(
+    name="tiny",
+    feed=FeedConfig(
+        global_batch_size=24, query_tokens=8, positive_tokens=16, row_tokens=16, texts_per_row=4
+    ),
+    model=T5Config(
+        vocab_size=50, d_model=16, d_kv=4, d_ff=32, num_layers=2, num_heads=4, dropout_rate=0.1
+    ),
+    train=TrainConfig(num_steps=10),
+)
+
+
+def make_batch(seed=0, config=CONFIG):
+    rng = np.random.default_rng(seed)
+    size = config.feed.global_batch_size
+    lengths = rng.integers(2, 14, (size, 2))
+    ids = rng.integers(2, 50, lengths.sum()).astype(np.uint16)
+    ends = np.cumsum(lengths)
+    ids[ends - 1] = 1
+    hashes = rng.integers(0, size, (size, 2, 2)).astype(np.uint64)  # some texts are the same
+    records = TokenisedRecords(ids, (ends - lengths.reshape(-1)).reshape(size, 2), lengths, hashes)
+    return pack_batch(records, config.feed)
+
+
+def params_on(mesh):
+    return jax.device_put(init_params(CONFIG.model, jax.random.key(0)), replicated(mesh))
+
+
+@pytest.mark.parametrize("devices", [2, 4, 8])
+def test_loss_and_gradients_do_not_depend_on_the_devices(devices):
+    batch, key = make_batch(), jax.random.key(3)
+    results = []
+    for count in (1, devices):
+        mesh = make_mesh(count)
+        value_and_grad = jax.jit(
+            jax.value_and_grad(lambda p, b, m=mesh: batch_loss(p, b, CONFIG, m, key)[0])
+        )
+        results.append(value_and_grad(params_on(mesh), batch))
+    (loss_1, grads_1), (loss_n, grads_n) = results
+    assert float(loss_n) == pytest.approx(float(loss_1), abs=2e-6)
+    for one, many in zip(jax.tree.leaves(grads_1), jax.tree.leaves(grads_n)):
+        np.testing.assert_allclose(many, one, atol=2e-6)
+
+
+def test_packing_does_not_change_the_loss():
+    padded = FeedConfig(
+        global_batch_size=24, query_tokens=8, positive_tokens=16, row_tokens=16, texts_per_row=1
+    )
+    mesh, losses = make_mesh(1), []
+    for feed in (CONFIG.feed, padded):
+        config = RunConfig(name="tiny", feed=feed, model=CONFIG.model)
+        batch = jax.tree.map(jnp.asarray, make_batch(config=config))
+        loss, metrics = batch_loss(params_on(mesh), batch, config, mesh, None)
+        losses.append((float(loss), float(metrics["accuracy"]), len(batch.ids_RL)))
+    assert losses[0][:2] == pytest.approx(losses[1][:2], abs=1e-5)
+    assert losses[0][2] < losses[1][2] == 48
+
+
+def test_steps_learn_a_batch_and_repeat_exactly():
+    batch, curves = make_batch(), []
+    for _ in range(2):
+        mesh = make_mesh(2)
+        state = jax.device_put(
+            init_state(CONFIG, init_params(CONFIG.model, jax.random.key(0))), replicated(mesh)
+        )
+        step, curve = make_train_step(CONFIG, mesh), []
+        for _ in range(10):
+            state, metrics = step(state, batch)
+            curve.append(float(metrics["loss"]))
+        curves.append(curve)
+        assert int(state.step) == 10
+    assert curves[0] == curves[1]
+    assert curves[0][-1] < curves[0][0] - 0.1
+
+
+def test_batches_that_do_not_divide_are_refused_with_the_sizes_that_do():
+    feed = FeedConfig(global_batch_size=100)
+    with pytest.raises(UserError, match="does not divide by 8 devices; use 96 or 104"):
+        check_divides(feed, make_mesh(8))
+    with pytest.raises(UserError, match="has 8 devices"):
+        make_mesh(9)
