@@ -43,6 +43,30 @@ def relative_position_buckets(length: int, num_buckets: int, max_distance: int) 
     return buckets.astype(np.int32)
 
 
+@jax.custom_vjp
+def _add_bias(
+    scores_RHLL: Float[Array, "R H L L"], bias_HLL: Float[Array, "H L L"]
+) -> Float[Array, "R H L L"]:
+    return scores_RHLL + bias_HLL[None]
+
+
+def _add_bias_forward(scores_RHLL: Array, bias_HLL: Array) -> tuple[Array, None]:
+    return _add_bias(scores_RHLL, bias_HLL), None
+
+
+def _add_bias_backward(_: None, gradient_RHLL: Array) -> tuple[Array, Array]:
+    # A sum over the leading axis takes XLA's CPU backend 36 ms at [32, 8, 128, 128], and the
+    # same sum as a product with ones 1 ms.
+    ones_R = jnp.ones(gradient_RHLL.shape[0], gradient_RHLL.dtype)
+    bias_gradient_HLL = jnp.einsum(
+        "r,rhqp->hqp", ones_R, gradient_RHLL, precision=jax.lax.Precision.HIGHEST
+    )
+    return gradient_RHLL, bias_gradient_HLL
+
+
+_add_bias.defvjp(_add_bias_forward, _add_bias_backward)
+
+
 class RelativePositionBias(nnx.Module):
     """A learned number per bucket of distance and head, added to the attention scores.
 
@@ -120,7 +144,7 @@ class SelfAttention(nnx.Module):
         scores_RHLL = jnp.einsum(
             "rhqk,rhpk->rhqp", q_RHLK, k_RHLK, preferred_element_type=jnp.float32
         )
-        scores_RHLL = jnp.where(mask_RLL[:, None], scores_RHLL + bias_HLL[None], MASKED_SCORE)
+        scores_RHLL = jnp.where(mask_RLL[:, None], _add_bias(scores_RHLL, bias_HLL), MASKED_SCORE)
         weights_RHLL = jax.nn.softmax(scores_RHLL, axis=-1).astype(v_RHLK.dtype)
         weights_RHLL = dropout(weights_RHLL, dropout_key, Site.ATTENTION_WEIGHTS, self.dropout_rate)
         mixed_RHLK = jnp.einsum("rhqp,rhpk->rhqk", weights_RHLL, v_RHLK)

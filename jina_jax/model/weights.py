@@ -159,7 +159,7 @@ def config_from_huggingface(config_json: Mapping[str, Any]) -> T5Config:
             f"feed_forward_proj={feed_forward!r} in config.json is not supported; "
             f"expected one of {', '.join(_FEED_FORWARDS)}"
         )
-    values = {}
+    values: dict[str, Any] = {}
     for field in dataclasses.fields(T5Config):
         if field.name not in config_json or field.name == "compute_dtype":
             continue

@@ -1,0 +1,214 @@
+"""Writes a folder that sentence-transformers and transformers load, without needing either."""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer
+
+from jina_jax.config import T5Config, UserError
+from jina_jax.hf_folder import CONFIG_FILE, WEIGHTS_FILE, read_encoder
+from jina_jax.model.pooling import mean_pool
+from jina_jax.model.t5 import apply
+from jina_jax.model.weights import config_to_huggingface, from_huggingface, to_huggingface
+
+TOKENIZER_FILES = ("spiece.model", "tokenizer.json")
+_SPECIAL_TOKENS = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+# Names of classes and options as sentence-transformers 2 wrote them: 5 and 6 read them too.
+_MODULES = [
+    {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{name}"}
+    for i, (path, name) in enumerate(
+        [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+    )
+]
+_SENTENCE_TRANSFORMERS = {
+    # The oldest versions that the folder is made for: a newer number makes those warn.
+    "__version__": {"sentence_transformers": "2.7.0", "transformers": "4.44.2", "pytorch": "2.3.0"},
+    "model_type": "SentenceTransformer",
+    "prompts": {},
+    "default_prompt_name": None,
+    "similarity_fn_name": "cosine",
+}
+_WRITTEN = frozenset(
+    (
+        CONFIG_FILE, WEIGHTS_FILE, *TOKENIZER_FILES, "tokenizer_config.json",
+        "special_tokens_map.json", "modules.json", "1_Pooling", "1_Pooling/config.json",
+        "sentence_bert_config.json", "config_sentence_transformers.json", "README.md",
+    )
+)  # fmt: skip
+_LARGEST_DIFFERENCE = 1e-6
+
+
+def export_huggingface(
+    params: nnx.State,
+    config: T5Config,
+    tokenizer_dir: Path,
+    out_dir: Path,
+    *,
+    max_tokens: int,
+    card: str,
+) -> None:
+    """Writes the model as a folder for sentence-transformers 2.7 and later.
+
+    The folder appears whole or not at all; an earlier export at the same place is replaced.
+
+    Args:
+      params: parameters of the encoder.
+      config: their shape.
+      tokenizer_dir: holds `spiece.model` and `tokenizer.json`.
+      out_dir: folder to write.
+      max_tokens: texts are cut to this many tokens, end-of-sequence included.
+      card: content of `README.md`, from `model_card.render_card`.
+    Raises: UserError when a tokenizer file is missing or has ids beyond the vocabulary, or
+      `out_dir` holds anything else than an earlier export.
+    """
+    _check_replaceable(out_dir)
+    for name in TOKENIZER_FILES:
+        if not (tokenizer_dir / name).is_file():
+            raise UserError(f"{tokenizer_dir} holds no {name}: prepare the data first")
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    partial = out_dir.with_name(f".{out_dir.name}.partial")
+    earlier = out_dir.with_name(f".{out_dir.name}.earlier")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        _write_folder(partial, params, config, tokenizer_dir, max_tokens, card)
+        if out_dir.exists():
+            # A leftover is the only copy only while out_dir is missing.
+            shutil.rmtree(earlier, ignore_errors=True)
+            out_dir.rename(earlier)
+        partial.rename(out_dir)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(earlier, ignore_errors=True)
+
+
+def _check_replaceable(out_dir: Path) -> None:
+    if not out_dir.exists() and not out_dir.is_symlink():
+        return
+    if out_dir.is_symlink() or not out_dir.is_dir():
+        raise UserError(f"{out_dir} is not a folder; give another place for the export")
+    names = {p.relative_to(out_dir).as_posix() for p in out_dir.rglob("*")}
+    if foreign := sorted(names - _WRITTEN):
+        raise UserError(
+            f"{out_dir} holds {foreign[0]!r}, which no export writes; "
+            "move it away or give another place for the export"
+        )
+
+
+def _write_folder(
+    folder: Path,
+    params: nnx.State,
+    config: T5Config,
+    tokenizer_dir: Path,
+    max_tokens: int,
+    card: str,
+) -> None:
+    (folder / "1_Pooling").mkdir(parents=True)
+    for name in TOKENIZER_FILES:
+        shutil.copyfile(tokenizer_dir / name, folder / name)
+    tokens = _tokens(folder)
+    if tokens and max(tokens.values()) >= config.vocab_size:
+        raise UserError(
+            f"{tokenizer_dir} has ids up to {max(tokens.values())}, but the model embeds "
+            f"{config.vocab_size}: it was trained with another tokenizer"
+        )
+    extra = sorted(
+        (t for t in tokens if t.startswith("<extra_id_")), key=lambda t: tokens[t], reverse=True
+    )
+    pooling = {
+        "word_embedding_dimension": config.d_model,
+        "pooling_mode_cls_token": False,
+        "pooling_mode_mean_tokens": True,
+        "pooling_mode_max_tokens": False,
+        "pooling_mode_mean_sqrt_len_tokens": False,
+    }
+    documents: dict[str, Any] = {
+        CONFIG_FILE: config_to_huggingface(config),
+        "tokenizer_config.json": {
+            "tokenizer_class": "T5Tokenizer",
+            "model_max_length": max_tokens,
+            **_SPECIAL_TOKENS,
+            "extra_ids": len(extra),
+            "additional_special_tokens": extra,
+        },
+        "special_tokens_map.json": {**_SPECIAL_TOKENS, "additional_special_tokens": extra},
+        "modules.json": _MODULES,
+        "1_Pooling/config.json": pooling,
+        "sentence_bert_config.json": {"max_seq_length": max_tokens, "do_lower_case": False},
+        "config_sentence_transformers.json": _SENTENCE_TRANSFORMERS,
+    }
+    for name, document in documents.items():
+        (folder / name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    # transformers 4 refuses a file without this metadata.
+    tensors = to_huggingface(params, config)
+    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    _flush(folder / WEIGHTS_FILE)
+
+
+def _tokens(folder: Path) -> dict[str, int]:
+    return _load_tokenizer(folder).get_vocab(with_added_tokens=True)
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _load_tokenizer(folder: Path) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # The library raises bare Exception.
+        raise UserError(f"{folder}/tokenizer.json cannot be read: {error}") from error
+
+
+def verify_export(
+    out_dir: Path, params: nnx.State, config: T5Config, texts: Sequence[str]
+) -> float:
+    """Reads an exported folder back and compares its embeddings with those of `params`.
+
+    Args:
+      out_dir: as written by `export_huggingface`.
+      params: what was exported.
+      config: their shape.
+      texts: at least one.
+    Returns: the largest absolute difference of an embedding's coordinate, at most 1e-6.
+    Raises: RuntimeError when the folder gives another shape or other embeddings; UserError when
+      it cannot be read.
+    """
+    if not texts:
+        raise ValueError("verify_export needs at least one text to compare")
+    read_config, tensors = read_encoder(out_dir)
+    written, read = config_to_huggingface(config), config_to_huggingface(read_config)
+    if written != read:
+        raise RuntimeError(f"{out_dir}/{CONFIG_FILE} gives {read}, expected {written}")
+    document = json.loads((out_dir / "sentence_bert_config.json").read_text(encoding="utf-8"))
+    tokenizer = _load_tokenizer(out_dir)
+    tokenizer.enable_truncation(document["max_seq_length"])
+    tokenizer.enable_padding(pad_id=0, pad_token="<pad>")
+    encodings = tokenizer.encode_batch(list(texts))
+    ids_NL = jnp.asarray([e.ids for e in encodings], jnp.int32)
+    segments_NL = jnp.asarray([e.attention_mask for e in encodings], jnp.int32)
+
+    @jax.jit
+    def embed(params: nnx.State) -> jax.Array:
+        return mean_pool(apply(config, params, ids_NL, segments_NL), segments_NL, 1)[:, 0]
+
+    ours_ND = np.asarray(embed(params))
+    read_ND = np.asarray(embed(from_huggingface(tensors, read_config)))
+    difference = float(np.abs(ours_ND - read_ND).max())
+    # Written so that NaN fails too.
+    if not difference <= _LARGEST_DIFFERENCE:
+        raise RuntimeError(
+            f"embeddings of {out_dir} differ from the model's by {difference:.1e}, expected at "
+            f"most {_LARGEST_DIFFERENCE:.0e}: the export is damaged; export again"
+        )
+    return difference

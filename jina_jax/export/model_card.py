@@ -1,0 +1,149 @@
+"""The model card: `README.md` of an exported model, from facts of the run and nothing else."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class CardSource:
+    """One source of training pairs."""
+
+    name: str
+    licence: str
+    pairs: int
+    """Pairs that training could draw from, after all filters."""
+    hub_id: str = ""
+    """Id of the data set on the Hugging Face hub, if it is there."""
+
+
+@dataclass(frozen=True)
+class CardScore:
+    """One measured value."""
+
+    dataset: str
+    metric: str
+    """Such as `nDCG@10`."""
+    value: float
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What the card says."""
+
+    name: str
+    licence: str
+    """Identifier of the hub, such as `apache-2.0`; empty leaves it out."""
+    language: str
+    """ISO 639-1 code; empty leaves it out."""
+    parameters: int
+    dimensions: int
+    max_tokens: int
+    initial_weights: str
+    """Folder or id that training started from; empty means random weights."""
+    num_steps: int
+    global_batch_size: int
+    temperature: float
+    sources: tuple[CardSource, ...]
+    scores: tuple[CardScore, ...]
+    limits: tuple[str, ...]
+    """One sentence each."""
+
+
+def render_card(card: ModelCard) -> str:
+    """The card as Markdown with YAML front matter.
+
+    Args:
+      card: every fact that is printed.
+    Returns: text of `README.md`, ending in a newline.
+    """
+    sections = (
+        _front_matter(card),
+        _introduction(card),
+        _usage(card),
+        _training(card),
+        _scores(card),
+        _limits(card),
+    )
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _front_matter(card: ModelCard) -> str:
+    # A JSON string is a YAML string, whatever it holds.
+    lines = ["---"]
+    if card.licence:
+        lines.append(f"license: {json.dumps(card.licence)}")
+    if card.language:
+        lines.append(f"language: {json.dumps(card.language)}")
+    lines += [
+        "library_name: sentence-transformers",
+        "pipeline_tag: sentence-similarity",
+        "tags:",
+        *(f"- {t}" for t in ("sentence-transformers", "feature-extraction", "t5", "jax")),
+    ]
+    datasets = sorted({source.hub_id for source in card.sources if source.hub_id})
+    if datasets:
+        lines += ["datasets:", *(f"- {json.dumps(name)}" for name in datasets)]
+    return "\n".join([*lines, "---"])
+
+
+def _introduction(card: ModelCard) -> str:
+    return (
+        f"# {card.name}\n\n"
+        f"A T5 encoder with {card.parameters:,} parameters that maps a text of up to "
+        f"{card.max_tokens} tokens to a unit vector of {card.dimensions} dimensions: the mean "
+        "over its tokens, normalised. Compare vectors by cosine similarity. Trained with "
+        "jina_jax after the method of Jina Embeddings "
+        "([arXiv 2307.11224](https://arxiv.org/abs/2307.11224))."
+    )
+
+
+def _usage(card: ModelCard) -> str:
+    return f"""## Use
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer({json.dumps(card.name)})  # or the path of this folder
+embeddings = model.encode(["a query", "a passage"])
+print(model.similarity(embeddings, embeddings))
+```
+
+With transformers alone, load it with `T5EncoderModel` (`AutoModel` would add a decoder with random
+weights), take the mean over the tokens and normalise."""
+
+
+def _training(card: ModelCard) -> str:
+    start = f"`{card.initial_weights}`" if card.initial_weights else "random weights"
+    text = (
+        f"## Training\n\n{card.num_steps:,} steps from {start}, {card.global_batch_size:,} pairs "
+        f"a batch, InfoNCE in both directions with in-batch negatives at temperature "
+        f"{card.temperature:g}."
+    )
+    if not card.sources:
+        return text
+    rows = [(_cell(s.name), f"{s.pairs:,}", _cell(s.licence)) for s in card.sources]
+    rows.append(("total", f"{sum(s.pairs for s in card.sources):,}", ""))
+    return f"{text}\n\n{_table(('source', 'pairs', 'licence'), rows)}"
+
+
+def _scores(card: ModelCard) -> str:
+    if not card.scores:
+        return "## Scores\n\nNone were measured for this export."
+    rows = [(_cell(s.dataset), _cell(s.metric), f"{s.value:.4f}") for s in card.scores]
+    return f"## Scores\n\n{_table(('data', 'metric', 'value'), rows)}"
+
+
+def _limits(card: ModelCard) -> str:
+    if not card.limits:
+        return ""
+    return "## Limits\n\n" + "\n".join(f"- {limit}" for limit in card.limits)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = [header, tuple("---" for _ in header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
