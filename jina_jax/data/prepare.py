@@ -157,19 +157,22 @@ def _run(config: DataConfig, folder: Path, work: _Work, progress: bool) -> Manif
     work.make()
     for name in ("train", "eval", "tokenizer"):
         (folder / name).mkdir()
+    learn = config.tokenizer.source == "train"
+    if not learn:
+        # First, so that a vocabulary that cannot be had is found before hours of reading.
+        build_tokenizer(config.tokenizer, None, folder / "tokenizer")
     counts = _select(config, folder, work, progress)
     for index, source in enumerate(config.sources):
         _check_not_empty(source.name, **counts.summary(index))
 
     tables = [work.train(part) for part in range(len(counts.splits))]
-    texts = None
-    if config.tokenizer.source == "train":
+    if learn:
         most = config.tokenizer.train_texts
         texts = track(
             training_texts(tables, most), "learn the vocabulary from", unit="texts",
             enabled=progress,
         )  # fmt: skip
-    build_tokenizer(config.tokenizer, texts, folder / "tokenizer")
+        build_tokenizer(config.tokenizer, texts, folder / "tokenizer")
 
     lengths = np.zeros((len(config.sources), 2, config.max_text_tokens + 1), np.int64)
     shown = track(tables, "tokenise", total=len(tables), unit="parts", enabled=progress)

@@ -212,6 +212,18 @@ def test_length_statistics():
     assert length_stats(np.array([0, 0])) == LengthStats(0.0, 0, 0, 0)
 
 
+def test_a_given_vocabulary_is_used_and_a_missing_one_found_before_reading(prepared, tmp_path):
+    settings, out, manifest = prepared
+    given = TokenizerConfig(str(out / "tokenizer"))
+    again = run(dataclasses.replace(settings, tokenizer=given), tmp_path / "out")
+    assert again.tokenizer_sha256 == manifest.tokenizer_sha256
+    assert again.sources == manifest.sources
+    nowhere = config(tmp_path / "no-such-source.jsonl")
+    nowhere = dataclasses.replace(nowhere, tokenizer=TokenizerConfig("no/such/spiece.model"))
+    with pytest.raises(UserError, match="tokenizer"):
+        run(nowhere, tmp_path / "other")
+
+
 class TestExistingFolder:
     def test_the_same_configuration_is_returned_at_once(self, prepared, capsys):
         settings, out, manifest = prepared

@@ -1,4 +1,6 @@
 import gzip
+import random
+import string
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -68,6 +70,15 @@ def test_a_truncated_table_gives_what_it_holds(tmp_path):
     assert got[-1][1] == "truncated"
     assert 10_000 < len(got) < 200_000
     assert got[:-1] == [(i + 2, f"q{i}") for i in range(len(got) - 1)]
+
+
+def test_damage_inside_a_quoted_cell_is_reported_once(tmp_path):
+    file = tmp_path / "a.csv.gz"
+    # Random letters hardly pack, so that the cut falls into the second row.
+    cell = "".join(random.Random(0).choices(string.ascii_letters + "\n", k=100_000))
+    packed = gzip.compress(f'query,positive\none,p\n"{cell}",p\n'.encode())
+    file.write_bytes(packed[: len(packed) // 2])
+    assert [reason for _, reason in outcome(read(file, "csv"))] == ["one", "truncated"]
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
