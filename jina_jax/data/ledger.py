@@ -6,7 +6,7 @@ One Parquet file, so that any tool can query it.
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -48,6 +48,26 @@ class Dropped(NamedTuple):
     query: str | None = None
     """None for a record that could not be read."""
     positive: str | None = None
+
+
+class UnusableError(UserError):
+    """The sources cannot be used as they are; the ledger says which records are to blame."""
+
+
+def dropped_pair(
+    row: dict[str, Any], names: Sequence[str], stage: str, reason: str, detail: str
+) -> Dropped:
+    """The ledger's row for a row of a table of pairs.
+
+    Args:
+      row: of `runs.SCHEMA`.
+      names: of the sources.
+      stage: as in Dropped.
+      reason: as in Dropped.
+      detail: as in Dropped.
+    """
+    name, texts = names[row["source"]], (row["query"], row["positive"])
+    return Dropped(name, row["file"], row["row"], stage, reason, detail, None, *texts)
 
 
 class LedgerWriter:

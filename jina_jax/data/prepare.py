@@ -8,16 +8,18 @@ folder/ledger.parquet       what was left out, and why
 """
 
 import shutil
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from jina_jax.config import DataConfig, UserError, difference
-from jina_jax.data import tasks
-from jina_jax.data.ledger import LEDGER_FILE, merge_ledgers
+from jina_jax.data.dedup import DEDUP_VERSION, DedupResult, dedup_task
+from jina_jax.data.encode import encode_task, training_texts
+from jina_jax.data.ingest import CLEAN_VERSION, ReadResult, read_task
+from jina_jax.data.ledger import LEDGER_FILE, UnusableError, merge_ledgers
 from jina_jax.data.manifest import (
     FORMAT_VERSION,
     MANIFEST_FILE,
@@ -33,7 +35,13 @@ from jina_jax.data.manifest import (
 )
 from jina_jax.data.normalise import NORMALISE_VERSION
 from jina_jax.data.runs import key_ranges
-from jina_jax.data.tasks import DedupResult, EncodeResult, ReadResult, UnusableError
+from jina_jax.data.split import (
+    SPLIT_VERSION,
+    SplitResult,
+    held_out_pairs,
+    hold_out_task,
+    split_task,
+)
 from jina_jax.data.tokenizer import TOKENIZER_FILE, build_tokenizer, load_tokenizer
 from jina_jax.data.workspace import workspace
 from jina_jax.progress import say, track
@@ -96,7 +104,7 @@ def _already_prepared(config: DataConfig, out_dir: Path) -> Manifest | None:
 
 @dataclass(frozen=True)
 class _Work:
-    """Names of the files that the tasks hand on."""
+    """Names of the files that the steps hand on."""
 
     folder: Path
 
@@ -107,129 +115,150 @@ class _Work:
         return self.folder / "ledger" / f"{stage}-{number:05d}.parquet"
 
     def ledgers(self) -> list[Path]:
-        stages = ("read", "dedup", "encode")
+        stages = ("read", "dedup", "split")
         return [p for s in stages for p in sorted((self.folder / "ledger").glob(f"{s}-*.parquet"))]
 
     def unique(self, part: int) -> Path:
         return self.folder / f"unique-{part:05d}.arrow"
+
+    def train(self, part: int) -> Path:
+        return self.folder / f"train-{part:05d}.arrow"
 
     @property
     def held_out(self) -> Path:
         return self.folder / "held-out.arrow"
 
 
+@dataclass(frozen=True)
+class _Counts:
+    """What became of the pairs, before they are tokenised."""
+
+    reads: list[ReadResult]
+    dedups: list[DedupResult]
+    taken: list[tuple[int, ...]]
+    splits: list[SplitResult]
+
+    def summary(self, index: int) -> dict[str, Any]:
+        """`read`, `bad`, `dropped`, `train` and `eval` of one source."""
+        read = self.reads[index]
+        dropped = dict(read.dropped)
+        dropped["duplicate"] = sum(part.duplicate[index] for part in self.dedups)
+        dropped["held_out"] = sum(part.shared[index] for part in self.splits)
+        return {
+            "read": read.read,
+            "bad": read.bad,
+            "dropped": {reason: count for reason, count in dropped.items() if count},
+            "train": sum(part.train[index] for part in self.splits),
+            "eval": sum(part[index] for part in self.taken),
+        }
+
+
 def _run(config: DataConfig, folder: Path, work: _Work, progress: bool) -> Manifest:
     work.make()
     for name in ("train", "eval", "tokenizer"):
         (folder / name).mkdir()
-    sources = range(len(config.sources))
-    reads = [
-        tasks.read_task(config, i, work.folder, work.ledger("read", i), progress) for i in sources
-    ]
-    most = max(read.kept for read in reads)
-    ranges = key_ranges(max(1, -(-most // config.records_per_shard)))
-    parts = range(len(ranges))
-    dedups = _dedup(config, reads, ranges, work, progress)
-    unique = [sum(dedup.unique[i] for dedup in dedups) for i in sources]
+    learn = config.tokenizer.source == "train"
+    if not learn:
+        # First, so that a vocabulary that cannot be had is found before hours of reading.
+        build_tokenizer(config.tokenizer, None, folder / "tokenizer")
+    counts = _select(config, folder, work, progress)
+    for index, source in enumerate(config.sources):
+        _check_not_empty(source.name, **counts.summary(index))
 
-    tables = [work.unique(part) for part in parts]
-    wanted = [tasks.held_out_pairs(n, config.eval_pairs) for n in unique]
-    evals = [folder / "eval" / f"{source.name}.parquet" for source in config.sources]
-    taken = tasks.hold_out_task(tables, wanted, evals, work.held_out)
-
-    texts = None
-    if config.tokenizer.source == "train":
-        most_texts = config.tokenizer.train_texts
+    tables = [work.train(part) for part in range(len(counts.splits))]
+    if learn:
+        most = config.tokenizer.train_texts
         texts = track(
-            tasks.training_texts(tables, taken, work.held_out, most_texts),
-            "learn the vocabulary from", unit="texts", enabled=progress,
+            training_texts(tables, most), "learn the vocabulary from", unit="texts",
+            enabled=progress,
         )  # fmt: skip
-    build_tokenizer(config.tokenizer, texts, folder / "tokenizer")
-    encodes = _encode(config, tables, taken, folder, work, progress)
-    manifest = _manifest(config, folder, reads, dedups, taken, encodes)
+        build_tokenizer(config.tokenizer, texts, folder / "tokenizer")
+
+    lengths = np.zeros((len(config.sources), 2, config.max_text_tokens + 1), np.int64)
+    shown = track(tables, "tokenise", total=len(tables), unit="parts", enabled=progress)
+    for part, table in enumerate(shown):
+        shards = [folder / _shard_path(source.name, part) for source in config.sources]
+        lengths += encode_task(table, folder / "tokenizer", config.max_text_tokens, shards)
+    manifest = _manifest(config, folder, counts, lengths)
     save_manifest(manifest, folder)
     return manifest
 
 
-def _dedup(
-    config: DataConfig,
-    reads: Sequence[ReadResult],
-    ranges: Sequence[tuple[int, int]],
-    work: _Work,
-    progress: bool,
-) -> list[DedupResult]:
-    runs = [path for read in reads for path in read.runs]
+def _select(config: DataConfig, folder: Path, work: _Work, progress: bool) -> _Counts:
+    """Decides for every record whether it is trained on, held out or dropped."""
     names = [source.name for source in config.sources]
+    reads = [
+        read_task(config, index, work.folder, work.ledger("read", index), progress)
+        for index in range(len(names))
+    ]
+    most = max(read.kept for read in reads)
+    ranges = key_ranges(max(1, -(-most // config.records_per_shard)))
+    runs = [path for read in reads for path in read.runs]
     shown = track(ranges, "deduplicate", total=len(ranges), unit="parts", enabled=progress)
-    return [
-        tasks.dedup_task(runs, keys, names, work.unique(part), work.ledger("dedup", part))
+    dedups = [
+        dedup_task(runs, keys, names, work.unique(part), work.ledger("dedup", part))
         for part, keys in enumerate(shown)
     ]
+    tables = [work.unique(part) for part in range(len(ranges))]
+    unique = [sum(dedup.unique[index] for dedup in dedups) for index in range(len(names))]
+    wanted = [held_out_pairs(count, config.eval_pairs) for count in unique]
+    evals = [folder / _eval_path(name) for name in names]
+    taken = hold_out_task(tables, wanted, evals, work.held_out)
+    splits = [
+        split_task(
+            table, taken[part], work.held_out, names, work.train(part), work.ledger("split", part)
+        )
+        for part, table in enumerate(tables)
+    ]
+    return _Counts(reads, dedups, taken, splits)
 
 
 def _shard_path(source: str, part: int) -> str:
     return f"train/{source}-{part:05d}.arrayrecord"
 
 
-def _encode(
-    config: DataConfig,
-    tables: Sequence[Path],
-    taken: Sequence[tuple[int, ...]],
-    folder: Path,
-    work: _Work,
-    progress: bool,
-) -> list[EncodeResult]:
-    names = [source.name for source in config.sources]
-    shown = track(tables, "tokenise", total=len(tables), unit="parts", enabled=progress)
-    return [
-        tasks.encode_task(
-            table,
-            taken[part],
-            work.held_out,
-            names,
-            folder / "tokenizer",
-            config.max_text_tokens,
-            [folder / _shard_path(name, part) for name in names],
-            work.ledger("encode", part),
+def _eval_path(source: str) -> str:
+    return f"eval/{source}.parquet"
+
+
+def _check_not_empty(
+    name: str, read: int, bad: dict[str, int], dropped: dict[str, int], train: int, eval: int
+) -> None:
+    if train == 0:
+        lost = {**bad, **dropped, "held out for evaluation": eval}
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in lost.items() if count)
+        raise UnusableError(
+            f"source {name!r}: nothing is left to train on of {read:,} records ({reasons}); "
+            f"take the source out, give it more text, or lower data.eval_pairs"
         )
-        for part, table in enumerate(shown)
-    ]
 
 
 def _manifest(
-    config: DataConfig,
-    folder: Path,
-    reads: Sequence[ReadResult],
-    dedups: Sequence[DedupResult],
-    taken: Sequence[tuple[int, ...]],
-    encodes: Sequence[EncodeResult],
+    config: DataConfig, folder: Path, counts: _Counts, lengths_SxTxL: np.ndarray
 ) -> Manifest:
     summaries = []
-    for i, (source, read) in enumerate(zip(config.sources, reads, strict=True)):
-        dropped = Counter(read.dropped)
-        dropped["duplicate"] += sum(dedup.duplicate[i] for dedup in dedups)
-        dropped["held_out"] += sum(encode.held_out[i] for encode in encodes)
-        held_out = sum(part[i] for part in taken)
-        lengths = sum((encode.lengths[i] for encode in encodes), np.zeros(1, np.int64))
-        summary = SourceSummary(
-            name=source.name,
-            licence=source.licence,
-            read=read.read,
-            bad=read.bad,
-            dropped={reason: count for reason, count in dropped.items() if count},
-            train=sum(encode.records[i] for encode in encodes),
-            eval=held_out,
-            query_tokens=length_stats(lengths[0]),
-            positive_tokens=length_stats(lengths[1]),
-            shards=_shards(folder, source.name, [encode.records[i] for encode in encodes]),
-            eval_path=f"eval/{source.name}.parquet" if held_out else None,
+    for index, source in enumerate(config.sources):
+        summary = counts.summary(index)
+        summaries.append(
+            SourceSummary(
+                name=source.name,
+                licence=source.licence,
+                **summary,
+                query_tokens=length_stats(lengths_SxTxL[index, 0]),
+                positive_tokens=length_stats(lengths_SxTxL[index, 1]),
+                shards=_shards(folder, source.name, [part.train[index] for part in counts.splits]),
+                eval_path=_eval_path(source.name) if summary["eval"] else None,
+            )
         )
-        _check_not_empty(summary)
-        summaries.append(summary)
     return Manifest(
         format_version=FORMAT_VERSION,
         config=prepared_config(config),
-        filters={"normalise": NORMALISE_VERSION, **tasks.VERSIONS},
+        filters={
+            "normalise": NORMALISE_VERSION,
+            "clean": CLEAN_VERSION,
+            "dedup": DEDUP_VERSION,
+            "held_out": SPLIT_VERSION,
+        },
         tokenizer_sha256=file_sha256(folder / "tokenizer" / TOKENIZER_FILE),
         vocab_size=load_tokenizer(folder / "tokenizer").get_vocab_size(),
         sources=tuple(summaries),
@@ -242,16 +271,6 @@ def _shards(folder: Path, source: str, records: Sequence[int]) -> tuple[ShardFil
         ShardFile(path, count, (folder / path).stat().st_size, file_sha256(folder / path))
         for path, count in named
     )
-
-
-def _check_not_empty(source: SourceSummary) -> None:
-    if source.train == 0:
-        lost = {**source.bad, **source.dropped, "held out for evaluation": source.eval}
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in lost.items() if count)
-        raise UnusableError(
-            f"source {source.name!r}: nothing is left to train on of {source.read:,} records "
-            f"({reasons}); take the source out, give it more text, or lower data.eval_pairs"
-        )
 
 
 def length_stats(count_L: np.ndarray) -> LengthStats:

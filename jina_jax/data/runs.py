@@ -132,6 +132,11 @@ def _span(chunk: pa.Array) -> slice:
     return slice(chunk.offset * HASH_BYTES, (chunk.offset + len(chunk)) * HASH_BYTES)
 
 
+def count_sources(source_N: np.ndarray, sources: int) -> tuple[int, ...]:
+    """How many rows each source has."""
+    return tuple(int(n) for n in np.bincount(source_N, minlength=sources))
+
+
 def batches(table: pa.Table, rows: np.ndarray) -> Iterator[pa.Table]:
     """The numbered rows of a table, a few thousand at a time."""
     for start in range(0, len(rows), _BATCH_ROWS):

@@ -163,7 +163,11 @@ class ShardSet:
         readers = []
         for path in self._paths:
             try:
-                readers.append(ArrayRecordReader(str(path), _READ_OPTIONS))
+                reader = ArrayRecordReader(str(path), _READ_OPTIONS)
+                # A file without an intact footer opens as one of no records; we write none such.
+                if reader.num_records() == 0:
+                    raise ValueError("it has no records")
+                readers.append(reader)
             except (RuntimeError, ValueError, IndexError, OSError) as error:
                 raise _damaged(path, error) from error
         self._readers = readers

@@ -118,18 +118,19 @@ def read_delimited(
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     header: list[str] | None = None
     while True:
-        start = lines.row + 1
+        start, malformed, cells = lines.row + 1, "", []
         try:
             cells = next(reader)
         except StopIteration:
             break
         except csv.Error as error:
-            yield BadRecord("malformed_row", str(error), Origin(str(path), start))
-            continue
+            malformed = str(error)
         if lines.damage is not None:
             row, damage = lines.damage
             lines.damage = None
             yield BadRecord(damage.reason, damage.detail, Origin(str(path), row))
+        elif malformed:
+            yield BadRecord("malformed_row", malformed, Origin(str(path), start))
         elif not cells:
             continue
         elif header is None:

@@ -167,7 +167,7 @@ def tokenizer_from_spiece(model_bytes: bytes, source: str) -> Tokenizer:
     charsmap = proto.normalizer_spec.precompiled_charsmap
     # SentencePiece drops spaces at the ends and doubled ones, after its character map has made
     # spaces of the other kinds of whitespace.
-    steps = [hf_normalizers.Precompiled(charsmap)] if charsmap else []
+    steps: list[Any] = [hf_normalizers.Precompiled(charsmap)] if charsmap else []
     steps += [
         hf_normalizers.Replace(Regex("^ +| +$"), ""),
         hf_normalizers.Replace(Regex(" {2,}"), " "),

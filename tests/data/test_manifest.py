@@ -1,0 +1,114 @@
+import dataclasses
+import json
+
+import pytest
+
+from jina_jax.config import DataConfig, SourceConfig, UserError, difference
+from jina_jax.data.manifest import (
+    FORMAT_VERSION,
+    LengthStats,
+    Manifest,
+    ShardFile,
+    SourceSummary,
+    flat_config,
+    load_manifest,
+    prepared_config,
+    save_manifest,
+    verify_shards,
+)
+
+CONFIG = DataConfig((SourceConfig("s", paths=("a", "b")), SourceConfig("t", paths=("c",))))
+
+
+def manifest(shards=()):
+    source = SourceSummary(
+        "s", "CC0", 10, {"malformed_json": 1}, {"duplicate": 2}, 6, 1, LengthStats(2.5, 2, 3, 4),
+        LengthStats(7.25, 7, 8, 9), tuple(shards), None,
+    )  # fmt: skip
+    return Manifest(FORMAT_VERSION, prepared_config(CONFIG), {"clean": 1}, "00ff", 8000, (source,))
+
+
+def test_a_manifest_comes_back_as_it_was(tmp_path):
+    saved = manifest([ShardFile("train/s-00000.arrayrecord", 6, 100, "abcd")])
+    save_manifest(saved, tmp_path)
+    assert load_manifest(tmp_path) == saved
+
+
+def test_without_a_manifest_the_command_is_named(tmp_path):
+    with pytest.raises(UserError, match="run `jina-jax prepare` first"):
+        load_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda v: v.pop("sources"),
+        lambda v: v.update(vocab_size="8000"),
+        lambda v: v["sources"][0].pop("train"),
+        lambda v: v["sources"][0].update(query_tokens=3),
+        lambda v: v["sources"][0].update(surprise=1),
+        lambda v: v.update(sources=None),
+        lambda v: v.pop("format_version"),
+    ],
+)
+def test_a_damaged_manifest_is_named(tmp_path, change):
+    save_manifest(manifest(), tmp_path)
+    path = tmp_path / "manifest.json"
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"manifest\.json is damaged"):
+        load_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "\x00", '"text"'])
+def test_what_is_no_manifest_is_named(tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(UserError, match=r"manifest\.json is damaged"):
+        load_manifest(tmp_path)
+
+
+def test_another_version_is_refused_before_its_fields_are_judged(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"format_version": 99}')
+    with pytest.raises(UserError, match=f"version 99.*reads {FORMAT_VERSION}"):
+        load_manifest(tmp_path)
+
+
+def test_differences_are_named_by_field_and_weights_are_none():
+    before, now = (
+        flat_config(prepared_config(dataclasses.replace(CONFIG, **change)))
+        for change in (
+            {},
+            {"seed": 1, "sources": (
+                SourceConfig("s", paths=("a",)), SourceConfig("t", paths=("c",), weight=3.0),
+            )},
+        )
+    )  # fmt: skip
+    assert difference(before, now) == ["seed: 0 → 1", "sources.0.paths: ['a', 'b'] → ['a']"]
+
+
+class TestVerify:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        (tmp_path / "a").write_bytes(b"abc")
+        return tmp_path
+
+    # sha256 of "abc", from FIPS 180-2.
+    SHARD = ShardFile("a", 1, 3, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
+
+    def test_a_whole_shard_passes(self, folder):
+        verify_shards(manifest([self.SHARD]), folder, checksums=True)
+
+    def test_a_flipped_bit_is_found_by_checksum(self, folder):
+        (folder / "a").write_bytes(b"abb")
+        verify_shards(manifest([self.SHARD]), folder)
+        with pytest.raises(UserError, match=r"shard .*/a is damaged"):
+            verify_shards(manifest([self.SHARD]), folder, checksums=True)
+
+    def test_another_size_or_no_file_is_always_found(self, folder):
+        (folder / "a").write_bytes(b"ab")
+        with pytest.raises(UserError, match=r"shard .*/a has 2 bytes instead of 3"):
+            verify_shards(manifest([self.SHARD]), folder)
+        (folder / "a").unlink()
+        with pytest.raises(UserError, match=r"shard .*/a is missing"):
+            verify_shards(manifest([self.SHARD]), folder)
