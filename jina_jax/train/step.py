@@ -90,7 +90,7 @@ def _train_step(
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     metrics = metrics | {
         "loss": loss,
-        "gradient_norm": optax.global_norm(grads),
+        "gradient_norm": optax.tree.norm(grads),
         "learning_rate": learning_rate_schedule(config.optim, config.train.num_steps)(state.step),
     }
     return TrainState(

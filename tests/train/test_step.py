@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jina_jax.config import FeedConfig, RunConfig, T5Config, TrainConfig
+from jina_jax.config import FeedConfig, OptimConfig, RunConfig, T5Config, TrainConfig
 from jina_jax.data.shards import TokenisedRecords
 from jina_jax.errors import UserError
 from jina_jax.feed.batch import pack_batch
@@ -19,6 +19,7 @@ CONFIG = RunConfig(
     model=T5Config(
         vocab_size=50, d_model=16, d_kv=4, d_ff=32, num_layers=2, num_heads=4, dropout_rate=0.1
     ),
+    optim=OptimConfig(learning_rate=1e-2, schedule="constant", warmup_steps=2),
     train=TrainConfig(num_steps=10),
 )
 

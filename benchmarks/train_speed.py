@@ -1,0 +1,203 @@
+"""Training speed on real lengths, side by side with sentence-transformers.
+
+Both sides start from the same random T5 weights and train on the same pairs, cut at the same
+tokens, with the same loss (InfoNCE in both directions, temperature 0.05) and AdamW without
+dropout, one process after the other in turn. Ours packs texts into rows; sentence-transformers
+pads each column of a batch to its longest text, as its data collator does by default.
+
+    python benchmarks/train_speed.py
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+LEARNING_RATE = 1e-5
+TEMPERATURE = 0.05
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure."""
+
+    batch_size: int = 64
+    """Pairs in a batch."""
+    max_tokens: int = 128
+    """Texts are cut to this many tokens."""
+    batches: int = 6
+    """Each side trains on these twice; the second pass is timed, so compiling is not."""
+    rounds: int = 3
+    """Pairs of processes; the ratio is the median over the rounds."""
+    layers: int = 6
+    """6 is the shape of T5-small."""
+    side: str = ""
+    """Set by the benchmark itself: run one side and print its figures as JSON."""
+    work: Path = Path()
+    """Set by the benchmark itself: the folder with model and pairs."""
+
+
+def _prepare(options: Options, work: Path) -> None:
+    """Real pairs, a vocabulary learnt from them and random weights, as both sides read them."""
+    import jax
+
+    from jina_jax.config import SourceConfig, T5Config, TokenizerConfig
+    from jina_jax.data.pydocs import read_pydocs
+    from jina_jax.data.tokenizer import build_tokenizer
+    from jina_jax.export.huggingface import export_huggingface
+    from jina_jax.model.t5 import init_params
+    from jina_jax.types import Pair
+
+    source = SourceConfig("pydocs", "pydocs", paths=("numpy", "jax", "asyncio", "email"))
+    pairs = [r for r in read_pydocs(source.paths) if isinstance(r, Pair)]
+    order = np.random.default_rng(0).permutation(len(pairs))
+    chosen = [pairs[i] for i in order[: options.batches * options.batch_size]]
+    (work / "pairs.json").write_text(json.dumps([[p.query, p.positive] for p in chosen]))
+    texts = (text for p in pairs for text in (p.query, p.positive))
+    build_tokenizer(TokenizerConfig("train", vocab_size=8000), texts, work / "tokenizer")
+    config = T5Config(num_layers=options.layers, dropout_rate=0.0)
+    export_huggingface(
+        init_params(config, jax.random.key(0)), config, work / "tokenizer", work / "model",
+        max_tokens=options.max_tokens, card="Random weights for a benchmark.\n",
+    )  # fmt: skip
+
+
+def _twice(
+    options: Options, step: Callable[[list[list[str]]], float], work: Path
+) -> dict[str, list[float]]:
+    pairs = json.loads((work / "pairs.json").read_text())
+    size = options.batch_size
+    batches = [pairs[i : i + size] for i in range(0, len(pairs), size)]
+    losses = [step(batch) for batch in batches]
+    seconds = []
+    for batch in batches:
+        began = time.perf_counter()
+        step(batch)
+        seconds.append(time.perf_counter() - began)
+    return {"losses": losses, "seconds": seconds}
+
+
+def _ours(options: Options, work: Path) -> dict[str, list[float]]:
+    import jax
+    import jax.numpy as jnp
+
+    from jina_jax.config import FeedConfig, LossConfig, OptimConfig, RunConfig, TrainConfig
+    from jina_jax.data.normalise import text_hash
+    from jina_jax.data.shards import decode_records, encode_record
+    from jina_jax.data.tokenizer import load_tokenizer
+    from jina_jax.feed.batch import pack_batch
+    from jina_jax.hf_folder import read_encoder
+    from jina_jax.mesh import make_mesh, replicated
+    from jina_jax.model.weights import from_huggingface
+    from jina_jax.train.step import init_state, make_train_step
+
+    tokenizer = load_tokenizer(work / "model")
+    shape, tensors = read_encoder(work / "model")
+    length = options.max_tokens
+    config = RunConfig(
+        name="benchmark",
+        feed=FeedConfig(options.batch_size, length, length, row_tokens=length),
+        model=shape,
+        loss=LossConfig(TEMPERATURE, mask_false_negatives=False),
+        optim=OptimConfig(
+            LEARNING_RATE, "constant", warmup_steps=0, weight_decay=0.0, clip_norm=1e9
+        ),
+        train=TrainConfig(num_steps=1000),
+    )
+    mesh = make_mesh()
+    state = init_state(config, from_huggingface(tensors, shape))
+    state = jax.device_put(jax.tree.map(jnp.array, state), replicated(mesh))
+    train_step = make_train_step(config, mesh)
+
+    def step(batch: list[list[str]]) -> float:
+        nonlocal state
+        records = [
+            encode_record([text_hash(t) for t in pair], [tokenizer.encode(t).ids for t in pair])
+            for pair in batch
+        ]
+        state, metrics = train_step(state, pack_batch(decode_records(records), config.feed))
+        # sentence-transformers takes the mean of the two directions, the paper their sum.
+        return float(metrics["loss"]) / 2
+
+    return _twice(options, step, work)
+
+
+def _sentence_transformers(options: Options, work: Path) -> dict[str, list[float]]:
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.losses import MultipleNegativesSymmetricRankingLoss
+
+    model = SentenceTransformer(str(work / "model"), device="cpu")
+    model.train()
+    loss = MultipleNegativesSymmetricRankingLoss(model, scale=1 / TEMPERATURE)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
+    labels = torch.arange(options.batch_size)
+
+    def step(batch: list[list[str]]) -> float:
+        optimizer.zero_grad()
+        features = [model.tokenize([pair[column] for pair in batch]) for column in (0, 1)]
+        value = loss(features, labels)
+        value.backward()
+        optimizer.step()
+        return float(value.detach())
+
+    return _twice(options, step, work)
+
+
+def _measure(options: Options, work: Path) -> None:
+    rounds: list[tuple[dict[str, list[float]], dict[str, list[float]]]] = []
+    for number in range(options.rounds):
+        results = []
+        for side in ("ours", "sentence-transformers"):
+            flags = [f"--{k}={v}" for k, v in _shared_flags(options).items()]
+            command = [sys.executable, __file__, f"--side={side}", f"--work={work}", *flags]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            results.append(json.loads(done.stdout.splitlines()[-1]))
+        rounds.append((results[0], results[1]))
+        ours, theirs = (options.batch_size / statistics.median(r["seconds"]) for r in results)
+        print(
+            f"round {number + 1}: packed {ours:.1f} pairs/s, sentence-transformers "
+            f"{theirs:.1f} pairs/s, ratio {ours / theirs:.2f}",
+            flush=True,
+        )
+    ratios = [sum(t["seconds"]) / sum(o["seconds"]) for o, t in rounds]
+    apart = [abs(a - b) for a, b in zip(*(r["losses"] for r in rounds[0]), strict=True)]
+    print(
+        f"packed training is {statistics.median(ratios):.2f} times as fast "
+        f"({min(ratios):.2f} to {max(ratios):.2f} over {len(ratios)} rounds)\n"
+        f"losses of the first {len(apart)} steps differ by at most {max(apart):.1e}"
+    )
+
+
+def _shared_flags(options: Options) -> dict[str, int]:
+    return {
+        "batch-size": options.batch_size,
+        "max-tokens": options.max_tokens,
+        "batches": options.batches,
+        "layers": options.layers,
+    }
+
+
+def main() -> None:
+    """Runs the benchmark, or one side of it."""
+    options = tyro.cli(Options, description=__doc__)
+    if options.side == "ours":
+        print(json.dumps(_ours(options, options.work)))
+    elif options.side:
+        print(json.dumps(_sentence_transformers(options, options.work)))
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            _prepare(options, Path(folder))
+            _measure(options, Path(folder))
+
+
+if __name__ == "__main__":
+    main()
