@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -72,7 +72,8 @@ class Embedder:
         """
         path = Path(path)
         if (path / "checkpoints").is_dir():
-            params, config, max_tokens = load_checkpoint(path)
+            trained = load_checkpoint(path)
+            params, config, max_tokens = trained.params, trained.config, trained.max_tokens
             tokenizer = load_tokenizer(path / "tokenizer")
         elif (path / "model.safetensors").is_file():
             config, tensors = read_encoder(str(path))
@@ -151,10 +152,20 @@ class Embedder:
         return np.array(kept, np.int32)
 
 
-def load_checkpoint(run_path: Path) -> tuple[Any, T5Config, int]:
-    """The newest parameters of a run.
+class Trained(NamedTuple):
+    """What a run's newest checkpoint holds of the model."""
 
-    Returns: (params, shape of the encoder, tokens of the longest text seen in training).
+    params: Any
+    config: T5Config
+    max_tokens: int
+    """Tokens of the longest text that training could see."""
+    step: int
+
+
+def load_checkpoint(run_path: Path) -> Trained:
+    """Reads the newest parameters of a run, without the optimizer.
+
+    Raises: UserError when the folder is no run, or has no finished checkpoint.
     """
     config_path = run_path / "config.json"
     if not config_path.is_file():
@@ -168,7 +179,7 @@ def load_checkpoint(run_path: Path) -> tuple[Any, T5Config, int]:
     with open_for_reading(run_path / "checkpoints") as checkpoints:
         step = checkpoints.latest
         assert step is not None
-        return checkpoints.restore_params(step, like), config, max_tokens
+        return Trained(checkpoints.restore_params(step, like), config, max_tokens, step)
 
 
 def _encode_rows(
