@@ -1,0 +1,62 @@
+import dataclasses
+
+import yaml
+
+from jina_jax.export.model_card import CardScore, CardSource, ModelCard, render_card
+
+CARD = ModelCard(
+    name="tiny",
+    licence="apache-2.0",
+    language="en",
+    parameters=35330816,
+    dimensions=512,
+    max_tokens=128,
+    initial_weights="",
+    num_steps=1000,
+    global_batch_size=64,
+    temperature=0.05,
+    sources=(
+        CardSource("a|b", "CC0: public", 1200, hub_id="owner/name"),
+        CardSource("docs", "various", 34),
+    ),
+    scores=(CardScore("docs", "nDCG@10", 0.51234),),
+    limits=("English only.",),
+)
+
+
+def front_matter(text):
+    return yaml.safe_load(text.split("---\n")[1])
+
+
+def test_front_matter():
+    assert front_matter(render_card(CARD)) == {
+        "license": "apache-2.0",
+        "language": "en",
+        "library_name": "sentence-transformers",
+        "pipeline_tag": "sentence-similarity",
+        "tags": ["sentence-transformers", "feature-extraction", "t5", "jax"],
+        "datasets": ["owner/name"],
+    }
+
+
+def test_facts_are_printed():
+    text = render_card(CARD)
+    for fact in (
+        "35,330,816 parameters", "up to 128 tokens", "512 dimensions", "1,000 steps",
+        "random weights", "64 pairs", "temperature 0.05", "| a\\|b | 1,200 | CC0: public |",
+        "| total | 1,234 |", "| docs | nDCG@10 | 0.5123 |", "- English only.",
+    ):  # fmt: skip
+        assert fact in text, fact
+
+
+def test_what_is_not_known_is_left_out_or_said():
+    bare = dataclasses.replace(CARD, licence="", language="", sources=(), scores=(), limits=())
+    text = render_card(bare)
+    assert not {"license", "language", "datasets"} & front_matter(text).keys()
+    assert "None were measured" in text
+    assert "Limits" not in text
+
+
+def test_a_licence_cannot_break_the_front_matter():
+    odd = dataclasses.replace(CARD, licence='x"\nlicense: y')
+    assert front_matter(render_card(odd))["license"] == 'x"\nlicense: y'
