@@ -53,7 +53,7 @@ def _lines(iterable: Iterable[_T], description: str, total: int | None, unit: st
         done += 1
         now = time.monotonic()
         if now - shown >= _LINE_EVERY_S:
-            shown = now
-            say(f"{description}: {done:,}{of} {unit} ({done / (now - start):,.0f}/s)")
+            shown, rate = now, done / (now - start)
+            say(f"{description}: {done:,}{of} {unit} ({rate:,.{0 if rate >= 10 else 1}f}/s)")
     took_s = time.monotonic() - start
     say(f"{description}: {done:,} {unit} in {took_s:,.1f} s")

@@ -13,7 +13,7 @@ def test_lines_come_at_intervals_with_the_rate(capsys, monkeypatch):
     monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
     list(progress.track(range(7), "count", total=7))
     shown = capsys.readouterr().err.splitlines()
-    assert shown[:2] == ["count: 3 of 7 records (0/s)", "count: 6 of 7 records (0/s)"]
+    assert shown[:2] == ["count: 3 of 7 records (0.2/s)", "count: 6 of 7 records (0.2/s)"]
     assert len(shown) == 3
 
 

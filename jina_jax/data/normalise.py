@@ -20,8 +20,8 @@ def normalise(text: str) -> str:
     """
     if text.isascii():
         return " ".join(text.lower().split())
-    # Folding composed text is not idempotent for every code point (Unicode 5.18, D145), so fold
-    # the decomposed text.
+    # Unicode defines caseless matching on decomposed text (D145): folding can turn a combining
+    # mark (U+0345) into a letter, which must come after the marks that precede it.
     folded = unicodedata.normalize("NFD", text).casefold()
     return " ".join(unicodedata.normalize("NFC", folded).split())
 

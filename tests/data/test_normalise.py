@@ -12,6 +12,11 @@ def test_case_whitespace_and_composition_are_folded():
     assert normalise(" \n\u2003") == ""
 
 
+def test_marks_stay_with_their_letter_when_another_mark_folds_to_a_letter():
+    # Alpha with iota subscript and dot below: the subscript folds to a letter of its own.
+    assert normalise("\u1fb3\u0323") == "\u03b1\u0323\u03b9"
+
+
 def test_different_texts_stay_different():
     assert len({normalise(t) for t in ("a b", "ab", "a-b", "á b", "a b.")}) == 5
 

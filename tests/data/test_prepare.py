@@ -97,6 +97,9 @@ def test_every_record_is_accounted_for(prepared):
     assert second.dropped == {"duplicate": 100}
     assert (first.train, first.eval, second.train, second.eval) == (280, 20, 180, 20)
     assert load_manifest(out) == manifest
+    assert sorted(p.name for p in out.iterdir()) == [
+        "eval", "ledger.parquet", "manifest.json", "tokenizer", "train",
+    ]  # fmt: skip
 
 
 def test_the_ledger_names_each_lost_record(prepared):
@@ -157,6 +160,14 @@ def test_the_records_do_not_depend_on_how_many_parts_there_are(prepared, tmp_pat
     for name in ("first", "second"):
         assert trained_texts(tmp_path / "one", name) == trained_texts(out, name)
         assert held_texts(tmp_path / "one", name) == held_texts(out, name)
+
+
+def test_pairs_that_share_one_text_are_no_duplicates(tmp_path):
+    one_query = [pair(i) | {"query": "Which number is it?"} for i in range(50)]
+    one_positive = [pair(i) | {"positive": "It is a number."} for i in range(50)]
+    a = write(tmp_path / "a.jsonl", one_query + one_positive)
+    manifest = run(config(a, eval_pairs=0), tmp_path / "out")
+    assert manifest.sources[0].train == 100
 
 
 def test_another_seed_holds_out_and_orders_otherwise(prepared, tmp_path):
@@ -287,24 +298,22 @@ class TestUnusableSources:
 
 KILLED = """
 import os, signal, sys
-from jina_jax.data import {module}
+from jina_jax.data import prepare
 def die(*args, **more):
     os.kill(os.getpid(), signal.SIGKILL)
-{module}.{function} = die
+prepare.{function} = die
 sys.path.insert(0, {tests!r})
 from test_prepare import *
 run(config(Path({source!r})), Path({out!r}))
 """
 
 
-@pytest.mark.parametrize(
-    "module, function", [("prepare", "hold_out_task"), ("prepare", "save_manifest")]
-)
-def test_a_killed_run_leaves_nothing_half_made(tmp_path, module, function):
+@pytest.mark.parametrize("function", ["hold_out_task", "encode_task", "save_manifest"])
+def test_a_killed_run_leaves_nothing_half_made(tmp_path, function):
     source = write(tmp_path / "a.jsonl", [pair(i) for i in range(150)])
     out = tmp_path / "out"
     script = KILLED.format(
-        module=module, function=function, tests=str(Path(__file__).parent),
+        function=function, tests=str(Path(__file__).parent),
         source=str(source), out=str(out),
     )  # fmt: skip
     killed = subprocess.run([sys.executable, "-c", script], env=os.environ, check=False)

@@ -71,10 +71,13 @@ def test_open_shards_survive_pickling_and_forking(tmp_path):
     shards = ShardSet([write(tmp_path / "a", range(500))])
     before = shards.read([321]).ids_T.tolist()
     assert pickle.loads(pickle.dumps(shards)).read([321]).ids_T.tolist() == before
+    reader = shards._readers[0]
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
-        os.write(write_end, bytes(str(shards.read([321]).ids_T.tolist()), "ascii"))
+        ids = shards.read([321]).ids_T.tolist()
+        # A reader of its own: two processes must not share a file position.
+        os.write(write_end, bytes(str(ids if shards._readers[0] is not reader else 0), "ascii"))
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
     assert os.read(read_end, 100) == bytes(str(before), "ascii")

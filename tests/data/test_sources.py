@@ -1,6 +1,7 @@
 import gzip
 import json
 import os
+import tracemalloc
 
 import pytest
 import zstandard
@@ -113,6 +114,16 @@ def test_a_line_without_end_is_passed_over(tmp_path, monkeypatch):
     file = tmp_path / "a.jsonl"
     file.write_bytes(line("one") + b"x" * 1_000_000 + b"\n" + line("three"))
     assert outcome(read_source(source(file))) == [(1, "one"), (2, "too_long"), (3, "three")]
+
+
+def test_a_line_without_end_is_not_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 100_000)
+    (tmp_path / "a.jsonl").write_bytes(b"x" * 10_000_000)
+    tracemalloc.start()
+    assert outcome(read_source(source(tmp_path / "a.jsonl"))) == [(1, "too_long")]
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 2_000_000
 
 
 def test_lines_longer_than_a_chunk_are_whole(tmp_path):
