@@ -101,7 +101,7 @@ def _train_step(
 def batch_shardings(mesh: Mesh) -> PackedBatch:
     """How a batch lies on the mesh: rows divided, the index of texts everywhere."""
     rows, everywhere = split_first_axis(mesh), replicated(mesh)
-    return PackedBatch(rows, rows, everywhere, everywhere)  # type: ignore[arg-type]
+    return PackedBatch(rows, rows, everywhere, everywhere)
 
 
 def make_train_step(

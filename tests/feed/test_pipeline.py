@@ -1,0 +1,102 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from jina_jax.config import FeedConfig
+from jina_jax.data.shards import ShardSet, ShardWriter, encode_record
+from jina_jax.errors import UserError
+from jina_jax.feed.batch import pack_batch
+from jina_jax.feed.pipeline import batches
+
+FEED = FeedConfig(
+    global_batch_size=8, query_tokens=6, positive_tokens=10, row_tokens=16, texts_per_row=4
+)
+SIZES = {"long": 50, "short": 30}
+
+
+def text(source, record, position):
+    """A text whose ids tell where it is from: source, record, position, then end-of-sequence."""
+    return [100 + source, 200 + record, 300 + position] + [7] * (record % 9) + [1]
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    found = {}
+    for s, (name, size) in enumerate(SIZES.items()):
+        with ShardWriter(folder / name) as writer:
+            for r in range(size):
+                hashes = [bytes([s, r, p] + [0] * 13) for p in (0, 1)]
+                writer.write(encode_record(hashes, [text(s, r, 0), text(s, r, 1)]))
+        found[name] = ShardSet([folder / name])
+    return found
+
+
+def run(sources, start=0, num_steps=24, seed=3, weights=(2.0, 1.0), **changes):
+    config = dataclasses.replace(FEED, **changes)
+    named = dict(zip(SIZES, weights))
+    return list(batches(sources, named, config, seed=seed, num_steps=num_steps, start=start))
+
+
+def assert_equal(one, other):
+    assert [b.step for b in one] == [b.step for b in other]
+    for a, b in zip(one, other):
+        assert a.source == b.source
+        assert np.array_equal(a.record_B, b.record_B)
+        for x, y in zip(a.arrays, b.arrays):
+            assert np.array_equal(x, y)
+
+
+def test_resuming_is_starting_later(sources):
+    assert_equal(run(sources)[9:], run(sources, start=9))
+
+
+def test_a_longer_run_begins_with_the_same_batches(sources):
+    assert_equal(run(sources), run(sources, num_steps=60)[:24])
+
+
+def test_worker_processes_give_the_same_batches(sources):
+    assert_equal(run(sources), run(sources, workers=2))
+
+
+def test_the_seed_changes_the_order(sources):
+    one, other = run(sources), run(sources, seed=4)
+    assert any(not np.array_equal(a.record_B, b.record_B) for a, b in zip(one, other))
+
+
+def test_each_epoch_has_every_row_once(sources):
+    found = run(sources, num_steps=75)
+    for source, size in enumerate(SIZES.values()):
+        rows = np.concatenate([b.record_B for b in found if b.source == source])
+        for epoch in range(len(rows) // size):
+            assert sorted(rows[epoch * size : (epoch + 1) * size]) == list(range(size))
+        assert not np.array_equal(rows[:size], rows[size : 2 * size])
+
+
+def test_batches_hold_the_texts_of_their_records(sources):
+    for batch in run(sources):
+        a = batch.arrays
+        for i, record in enumerate(batch.record_B):
+            for position, limit in enumerate((6, 10)):
+                row, slot = divmod(int(a.slot_BT[i, position]), FEED.texts_per_row)
+                whole = text(batch.source, record, position)
+                kept = whole if len(whole) <= limit else [*whole[: limit - 1], 1]
+                assert a.ids_RL[row][a.segments_RL[row] == slot + 1].tolist() == kept
+
+
+def test_mix_is_within_one_percent_of_the_weights(sources):
+    found = run(sources, num_steps=1000, weights=(0.7, 0.3))
+    assert abs(np.mean([b.source == 0 for b in found]) - 0.7) < 0.01
+
+
+def test_equal_texts_have_equal_identity(sources):
+    records = sources["long"].read([4, 5, 4])
+    identity = pack_batch(records, FEED).identity_BT
+    assert np.array_equal(identity[0], identity[2])
+    assert len(set(identity.ravel().tolist())) == 4
+
+
+def test_a_source_smaller_than_a_batch_is_refused(sources):
+    with pytest.raises(UserError, match="'short' has 30 training pairs, fewer than"):
+        run(sources, global_batch_size=40)
