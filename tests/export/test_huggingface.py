@@ -104,6 +104,11 @@ def test_the_folder_holds_exactly_the_promised_files(tmp_path, tokenizer_dir):
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     assert config["architectures"] == ["T5EncoderModel"]
     assert config["is_encoder_decoder"] is False
+    # sentence-transformers takes the mean when no mode is set; other readers may not.
+    pooling = json.loads((tmp_path / "model" / "1_Pooling" / "config.json").read_text())
+    assert [name for name, is_on in pooling.items() if is_on is True] == [
+        "pooling_mode_mean_tokens"
+    ]
     tokenizer_config = json.loads((tmp_path / "model" / "tokenizer_config.json").read_text())
     assert tokenizer_config["tokenizer_class"] == "T5Tokenizer"
     assert (tmp_path / "model" / "README.md").read_text() == "# A card\n"
