@@ -9,7 +9,8 @@ import ml_dtypes  # noqa: F401  Importing it teaches NumPy the dtype bfloat16.
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from jina_jax.config import T5Config, UserError
+from jina_jax.config import T5Config
+from jina_jax.errors import UserError
 from jina_jax.model.weights import config_from_huggingface
 
 CONFIG_FILE = "config.json"

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from jina_jax.cli import main
+from jina_jax.cli import _CONFIG_VERBS, _PLAIN_VERBS, main
 from tests.prepared import CONFIG_FILE, write_jsonl
 
 
@@ -47,17 +47,7 @@ def refused(capsys, *args):
 def test_help_names_every_verb(capsys):
     code, out, _ = run(capsys)
     assert code == 0
-    for verb in [
-        "demo",
-        "prepare",
-        "train",
-        "evaluate",
-        "export",
-        "encode",
-        "search",
-        "inspect",
-        "show-config",
-    ]:
+    for verb in (*_CONFIG_VERBS, *_PLAIN_VERBS):
         assert f"  {verb}" in out
         code, help_, _ = run(capsys, verb, "--help")
         assert code == 0
@@ -76,7 +66,7 @@ def test_show_config_shows_overrides(capsys, folder):
         (["trian"], "no verb 'trian'; did you mean 'train'?"),
         (["train"], "needs a config"),
         (["train", "nowhere.py"], "no config 'nowhere.py': give a Python file"),
-        (["train", "demo", "--optim.lr", "1"], "--optim.learning-rate"),
+        (["train", "demo", "--optim.lerning-rate", "1"], "--optim.learning-rate"),
         (["train", "demo", "--train.num-steps", "many"], "many"),
         (["train", "demo", "--optim.schedule", "cubic"], "invalid choice 'cubic'"),
         (["train", "demo", "--optim.learning-rate", "０.１"], "full-width characters"),

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jina_jax.config import UserError
+from jina_jax.errors import UserError
 
 LEDGER_FILE = "ledger.parquet"
 _BUFFERED_ROWS = 4096

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from jina_jax.config import DataConfig, UserError, difference
+from jina_jax.config import DataConfig, difference
 from jina_jax.data.dedup import DEDUP_VERSION, DedupResult, dedup_task
 from jina_jax.data.encode import encode_task, training_texts
 from jina_jax.data.ingest import CLEAN_VERSION, ReadResult, read_task
@@ -44,6 +44,7 @@ from jina_jax.data.split import (
 )
 from jina_jax.data.tokenizer import TOKENIZER_FILE, build_tokenizer, load_tokenizer
 from jina_jax.data.workspace import workspace
+from jina_jax.errors import UserError
 from jina_jax.progress import say, track
 
 

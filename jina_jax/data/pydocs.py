@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from jina_jax.config import UserError
+from jina_jax.errors import UserError
 from jina_jax.types import BadRecord, Origin, Pair
 
 _MAX_FILE_BYTES = 1 << 20

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from jina_jax.config import UserError
 from jina_jax.data.normalise import HASH_BYTES
+from jina_jax.errors import UserError
 
 MAX_TEXT_TOKENS = 65535
 _WRITE_OPTIONS = "group_size:16,uncompressed"

@@ -7,10 +7,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from jina_jax.config import SourceConfig, UserError
+from jina_jax.config import SourceConfig
 from jina_jax.data.lines import Damage, read_lines
 from jina_jax.data.pydocs import read_pydocs
 from jina_jax.data.tables import read_delimited, read_parquet
+from jina_jax.errors import UserError
 from jina_jax.types import BadRecord, Origin, Pair
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jina_jax.config import UserError
 from jina_jax.data.lines import MAX_LINE_BYTES, Damage, read_lines
+from jina_jax.errors import UserError
 from jina_jax.types import BadRecord, Origin, Pair
 
 _BATCH_ROWS = 1024

@@ -20,7 +20,8 @@ from tokenizers import normalizers as hf_normalizers
 from tokenizers import pre_tokenizers as hf_pre_tokenizers
 from tokenizers import processors as hf_processors
 
-from jina_jax.config import TokenizerConfig, UserError
+from jina_jax.config import TokenizerConfig
+from jina_jax.errors import UserError
 
 SPIECE_FILE = "spiece.model"
 TOKENIZER_FILE = "tokenizer.json"

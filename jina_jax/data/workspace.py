@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from jina_jax.config import UserError
+from jina_jax.errors import UserError
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from jina_jax.config import T5Config
 from jina_jax.data.tokenizer import load_tokenizer
 from jina_jax.errors import UserError
 from jina_jax.feed.packing import fill, place
-from jina_jax.hf_folder import read_encoder
+from jina_jax.hf_folder import WEIGHTS_FILE, read_encoder
 from jina_jax.mesh import make_mesh, replicated, split_first_axis
 from jina_jax.model.pooling import mean_pool
 from jina_jax.model.t5 import apply, init_params
@@ -72,20 +72,30 @@ class Embedder:
         """
         path = Path(path)
         if (path / "checkpoints").is_dir():
-            trained = load_checkpoint(path)
-            params, config, max_tokens = trained.params, trained.config, trained.max_tokens
-            tokenizer = load_tokenizer(path / "tokenizer")
-        elif (path / "model.safetensors").is_file():
-            config, tensors = read_encoder(str(path))
-            params, tokenizer = from_huggingface(tensors, config), load_tokenizer(path)
-            limits = json.loads((path / "sentence_bert_config.json").read_text(encoding="utf-8"))
-            max_tokens = limits["max_seq_length"]
-        else:
+            return cls.from_run(path, batch_rows=batch_rows)
+        if not (path / WEIGHTS_FILE).is_file():
             raise UserError(
                 f"{path} holds no model: give a run folder (with checkpoints/) or an exported "
-                f"folder (with model.safetensors)"
+                f"folder (with {WEIGHTS_FILE})"
             )
-        return cls(params, config, tokenizer, max_tokens=max_tokens, batch_rows=batch_rows)
+        config, tensors = read_encoder(path)
+        limits = json.loads((path / "sentence_bert_config.json").read_text(encoding="utf-8"))
+        return cls(
+            from_huggingface(tensors, config), config, load_tokenizer(path),
+            max_tokens=limits["max_seq_length"], batch_rows=batch_rows,
+        )  # fmt: skip
+
+    @classmethod
+    def from_run(cls, run_path: Path, *, batch_rows: int = 32) -> "Embedder":
+        """Opens the newest checkpoint of a run.
+
+        Raises: UserError when there is none.
+        """
+        trained = load_checkpoint(run_path)
+        return cls(
+            trained.params, trained.config, load_tokenizer(run_path / "tokenizer"),
+            max_tokens=trained.max_tokens, batch_rows=batch_rows,
+        )  # fmt: skip
 
     def encode(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
         """Embeddings of the texts.
@@ -169,7 +179,7 @@ def load_checkpoint(run_path: Path) -> Trained:
     """
     config_path = run_path / "config.json"
     if not config_path.is_file():
-        raise UserError(f"{run_path} is no run folder: it has no config.json")
+        raise UserError(f"{run_path} holds no trained model: run `jina-jax train` first")
     run = json.loads(config_path.read_text(encoding="utf-8"))
     config = T5Config(**run["model"])
     max_tokens = max(run["feed"]["query_tokens"], run["feed"]["positive_tokens"])

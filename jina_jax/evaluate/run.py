@@ -19,7 +19,7 @@ def evaluate(config: RunConfig) -> dict[str, Any]:
     tasks = [
         load_task(s.name, config.data_path / s.eval_path) for s in manifest.sources if s.eval_path
     ]
-    trained = Embedder.load(config.run_path, batch_rows=config.evaluate.batch_rows)
+    trained = Embedder.from_run(config.run_path, batch_rows=config.evaluate.batch_rows)
     untrained = Embedder(
         initial_params(config), config.model, trained.tokenizer,
         max_tokens=trained.max_tokens, batch_rows=config.evaluate.batch_rows,

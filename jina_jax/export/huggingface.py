@@ -14,7 +14,8 @@ from flax import nnx
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
-from jina_jax.config import T5Config, UserError
+from jina_jax.config import T5Config
+from jina_jax.errors import UserError
 from jina_jax.hf_folder import CONFIG_FILE, WEIGHTS_FILE, read_encoder
 from jina_jax.model.pooling import mean_pool
 from jina_jax.model.t5 import apply

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jina_jax.config import T5Config, UserError
+from jina_jax.config import T5Config
+from jina_jax.errors import UserError
 from jina_jax.model.t5 import init_params
 
 # transformers writes the embedding under the first name; conversions of encoders alone also use

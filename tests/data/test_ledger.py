@@ -1,7 +1,6 @@
 import pyarrow.parquet as pq
 import pytest
 
-from jina_jax.config import UserError
 from jina_jax.data.ledger import (
     LEDGER_FILE,
     SCHEMA,
@@ -11,6 +10,7 @@ from jina_jax.data.ledger import (
     ledger_samples,
     merge_ledgers,
 )
+from jina_jax.errors import UserError
 
 BAD = Dropped("s", "f", 3, "read", "malformed_json", "why")
 SCORED = Dropped("s", "f", 4, "score", "margin", "", 0.25, "q", "p")

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from jina_jax.config import DataConfig, SourceConfig, UserError, difference
+from jina_jax.config import DataConfig, SourceConfig, difference
 from jina_jax.data.manifest import (
     FORMAT_VERSION,
     LengthStats,
@@ -16,6 +16,7 @@ from jina_jax.data.manifest import (
     save_manifest,
     verify_shards,
 )
+from jina_jax.errors import UserError
 
 CONFIG = DataConfig((SourceConfig("s", paths=("a", "b")), SourceConfig("t", paths=("c",))))
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from jina_jax.config import DataConfig, SourceConfig, TokenizerConfig, UserError
+from jina_jax.config import DataConfig, SourceConfig, TokenizerConfig
 from jina_jax.data.ledger import ledger_counts, ledger_samples
 from jina_jax.data.manifest import LengthStats, load_manifest, verify_shards
 from jina_jax.data.normalise import text_hash
@@ -20,6 +20,7 @@ from jina_jax.data.prepare import length_stats, prepare
 from jina_jax.data.shards import ShardSet
 from jina_jax.data.split import held_out_pairs
 from jina_jax.data.tokenizer import load_tokenizer
+from jina_jax.errors import UserError
 
 VOCAB = 50
 

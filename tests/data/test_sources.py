@@ -6,9 +6,10 @@ import tracemalloc
 import pytest
 import zstandard
 
-from jina_jax.config import SourceConfig, UserError
+from jina_jax.config import SourceConfig
 from jina_jax.data import lines
 from jina_jax.data.sources import read_source
+from jina_jax.errors import UserError
 from jina_jax.types import BadRecord, Origin, Pair
 
 

@@ -6,8 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jina_jax.config import SourceConfig, UserError
+from jina_jax.config import SourceConfig
 from jina_jax.data.sources import read_source
+from jina_jax.errors import UserError
 from jina_jax.types import Origin, Pair
 
 

@@ -5,8 +5,9 @@ import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import Tokenizer
 
-from jina_jax.config import TokenizerConfig, UserError
+from jina_jax.config import TokenizerConfig
 from jina_jax.data.tokenizer import build_tokenizer, load_tokenizer, tokenizer_from_spiece
+from jina_jax.errors import UserError
 
 WORDS = (  # noqa: SIM905
     "the of and to in a is that it was for on are with as his they at be this have from or one "

@@ -1,7 +1,7 @@
 import pytest
 
-from jina_jax.config import UserError
 from jina_jax.data.workspace import workspace
+from jina_jax.errors import UserError
 
 
 def test_the_folder_appears_only_at_the_end(tmp_path):

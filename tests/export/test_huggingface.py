@@ -10,7 +10,8 @@ import sentencepiece
 from sentence_transformers import SentenceTransformer
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from jina_jax.config import T5Config, UserError
+from jina_jax.config import T5Config
+from jina_jax.errors import UserError
 from jina_jax.export.huggingface import export_huggingface, verify_export
 from jina_jax.model.pooling import mean_pool
 from jina_jax.model.t5 import apply, init_params
