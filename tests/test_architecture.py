@@ -1,0 +1,77 @@
+"""Data flows one way, and the package imports along it."""
+
+import ast
+from pathlib import Path
+
+import jina_jax
+
+ROOT = Path(jina_jax.__file__).parent
+
+# What each part may import of the others, besides itself.
+BASE = {"config", "errors", "types"}
+MODEL = BASE | {"model"}
+ALLOWED = {
+    "errors": set(),
+    "types": set(),
+    "progress": set(),
+    "config": {"errors"},
+    "data": BASE | {"progress"},
+    "feed": BASE | {"data"},
+    "model": {"config", "errors"},
+    "mesh": BASE,
+    "hf_folder": MODEL,
+    "initial": MODEL | {"hf_folder"},
+    "train": MODEL | {"data", "feed", "mesh", "initial", "checkpoint"},
+    "checkpoint": BASE | {"train"},
+    "evaluate": MODEL | {"data", "feed", "mesh", "hf_folder", "initial", "checkpoint"},
+    "export": MODEL | {"data", "hf_folder", "evaluate"},
+}
+SHELL = {"cli", "demo", "terminal", "__init__"}
+"""What a person starts; these may import all."""
+
+
+def part_of(module):
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def test_imports_follow_the_data():
+    wrong = []
+    for path in ROOT.rglob("*.py"):
+        part = path.relative_to(ROOT).parts[0].removesuffix(".py")
+        for module in imports(path):
+            if module.split(".")[0] == "jina_jax" and part not in SHELL:
+                other = part_of(module)
+                if other != part and other not in ALLOWED[part]:
+                    wrong.append(f"{path.relative_to(ROOT)} imports {module}")
+    assert not wrong
+
+
+def test_losses_know_neither_files_nor_configuration():
+    found = {m for m in imports(ROOT / "train" / "losses.py") if m.startswith("jina_jax")}
+    assert not found
+
+
+def test_torch_is_never_imported():
+    assert not [
+        str(path)
+        for path in ROOT.rglob("*.py")
+        for module in imports(path)
+        if module.split(".")[0] in ("torch", "tensorflow", "sentence_transformers")
+    ]
+
+
+def test_files_have_one_subject_and_stay_short():
+    long = {
+        path.name: lines
+        for path in ROOT.rglob("*.py")
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > 350
+    }
+    assert not long
