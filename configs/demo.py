@@ -19,6 +19,7 @@ def get_config() -> RunConfig:
         data=DataConfig(
             sources=(SourceConfig("pydocs", "pydocs", licence="per package"),),
             tokenizer=TokenizerConfig("train", vocab_size=8000),
+            eval_pairs=2000,
         ),
         feed=FeedConfig(
             global_batch_size=128,
@@ -32,7 +33,8 @@ def get_config() -> RunConfig:
             d_ff=1024,
             num_layers=2,
             num_heads=4,
+            dropout_rate=0.0,
         ),
-        optim=OptimConfig(learning_rate=2e-3, warmup_steps=30),
-        train=TrainConfig(num_steps=300, checkpoint_every_steps=100),
+        optim=OptimConfig(learning_rate=7e-4, warmup_steps=30),
+        train=TrainConfig(num_steps=350, checkpoint_every_steps=100),
     )

@@ -21,7 +21,7 @@ ALLOWED = {
     "mesh": BASE,
     "hf_folder": MODEL,
     "initial": MODEL | {"hf_folder"},
-    "train": MODEL | {"data", "feed", "mesh", "initial", "checkpoint"},
+    "train": MODEL | {"data", "feed", "mesh", "initial", "checkpoint", "progress"},
     "checkpoint": BASE | {"train"},
     "evaluate": MODEL | {"data", "feed", "mesh", "hf_folder", "initial", "checkpoint"},
     "export": MODEL | {"data", "hf_folder", "evaluate"},

@@ -27,6 +27,8 @@ from jina_jax.feed.pipeline import batches
 from jina_jax.initial import initial_params
 from jina_jax.mesh import check_divides, make_mesh, replicated
 from jina_jax.model.t5 import init_params
+from jina_jax.model.weights import parameter_count
+from jina_jax.progress import say
 from jina_jax.train.metrics import MetricsWriter
 from jina_jax.train.step import TrainState, batch_shardings, init_state, make_train_step
 
@@ -51,6 +53,11 @@ def train(config: RunConfig) -> TrainState:
         }
         state = _first_state(config, checkpoints, metadata, mesh)
         _write_run_files(config)
+        say(
+            f"{config.name}: {parameter_count(config.model):,} parameters on {mesh.size} "
+            f"{mesh.devices.flat[0].device_kind} device(s), from step {int(state.step)} of "
+            f"{config.train.num_steps}; configuration in {config.run_path / 'config.json'}"
+        )
         return _run_steps(config, manifest, mesh, state, checkpoints, metadata)
 
 

@@ -1,0 +1,96 @@
+"""From text to a model that sentence-transformers loads, through the command line."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from jina_jax.cli import main
+from jina_jax.train.metrics import read_metrics
+from tests.prepared import CONFIG_FILE, tiny_config, write_jsonl
+
+TEXTS = ["Wait for a task to end.", "  two   spaces", "", "ünïcode ﬁne", "log " * 100]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("end_to_end")
+    write_jsonl(folder)
+    (folder / "config.py").write_text(CONFIG_FILE.format(folder=str(folder)))
+    for verb in ("prepare", "train", "evaluate", "export"):
+        assert main([verb, str(folder / "config.py")]) == 0
+    (folder / "texts.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in TEXTS))
+    return folder
+
+
+def test_metrics_tell_of_every_step(run):
+    lines = read_metrics(run / "run" / "metrics.jsonl")
+    assert [v["step"] for v in lines] == list(range(1, 41))
+    assert lines[-1].keys() >= {
+        "loss", "accuracy", "learning_rate", "gradient_norm", "real_tokens_per_s",
+        "padding_share", "step_time_s", "data_wait_s", "source",
+    }  # fmt: skip
+    assert np.mean([v["loss"] for v in lines[-8:]]) < np.mean([v["loss"] for v in lines[:8]])
+    assert {v["source"] for v in lines} == {"docs", "numbers"}
+    assert list((run / "run" / "tensorboard").iterdir())
+
+
+def test_training_again_changes_nothing(run):
+    before = (run / "run" / "metrics.jsonl").read_bytes()
+    assert main(["train", str(run / "config.py")]) == 0
+    assert (run / "run" / "metrics.jsonl").read_bytes() == before
+
+
+def test_evaluation_compares_with_bm25_and_the_start(run):
+    results = json.loads((run / "run" / "evaluation.json").read_text())
+    assert results.keys() == {"docs", "numbers", "average"}
+    for systems in results.values():
+        assert systems.keys() == {"untrained", "trained", "bm25"}
+        for values in systems.values():
+            assert 0 <= values["ndcg@10"] <= values["recall@10"] <= 1
+    assert results["average"]["trained"]["ndcg@10"] == pytest.approx(
+        (results["docs"]["trained"]["ndcg@10"] + results["numbers"]["trained"]["ndcg@10"]) / 2
+    )
+
+
+def test_checkpoint_export_and_sentence_transformers_agree(run, capsys):
+    for model, out in (("run", "a.npy"), ("run/export", "b.npy")):
+        assert main(["encode", str(run / model), str(run / "texts.jsonl"), str(run / out)]) == 0
+    ours, exported = np.load(run / "a.npy"), np.load(run / "b.npy")
+    assert ours.shape == (len(TEXTS), 32)
+    assert np.array_equal(ours, exported)
+    theirs = SentenceTransformer(str(run / "run" / "export"), device="cpu").encode(TEXTS)
+    np.testing.assert_allclose(theirs, ours, atol=1e-5)
+
+
+def test_encode_writes_parquet(run, capsys):
+    out = run / "out.parquet"
+    assert main(["encode", str(run / "run"), str(run / "texts.jsonl"), str(out)]) == 0
+    table = pq.read_table(out)
+    assert table["text"].to_pylist() == TEXTS
+    assert len(table["embedding"][0].as_py()) == 32
+
+
+def test_search_finds_a_passage_by_itself(run, capsys):
+    assert main(["search", str(run / "run"), str(run / "texts.jsonl"), TEXTS[0]]) == 0
+    first = capsys.readouterr().out.splitlines()[1]
+    assert first.split(maxsplit=1) == ["1.000", TEXTS[0]]
+
+
+def test_inspect_shows_the_run(run, capsys):
+    assert main(["inspect", str(run / "run"), "--samples", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "held-out retrieval" in out
+    assert "learning rate" in out
+
+
+def test_model_card_names_data_and_scores(run):
+    card = (run / "run" / "export" / "README.md").read_text()
+    config = tiny_config("x")
+    for source in config.data.sources:
+        assert source.name in card
+    assert "ndcg@10" in card
+    assert dataclasses.asdict(config)["name"] in card
