@@ -13,7 +13,7 @@ from jina_jax.config import (
 
 
 def get_config() -> RunConfig:
-    """Two layers of 256 dimensions, 8,000 pieces, batches of 128 pairs."""
+    """Three layers of 128 dimensions, 8,000 pieces, batches of 128 pairs."""
     return RunConfig(
         name="demo",
         data=DataConfig(
@@ -29,12 +29,13 @@ def get_config() -> RunConfig:
         ),
         model=T5Config(
             vocab_size=8064,
-            d_model=256,
-            d_ff=1024,
-            num_layers=2,
+            d_model=128,
+            d_kv=32,
+            d_ff=512,
+            num_layers=3,
             num_heads=4,
             dropout_rate=0.0,
         ),
-        optim=OptimConfig(learning_rate=7e-4, warmup_steps=30),
-        train=TrainConfig(num_steps=350, checkpoint_every_steps=100),
+        optim=OptimConfig(learning_rate=1.2e-3, warmup_steps=50),
+        train=TrainConfig(num_steps=500, checkpoint_every_steps=100),
     )
