@@ -18,6 +18,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jina_jax.errors import UserError
+from jina_jax.filter_config import (
+    DecontaminationConfig,
+    LanguageConfig,
+    NearDuplicateConfig,
+    filter_problems,
+)
 
 
 def _changeable(default: Any) -> Any:
@@ -68,6 +74,9 @@ class DataConfig:
     """Texts are cut to this many tokens, end-of-sequence included, before they are stored."""
     eval_pairs: int = 1000
     """Pairs held out per source; no text of theirs occurs in training."""
+    language: LanguageConfig = LanguageConfig()
+    near_duplicates: NearDuplicateConfig = NearDuplicateConfig()
+    decontamination: DecontaminationConfig = DecontaminationConfig()
     max_bad_share: float = 0.01
     """Stop when more than this share of a source's records (after 1,000) cannot be read."""
     records_per_shard: int = 100_000
@@ -273,6 +282,9 @@ def _problems(config: RunConfig) -> Iterator[str]:
         yield f"data.max_text_tokens={config.data.max_text_tokens} must not exceed 65535"
     if config.data.eval_pairs < 0:
         yield f"data.eval_pairs={config.data.eval_pairs} must not be negative"
+    yield from filter_problems(
+        config.data.language, config.data.near_duplicates, config.data.decontamination
+    )
     yield from _positive(
         "feed", feed, "global_batch_size", "query_tokens", "positive_tokens", "row_tokens",
         "texts_per_row", "rows_multiple", "prefetch_batches",
