@@ -67,7 +67,7 @@ class DecontaminationConfig:
     """Nothing is dropped when there are none."""
     ngram_words: int = 13
     """A shared run of this many words is a leak (Brown et al. 2020, appendix C, use 13)."""
-    min_words: int = 4
+    min_words: int = 3
     """An evaluation text of fewer words than `ngram_words` but at least this many is found inside
     longer texts; one of fewer only where it is the whole text."""
 

@@ -1,0 +1,126 @@
+"""Reads the texts of evaluation sets; unlike training records, none may be passed over."""
+
+import csv
+import glob
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jina_jax.data.decontaminate import EvaluationIndex, EvaluationText, build_index
+from jina_jax.data.lines import MAX_LINE_BYTES, Damage, read_lines
+from jina_jax.data.records import decode, read_file_records
+from jina_jax.errors import UserError
+from jina_jax.filter_config import DecontaminationConfig, EvaluationSet
+from jina_jax.types import BadRecord, Origin
+
+
+def load_index(config: DecontaminationConfig) -> EvaluationIndex:
+    """Reads all evaluation sets and hashes their texts.
+
+    Raises: UserError when a file or a field is missing or cannot be read.
+    """
+    texts = (text for evaluation in config.sets for text in evaluation_texts(evaluation))
+    return build_index(texts, ngram_words=config.ngram_words, min_words=config.min_words)
+
+
+def evaluation_texts(evaluation: EvaluationSet) -> Iterator[EvaluationText]:
+    """The texts of a set, in the order of its files.
+
+    Args:
+      evaluation: files, their kind, and the fields that hold texts or lists of texts. A null or
+        blank field holds none.
+    Raises: UserError naming the file and row that cannot be read or lacks a field, and when there
+      is no text at all: a leak that is not looked for is found too late.
+    """
+    empty = True
+    for path in _files(evaluation):
+        try:
+            for row, value in _rows(evaluation, path):
+                for text in _texts_of(evaluation, value, f"{path}:{row}"):
+                    empty = False
+                    yield EvaluationText(evaluation.name, text)
+        except OSError as error:
+            raise UserError(
+                f"evaluation set {evaluation.name!r}: cannot read {path}: {error}"
+            ) from error
+    if empty:
+        raise UserError(f"evaluation set {evaluation.name!r} has no text: check paths and fields")
+
+
+def _files(evaluation: EvaluationSet) -> Iterator[Path]:
+    for pattern in evaluation.paths:
+        path = Path(pattern).expanduser()
+        # A name may hold '[' or '*' itself; Path.glob takes no absolute pattern.
+        found = [path] if path.is_file() else sorted(map(Path, glob.glob(str(path))))  # noqa: PTH207
+        if not found:
+            raise UserError(
+                f"evaluation set {evaluation.name!r}: {pattern!r} matches no file "
+                f"(looked from {Path.cwd()}); check data.decontamination.sets[...].paths"
+            )
+        yield from found
+
+
+def _rows(evaluation: EvaluationSet, path: Path) -> Iterator[tuple[int, Any]]:
+    if evaluation.kind in ("csv", "tsv"):
+        yield from _delimited(evaluation, path)
+        return
+    for record in read_file_records(path, evaluation.kind):
+        if isinstance(record, BadRecord):
+            raise _unreadable(evaluation, record)
+        yield record.origin.row, record.value
+
+
+def _delimited(evaluation: EvaluationSet, path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    csv.field_size_limit(MAX_LINE_BYTES)
+    delimiter = "," if evaluation.kind == "csv" else "\t"
+    rows = csv.DictReader(_lines(evaluation, path), delimiter=delimiter, strict=True)
+    try:
+        for row in rows:
+            if None in row or None in row.values():
+                raise csv.Error("the row has another number of cells than the header")
+            yield rows.line_num, row
+    except csv.Error as error:
+        origin = Origin(str(path), rows.line_num)
+        raise _unreadable(evaluation, BadRecord("malformed_row", str(error), origin)) from error
+
+
+def _lines(evaluation: EvaluationSet, path: Path) -> Iterator[str]:
+    for row, line in read_lines(path):
+        origin = Origin(str(path), row)
+        if isinstance(line, Damage):
+            raise _unreadable(evaluation, BadRecord(line.reason, line.detail, origin))
+        text = decode(line, origin)
+        if isinstance(text, BadRecord):
+            raise _unreadable(evaluation, text)
+        yield text + "\n"
+
+
+def _unreadable(evaluation: EvaluationSet, bad: BadRecord) -> UserError:
+    return UserError(
+        f"evaluation set {evaluation.name!r}: {bad.origin.file}:{bad.origin.row} cannot be read "
+        f"({bad.reason}: {bad.detail}); mend the file: a text that is not read is not looked for"
+    )
+
+
+def _texts_of(evaluation: EvaluationSet, value: Any, where: str) -> Iterator[str]:
+    if evaluation.kind == "text":
+        cells = value.split("\t")
+        named = {str(number): cell for number, cell in enumerate(cells, start=1)}
+        value = named if evaluation.fields else {"": value}
+    if not isinstance(value, dict):
+        raise UserError(f"evaluation set {evaluation.name!r}: {where} holds no object")
+    for field in evaluation.fields or ("",):
+        if field not in value:
+            raise UserError(
+                f"evaluation set {evaluation.name!r}: {where} has no field {field!r}; it has "
+                f"{', '.join(value)[:200]}. Set data.decontamination.sets[...].fields"
+            )
+        cell = value[field]
+        for text in cell if isinstance(cell, list) else [] if cell is None else [cell]:
+            if not isinstance(text, str):
+                raise UserError(
+                    f"evaluation set {evaluation.name!r}: field {field!r} of {where} holds "
+                    f"{type(text).__name__}, not a text"
+                )
+            if text.strip():
+                yield text
