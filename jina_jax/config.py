@@ -32,18 +32,34 @@ def _changeable(default: Any) -> Any:
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """Where pairs come from."""
+    """Where pairs or triplets come from."""
 
     name: str
     """Names the source in shards, metrics and reports: letters, digits, '_' and '-'."""
-    kind: Literal["jsonl", "parquet", "csv", "tsv", "pydocs"] = "jsonl"
-    """File format (JSONL also as .gz or .zst), or `pydocs`: docstrings of installed packages."""
+    kind: Literal["jsonl", "parquet", "csv", "tsv", "text", "pydocs", "tfds", "hf"] = "jsonl"
+    """File format (text also as .gz or .zst; `text` is lines for an extractor), `tfds` or `hf` for
+    a data set of TFDS or Hugging Face, or `pydocs`: docstrings of installed packages."""
     paths: tuple[str, ...] = ()
-    """Files or globs. For `pydocs`: top-level packages to read; empty reads all installed ones."""
+    """Files or globs. For `pydocs`: top-level packages to read; empty reads all installed ones.
+    For `tfds`: the data folder; empty takes TFDS's own."""
+    dataset: str = ""
+    """For `tfds` and `hf`: name or id of the data set, or the folder of a local one."""
+    subset: str = ""
+    """For `tfds` and `hf`: configuration of the data set."""
+    split: str = "train"
+    """For `tfds` and `hf`: split of the data set."""
+    revision: str = ""
+    """For `hf`: commit, branch or tag. For `tfds`: version."""
+    extractor: str = ""
+    """How texts are taken out of a record that is more than two fields (data/extract.py lists
+    them); empty takes `query_field` and `positive_field`. Not for csv, tsv and pydocs."""
     query_field: str = "query"
     """Field or column that holds the query."""
     positive_field: str = "positive"
     """Field or column that holds the positive passage."""
+    negative_field: str = ""
+    """Field or column that holds the hard negative of a triplet; empty for pairs. Triplets are not
+    deduplicated, and no filter for pairs looks at them."""
     weight: float = 1.0
     """Relative share of batches drawn from this source."""
     licence: str = "unknown"
@@ -261,6 +277,20 @@ def _positive(section: str, config: Any, *names: str) -> Iterator[str]:
             yield f"{section}.{name}={getattr(config, name)} must be above 0"
 
 
+def _source_problems(which: str, source: SourceConfig) -> Iterator[str]:
+    if source.kind in ("tfds", "hf"):
+        if not source.dataset:
+            yield f"{which} is of kind {source.kind} and names no dataset"
+        if not source.split:
+            yield f"{which} has an empty split; data sets mostly have train"
+    elif source.kind != "pydocs" and not source.paths:
+        yield f"{which} has no paths"
+    if source.kind == "text" and not source.extractor:
+        yield f"{which} is of kind text: its lines need an extractor"
+    if source.extractor and source.kind in ("csv", "tsv", "pydocs"):
+        yield f"{which}: an extractor reads no {source.kind}; leave it empty"
+
+
 def _problems(config: RunConfig) -> Iterator[str]:
     feed, model, optim = config.feed, config.model, config.optim
     for what, name in [("name", config.name)] + [
@@ -272,8 +302,7 @@ def _problems(config: RunConfig) -> Iterator[str]:
     for name in sorted({n for n in names if names.count(n) > 1}):
         yield f"two sources are named {name!r}: names must differ"
     for i, source in enumerate(config.data.sources):
-        if source.kind != "pydocs" and not source.paths:
-            yield f"data.sources.{i} ({source.name}) has no paths"
+        yield from _source_problems(f"data.sources.{i} ({source.name})", source)
         yield from _positive(f"data.sources.{i}", source, "weight")
     if not 0 <= config.data.max_bad_share <= 1:
         yield f"data.max_bad_share={config.data.max_bad_share} must lie in 0..1"

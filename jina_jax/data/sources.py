@@ -5,9 +5,10 @@ import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from jina_jax.config import SourceConfig
+from jina_jax.data.extract import read_extracted, reads_records
 from jina_jax.data.lines import Damage, read_lines
 from jina_jax.data.pydocs import read_pydocs
 from jina_jax.data.tables import read_delimited, read_parquet
@@ -25,8 +26,12 @@ def read_source(source: SourceConfig) -> Iterator[Pair | BadRecord]:
     Raises: UserError when a path matches no file, a file or a column cannot be read at all, or
       there is not one record.
     """
+    records: Iterator[Pair | BadRecord]
     if source.kind == "pydocs":
         records = read_pydocs(source.paths)
+    elif reads_records(source):
+        files = () if source.kind in ("tfds", "hf") else matched_files(source)
+        records = cast(Iterator[Pair | BadRecord], read_extracted(source, files))
     else:
         records = _read_files(source, matched_files(source))
     empty = True
@@ -34,7 +39,7 @@ def read_source(source: SourceConfig) -> Iterator[Pair | BadRecord]:
         empty = False
         yield record
     if empty:
-        where = ", ".join(source.paths) or "the installed packages"
+        where = source.dataset or ", ".join(source.paths) or "the installed packages"
         raise UserError(f"source {source.name!r} is empty: no record in {where}")
 
 
