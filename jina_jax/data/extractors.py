@@ -17,11 +17,14 @@ Texts = tuple[str, str] | tuple[str, str, str]
 def embedding_texts(record: Any) -> list[Texts]:
     """A line of sentence-transformers/embedding-training-data, in any of its five shapes.
 
-    `[a, b]` is a pair and `[anchor, positive, negative]` a triplet. Of `{"set": [...]}` the first
-    text is paired with each other one: pairs that share a query are masked in the loss, chains
-    would not be. `{"query", "pos": [...]}` gives a pair for each positive; with `"neg": [...]` it
-    gives triplets that use each positive and each negative at least once.
+    `[a, b]` is a pair and `[anchor, positive, negative]` a triplet; `{"texts": [...]}`, which the
+    collections of flax-sentence-embeddings have, is read as such a list. Of `{"set": [...]}` the
+    first text is paired with each other one: pairs that share a query are masked in the loss,
+    chains would not be. `{"query", "pos": [...]}` gives a pair for each positive; with
+    `"neg": [...]` it gives triplets that use each positive and each negative at least once.
     """
+    if isinstance(record, dict) and "texts" in record:
+        record = _texts(record["texts"])
     if isinstance(record, list):
         if len(record) not in (2, 3):
             raise ValueError(f"expected 2 or 3 texts, got {len(record)}")
