@@ -52,7 +52,8 @@ class SourceConfig:
     """For `hf`: commit, branch or tag. For `tfds`: version."""
     extractor: str = ""
     """How texts are taken out of a record that is more than two fields (data/extract.py lists
-    them); empty takes `query_field` and `positive_field`. Not for csv, tsv and pydocs."""
+    them); empty takes the fields named below. One that gives triplets wants a `negative_field`,
+    whatever its name. Not for csv, tsv and pydocs."""
     query_field: str = "query"
     """Field or column that holds the query."""
     positive_field: str = "positive"

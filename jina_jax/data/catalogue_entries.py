@@ -94,7 +94,8 @@ _QUESTIONS = (
         "question answering",
         SourceConfig(
             "stack_exchange_votes", "jsonl", ("stack_exchange_votes/*.jsonl.gz",),
-            extractor="stack_exchange_votes", licence="CC BY-SA (Stack Exchange)",
+            extractor="stack_exchange_votes", negative_field="negative",
+            licence="CC BY-SA (Stack Exchange)",
         ),
         f"{HUB}flax-sentence-embeddings/"
         "stackexchange_titlebody_best_and_down_voted_answer_jsonl",

@@ -66,6 +66,7 @@ def collection_file(
         "jsonl",
         (f"embedding-training-data/{file}",),
         extractor="embedding_texts",
+        negative_field="negative" if holds == "triplets" else "",
         licence=licence,
     )
     return CatalogueEntry(family, source, f"{_COLLECTION}/resolve/main/{file}", shape, holds, note)
@@ -111,6 +112,12 @@ def hub_records(
 ) -> CatalogueEntry:
     """A data set on the hub whose records need an extractor."""
     source = SourceConfig(
-        name, "hf", dataset=dataset, subset=subset, extractor=extractor, licence=licence
+        name,
+        "hf",
+        dataset=dataset,
+        subset=subset,
+        extractor=extractor,
+        negative_field="negative" if holds == "triplets" else "",
+        licence=licence,
     )
     return CatalogueEntry(family, source, HUB + dataset, shape, holds, note)

@@ -21,10 +21,8 @@ import xxhash
 
 from jina_jax.data.normalise import hash_normalised, normalise
 
-DECONTAMINATE_VERSION = 1
-"""Goes into the manifest; raise it when the same configuration and sets find other leaks."""
 _WORD = re.compile(r"\w+")
-_FIELDS = ("query", "positive")
+_FIELDS = ("query", "positive", "negative")
 
 
 class EvaluationText(NamedTuple):
@@ -55,7 +53,7 @@ class LeakReport:
     hit_texts: frozenset[int] = frozenset()
     """Numbers of the evaluation texts that training pairs held."""
     dropped: tuple[int, ...] = ()
-    """Pairs dropped, by task; a pair that holds texts of two tasks counts for both."""
+    """Records dropped, by task; one that holds texts of two tasks counts for both."""
 
     def __add__(self, other: "LeakReport") -> "LeakReport":
         """The report of both batches, in whichever order."""
@@ -65,7 +63,7 @@ class LeakReport:
         return LeakReport(self.hit_texts | other.hit_texts, total)
 
     def by_task(self, index: EvaluationIndex) -> dict[str, dict[str, int]]:
-        """For the manifest: task → `texts`, `texts_found` and `pairs_dropped`."""
+        """For the manifest: task → `texts`, `texts_found` and `records_dropped`."""
         found = np.bincount(
             index.task_of_text_N[sorted(self.hit_texts)], minlength=len(index.tasks)
         )
@@ -74,7 +72,7 @@ class LeakReport:
             task: {
                 "texts": index.texts_per_task[number],
                 "texts_found": int(found[number]),
-                "pairs_dropped": dropped[number],
+                "records_dropped": dropped[number],
             }
             for number, task in enumerate(index.tasks)
         }
@@ -119,21 +117,29 @@ def build_index(
     )
 
 
-def find_leaks(
-    batch: pa.RecordBatch, index: EvaluationIndex
-) -> tuple[pa.Array, pa.Array, LeakReport]:
-    """Finds the pairs that hold evaluation texts.
+class Leaks(NamedTuple):
+    """What `find_leaks` says of the records of a batch."""
+
+    reasons: list[str]
+    details: list[str]
+    report: LeakReport
+
+
+def find_leaks(batch: pa.RecordBatch, index: EvaluationIndex) -> Leaks:
+    """Finds the records that hold evaluation texts.
 
     Args:
-      batch: with string columns `query` and `positive`.
+      batch: with string columns `query`, `positive` and, of triplets, `negative`.
       index: of the evaluation sets.
-    Returns: string reasons: `evaluation_text` where a field is one as a whole,
-      `evaluation_ngram` where it shares a run of words, empty to keep; string details such as
-      `positive shares 13 words with sts-dev`; and the report of this batch.
+    Returns: reasons: `evaluation_text` where a field is one as a whole, `evaluation_ngram` where
+      it shares a run of words, empty to keep; details such as `positive shares 13 words with
+      sts-dev`; and the report of this batch.
     """
     hits: list[dict[int, str]] = [{} for _ in range(batch.num_rows)]
     reasons = [""] * batch.num_rows
     for field in _FIELDS:
+        if field not in batch.schema.names:
+            continue
         texts = batch.column(field).to_pylist()
         words_N = [_words(text) for text in texts]
         for row, (text, words) in enumerate(zip(texts, words_N, strict=True)):
@@ -148,7 +154,7 @@ def find_leaks(
     for found in hits:
         dropped[list({int(index.task_of_text_N[number]) for number in found})] += 1
     report = LeakReport(frozenset().union(*hits), tuple(dropped.tolist()))
-    return pa.array(reasons, pa.string()), pa.array(details, pa.string()), report
+    return Leaks(reasons, details, report)
 
 
 def _words(text: str) -> list[str]:

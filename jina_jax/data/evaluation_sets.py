@@ -1,26 +1,105 @@
-"""Reads the texts of evaluation sets; unlike training records, none may be passed over."""
+"""The decontamination filter, and the evaluation sets that it reads.
+
+Of evaluation sets, unlike training records, nothing that cannot be read is passed over.
+"""
 
 import csv
 import glob
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from jina_jax.data.decontaminate import EvaluationIndex, EvaluationText, build_index
+import pyarrow as pa
+
+from jina_jax.data.decontaminate import (
+    EvaluationIndex,
+    EvaluationText,
+    LeakReport,
+    build_index,
+    find_leaks,
+)
+from jina_jax.data.filters import Records, Verdict, verdict
 from jina_jax.data.lines import MAX_LINE_BYTES, Damage, read_lines
+from jina_jax.data.manifest import file_sha256
 from jina_jax.data.records import decode, read_file_records
 from jina_jax.errors import UserError
 from jina_jax.filter_config import DecontaminationConfig, EvaluationSet
 from jina_jax.types import BadRecord, Origin
 
 
-def load_index(config: DecontaminationConfig) -> EvaluationIndex:
-    """Reads all evaluation sets and hashes their texts.
+@dataclass(frozen=True)
+class DecontaminationFilter:
+    """Drops what `find_leaks` finds; `decontamination_filter` makes one.
+
+    It holds no index, so that it travels between processes: each reads the sets once.
+    """
+
+    config: DecontaminationConfig
+    sets_sha256: str
+    """Of the evaluation files: other files under the same names make another filter."""
+    name: ClassVar[str] = "decontamination"
+    version: ClassVar[int] = 1
+    records: ClassVar[tuple[Records, ...]] = ("pair", "triplet")
+    score_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+
+    def __call__(self, batch: pa.RecordBatch) -> Verdict:
+        """Reasons `evaluation_text` and `evaluation_ngram`; it gives no score."""
+        leaks = find_leaks(batch, load_index(self.config, self.sets_sha256))
+        return verdict(leaks.reasons, leaks.details)
+
+
+def decontamination_filter(config: DecontaminationConfig) -> DecontaminationFilter:
+    """The filter with the hash of its sets, which are read once here, before hours of work.
 
     Raises: UserError when a file or a field is missing or cannot be read.
     """
+    sha256 = _sets_sha256(config)
+    load_index(config, sha256)
+    return DecontaminationFilter(config, sha256)
+
+
+@lru_cache(maxsize=1)
+def load_index(config: DecontaminationConfig, sha256: str) -> EvaluationIndex:
+    """Reads all evaluation sets and hashes their texts, once in a process.
+
+    Args:
+      config: the sets and the lengths of runs.
+      sha256: of their files.
+    Raises: UserError when a file or a field is missing or cannot be read, or a file changed.
+    """
+    if _sets_sha256(config) != sha256:
+        raise UserError(
+            "the files of data.decontamination.sets are not those the preparation began with: "
+            "use the same files on every machine and leave them as they are"
+        )
     texts = (text for evaluation in config.sets for text in evaluation_texts(evaluation))
     return build_index(texts, ngram_words=config.ngram_words, min_words=config.min_words)
+
+
+def leak_report(
+    batches: Iterable[pa.RecordBatch], stage: DecontaminationFilter
+) -> dict[str, dict[str, int]]:
+    """What was found of each task: `texts`, `texts_found` and `records_dropped`.
+
+    Args:
+      batches: all records that the filter dropped, such as its rows of the ledger; those that it
+        kept would change nothing.
+      stage: the filter.
+    """
+    index = load_index(stage.config, stage.sets_sha256)
+    total = sum((find_leaks(batch, index).report for batch in batches), LeakReport())
+    return total.by_task(index)
+
+
+def _sets_sha256(config: DecontaminationConfig) -> str:
+    digest = hashlib.sha256()
+    for evaluation in config.sets:
+        for path in _files(evaluation):
+            digest.update(bytes.fromhex(file_sha256(path)))
+    return digest.hexdigest()
 
 
 def evaluation_texts(evaluation: EvaluationSet) -> Iterator[EvaluationText]:

@@ -32,10 +32,26 @@ def read_extracted(
     Args:
       source: one that `reads_records`.
       files: of the source; none for `tfds` and `hf`.
-    Returns: in the order of the source, or for a grouping extractor in the order in which groups
+    Returns: triplets where the source names a `negative_field`, else pairs; in the order of the
+      source, or for a grouping extractor in the order in which groups
       begin; a BadRecord for each record, or group, that is not of the expected shape.
     Raises: UserError when there is no such extractor, or a file or data set cannot be read.
     """
+    wanted = Triplet if source.negative_field else Pair
+    for item in _read(source, files):
+        if isinstance(item, wanted | BadRecord):
+            yield item
+        else:
+            yield BadRecord("wrong_shape", _OTHER_COUNT[type(item)], item.origin)
+
+
+_OTHER_COUNT: dict[type, str] = {
+    Pair: "a pair, but the source names a negative_field: leave it empty for pairs",
+    Triplet: "a triplet, but the source names no negative_field: name it for triplets",
+}
+
+
+def _read(source: SourceConfig, files: Iterable[Path]) -> Iterator[Pair | Triplet | BadRecord]:
     records = _records(source, files)
     if source.extractor in GROUPED:
         yield from _grouped(records, GROUPED[source.extractor], source.extractor)

@@ -1,17 +1,19 @@
 """The language filter: fastText's language identification over query and positive."""
 
 import importlib.util
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
+from jina_jax.data.filters import Records, Verdict, verdict
 from jina_jax.data.manifest import file_sha256
 from jina_jax.errors import UserError
 from jina_jax.filter_config import LanguageConfig
 
-LANGUAGE_VERSION = 1
-"""Goes into the manifest; raise it when the same configuration and model judge otherwise."""
 _LABEL = "__label__"
 
 
@@ -22,67 +24,75 @@ class Judgement(NamedTuple):
     probability: float
 
 
+@dataclass(frozen=True)
 class LanguageFilter:
-    """A loaded model and the rule of `LanguageConfig`.
+    """The rule of `LanguageConfig`; `language_filter` makes one.
 
-    A process loads its own: the model does not travel between processes.
+    It holds no model, so that it travels between processes: each loads the model once.
     """
 
-    def __init__(self, config: LanguageConfig):
-        """Raises: UserError when the model or its reader is missing, with the way to get it."""
-        self._config = config
-        self._path = model_path(config.model)
-        self._model = _load(self._path)
+    config: LanguageConfig
+    model_sha256: str
+    """Of the model's file: the manifest names it, and every process checks it."""
+    name: ClassVar[str] = "language"
+    version: ClassVar[int] = 1
+    records: ClassVar[tuple[Records, ...]] = ("pair",)
+    score_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
-    @property
-    def sha256(self) -> str:
-        """Of the model's file, for the manifest."""
-        return file_sha256(self._path)
-
-    def judge(self, text: str) -> Judgement:
-        """The most probable language.
-
-        Args:
-          text: any text; fastText reads one line, so runs of whitespace count as a space.
-        """
-        labels, probabilities = self._model.predict(" ".join(text.split()), k=1)
-        # Rounding inside fastText can give 1.00001.
-        return Judgement(labels[0].removeprefix(_LABEL), min(float(probabilities[0]), 1.0))
-
-    def __call__(self, batch: pa.RecordBatch) -> tuple[pa.Array, pa.Array, pa.Array]:
+    def __call__(self, batch: pa.RecordBatch) -> Verdict:
         """Judges pairs.
 
         Args:
           batch: with string columns `query` and `positive`.
-        Returns: string reasons (`language`, or empty to keep); float32 scores, the confidence that
-          the pair is in an unwanted language (0 when no judged text is), so that another threshold
-          needs no model; string details such as `positive is de`, empty when kept.
+        Returns: reason `language`; details such as `positive is de`; scores are the confidence
+          that the pair is in an unwanted language, 0 when no text that was judged is.
+        Raises: UserError when the model is missing or another one.
         """
-        fields = self._config.fields
-        reasons, scores, details = [], [], []
+        model = load_model(self.config.model, self.model_sha256)
+        fields = self.config.fields
+        reasons, details, scores = [], [], []
         for texts in zip(*(batch.column(name).to_pylist() for name in fields), strict=True):
-            score, detail = self._unwanted(dict(zip(fields, texts, strict=True)))
-            drop = score >= self._config.threshold
+            score, detail = self._unwanted(model, dict(zip(fields, texts, strict=True)))
+            drop = score >= self.config.threshold
             reasons.append("language" if drop else "")
-            scores.append(score)
             details.append(detail if drop else "")
-        return (
-            pa.array(reasons, pa.string()),
-            pa.array(scores, pa.float32()),
-            pa.array(details, pa.string()),
-        )
+            scores.append(score)
+        return verdict(reasons, details, np.array(scores, np.float32))
 
-    def _unwanted(self, texts: dict[str, str]) -> tuple[float, str]:
-        least = self._config.min_letter_bytes
+    def _unwanted(self, model: Any, texts: dict[str, str]) -> tuple[float, str]:
+        least = self.config.min_letter_bytes
         judged = {name: text for name, text in texts.items() if letter_bytes(text) >= least}
         if not judged:
             judged = {"pair": " ".join(texts.values())}
         worst, detail = 0.0, ""
         for name, text in judged.items():
-            language, probability = self.judge(text)
-            if language not in self._config.languages and probability > worst:
+            language, probability = judge(model, text)
+            if language not in self.config.languages and probability > worst:
                 worst, detail = probability, f"{name} is {language}"
         return worst, detail
+
+
+def language_filter(config: LanguageConfig) -> LanguageFilter:
+    """The filter with its model's hash.
+
+    Raises: UserError when the model or its reader is missing, with the way to get it: before
+      hours of reading.
+    """
+    sha256 = file_sha256(model_path(config.model))
+    load_model(config.model, sha256)
+    return LanguageFilter(config, sha256)
+
+
+def judge(model: Any, text: str) -> Judgement:
+    """The most probable language of a text.
+
+    Args:
+      model: of `load_model`.
+      text: any text; fastText reads one line, so runs of whitespace count as a space.
+    """
+    labels, probabilities = model.predict(" ".join(text.split()), k=1)
+    # Rounding inside fastText can give 1.00001.
+    return Judgement(labels[0].removeprefix(_LABEL), min(float(probabilities[0]), 1.0))
 
 
 def letter_bytes(text: str) -> int:
@@ -121,7 +131,21 @@ def model_path(model: str) -> Path:
     return path
 
 
-def _load(path: Path) -> Any:
+@lru_cache(maxsize=1)
+def load_model(model: str, sha256: str) -> Any:
+    """Loads a fastText model, once in a process.
+
+    Args:
+      model: as in `LanguageConfig`.
+      sha256: of its file.
+    Raises: UserError when it is missing, is no such model or another one, or its reader is missing.
+    """
+    path = model_path(model)
+    if file_sha256(path) != sha256:
+        raise UserError(
+            f"{path} is another model than the preparation began with (sha256 is not {sha256}): "
+            f"use the same file on every machine"
+        )
     try:
         import fasttext
     except ImportError as error:

@@ -12,45 +12,43 @@ import pyarrow as pa
 import xxhash
 from datasketch import MinHash, MinHashLSH
 
+from jina_jax.data.filters import Verdict, verdict
 from jina_jax.data.normalise import normalise
 from jina_jax.filter_config import NearDuplicateConfig
 
 NEAR_DUPLICATES_VERSION = 1
-"""Goes into the manifest; raise it when the same configuration finds other near-duplicates."""
+"""Raised when the same configuration finds other near-duplicates."""
 
 _LSH_WEIGHTS = (0.1, 0.9)
 """Of false candidates and of missed ones."""
 
 
-def near_duplicate_filter(
+def find_near_duplicates(
     batch: pa.RecordBatch, keys: Sequence[bytes], config: NearDuplicateConfig
-) -> tuple[pa.Array, pa.Array, pa.Array]:
+) -> Verdict:
     """Finds pairs that are near-duplicates of another pair of the batch.
 
     Near-duplicates in different batches are not found: give a whole source, or a partition of it.
+    Memory grows with the batch: about 4 KiB a pair.
 
     Args:
       batch: with string columns `query` and `positive`; both count, as one text.
       keys: what orders the pairs, such as their hash; of equal keys the first row stays.
       config: threshold and shingles.
-    Returns: string reasons (`near_duplicate`, or empty to keep); float32 scores, the similarity to
-      the pair of its group that stays (null when kept); string details naming that pair's query.
+    Returns: reason `near_duplicate`; details name the query of the pair of its group that stays;
+      scores are the similarity to that pair, 0 where the pair stays itself.
     """
     queries, positives = (batch.column(n).to_pylist() for n in ("query", "positive"))
     texts = [f"{q} {p}" for q, p in zip(queries, positives, strict=True)]
     shingles_N = [shingles(text, config.shingle_words) for text in texts]
     stays_N = _survivors(_links(shingles_N, config), keys)
-    reasons, scores, details = [], [], []
+    reasons, details, scores = [], [], []
     for row, stays in enumerate(stays_N):
         kept = row == stays
         reasons.append("" if kept else "near_duplicate")
-        scores.append(None if kept else jaccard(shingles_N[row], shingles_N[stays]))
         details.append("" if kept else f"of {queries[stays][:200]}")
-    return (
-        pa.array(reasons, pa.string()),
-        pa.array(scores, pa.float32()),
-        pa.array(details, pa.string()),
-    )
+        scores.append(0.0 if kept else jaccard(shingles_N[row], shingles_N[stays]))
+    return verdict(reasons, details, np.array(scores, np.float32))
 
 
 def shingles(text: str, words: int) -> frozenset[int]:

@@ -24,8 +24,8 @@ def index(*texts, ngram_words=13, min_words=3):
 def outcome(found_in, *pairs):
     queries, positives = zip(*pairs)
     batch = pa.RecordBatch.from_pydict({"query": queries, "positive": positives})
-    reasons, details, report = find_leaks(batch, found_in)
-    return list(zip(reasons.to_pylist(), details.to_pylist())), report
+    found, details, report = find_leaks(batch, found_in)
+    return list(zip(found, details)), report
 
 
 def reasons(found_in, *texts):
@@ -81,6 +81,13 @@ def test_a_run_does_not_reach_over_texts():
     ]  # fmt: skip
 
 
+def test_the_negative_of_a_triplet_counts_too():
+    columns = {"query": [CLEAN] * 2, "positive": [CLEAN] * 2, "negative": [CLEAN, SHORT]}
+    leaks = find_leaks(pa.RecordBatch.from_pydict(columns), index(SHORT))
+    assert leaks.reasons == ["", "evaluation_text"]
+    assert leaks.details == ["", "negative is a text of task"]
+
+
 def test_punctuation_alone_is_compared_as_it_is():
     assert reasons(index("?!"), "?!", "!?", "...") == ["evaluation_text", "", ""]
 
@@ -97,9 +104,9 @@ def test_every_task_is_reported_with_what_was_found():
         "positive is a text of a",
     ]
     assert report.by_task(found_in) == {
-        "a": {"texts": 2, "texts_found": 2, "pairs_dropped": 3},
-        "b": {"texts": 1, "texts_found": 1, "pairs_dropped": 2},
-        "c": {"texts": 1, "texts_found": 0, "pairs_dropped": 0},
+        "a": {"texts": 2, "texts_found": 2, "records_dropped": 3},
+        "b": {"texts": 1, "texts_found": 1, "records_dropped": 2},
+        "c": {"texts": 1, "texts_found": 0, "records_dropped": 0},
     }
 
 

@@ -1,11 +1,18 @@
 import gzip
 import json
+import pickle
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jina_jax.data.evaluation_sets import evaluation_texts, load_index
+from jina_jax.data.evaluation_sets import (
+    decontamination_filter,
+    evaluation_texts,
+    leak_report,
+    load_index,
+)
 from jina_jax.errors import UserError
 from jina_jax.filter_config import DecontaminationConfig, EvaluationSet
 
@@ -41,13 +48,43 @@ def test_plain_text_is_split_at_tabs_without_quotes(tmp_path):
     assert texts(file, kind="text", fields=())[0].startswith("g\tf")
 
 
-def test_all_sets_go_into_one_index(tmp_path):
+@pytest.fixture
+def two_sets(tmp_path):
     for name in ("a", "b"):
         (tmp_path / f"{name}.txt").write_text(f"the text of {name}\n")
-    sets = tuple(EvaluationSet(n, (str(tmp_path / f"{n}.txt"),), "text", ()) for n in ("a", "b"))
-    index = load_index(DecontaminationConfig(sets))
-    assert index.tasks == ("a", "b") and index.texts_per_task == (1, 1)
-    assert sorted(index.runs) == [4]
+    return DecontaminationConfig(
+        tuple(EvaluationSet(n, (str(tmp_path / f"{n}.txt"),), "text", ()) for n in ("a", "b"))
+    )
+
+
+def batch(*queries):
+    return pa.RecordBatch.from_pydict({"query": queries, "positive": ["another"] * len(queries)})
+
+
+def test_all_sets_go_into_one_filter_that_travels(two_sets):
+    stage = pickle.loads(pickle.dumps(decontamination_filter(two_sets)))
+    reason_N, detail_N, score_N = stage(batch("The text of A!", "say the text of b now", "clean"))
+    assert reason_N.tolist() == ["evaluation_text", "evaluation_ngram", ""]
+    assert detail_N.tolist() == ["query is a text of a", "query shares 4 words with b", ""]
+    assert score_N is None
+
+
+def test_the_report_follows_from_what_was_dropped(two_sets):
+    stage = decontamination_filter(two_sets)
+    dropped = [batch("the text of a"), batch("so the text of a", "the text of a")]
+    assert leak_report(dropped, stage) == {
+        "a": {"texts": 1, "texts_found": 1, "records_dropped": 3},
+        "b": {"texts": 1, "texts_found": 0, "records_dropped": 0},
+    }
+
+
+def test_changed_sets_make_another_filter_and_are_refused_midway(two_sets):
+    stage = decontamination_filter(two_sets)
+    Path(two_sets.sets[1].paths[0]).write_text("another text\n")
+    assert decontamination_filter(two_sets) != stage
+    load_index.cache_clear()
+    with pytest.raises(UserError, match="not those the preparation began with"):
+        stage(batch("clean"))
 
 
 @pytest.mark.parametrize(

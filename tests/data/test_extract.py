@@ -29,11 +29,12 @@ def nli(premise, hypothesis, label):
 
 def test_a_record_gives_as_many_pairs_as_it_holds_with_its_line(tmp_path):
     file = write(tmp_path / "a.jsonl", {"set": ["a", "b", "c"]}, {"set": ["d"]}, ["e", "f", "g"])
-    assert read(file, extractor="embedding_texts") == [
-        Pair("a", "b", Origin(str(file), 1)),
-        Pair("a", "c", Origin(str(file), 1)),
-        Triplet("e", "f", "g", Origin(str(file), 3)),
-    ]
+    pairs = [Pair("a", "b", Origin(str(file), 1)), Pair("a", "c", Origin(str(file), 1))]
+    got = read(file, extractor="embedding_texts")
+    assert got[:2] == pairs and got[2].reason == "wrong_shape"
+    got = read(file, extractor="embedding_texts", negative_field="n")
+    assert [r.reason for r in got[:2]] == ["wrong_shape"] * 2
+    assert got[2] == Triplet("e", "f", "g", Origin(str(file), 3))
 
 
 def test_bad_records_are_reported_and_passed_over(tmp_path):
@@ -56,7 +57,7 @@ def test_groups_are_whole_whether_their_records_stand_together_or_apart(tmp_path
     apart = write(tmp_path / "apart.jsonl", *rows[::2], *rows[1::2])
     expected = {("a", "a 0", "a 2"), ("b", "b 0", "b 2")}
     for file in (together, apart):
-        got = read(file, extractor="nli_triplets")
+        got = read(file, extractor="nli_triplets", negative_field="n")
         assert {t[:3] for t in got} == expected and len(got) == 2
 
 
@@ -68,7 +69,7 @@ def test_a_group_has_the_place_of_its_first_record(tmp_path):
         nli("b", "yes", 0),
         nli("a", "no", 2),
     ]
-    got = read(write(tmp_path / "a.jsonl", *rows), extractor="nli_triplets")
+    got = read(write(tmp_path / "a.jsonl", *rows), extractor="nli_triplets", negative_field="n")
     assert [(t.query, t.origin.row) for t in got] == [("a", 1), ("b", 2)]
 
 
@@ -76,14 +77,18 @@ def test_held_groups_are_bounded_and_the_oldest_goes_first(tmp_path, monkeypatch
     monkeypatch.setattr(extract, "MAX_HELD_GROUPS", 2)
     rows = [row for p in "abc" for row in (nli(p, "yes", 0), nli(p, "no", 2))]
     # By the time "a" comes again its group has been given out, and this one has no contradiction.
-    got = read(write(tmp_path / "a.jsonl", *rows, nli("a", "yes", 0)), extractor="nli_triplets")
+    got = read(
+        write(tmp_path / "a.jsonl", *rows, nli("a", "yes", 0)),
+        extractor="nli_triplets",
+        negative_field="n",
+    )
     assert [t.query for t in got] == ["a", "b", "c"]
 
 
 def test_a_group_without_end_is_cut(tmp_path, monkeypatch):
     monkeypatch.setattr(extract, "MAX_GROUP_RECORDS", 4)
     rows = [nli("a", f"{i}", 0 if i % 2 else 2) for i in range(10)]
-    got = read(write(tmp_path / "a.jsonl", *rows), extractor="nli_triplets")
+    got = read(write(tmp_path / "a.jsonl", *rows), extractor="nli_triplets", negative_field="n")
     assert [t[1:3] for t in got] == [("1", "0"), ("3", "2"), ("5", "4"), ("7", "6"), ("9", "8")]
     assert [t.origin.row for t in got] == [1, 1, 5, 5, 9]
 

@@ -1,11 +1,19 @@
 import hashlib
 import importlib.util
+import pickle
 
 import pyarrow as pa
 import pytest
 
 from jina_jax.data import language
-from jina_jax.data.language import LanguageFilter, letter_bytes, model_path
+from jina_jax.data.language import (
+    LanguageFilter,
+    judge,
+    language_filter,
+    letter_bytes,
+    load_model,
+    model_path,
+)
 from jina_jax.errors import UserError
 from jina_jax.filter_config import LanguageConfig
 
@@ -32,23 +40,21 @@ class Scripted:
 
 
 @pytest.fixture
-def scripted(monkeypatch, tmp_path):
+def scripted(monkeypatch):
     def make(answers, **config):
-        (tmp_path / "model").write_bytes(b"model")
         model = Scripted(answers)
-        monkeypatch.setattr(language, "_load", lambda path: model)
-        return LanguageFilter(LanguageConfig(model=str(tmp_path / "model"), **config)), model
+        monkeypatch.setattr(language, "load_model", lambda name, sha256: model)
+        return LanguageFilter(LanguageConfig(**config), "sha256"), model
 
     return make
 
 
-def outcome(judge, *pairs):
+def outcome(judges, *pairs):
     queries, positives = zip(*pairs)
     batch = pa.RecordBatch.from_pydict({"query": queries, "positive": positives})
-    reasons, scores, details = judge(batch)
-    assert scores.type == pa.float32()
-    rounded = [round(score, 4) for score in scores.to_pylist()]
-    return list(zip(reasons.to_pylist(), rounded, details.to_pylist()))
+    reason_N, detail_N, score_N = judges(batch)
+    assert score_N.dtype == "float32"
+    return [(r, round(float(s), 4), d) for r, d, s in zip(reason_N, detail_N, score_N)]
 
 
 A, B = "a" * 20, "b" * 20
@@ -104,11 +110,6 @@ def test_letters_are_counted_in_bytes_and_nothing_else_is():
     assert letter_bytes("日本 1。") == 6
 
 
-def test_the_manifest_gets_the_hash_of_the_model_file(scripted):
-    keep, _ = scripted({})
-    assert keep.sha256 == hashlib.sha256(b"model").hexdigest()
-
-
 @pytest.mark.parametrize(
     "model, what",
     [
@@ -130,12 +131,21 @@ def test_a_packages_file_is_found_without_importing_it():
 def test_a_file_that_is_no_model_is_named(tmp_path):
     (tmp_path / "model.bin").write_bytes(b"no model")
     with pytest.raises(UserError, match=r"model\.bin is no fastText model"):
-        LanguageFilter(LanguageConfig(model=str(tmp_path / "model.bin")))
+        language_filter(LanguageConfig(model=str(tmp_path / "model.bin")))
+
+
+def test_the_hash_is_of_the_file_and_another_file_is_refused(monkeypatch, tmp_path):
+    (tmp_path / "model").write_bytes(b"model")
+    config = LanguageConfig(model=str(tmp_path / "model"))
+    monkeypatch.setattr(language, "load_model", lambda name, sha256: None)
+    assert language_filter(config).model_sha256 == hashlib.sha256(b"model").hexdigest()
+    with pytest.raises(UserError, match="is another model than the preparation began with"):
+        load_model(config.model, "0" * 64)
 
 
 @needs_model
 def test_the_real_model_tells_german_from_english():
-    keep = LanguageFilter(LanguageConfig())
+    keep = pickle.loads(pickle.dumps(language_filter(LanguageConfig())))
     got = outcome(keep, (ENGLISH, ENGLISH), (ENGLISH, GERMAN), ("日本の歴史について", ENGLISH))
     assert [reason for reason, _, _ in got] == ["", "language", "language"]
     assert [detail for _, _, detail in got] == ["", "positive is de", "query is ja"]
@@ -144,11 +154,13 @@ def test_the_real_model_tells_german_from_english():
 
 @needs_model
 def test_names_and_commands_are_kept_where_fasttext_errs():
-    keep = LanguageFilter(LanguageConfig())
-    # The model takes this name for another language; its question is English.
-    assert keep.judge("Salzburg, Austria").language != "en" or keep.judge("ls -la").language != "en"
+    keep = language_filter(LanguageConfig())
+    model = load_model(keep.config.model, keep.model_sha256)
     pairs = [
-        ("where does the movie the sound of music take place", "Salzburg, Austria"),
-        ("list all files of a folder, hidden ones included", "ls -la"),
+        ("who wrote the symphony with the ode to joy", "Ludwig van Beethoven"),
+        ("show the addresses of all network interfaces", "ip -s -d addr"),
     ]
+    # By itself each answer is surely another language; its question is English.
+    judged = [judge(model, answer) for _, answer in pairs]
+    assert all(j.language != "en" and j.probability > 0.5 for j in judged)
     assert [reason for reason, _, _ in outcome(keep, *pairs)] == ["", ""]

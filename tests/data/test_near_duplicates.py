@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jina_jax.data.near_duplicates import jaccard, near_duplicate_filter, shingles
+from jina_jax.data.near_duplicates import find_near_duplicates, jaccard, shingles
 from jina_jax.filter_config import NearDuplicateConfig
 
 TEXT = "the quick brown fox jumps over the lazy dog and runs far away into the dark green wood"
@@ -16,9 +16,9 @@ def outcome(pairs, keys=None, config=CONFIG):
     queries, positives = zip(*pairs)
     batch = pa.RecordBatch.from_pydict({"query": queries, "positive": positives})
     keys = keys or [f"{i:03}".encode() for i in range(len(pairs))]
-    reasons, scores, details = near_duplicate_filter(batch, keys, config)
-    assert scores.type == pa.float32()
-    return list(zip(reasons.to_pylist(), scores.to_pylist(), details.to_pylist()))
+    reason_N, detail_N, score_N = find_near_duplicates(batch, keys, config)
+    assert score_N.dtype == "float32"
+    return list(zip(reason_N, score_N.tolist(), detail_N))
 
 
 def test_shingles_are_runs_of_normalised_words():
@@ -42,7 +42,7 @@ def test_a_changed_word_makes_a_near_duplicate_and_the_least_key_stays():
     )
     assert got[0][0] == "near_duplicate"
     assert got[0][1] == pytest.approx(15 / 17)
-    assert got[1:] == [("", None, ""), ("", None, "")]
+    assert got[1:] == [("", 0.0, ""), ("", 0.0, "")]
 
 
 def test_query_and_positive_count_together():
@@ -71,7 +71,7 @@ def test_groups_are_linked_through_their_members():
     assert [r for r, _, _ in outcome([("", a), ("", c)], config=config)] == ["", ""]
     got = outcome([("", a), ("", c), ("", b)], config=config)
     assert [r for r, _, _ in got] == ["", "near_duplicate", "near_duplicate"]
-    assert [s for _, s, _ in got] == [None, pytest.approx(10 / 22), pytest.approx(14 / 18)]
+    assert [s for _, s, _ in got] == [0.0, pytest.approx(10 / 22), pytest.approx(14 / 18)]
 
 
 @settings(max_examples=25, deadline=None)
