@@ -29,7 +29,7 @@ def find_near_duplicates(
     """Finds pairs that are near-duplicates of another pair of the batch.
 
     Near-duplicates in different batches are not found: give a whole source, or a partition of it.
-    Memory grows with the batch: about 4 KiB a pair.
+    Memory grows with the batch: 10 KiB a pair of 60 words was measured.
 
     Args:
       batch: with string columns `query` and `positive`; both count, as one text.

@@ -110,6 +110,19 @@ def test_every_task_is_reported_with_what_was_found():
     }
 
 
+def test_a_text_that_a_set_repeats_counts_once():
+    found_in = index(("a", SHORT), ("b", LONG), ("b", LONG.upper()))
+    assert found_in.texts_per_task == (1, 1)
+    _, report = outcome(found_in, (CLEAN, LONG))
+    assert report.hit_texts == {1}
+
+
+def test_all_texts_that_have_a_run_are_found():
+    others = [f"{LONG} {end}" for end in ("one", "two", "three")]
+    _, report = outcome(index(*others), (CLEAN, f"so {LONG}"))
+    assert report.hit_texts == {0, 1, 2}
+
+
 def test_reports_of_batches_add_up_in_any_order():
     found_in = index(("a", SHORT), ("b", LONG))
     pairs = [(SHORT, CLEAN), (CLEAN, LONG), (SHORT, LONG)]

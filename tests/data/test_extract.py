@@ -104,6 +104,12 @@ def test_lines_of_text_are_records(tmp_path):
     ]  # fmt: skip
 
 
+def test_lines_end_with_or_without_a_carriage_return(tmp_path):
+    (tmp_path / "a.tsv").write_bytes(b"a b\ta <::::> b\r\nc d\tc <::::> d\n")
+    values = [record.value for record in extract.read_file_records(tmp_path / "a.tsv", "text")]
+    assert values == ["a b\ta <::::> b", "c d\tc <::::> d"]
+
+
 def test_parquet_rows_may_be_nested(tmp_path):
     rows = [{"question": "q", "answer": ["a", "b"]}, {"question": "r", "answer": None}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")

@@ -35,12 +35,12 @@ def test_a_single_saved_data_set_is_its_own_split(tmp_path):
 
 
 def test_a_folder_of_parquet_files_is_read_as_on_the_hub(tmp_path):
-    (tmp_path / "pair").mkdir()
-    datasets.Dataset.from_dict(ROWS).to_parquet(tmp_path / "pair" / "train-00000.parquet")
-    (tmp_path / "README.md").write_text(
-        "---\nconfigs:\n- config_name: pair\n  data_files:\n  - split: train\n"
-        "    path: pair/train-*\n---\n"
-    )
+    card = "---\nconfigs:\n"
+    for name, rows in (("other", {"question": ["?"], "answer": ["!"]}), ("pair", ROWS)):
+        (tmp_path / name).mkdir()
+        datasets.Dataset.from_dict(rows).to_parquet(tmp_path / name / "train-00000.parquet")
+        card += f"- config_name: {name}\n  data_files:\n  - split: train\n    path: {name}/*\n"
+    (tmp_path / "README.md").write_text(card + "---\n")
     assert texts(source(tmp_path, subset="pair")) == [("one?", "1 é"), ("two?", "2")]
 
 

@@ -106,6 +106,12 @@ def test_numpy_values_become_python_ones():
     assert type(plain(value)["b"]) is int
 
 
+@pytest.mark.parametrize("what", [{"subset": "absent"}, {"revision": "9.9.9"}])
+def test_a_subset_or_version_that_is_not_there_is_no_other(data_dir, what):
+    with pytest.raises(UserError, match="TFDS cannot read"):
+        list(read_source(source("tiny_pairs", paths=(str(data_dir),), **what)))
+
+
 @pytest.mark.parametrize("dataset, split", [("no_such_data_set", "train"), ("", "no_split")])
 def test_what_is_not_there_is_named_with_the_way_to_prepare_it(data_dir, dataset, split):
     dataset = dataset or data_dir / "tiny_pairs" / "plain" / "1.2.0"
