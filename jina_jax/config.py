@@ -82,6 +82,29 @@ class TokenizerConfig:
 
 
 @dataclass(frozen=True)
+class LengthConfig:
+    """Bounds on the length of each text of a pair, both inclusive; none by default."""
+
+    min_characters: int = 0
+    max_characters: int | None = None
+    min_words: int = 0
+    """Words are what whitespace separates."""
+    max_words: int | None = None
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """What runs the tasks of preparation. The results do not depend on it."""
+
+    kind: Literal["local", "ray"] = _changeable("local")
+    """`local` uses processes of this machine, `ray` a cluster whose nodes share a file system."""
+    workers: int = _changeable(0)
+    """Processes of the local engine; 1 works in this process, 0 takes one a core."""
+    ray_address: str = _changeable("")
+    """Address of a Ray cluster; empty starts one on this machine."""
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Preparation: from sources to shuffled shards of token ids."""
 
@@ -100,6 +123,10 @@ class DataConfig:
     """Aim for this many training records in a shard file."""
     seed: int = 0
     """Seed of the global shuffle and of the evaluation split."""
+    source_priority: tuple[str, ...] = ()
+    """Names of sources, the first keeps what several hold; the others follow as listed."""
+    lengths: LengthConfig = LengthConfig()
+    engine: EngineConfig = EngineConfig()
 
 
 @dataclass(frozen=True)
@@ -302,6 +329,9 @@ def _problems(config: RunConfig) -> Iterator[str]:
     names = [s.name for s in config.data.sources]
     for name in sorted({n for n in names if names.count(n) > 1}):
         yield f"two sources are named {name!r}: names must differ"
+    for name in config.data.source_priority:
+        if name not in names:
+            yield f"data.source_priority: no source is named {name!r}; they are {', '.join(names)}"
     for i, source in enumerate(config.data.sources):
         yield from _source_problems(f"data.sources.{i} ({source.name})", source)
         yield from _positive(f"data.sources.{i}", source, "weight")
@@ -310,6 +340,8 @@ def _problems(config: RunConfig) -> Iterator[str]:
     yield from _positive("data", config.data, "max_text_tokens", "records_per_shard")
     if config.data.max_text_tokens > 65535:
         yield f"data.max_text_tokens={config.data.max_text_tokens} must not exceed 65535"
+    if config.data.engine.workers < 0:
+        yield f"data.engine.workers={config.data.engine.workers} must not be negative"
     if config.data.eval_pairs < 0:
         yield f"data.eval_pairs={config.data.eval_pairs} must not be negative"
     yield from filter_problems(

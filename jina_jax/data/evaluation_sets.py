@@ -4,12 +4,10 @@ Of evaluation sets, unlike training records, nothing that cannot be read is pass
 """
 
 import csv
-import glob
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -21,13 +19,15 @@ from jina_jax.data.decontaminate import (
     build_index,
     find_leaks,
 )
+from jina_jax.data.files import find_files, open_file
 from jina_jax.data.filters import Records, Verdict, verdict
 from jina_jax.data.lines import MAX_LINE_BYTES, Damage, read_lines
-from jina_jax.data.manifest import file_sha256
 from jina_jax.data.records import decode, read_file_records
 from jina_jax.errors import UserError
 from jina_jax.filter_config import DecontaminationConfig, EvaluationSet
 from jina_jax.types import BadRecord, Origin
+
+_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,10 @@ def _sets_sha256(config: DecontaminationConfig) -> str:
     digest = hashlib.sha256()
     for evaluation in config.sets:
         for path in _files(evaluation):
-            digest.update(bytes.fromhex(file_sha256(path)))
+            with open_file(path) as file:
+                while chunk := file.read(_CHUNK_BYTES):
+                    digest.update(chunk)
+            digest.update(b"\0")
     return digest.hexdigest()
 
 
@@ -126,20 +129,18 @@ def evaluation_texts(evaluation: EvaluationSet) -> Iterator[EvaluationText]:
         raise UserError(f"evaluation set {evaluation.name!r} has no text: check paths and fields")
 
 
-def _files(evaluation: EvaluationSet) -> Iterator[Path]:
+def _files(evaluation: EvaluationSet) -> Iterator[str]:
     for pattern in evaluation.paths:
-        path = Path(pattern).expanduser()
-        # A name may hold '[' or '*' itself; Path.glob takes no absolute pattern.
-        found = [path] if path.is_file() else sorted(map(Path, glob.glob(str(path))))  # noqa: PTH207
+        found = find_files(pattern)
         if not found:
             raise UserError(
-                f"evaluation set {evaluation.name!r}: {pattern!r} matches no file "
-                f"(looked from {Path.cwd()}); check data.decontamination.sets[...].paths"
+                f"evaluation set {evaluation.name!r}: {pattern!r} matches no file; "
+                f"check data.decontamination.sets[...].paths"
             )
         yield from found
 
 
-def _rows(evaluation: EvaluationSet, path: Path) -> Iterator[tuple[int, Any]]:
+def _rows(evaluation: EvaluationSet, path: str) -> Iterator[tuple[int, Any]]:
     if evaluation.kind in ("csv", "tsv"):
         yield from _delimited(evaluation, path)
         return
@@ -149,7 +150,7 @@ def _rows(evaluation: EvaluationSet, path: Path) -> Iterator[tuple[int, Any]]:
         yield record.origin.row, record.value
 
 
-def _delimited(evaluation: EvaluationSet, path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+def _delimited(evaluation: EvaluationSet, path: str) -> Iterator[tuple[int, dict[str, str]]]:
     csv.field_size_limit(MAX_LINE_BYTES)
     delimiter = "," if evaluation.kind == "csv" else "\t"
     rows = csv.DictReader(_lines(evaluation, path), delimiter=delimiter, strict=True)
@@ -159,13 +160,13 @@ def _delimited(evaluation: EvaluationSet, path: Path) -> Iterator[tuple[int, dic
                 raise csv.Error("the row has another number of cells than the header")
             yield rows.line_num, row
     except csv.Error as error:
-        origin = Origin(str(path), rows.line_num)
+        origin = Origin(path, rows.line_num)
         raise _unreadable(evaluation, BadRecord("malformed_row", str(error), origin)) from error
 
 
-def _lines(evaluation: EvaluationSet, path: Path) -> Iterator[str]:
+def _lines(evaluation: EvaluationSet, path: str) -> Iterator[str]:
     for row, line in read_lines(path):
-        origin = Origin(str(path), row)
+        origin = Origin(path, row)
         if isinstance(line, Damage):
             raise _unreadable(evaluation, BadRecord(line.reason, line.detail, origin))
         text = decode(line, origin)

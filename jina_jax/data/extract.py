@@ -1,7 +1,6 @@
 """From whole records to pairs and triplets, for sources that name an extractor or a data set."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from jina_jax.config import SourceConfig
@@ -25,7 +24,7 @@ def reads_records(source: SourceConfig) -> bool:
 
 
 def read_extracted(
-    source: SourceConfig, files: Iterable[Path]
+    source: SourceConfig, files: Iterable[str]
 ) -> Iterator[Pair | Triplet | BadRecord]:
     """Reads whole records and takes the texts out of them.
 
@@ -51,7 +50,7 @@ _OTHER_COUNT: dict[type, str] = {
 }
 
 
-def _read(source: SourceConfig, files: Iterable[Path]) -> Iterator[Pair | Triplet | BadRecord]:
+def _read(source: SourceConfig, files: Iterable[str]) -> Iterator[Pair | Triplet | BadRecord]:
     records = _records(source, files)
     if source.extractor in GROUPED:
         yield from _grouped(records, GROUPED[source.extractor], source.extractor)
@@ -72,7 +71,7 @@ def _read(source: SourceConfig, files: Iterable[Path]) -> Iterator[Pair | Triple
             yield record if isinstance(record, BadRecord) else _from_fields(source, record)
 
 
-def _records(source: SourceConfig, files: Iterable[Path]) -> Iterator[Record | BadRecord]:
+def _records(source: SourceConfig, files: Iterable[str]) -> Iterator[Record | BadRecord]:
     if source.kind == "hf":
         yield from read_hf(source)
     elif source.kind == "tfds":

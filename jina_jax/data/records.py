@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jina_jax.data.files import open_file
 from jina_jax.data.lines import Damage, read_lines
 from jina_jax.errors import UserError
 from jina_jax.types import BadRecord, Origin
@@ -23,7 +23,7 @@ class Record(NamedTuple):
     origin: Origin
 
 
-def read_file_records(path: Path, kind: str) -> Iterator[Record | BadRecord]:
+def read_file_records(path: str, kind: str) -> Iterator[Record | BadRecord]:
     """Reads the records of a file.
 
     Args:
@@ -37,7 +37,7 @@ def read_file_records(path: Path, kind: str) -> Iterator[Record | BadRecord]:
         yield from _read_rows(path)
         return
     for row, line in read_lines(path):
-        origin = Origin(str(path), row)
+        origin = Origin(path, row)
         if isinstance(line, Damage):
             yield BadRecord(line.reason, line.detail, origin)
         elif line.strip():
@@ -64,14 +64,14 @@ def parse_json(line: bytes, origin: Origin) -> Any:
         return BadRecord("malformed_json", str(error), origin)
 
 
-def _read_rows(path: Path) -> Iterator[Record]:
+def _read_rows(path: str) -> Iterator[Record]:
     row = 0
     try:
-        with pq.ParquetFile(path) as file:
+        with open_file(path) as stream, pq.ParquetFile(stream) as file:
             for batch in file.iter_batches(_BATCH_ROWS):
                 for value in batch.to_pylist():
                     row += 1
-                    yield Record(value, Origin(str(path), row))
+                    yield Record(value, Origin(path, row))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"{path} cannot be read as Parquet after row {row}: {error}; "

@@ -13,7 +13,7 @@ from jina_jax.types import BadRecord, Origin, Pair, Triplet
 
 
 def read(path, kind="jsonl", **more):
-    return list(read_extracted(SourceConfig("s", kind, (str(path),), **more), [path]))
+    return list(read_extracted(SourceConfig("s", kind, (str(path),), **more), [str(path)]))
 
 
 def write(path, *rows):
@@ -106,7 +106,7 @@ def test_lines_of_text_are_records(tmp_path):
 
 def test_lines_end_with_or_without_a_carriage_return(tmp_path):
     (tmp_path / "a.tsv").write_bytes(b"a b\ta <::::> b\r\nc d\tc <::::> d\n")
-    values = [record.value for record in extract.read_file_records(tmp_path / "a.tsv", "text")]
+    values = [record.value for record in extract.read_file_records(str(tmp_path / "a.tsv"), "text")]
     assert values == ["a b\ta <::::> b", "c d\tc <::::> d"]
 
 
