@@ -18,6 +18,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jina_jax.errors import UserError
+from jina_jax.filter_config import (
+    DecontaminationConfig,
+    LanguageConfig,
+    NearDuplicateConfig,
+    filter_problems,
+)
 
 
 def _changeable(default: Any) -> Any:
@@ -26,18 +32,35 @@ def _changeable(default: Any) -> Any:
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """Where pairs come from."""
+    """Where pairs or triplets come from."""
 
     name: str
     """Names the source in shards, metrics and reports: letters, digits, '_' and '-'."""
-    kind: Literal["jsonl", "parquet", "csv", "tsv", "pydocs"] = "jsonl"
-    """File format (JSONL also as .gz or .zst), or `pydocs`: docstrings of installed packages."""
+    kind: Literal["jsonl", "parquet", "csv", "tsv", "text", "pydocs", "tfds", "hf"] = "jsonl"
+    """File format (text also as .gz or .zst; `text` is lines for an extractor), `tfds` or `hf` for
+    a data set of TFDS or Hugging Face, or `pydocs`: docstrings of installed packages."""
     paths: tuple[str, ...] = ()
-    """Files or globs. For `pydocs`: top-level packages to read; empty reads all installed ones."""
+    """Files or globs. For `pydocs`: top-level packages to read; empty reads all installed ones.
+    For `tfds`: the data folder; empty takes TFDS's own."""
+    dataset: str = ""
+    """For `tfds` and `hf`: name or id of the data set, or the folder of a local one."""
+    subset: str = ""
+    """For `tfds` and `hf`: configuration of the data set."""
+    split: str = "train"
+    """For `tfds` and `hf`: split of the data set."""
+    revision: str = ""
+    """For `hf`: commit, branch or tag. For `tfds`: version."""
+    extractor: str = ""
+    """How texts are taken out of a record that is more than two fields (data/extract.py lists
+    them); empty takes the fields named below. One that gives triplets wants a `negative_field`,
+    whatever its name. Not for csv, tsv and pydocs."""
     query_field: str = "query"
     """Field or column that holds the query."""
     positive_field: str = "positive"
     """Field or column that holds the positive passage."""
+    negative_field: str = ""
+    """Field or column that holds the hard negative of a triplet; empty for pairs. Triplets are not
+    deduplicated, and no filter for pairs looks at them."""
     weight: float = 1.0
     """Relative share of batches drawn from this source."""
     licence: str = "unknown"
@@ -59,6 +82,29 @@ class TokenizerConfig:
 
 
 @dataclass(frozen=True)
+class LengthConfig:
+    """Bounds on the length of each text of a pair, both inclusive; none by default."""
+
+    min_characters: int = 0
+    max_characters: int | None = None
+    min_words: int = 0
+    """Words are what whitespace separates."""
+    max_words: int | None = None
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """What runs the tasks of preparation. The results do not depend on it."""
+
+    kind: Literal["local", "ray"] = _changeable("local")
+    """`local` uses processes of this machine, `ray` a cluster whose nodes share a file system."""
+    workers: int = _changeable(0)
+    """Processes of the local engine; 1 works in this process, 0 takes one a core."""
+    ray_address: str = _changeable("")
+    """Address of a Ray cluster; empty starts one on this machine."""
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Preparation: from sources to shuffled shards of token ids."""
 
@@ -68,12 +114,19 @@ class DataConfig:
     """Texts are cut to this many tokens, end-of-sequence included, before they are stored."""
     eval_pairs: int = 1000
     """Pairs held out per source; no text of theirs occurs in training."""
+    language: LanguageConfig = LanguageConfig()
+    near_duplicates: NearDuplicateConfig = NearDuplicateConfig()
+    decontamination: DecontaminationConfig = DecontaminationConfig()
     max_bad_share: float = 0.01
     """Stop when more than this share of a source's records (after 1,000) cannot be read."""
     records_per_shard: int = 100_000
     """Aim for this many training records in a shard file."""
     seed: int = 0
     """Seed of the global shuffle and of the evaluation split."""
+    source_priority: tuple[str, ...] = ()
+    """Names of sources, the first keeps what several hold; the others follow as listed."""
+    lengths: LengthConfig = LengthConfig()
+    engine: EngineConfig = EngineConfig()
 
 
 @dataclass(frozen=True)
@@ -252,6 +305,20 @@ def _positive(section: str, config: Any, *names: str) -> Iterator[str]:
             yield f"{section}.{name}={getattr(config, name)} must be above 0"
 
 
+def _source_problems(which: str, source: SourceConfig) -> Iterator[str]:
+    if source.kind in ("tfds", "hf"):
+        if not source.dataset:
+            yield f"{which} is of kind {source.kind} and names no dataset"
+        if not source.split:
+            yield f"{which} has an empty split; data sets mostly have train"
+    elif source.kind != "pydocs" and not source.paths:
+        yield f"{which} has no paths"
+    if source.kind == "text" and not source.extractor:
+        yield f"{which} is of kind text: its lines need an extractor"
+    if source.extractor and source.kind in ("csv", "tsv", "pydocs"):
+        yield f"{which}: an extractor reads no {source.kind}; leave it empty"
+
+
 def _problems(config: RunConfig) -> Iterator[str]:
     feed, model, optim = config.feed, config.model, config.optim
     for what, name in [("name", config.name)] + [
@@ -262,17 +329,24 @@ def _problems(config: RunConfig) -> Iterator[str]:
     names = [s.name for s in config.data.sources]
     for name in sorted({n for n in names if names.count(n) > 1}):
         yield f"two sources are named {name!r}: names must differ"
+    for name in config.data.source_priority:
+        if name not in names:
+            yield f"data.source_priority: no source is named {name!r}; they are {', '.join(names)}"
     for i, source in enumerate(config.data.sources):
-        if source.kind != "pydocs" and not source.paths:
-            yield f"data.sources.{i} ({source.name}) has no paths"
+        yield from _source_problems(f"data.sources.{i} ({source.name})", source)
         yield from _positive(f"data.sources.{i}", source, "weight")
     if not 0 <= config.data.max_bad_share <= 1:
         yield f"data.max_bad_share={config.data.max_bad_share} must lie in 0..1"
     yield from _positive("data", config.data, "max_text_tokens", "records_per_shard")
     if config.data.max_text_tokens > 65535:
         yield f"data.max_text_tokens={config.data.max_text_tokens} must not exceed 65535"
+    if config.data.engine.workers < 0:
+        yield f"data.engine.workers={config.data.engine.workers} must not be negative"
     if config.data.eval_pairs < 0:
         yield f"data.eval_pairs={config.data.eval_pairs} must not be negative"
+    yield from filter_problems(
+        config.data.language, config.data.near_duplicates, config.data.decontamination
+    )
     yield from _positive(
         "feed", feed, "global_batch_size", "query_tokens", "positive_tokens", "row_tokens",
         "texts_per_row", "rows_multiple", "prefetch_batches",

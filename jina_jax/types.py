@@ -38,6 +38,15 @@ class Pair(NamedTuple):
     origin: Origin
 
 
+class Triplet(NamedTuple):
+    """One (query, positive, negative) triplet as a source gave it."""
+
+    query: str
+    positive: str
+    negative: str
+    origin: Origin
+
+
 class BadRecord(NamedTuple):
     """A record that could not be read: it is counted and written to the ledger, never raised."""
 

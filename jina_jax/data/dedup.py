@@ -6,56 +6,109 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from jina_jax.data.ledger import LedgerWriter, dropped_pair
-from jina_jax.data.runs import batches, count_sources, hash_words, read_range, write_table
+from jina_jax.data.ledger import LedgerWriter, dropped_rows
+from jina_jax.data.runs import (
+    batches,
+    count_sources,
+    hash_words,
+    load_runs,
+    read_range,
+    schema,
+    write_table,
+)
 
-DEDUP_VERSION = 1
+DEDUP_VERSION = 2
 """Goes into the manifest; raise it when what is dropped here changes."""
 
 
 @dataclass(frozen=True)
 class DedupResult:
-    """Per source: pairs kept and dropped in one key range."""
+    """Per source: records kept and dropped in one key range."""
 
     unique: tuple[int, ...]
     duplicate: tuple[int, ...]
 
 
-def dedup_task(
-    runs: Sequence[Path], keys: tuple[int, int], names: Sequence[str], out: Path, ledger: Path
-) -> DedupResult:
-    """Keeps one of each pair in a key range and sorts them into shuffle order.
+@dataclass(frozen=True)
+class DedupRules:
+    """What tasks of one preparation share."""
 
-    Equal pairs share a key, so no other range holds one. The pair of the source listed first, and
-    of the record read first, is kept.
+    names: tuple[str, ...]
+    """Of the sources."""
+    rank: tuple[int, ...]
+    """Per source; of equal pairs the one whose source has the lowest rank is kept."""
+    is_triplets: tuple[bool, ...]
+    """Per source; triplets are all kept."""
+
+
+def source_ranks(names: Sequence[str], priority: Sequence[str]) -> tuple[int, ...]:
+    """Rank of each source: those named in `priority` come first, the others as listed.
+
+    Example: sources a, b, c with priority (c,) have ranks 1, 2, 0.
+    """
+    order = [*priority, *[name for name in names if name not in priority]]
+    return tuple(order.index(name) for name in names)
+
+
+def dedup_task(
+    runs: Path, keys: tuple[int, int], rules: DedupRules, out: Path, ledger: Path
+) -> DedupResult:
+    """Keeps one of each pair in a key range and sorts the records into shuffle order.
+
+    Equal pairs share a key, so no other range holds one. The pair of the source with the lowest
+    rank, and there of the record read first, is kept.
 
     Args:
-      runs: of all sources.
+      runs: file that names those of all sources.
       keys: first key and the one after the last.
-      names: of the sources.
-      out: table of the unique pairs, in shuffle order.
+      rules: shared by all ranges.
+      out: table of the unique records, in shuffle order.
       ledger: file for the dropped ones.
     """
-    table = read_range(runs, *keys)
-    pair_Nx4 = np.hstack(
-        [hash_words(table.column("query_hash")), hash_words(table.column("positive_hash"))]
-    )
-    key, source, position = (table.column(c).to_numpy() for c in ("key", "source", "position"))
-    order = np.lexsort((position, source, *pair_Nx4.T, key))
-    sorted_Nx4 = pair_Nx4[order]
-    is_first = np.ones(len(order), bool)
-    is_first[1:] = (sorted_Nx4[1:] != sorted_Nx4[:-1]).any(1)
+    names = rules.names
+    table = read_range(load_runs(runs), *keys, schema(3 if any(rules.is_triplets) else 2))
+    source_N = table.column("source").to_numpy()
+    order, is_first = _order(table, np.array(rules.rank)[source_N])
+    is_first |= np.array(rules.is_triplets)[source_N[order]]
     write_table(table.take(pa.array(order[is_first])), out)
 
     first_of_group = order[np.maximum.accumulate(np.where(is_first, np.arange(len(order)), 0))]
+    lost, kept = order[~is_first], first_of_group[~is_first]
     with LedgerWriter(ledger) as writer:
-        lost, kept = order[~is_first], first_of_group[~is_first]
         for rows, same in zip(batches(table, lost), batches(table, kept), strict=True):
-            for row, twin in zip(rows.to_pylist(), same.to_pylist(), strict=True):
-                detail = f"same as {names[twin['source']]} {twin['file']}:{twin['row']}"
-                writer.write(dropped_pair(row, names, "dedup", "duplicate", detail))
+            twin = pa.array(names, pa.string()).take(same.column("source"))
+            row = same.column("row").cast(pa.string())
+            detail = pc.binary_join_element_wise(
+                pc.binary_join_element_wise("same as", twin, " "), " ", ""
+            )
+            place = pc.binary_join_element_wise(same.column("file").cast(pa.string()), row, ":")
+            detail = pc.binary_join_element_wise(detail, place, "")
+            writer.write_table(dropped_rows(rows, names, "dedup", "duplicate", detail))
     return DedupResult(
-        count_sources(source[order[is_first]], len(names)),
-        count_sources(source[order[~is_first]], len(names)),
+        count_sources(source_N[order[is_first]], len(names)),
+        count_sources(source_N[lost], len(names)),
     )
+
+
+def _order(table: pa.Table, rank_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows in shuffle order, equal pairs together, and which of them begin a group of equals."""
+    key_N, position_N = table.column("key").to_numpy(), table.column("position").to_numpy()
+    words_Nx = np.hstack(
+        [hash_words(table.column(c)) for c in table.column_names if c.endswith("_hash")]
+    )
+    order = np.argsort(key_N, kind="stable")
+    same_key = key_N[order[1:]] == key_N[order[:-1]]
+    # Sorting by all columns is slow and matters only among rows that share a key.
+    shares = np.zeros(len(order), bool)
+    shares[1:] |= same_key
+    shares[:-1] |= same_key
+    rows = order[shares]
+    order[shares] = rows[
+        np.lexsort((position_N[rows], rank_N[rows], *words_Nx[rows].T, key_N[rows]))
+    ]
+    sorted_Nx = words_Nx[order]
+    is_first = np.ones(len(order), bool)
+    is_first[1:] = (sorted_Nx[1:] != sorted_Nx[:-1]).any(1)
+    return order, is_first

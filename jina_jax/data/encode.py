@@ -1,6 +1,8 @@
 """The last step: learns from the training texts and turns them into shards of token ids."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
@@ -8,66 +10,138 @@ import numpy as np
 import pyarrow as pa
 from tokenizers import Tokenizer
 
-from jina_jax.data.runs import batches, map_table
+from jina_jax.config import TokenizerConfig
+from jina_jax.data.atomic import atomic_file, atomic_folder
+from jina_jax.data.manifest import file_sha256
+from jina_jax.data.runs import TEXTS, batches
 from jina_jax.data.shards import ShardWriter, encode_record
-from jina_jax.data.tokenizer import load_tokenizer
+from jina_jax.data.stages import Partition
+from jina_jax.data.tokenizer import TOKENIZER_FILE, build_tokenizer, load_tokenizer
 
 
-def training_texts(tables: Sequence[Path], most: int) -> Iterator[str]:
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokenizer that was made."""
+
+    sha256: str
+    """Of tokenizer.json."""
+    size: int
+
+
+def vocabulary_task(
+    config: TokenizerConfig, partitions: Sequence[Partition], folder: Path
+) -> Vocabulary:
+    """Fetches the vocabulary, or learns it.
+
+    Args:
+      config: says which.
+      partitions: of training records, to learn from; empty to fetch.
+      folder: appears, with the tokenizer.
+    """
+    texts = training_texts(partitions, config.train_texts) if partitions else None
+    with atomic_folder(folder) as part:
+        build_tokenizer(config, texts, part)
+    size = load_tokenizer(folder).get_vocab_size()
+    return Vocabulary(file_sha256(folder / TOKENIZER_FILE), size)
+
+
+def training_texts(partitions: Sequence[Partition], most: int) -> Iterator[str]:
     """Training texts in shuffle order, evenly thinned out to at most `most`.
 
     Args:
-      tables: training pairs, by key range in order.
+      partitions: of training records, in order.
       most: gives exactly this many, or all when there are fewer.
     """
-    total = 2 * sum(map_table(path).num_rows for path in tables)
+    total = sum(_count_texts(*partition.open()) for partition in partitions)
     keep = min(total, most)
     numbers = count()
-    for path in tables:
-        table = map_table(path)
-        for batch in batches(table, np.arange(len(table))):
-            for pair in batch.select(["query", "positive"]).to_pylist():
-                for text in (pair["query"], pair["positive"]):
+    for partition in partitions:
+        table, row_N = partition.open()
+        names = [name for name in TEXTS if name in table.column_names]
+        for batch in batches(table, row_N):
+            for texts in zip(*(batch.column(n).to_pylist() for n in names), strict=True):
+                for text in texts:
+                    if text is None:
+                        continue
                     number = next(numbers)
                     # True exactly `keep` times in `total`, evenly spaced.
                     if (number + 1) * keep // total > number * keep // total:
                         yield text
 
 
+def _count_texts(table: pa.Table, row_N: np.ndarray) -> int:
+    rows = pa.array(row_N)
+    hashes = [table.column(f"{n}_hash").take(rows) for n in TEXTS if n in table.column_names]
+    return sum(len(column) - column.null_count for column in hashes)
+
+
+@dataclass(frozen=True)
+class EncodedShard:
+    """A shard of one source."""
+
+    records: int
+    size_bytes: int
+    sha256: str
+    lengths: tuple[tuple[int, ...], ...]
+    """Of queries, positives and negatives: how many have 0, 1, 2, ... tokens."""
+
+
+@dataclass(frozen=True)
+class EncodeResult:
+    """Per source; None for a source without a record here."""
+
+    shards: tuple[EncodedShard | None, ...]
+
+
 def encode_task(
-    table_path: Path, tokenizer_dir: Path, max_text_tokens: int, shards: Sequence[Path]
-) -> np.ndarray:
-    """Tokenises the training pairs of a key range into one shard per source.
+    partitions: Sequence[Partition], tokenizer_dir: Path, max_text_tokens: int,
+    shards: Sequence[Path],
+) -> EncodeResult:  # fmt: skip
+    """Tokenises training records into one shard per source.
 
     Args:
-      table_path: training pairs.
+      partitions: of training records, in order.
       tokenizer_dir: holds tokenizer.json.
       max_text_tokens: texts are cut to this many tokens, </s> included.
-      shards: per source, the file to write; none is written for 0 pairs.
-    Returns: int64 [sources, 2, max_text_tokens + 1]; how many queries and positives have each
-      length.
+      shards: per source, the file to write; none is written for 0 records.
     """
-    table = map_table(table_path)
-    source_N = table.column("source").to_numpy()
     tokenizer = load_tokenizer(tokenizer_dir)
     tokenizer.enable_truncation(max_text_tokens)
-    lengths = np.zeros((len(shards), 2, max_text_tokens + 1), np.int64)
-    for index, path in enumerate(shards):
-        mine = np.flatnonzero(source_N == index)
-        if len(mine):
-            with ShardWriter(path) as shard:
+    found: list[EncodedShard | None] = []
+    # A source at a time: one file is open, and the tables are mapped, not read.
+    for source, path in enumerate(shards):
+        lengths = np.zeros((len(TEXTS), max_text_tokens + 1), np.int64)
+        records = 0
+        with ExitStack() as stack:
+            writer = None
+            for partition in partitions:
+                table, row_N = partition.open()
+                mine = row_N[table.column("source").to_numpy()[row_N] == source]
+                if not len(mine):
+                    continue
+                if writer is None:
+                    part = stack.enter_context(atomic_file(path))
+                    writer = stack.enter_context(ShardWriter(part))
                 for batch in batches(table, mine):
-                    lengths[index] += _encode_batch(batch, tokenizer, shard, max_text_tokens)
-    return lengths
+                    counts = _encode_batch(batch, tokenizer, writer, max_text_tokens)
+                    lengths[: len(counts)] += counts
+                    records += len(batch)
+        if records == 0:
+            found.append(None)
+            continue
+        texts = tuple(tuple(row) for row in lengths.tolist() if any(row))
+        found.append(EncodedShard(records, path.stat().st_size, file_sha256(path), texts))
+    return EncodeResult(tuple(found))
 
 
 def _encode_batch(
     batch: pa.Table, tokenizer: Tokenizer, shard: ShardWriter, max_text_tokens: int
 ) -> np.ndarray:
-    columns = [batch.column(c).to_pylist() for c in ("query", "positive")]
+    names = [n for n in TEXTS if n in batch.column_names and batch.column(n).null_count == 0]
+    columns = [batch.column(name).to_pylist() for name in names]
     ids = [[e.ids for e in tokenizer.encode_batch_fast(texts)] for texts in columns]
-    hashes = [batch.column(c).to_pylist() for c in ("query_hash", "positive_hash")]
+    hashes = [batch.column(f"{name}_hash").to_pylist() for name in names]
     for record in zip(*hashes, *ids, strict=True):
-        shard.write(encode_record(record[:2], record[2:]))
+        shard.write(encode_record(record[: len(names)], record[len(names) :]))
     counts = [np.bincount([len(i) for i in text], minlength=max_text_tokens + 1) for text in ids]
     return np.stack(counts)

@@ -4,6 +4,7 @@ One Parquet file, so that any tool can query it.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -12,6 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from jina_jax.data.atomic import atomic_file
+from jina_jax.data.runs import TEXTS
 from jina_jax.errors import UserError
 
 LEDGER_FILE = "ledger.parquet"
@@ -28,6 +31,7 @@ SCHEMA = pa.schema(
         pa.field("score", pa.float32()),
         pa.field("query", pa.string()),
         pa.field("positive", pa.string()),
+        pa.field("negative", pa.string()),
     ]
 )
 
@@ -40,7 +44,7 @@ class Dropped(NamedTuple):
     row: int
     """As in Origin."""
     stage: str
-    """`read`, `clean`, `dedup` or `split`."""
+    """`read`, `clean`, `dedup`, the name of a filter, or `split`."""
     reason: str
     detail: str = ""
     score: float | None = None
@@ -48,30 +52,55 @@ class Dropped(NamedTuple):
     query: str | None = None
     """None for a record that could not be read."""
     positive: str | None = None
+    negative: str | None = None
+    """None for a pair."""
 
 
 class UnusableError(UserError):
     """The sources cannot be used as they are; the ledger says which records are to blame."""
 
 
-def dropped_pair(
-    row: dict[str, Any], names: Sequence[str], stage: str, reason: str, detail: str
-) -> Dropped:
-    """The ledger's row for a row of a table of pairs.
+def dropped_rows(
+    rows: pa.Table,
+    names: Sequence[str],
+    stage: str,
+    reason: str | pa.Array,
+    detail: str | pa.Array = "",
+    score: pa.Array | None = None,
+) -> pa.Table:
+    """The ledger's rows for rows of a table of records.
 
     Args:
-      row: of `runs.SCHEMA`.
+      rows: of `runs.schema`.
       names: of the sources.
       stage: as in Dropped.
-      reason: as in Dropped.
+      reason: one for all, or one a row; so are detail and score.
       detail: as in Dropped.
+      score: as in Dropped.
     """
-    name, texts = names[row["source"]], (row["query"], row["positive"])
-    return Dropped(name, row["file"], row["row"], stage, reason, detail, None, *texts)
+    count = len(rows)
+    given: dict[str, Any] = {
+        "source": pa.array(names, pa.string()).take(rows.column("source")),
+        "stage": stage,
+        "reason": reason,
+        "detail": detail,
+        "score": score,
+        **{c: rows.column(c) for c in rows.column_names if c in ("file", "row", *TEXTS)},
+    }
+    columns = []
+    for field in SCHEMA:
+        value = given.get(field.name)
+        if value is None or isinstance(value, str):
+            value = pa.repeat(pa.scalar(value, field.type), count)
+        columns.append(value.cast(field.type))
+    return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
 class LedgerWriter:
-    """Writes rows in batches; the same rows give the same bytes. No rows leave no file."""
+    """Writes rows in batches; the same rows give the same bytes. No rows leave no file.
+
+    The file appears when the writer is left without an error.
+    """
 
     def __init__(self, path: Path):
         self._path = path
@@ -88,22 +117,19 @@ class LedgerWriter:
         if self._rows:
             columns = list(zip(*self._rows, strict=True))
             arrays = [pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)]
-            self.write_table(pa.Table.from_arrays(arrays, schema=SCHEMA))
             self._rows = []
+            self.write_table(pa.Table.from_arrays(arrays, schema=SCHEMA))
 
     def write_table(self, table: pa.Table) -> None:
         """Appends rows that already are in a table of `SCHEMA`."""
+        self._flush()
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self._path, SCHEMA, compression="zstd")
+            self._writer = pq.ParquetWriter(self._part, SCHEMA, compression="zstd")
         self._writer.write_table(table)
 
-    def close(self) -> None:
-        """Writes what is buffered and the file's footer."""
-        self._flush()
-        if self._writer is not None:
-            self._writer.close()
-
     def __enter__(self) -> "LedgerWriter":
+        self._file = atomic_file(self._path)
+        self._part = self._file.__enter__()
         return self
 
     def __exit__(
@@ -112,23 +138,40 @@ class LedgerWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            if kind is None:
+                self._flush()
+        finally:
+            if self._writer is not None:
+                self._writer.close()
+            self._file.__exit__(kind, error, traceback)
 
 
-def merge_ledgers(parts: Iterable[Path], path: Path) -> None:
+@dataclass(frozen=True)
+class LedgerPart:
+    """What one task left out."""
+
+    path: Path
+    row_base: int = 0
+    """Lines or rows of the file before those that the part counts from 1."""
+
+
+def merge_ledgers(parts: Iterable[LedgerPart], path: Path) -> None:
     """Joins ledgers into one file, which is written even when there is no row.
 
     Args:
-      parts: files of LedgerWriters, in order; those that do not exist are passed over.
+      parts: of LedgerWriters, in order; those whose file does not exist are passed over.
       path: the file to write.
     """
     with LedgerWriter(path) as writer:
         writer.write_table(SCHEMA.empty_table())
         for part in parts:
-            if part.exists():
-                with pq.ParquetFile(part) as file:
+            if part.path.exists():
+                with pq.ParquetFile(part.path) as file:
                     for batch in file.iter_batches(_BUFFERED_ROWS):
-                        writer.write_table(pa.Table.from_batches([batch], SCHEMA))
+                        table = pa.Table.from_batches([batch], SCHEMA)
+                        row = pc.add(table.column("row"), part.row_base)
+                        writer.write_table(table.set_column(2, SCHEMA.field("row"), row))
 
 
 def _open(folder: Path) -> pq.ParquetFile:

@@ -2,10 +2,12 @@
 
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from pathlib import PurePath
+from typing import IO, Any, NamedTuple
 
 import zstandard
+
+from jina_jax.data.files import open_file
 
 _CHUNK_BYTES = 1 << 16
 MAX_LINE_BYTES = 1 << 24
@@ -34,24 +36,52 @@ def _zstd() -> Any:
 _DECOMPRESSORS = {".gz": _gzip, ".zst": _zstd}
 
 
-def compression_suffix(path: Path) -> str:
+def compression_suffix(path: str) -> str:
     """`.gz`, `.zst` or, for a plain file, an empty string."""
-    return path.suffix if path.suffix in _DECOMPRESSORS else ""
+    suffix = PurePath(path).suffix
+    return suffix if suffix in _DECOMPRESSORS else ""
 
 
-def _decompress(path: Path) -> Iterator[bytes | Damage]:
-    """Bytes of every member of a file, then what was wrong with the last one, if anything."""
-    new = _DECOMPRESSORS.get(path.suffix)
-    with path.open("rb") as file:
-        member = None
-        while chunk := file.read(_CHUNK_BYTES):
-            if new is None:
-                yield chunk
+def _span(file: IO[bytes], start: int, end: int | None) -> Iterator[bytes]:
+    """Bytes of the lines that begin at start ≤ offset < end."""
+    position = max(start - 1, 0)
+    file.seek(position)
+    seeking = start > 0
+    while (end is None or position < end) and (chunk := file.read(_CHUNK_BYTES)):
+        if seeking:
+            first = chunk.find(b"\n") + 1
+            if not first:
+                position += len(chunk)
                 continue
+            chunk, position, seeking = chunk[first:], position + first, False
+            if end is not None and position >= end:
+                return
+        if end is not None and position + len(chunk) >= end:
+            # The last line ends with the first newline that is not before end - 1.
+            while not (stop := chunk.find(b"\n", max(end - 1 - position, 0)) + 1):
+                yield chunk
+                position += len(chunk)
+                if not (chunk := file.read(_CHUNK_BYTES)):
+                    return
+            yield chunk[:stop]
+            return
+        yield chunk
+        position += len(chunk)
+
+
+def _decompress(path: str, start: int, end: int | None) -> Iterator[bytes | Damage]:
+    """Bytes of every member of a file, then what was wrong with the last one, if anything."""
+    suffix = compression_suffix(path)
+    with open_file(path) as file:
+        if not suffix:
+            yield from _span(file, start, end)
+            return
+        new, member = _DECOMPRESSORS[suffix], None
+        while chunk := file.read(_CHUNK_BYTES):
             while chunk:
                 if member is None:
                     # gzip pads with zeros between members and after the last one.
-                    chunk = chunk.lstrip(b"\0") if path.suffix == ".gz" else chunk
+                    chunk = chunk.lstrip(b"\0") if suffix == ".gz" else chunk
                     if not chunk:
                         break
                     member = new()
@@ -69,18 +99,24 @@ def _decompress(path: Path) -> Iterator[bytes | Damage]:
             yield Damage("truncated", "the file ends in the middle of a compressed member")
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, bytes | Damage]]:
+def read_lines(
+    path: str, start: int = 0, end: int | None = None
+) -> Iterator[tuple[int, bytes | Damage]]:
     """Splits a file at newlines.
 
     Args:
       path: a file; `.gz` and `.zst` are unpacked, member after member.
-    Returns: (1-based line number, the line without its newline), or for a line that cannot be
-      given (number, Damage). A byte-order mark is taken off the first line. After `truncated`
-      and `corrupt_compression` the file is over; the part of a line before them is given up.
+      start: of a plain file, only the lines that begin at this byte or later.
+      end: of a plain file, only the lines that begin before this byte; None reads all.
+    Returns: (line number, from 1 for the first of these lines, the line without its newline), or
+      for a line that cannot be given (number, Damage). A byte-order mark is taken off the first
+      line. After `truncated` and `corrupt_compression` the file is over; the part of a line before
+      them is given up.
     Raises: OSError when the file cannot be read.
     """
     row, parts, held, skipping = 1, [], 0, False
-    for chunk in _decompress(path):
+    bom = _BOM if start == 0 else b""
+    for chunk in _decompress(path, start, end):
         if isinstance(chunk, Damage):
             yield row, chunk
             return
@@ -89,7 +125,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes | Damage]]:
         held += len(first)
         for other in others:
             if not skipping:
-                yield row, _joined(parts, row)
+                yield row, _joined(parts, bom if row == 1 else b"")
             row, parts, held, skipping = row + 1, [other], len(other), False
         if held > MAX_LINE_BYTES and not skipping:
             yield row, Damage("too_long", f"a line of more than {MAX_LINE_BYTES:,} bytes")
@@ -97,9 +133,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes | Damage]]:
         if skipping:
             parts = []
     if held and not skipping:
-        yield row, _joined(parts, row)
+        yield row, _joined(parts, bom if row == 1 else b"")
 
 
-def _joined(parts: list[bytes], row: int) -> bytes:
-    line = b"".join(parts)
-    return line.removeprefix(_BOM) if row == 1 else line
+def _joined(parts: list[bytes], bom: bytes) -> bytes:
+    return b"".join(parts).removeprefix(bom)

@@ -16,7 +16,7 @@ from jina_jax.config import DataConfig
 from jina_jax.errors import UserError
 
 MANIFEST_FILE = "manifest.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raise it when the layout of the folder, of a shard or of this file changes."""
 
 
@@ -42,21 +42,61 @@ class LengthStats:
 
 
 @dataclass(frozen=True)
+class InputFile:
+    """A file that a source was read from."""
+
+    path: str
+    size_bytes: int
+    xxh3: str
+    """xxh3-128 of its bytes as hex digits; empty for what is not on this file system."""
+
+
+@dataclass(frozen=True)
+class ScoreHistogram:
+    """Records by score, in bins of equal width; what lies beyond the ends is in the outermost."""
+
+    low: float
+    high: float
+    kept: tuple[int, ...]
+    dropped: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class StageCounts:
+    """What one filter did to a source."""
+
+    stage: str
+    records: int
+    """Records that came in."""
+    dropped: dict[str, int]
+    """Reason → records that did not go on."""
+    scores: ScoreHistogram | None
+    """None for a filter without scores."""
+
+
+@dataclass(frozen=True)
 class SourceSummary:
     """What became of a source: read = bad + dropped + train + eval."""
 
     name: str
     licence: str
+    record: str
+    """`pair` or `triplet`."""
+    inputs: tuple[InputFile, ...]
     read: int
     """Records read, bad ones included."""
     bad: dict[str, int]
     """Reason → records that could not be read."""
     dropped: dict[str, int]
-    """Reason → pairs left out."""
+    """Reason → records left out, by all stages together."""
+    stages: tuple[StageCounts, ...]
+    """Filters in the order in which they were applied."""
     train: int
     eval: int
     query_tokens: LengthStats
     positive_tokens: LengthStats
+    negative_tokens: LengthStats | None
+    """None for pairs."""
     shards: tuple[ShardFile, ...]
     eval_path: str | None
     """Held-out pairs as Parquet, relative to the prepared folder; None when there are none."""
@@ -75,6 +115,8 @@ class Manifest:
     """Of tokenizer.json."""
     vocab_size: int
     """Ids of the tokenizer, special ones included."""
+    stages: dict[str, str]
+    """Name of each configured filter → a hash of its configuration and of what it learnt from."""
     sources: tuple[SourceSummary, ...]
 
     @property
@@ -86,9 +128,11 @@ class Manifest:
 def prepared_config(config: DataConfig) -> dict[str, Any]:
     """The part of the configuration that prepared data depends on, as JSON values.
 
-    A source's weight is left out: it says how often to draw from the shards, not what they hold.
+    A source's weight is left out: it says how often to draw from the shards, not what they hold;
+    so is the engine, which changes no result.
     """
     values = json.loads(json.dumps(dataclasses.asdict(config)))
+    del values["engine"]
     for source in values["sources"]:
         del source["weight"]
     return values
@@ -135,7 +179,7 @@ def load_manifest(folder: Path) -> Manifest:
             f"prepare the data again"
         )
     try:
-        return _from_json(Manifest, values)
+        return from_json(Manifest, values)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise _malformed(path, error) from error
 
@@ -145,15 +189,25 @@ def _malformed(path: Path, error: Exception) -> UserError:
     return UserError(f"{path} is damaged ({what}): restore it or prepare the data again")
 
 
-def _from_json(kind: Any, value: Any) -> Any:
-    """A JSON value as the dataclass, tuple or plain value that the annotation asks for."""
+def from_json(kind: Any, value: Any) -> Any:
+    """A JSON value as the dataclass, tuple or plain value that the annotation asks for.
+
+    Args:
+      kind: an annotation, such as `tuple[ShardFile, ...]`.
+      value: as `json.loads` gave it.
+    Raises: KeyError, TypeError or ValueError where they do not match.
+    """
     if dataclasses.is_dataclass(kind):
         fields = {field.name: field.type for field in dataclasses.fields(kind)}
         if unknown := value.keys() - fields.keys():
             raise ValueError(f"unknown fields {sorted(unknown)}")
-        return kind(**{name: _from_json(t, value[name]) for name, t in fields.items()})  # type: ignore[operator]
+        return kind(**{name: from_json(t, value[name]) for name, t in fields.items()})  # type: ignore[operator]
     if get_origin(kind) is tuple:
-        return tuple(_from_json(get_args(kind)[0], item) for item in value)
+        return tuple(from_json(get_args(kind)[0], item) for item in value)
+    if isinstance(kind, types.UnionType) and value is not None:
+        shapes = [k for k in get_args(kind) if dataclasses.is_dataclass(k)]
+        if shapes:
+            return from_json(shapes[0], value)
     allowed = get_args(kind) if isinstance(kind, types.UnionType) else (get_origin(kind) or kind,)
     if not isinstance(value, (float, int) if kind is float else allowed):
         raise TypeError(f"expected {kind}, got {value!r}")

@@ -1,6 +1,7 @@
 """The identity of a text: what makes two spellings the same text, and its hash."""
 
 import unicodedata
+from collections.abc import Iterable
 
 import xxhash
 
@@ -39,3 +40,9 @@ def text_hash(text: str) -> bytes:
 def hash_normalised(text: str) -> bytes:
     """`text_hash` of a text that already is normalised."""
     return xxhash.xxh3_128_digest(text.encode())
+
+
+def normalise_all(texts: Iterable[str]) -> list[str]:
+    """`normalise` of many texts."""
+    # The call is saved where it costs as much as its work.
+    return [" ".join(t.lower().split()) if t.isascii() else normalise(t) for t in texts]

@@ -4,11 +4,14 @@ Real English text that needs no download. Files are parsed, never imported or ex
 """
 
 import ast
+import contextlib
 import re
 import sysconfig
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+
+import xxhash
 
 from jina_jax.errors import UserError
 from jina_jax.types import BadRecord, Origin, Pair
@@ -36,6 +39,12 @@ def read_pydocs(packages: tuple[str, ...]) -> Iterator[Pair | BadRecord]:
       parse is a BadRecord. Tests are left out.
     Raises: UserError naming a package that is not installed.
     """
+    for package, root in _wanted(packages):
+        for module, path in _modules(package, root):
+            yield from _read_module(module, path)
+
+
+def _wanted(packages: tuple[str, ...]) -> list[tuple[str, Path]]:
     installed = _installed()
     for package in packages:
         if package not in installed:
@@ -44,9 +53,24 @@ def read_pydocs(packages: tuple[str, ...]) -> Iterator[Pair | BadRecord]:
                 f"{' or '.join(str(f) for f in _folders())}; "
                 f"give top-level names such as 'numpy', or none to read all"
             )
-    for package in sorted(packages or installed):
-        for module, path in _modules(package, installed[package]):
-            yield from _read_module(module, path)
+    return [(package, installed[package]) for package in sorted(packages or installed)]
+
+
+def package_stamps(packages: tuple[str, ...]) -> list[tuple[str, int, str]]:
+    """The packages that `read_pydocs` reads, in its order; takes its argument, raises its errors.
+
+    Returns: name, bytes of its files, and a text that changes when a file does.
+    """
+    stamps = []
+    for package, root in _wanted(packages):
+        digest, size_bytes = xxhash.xxh3_128(), 0
+        for module, path in _modules(package, root):
+            with contextlib.suppress(OSError):  # A broken link is reported when it is read.
+                stat = path.stat()
+                size_bytes += stat.st_size
+                digest.update(f"{module} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        stamps.append((package, size_bytes, digest.hexdigest()))
+    return stamps
 
 
 def _folders() -> list[Path]:

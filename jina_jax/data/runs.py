@@ -1,43 +1,57 @@
-"""Sorted runs: pairs on disk in shuffle order, from which any key range can be read.
+"""Sorted runs: records on disk in shuffle order, from which any key range can be read.
 
 A run is an Arrow IPC file with one record batch, sorted by key. It is memory-mapped, so that
 reading a key range of many runs touches only the pages of that range.
 """
 
+import json
 from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
+from jina_jax.data.atomic import atomic_file, write_atomically
 from jina_jax.data.normalise import HASH_BYTES
-from jina_jax.types import Pair
 
 KEYS = 1 << 64
-_RUN_BYTES = 64 << 20
-"""Text held in memory before a run is written."""
+_RUN_BYTES = 48 << 20
+"""Records held in memory before a run is written."""
 _BATCH_ROWS = 4096
-
-SCHEMA = pa.schema(
-    {
-        "key": pa.uint64(),
-        "query_hash": pa.binary(HASH_BYTES),
-        "positive_hash": pa.binary(HASH_BYTES),
-        "source": pa.uint16(),  # position among the configured sources
-        "position": pa.int64(),  # of the record in its source
-        "row": pa.int64(),
-        "file": pa.large_string(),
-        "query": pa.large_string(),
-        "positive": pa.large_string(),
-    }
-)
+TEXTS = ("query", "positive", "negative")
 
 
-def shuffle_key(query_hash: bytes, positive_hash: bytes, seed: int) -> int:
-    """Place of a pair in the global shuffle, 0 ≤ key < KEYS: pairs of equal texts share it."""
-    return xxhash.xxh3_64_intdigest(query_hash + positive_hash, seed % KEYS)
+def schema(texts: int) -> pa.Schema:
+    """Columns of runs and of the tables made of them.
+
+    Args:
+      texts: 2 where all sources are pairs; 3 where one is of triplets, and pairs have no negative.
+    """
+    return pa.schema(
+        {
+            "key": pa.uint64(),
+            "source": pa.uint16(),  # position among the configured sources
+            "position": pa.int64(),  # of the record in its source
+            "row": pa.int64(),
+            "file": pa.dictionary(pa.int32(), pa.string()),
+            **{f"{name}_hash": pa.binary(HASH_BYTES) for name in TEXTS[:texts]},
+            **{name: pa.large_string() for name in TEXTS[:texts]},
+        }
+    )
+
+
+def shuffle_key(hashes: bytes, seed: int) -> int:
+    """Place of a record in the global shuffle, 0 ≤ key < KEYS: records of equal texts share it.
+
+    Args:
+      hashes: of its texts, one after another.
+      seed: of the shuffle.
+    """
+    return xxhash.xxh3_64_intdigest(hashes, seed % KEYS)
 
 
 def key_ranges(parts: int) -> list[tuple[int, int]]:
@@ -47,53 +61,82 @@ def key_ranges(parts: int) -> list[tuple[int, int]]:
 
 
 class RunWriter:
-    """Collects the pairs of one source and writes a run whenever there is enough."""
+    """Collects the records of one block and writes a run whenever there is enough."""
 
-    def __init__(self, folder: Path, source: int, seed: int, run_bytes: int = _RUN_BYTES):
+    def __init__(self, stem: Path, source: int, schema: pa.Schema, seed: int, run_bytes: int = _RUN_BYTES):  # fmt: skip  # noqa: E501
         """Starts without a run.
 
         Args:
-          folder: where runs are written.
+          stem: path of the runs, which get a number and an ending.
           source: position among the configured sources.
+          schema: of the runs.
           seed: of the shuffle.
-          run_bytes: text held in memory, roughly.
+          run_bytes: records held in memory, roughly.
         """
-        self._folder, self._source, self._seed = folder, source, seed
+        self._stem, self._source, self._schema, self._seed = stem, source, schema, seed
         self._run_bytes = run_bytes
-        self._rows: list[tuple] = []
-        self._held_bytes = 0
-        self.paths: list[Path] = []
+        self._batches: list[pa.RecordBatch] = []
+        self._held_bytes = self._records = 0
+        self.paths: list[str] = []
+        self.text_bytes = 0
 
-    def add(self, pair: Pair, query_hash: bytes, positive_hash: bytes, position: int) -> None:
-        """Takes a pair; `position` counts the records of the source."""
-        key = shuffle_key(query_hash, positive_hash, self._seed)
-        row, file = pair.origin.row, pair.origin.file
-        self._rows.append(
-            (key, query_hash, positive_hash, self._source, position, row, file, *pair[:2])
-        )
-        # 400: about what CPython needs for a row besides its characters.
-        self._held_bytes += len(pair.query) + len(pair.positive) + 400
+    def add(
+        self,
+        texts: Sequence[Sequence[str]],
+        hashes: Sequence[Sequence[bytes]],
+        files: Sequence[str],
+        rows: Sequence[int],
+    ) -> None:
+        """Takes records, by column."""
+        count = len(rows)
+        columns: dict[str, pa.Array] = {
+            "key": pa.array(
+                [shuffle_key(b"".join(h), self._seed) for h in zip(*hashes, strict=True)],
+                pa.uint64(),
+            ),
+            "source": pa.array(np.full(count, self._source, np.uint16)),
+            "position": pa.array(np.arange(self._records, self._records + count)),
+            "row": pa.array(rows, pa.int64()),
+            "file": pa.array(files, pa.string()).dictionary_encode(),
+        }
+        for name, text, digest in zip(TEXTS, texts, hashes, strict=False):
+            columns[name] = pa.array(text, pa.large_string())
+            columns[f"{name}_hash"] = pa.array(digest, pa.binary(HASH_BYTES))
+        arrays = [columns[f.name] if f.name in columns else pa.nulls(count, f.type) for f in self._schema]  # fmt: skip  # noqa: E501
+        batch = pa.RecordBatch.from_arrays(arrays, schema=self._schema)
+        self._records += count
+        self._batches.append(batch)
+        self._held_bytes += batch.nbytes
+        self.text_bytes += batch.nbytes
         if self._held_bytes >= self._run_bytes:
             self.flush()
 
     def flush(self) -> None:
         """Writes what is held as a run."""
-        if not self._rows:
+        if not self._batches:
             return
+        table = joined(pa.Table.from_batches(self._batches, self._schema))
+        self._batches, self._held_bytes = [], 0
         # Stable: equal keys stay in the order of the source.
-        self._rows.sort(key=lambda row: row[0])
-        columns = list(zip(*self._rows, strict=True))
-        arrays = [pa.array(c, field.type) for c, field in zip(columns, SCHEMA, strict=True)]
-        path = self._folder / f"run-{self._source:03d}-{len(self.paths):05d}.arrow"
-        write_table(pa.Table.from_arrays(arrays, schema=SCHEMA), path)
-        self.paths.append(path)
-        self._rows, self._held_bytes = [], 0
+        order = np.argsort(table.column("key").to_numpy(), kind="stable")
+        path = self._stem.with_name(f"{self._stem.name}-{len(self.paths):05d}.arrow")
+        write_table(table.take(pa.array(order)), path)
+        self.paths.append(str(path))
+
+
+def joined(table: pa.Table) -> pa.Table:
+    """A table of one chunk a column."""
+    return table.unify_dictionaries().combine_chunks()
 
 
 def write_table(table: pa.Table, path: Path) -> None:
     """Writes a table as one record batch of an uncompressed Arrow IPC file."""
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table.combine_chunks())
+    with (
+        atomic_file(path) as part,
+        pa.OSFile(str(part), "wb") as file,
+        pa.ipc.new_file(file, table.schema) as writer,
+    ):
+        writer.write_table(joined(table))
 
 
 def map_table(path: Path) -> pa.Table:
@@ -101,25 +144,52 @@ def map_table(path: Path) -> pa.Table:
     return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
 
-def read_range(paths: Sequence[Path], first_key: int, end_key: int) -> pa.Table:
-    """Pairs of many runs whose key lies in a range.
+@dataclass(frozen=True)
+class Run:
+    """A run, and what comes before its block."""
+
+    path: str
+    row_base: int
+    """Lines or rows of the file before the block."""
+    position_base: int
+    """Records of the source before the block."""
+
+
+def save_runs(runs: Sequence[Run], path: Path) -> None:
+    """Writes a list of runs, which may be too long to be handed to each task."""
+    write_atomically(path, json.dumps([astuple(run) for run in runs]).encode())
+
+
+def load_runs(path: Path) -> list[Run]:
+    """Reads what `save_runs` wrote."""
+    return [Run(*values) for values in json.loads(path.read_bytes())]
+
+
+def read_range(runs: Sequence[Run], first_key: int, end_key: int, schema: pa.Schema) -> pa.Table:
+    """Records of many runs whose key lies in a range.
 
     Args:
-      paths: runs.
+      runs: of any sources.
       first_key: least key.
       end_key: one above the greatest key, at most KEYS.
-    Returns: a table of SCHEMA, run by run, sorted within each.
+      schema: of the runs.
+    Returns: a table run by run, sorted within each; rows and positions count from the start of
+      the file and of the source.
     """
-    slices = [SCHEMA.empty_table()]
-    for path in paths:
-        table = map_table(path)
+    slices = [schema.empty_table()]
+    for run in runs:
+        table = map_table(Path(run.path))
         keys_N = table.column("key").to_numpy()
         first = int(np.searchsorted(keys_N, np.uint64(first_key)))
         end = len(keys_N)
         if end_key < KEYS:
             end = int(np.searchsorted(keys_N, np.uint64(end_key)))
-        slices.append(table.slice(first, end - first))
-    return pa.concat_tables(slices).combine_chunks()
+        part = table.slice(first, end - first)
+        for name, base in (("row", run.row_base), ("position", run.position_base)):
+            column = pc.add(part.column(name), base)
+            part = part.set_column(part.schema.get_field_index(name), name, column)
+        slices.append(part.cast(schema))
+    return joined(pa.concat_tables(slices))
 
 
 def hash_words(column: pa.ChunkedArray) -> np.ndarray:
@@ -141,3 +211,13 @@ def batches(table: pa.Table, rows: np.ndarray) -> Iterator[pa.Table]:
     """The numbered rows of a table, a few thousand at a time."""
     for start in range(0, len(rows), _BATCH_ROWS):
         yield table.take(pa.array(rows[start : start + _BATCH_ROWS]))
+
+
+def write_rows(rows: np.ndarray, path: Path) -> None:
+    """Writes which rows of a table are meant."""
+    write_table(pa.table({"row": pa.array(rows.astype(np.int32))}), path)
+
+
+def read_rows(path: Path) -> np.ndarray:
+    """Reads what `write_rows` wrote: int32, ascending."""
+    return map_table(path).column("row").to_numpy()

@@ -1,124 +1,108 @@
-"""Readers: from what a user configured to pairs, one at a time and in a fixed order."""
+"""Readers: from what a user configured to records, in a fixed order and in bounded memory."""
 
-import glob
-import json
+import itertools
 from collections.abc import Iterator
-from itertools import islice
-from pathlib import Path
-from typing import Any
 
 from jina_jax.config import SourceConfig
-from jina_jax.data.lines import Damage, read_lines
+from jina_jax.data.chunks import Chunk, Record, chunked, flattened
+from jina_jax.data.extract import read_extracted, reads_records
+from jina_jax.data.files import find_files
+from jina_jax.data.jsonl import read_jsonl
 from jina_jax.data.pydocs import read_pydocs
 from jina_jax.data.tables import read_delimited, read_parquet
 from jina_jax.errors import UserError
-from jina_jax.types import BadRecord, Origin, Pair
+
+FILE_KINDS = ("jsonl", "parquet", "csv", "tsv", "text")
 
 
-def read_source(source: SourceConfig) -> Iterator[Pair | BadRecord]:
+def text_fields(source: SourceConfig) -> tuple[str, ...]:
+    """Fields of the query, the positive and, for a source of triplets, the negative."""
+    fields = (source.query_field, source.positive_field)
+    return (*fields, source.negative_field) if source.negative_field else fields
+
+
+def read_source(source: SourceConfig) -> Iterator[Record]:
     """Reads a source from its first record to its last, in bounded memory.
 
     Args:
       source: kind, paths and fields; its globs are expanded in sorted order.
-    Returns: pairs, and in their place a BadRecord for each record that cannot be read. `limit`
-      counts both. Texts are as the source gave them, not stripped.
+    Returns: pairs or triplets, and in their place a BadRecord for each record that cannot be read.
+      `limit` counts both. Texts are as the source gave them, not stripped.
     Raises: UserError when a path matches no file, a file or a column cannot be read at all, or
       there is not one record.
     """
+    records = iter(itertools.islice(_records(source), source.limit))
+    first = next(records, None)
+    if first is None:
+        raise empty_source(source)
+    yield first
+    yield from records
+
+
+def empty_source(source: SourceConfig) -> UserError:
+    """The error for a source without a record."""
+    where = source.dataset or ", ".join(source.paths) or "the installed packages"
+    return UserError(f"source {source.name!r} is empty: no record in {where}")
+
+
+def _records(source: SourceConfig) -> Iterator[Record]:
     if source.kind == "pydocs":
-        records = read_pydocs(source.paths)
+        yield from read_pydocs(source.paths)
+    elif reads_records(source):
+        files = matched_files(source) if source.kind in FILE_KINDS else []
+        yield from read_extracted(source, files)
     else:
-        records = _read_files(source, matched_files(source))
-    empty = True
-    for record in islice(records, source.limit):
-        empty = False
-        yield record
-    if empty:
-        where = ", ".join(source.paths) or "the installed packages"
-        raise UserError(f"source {source.name!r} is empty: no record in {where}")
+        for path in matched_files(source):
+            for chunk in read_file(source, path):
+                yield from flattened(chunk)
 
 
-def matched_files(source: SourceConfig) -> list[Path]:
+def matched_files(source: SourceConfig) -> list[str]:
     """Files of a source, each once, in the order of its paths and sorted within a glob.
 
     Raises: UserError naming the path that matches nothing.
     """
-    files: dict[Path, None] = {}
+    files: dict[str, None] = {}
     for pattern in source.paths:
-        path = Path(pattern).expanduser()
-        # A name may hold '[' or '*' itself.
-        names = [str(path)] if path.is_file() else _expand(path)
-        found = [Path(name) for name in names if Path(name).is_file()]
+        found = find_files(pattern)
         if not found:
             raise UserError(
-                f"source {source.name!r}: {pattern!r} matches no file "
-                f"(looked from {Path.cwd()}); check data.sources[...].paths"
+                f"source {source.name!r}: {pattern!r} matches no file; "
+                f"check data.sources[...].paths"
             )
         files |= dict.fromkeys(found)
     return list(files)
 
 
-def _expand(pattern: Path) -> list[str]:
-    # Path.glob takes no absolute pattern.
-    return sorted(glob.glob(str(pattern), recursive=True))  # noqa: PTH207
+def read_file(
+    source: SourceConfig, path: str, start: int = 0, end: int | None = None
+) -> Iterator[Chunk]:
+    """Reads a file of a source, or a part of it.
 
-
-def _read_files(source: SourceConfig, files: list[Path]) -> Iterator[Pair | BadRecord]:
-    query, positive = source.query_field, source.positive_field
-    for path in files:
-        try:
-            if source.kind == "parquet":
-                yield from read_parquet(path, query, positive)
-            elif source.kind == "jsonl":
-                yield from _read_jsonl(path, query, positive)
-            else:
-                delimiter = "," if source.kind == "csv" else "\t"
-                yield from read_delimited(path, query, positive, delimiter)
-        except OSError as error:
-            raise UserError(f"source {source.name!r}: cannot read {path}: {error}") from error
-
-
-def _read_jsonl(path: Path, query: str, positive: str) -> Iterator[Pair | BadRecord]:
-    for row, line in read_lines(path):
-        origin = Origin(str(path), row)
-        if isinstance(line, Damage):
-            yield BadRecord(line.reason, line.detail, origin)
-        elif line.strip():
-            yield _parse(line, query, positive, origin)
-
-
-def _parse(line: bytes, query: str, positive: str, origin: Origin) -> Pair | BadRecord:
+    Args:
+      source: says kind and fields.
+      path: the file.
+      start: of plain JSONL the first byte, of Parquet the first row group; else 0.
+      end: what comes after the last of these; None reads to the end.
+    Returns: records by column; rows are counted from the start of the part.
+    Raises: UserError when the file or a column cannot be read at all.
+    """
+    fields = text_fields(source)
     try:
-        text = line.decode()
-    except UnicodeDecodeError as error:
-        return BadRecord("invalid_utf8", f"byte {error.start + 1}: {error.reason}", origin)
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        return BadRecord("malformed_json", str(error), origin)
-    if not isinstance(value, dict):
-        return BadRecord("wrong_type", f"expected an object, got {_kind(value)}", origin)
-    for name in (query, positive):
-        cell = value.get(name)
-        if cell is None:
-            has = f"{name!r} is null" if name in value else f"fields are {', '.join(value)[:200]}"
-            return BadRecord("missing_field", f"no text in {name!r}: {has}", origin)
-        if not isinstance(cell, str):
-            return BadRecord("wrong_type", f"{name!r} holds {_kind(cell)}, not a text", origin)
-        if not _is_unicode(cell):
-            return BadRecord("invalid_utf8", f"{name!r} holds half of a surrogate pair", origin)
-    return Pair(value[query], value[positive], origin)
+        if reads_records(source):
+            yield from chunked(read_extracted(source, [path]), len(fields))
+        elif source.kind == "parquet":
+            yield from read_parquet(path, fields, start, end)
+        elif source.kind == "jsonl":
+            yield from read_jsonl(path, fields, start, end)
+        else:
+            delimiter = "," if source.kind == "csv" else "\t"
+            yield from chunked(read_delimited(path, fields, delimiter), len(fields))
+    except OSError as error:
+        raise UserError(f"source {source.name!r}: cannot read {path}: {error}") from error
 
 
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "an array", str: "a text", bool: "a boolean"}
-    return names.get(type(value), "null" if value is None else "a number")
-
-
-def _is_unicode(text: str) -> bool:
-    # JSON can escape half of a surrogate pair, which no encoding of Unicode can hold.
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def read_all(source: SourceConfig) -> Iterator[Chunk]:
+    """Reads a whole source by column; as `read_source`, but an empty one is no error."""
+    records = itertools.islice(_records(source), source.limit)
+    yield from chunked(records, len(text_fields(source)))

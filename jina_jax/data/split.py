@@ -1,4 +1,4 @@
-"""The third step: holds pairs out for evaluation, and out of training what shares their texts."""
+"""Holds records out for evaluation, and out of training what shares their texts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,8 +9,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jina_jax.data.ledger import LedgerWriter, dropped_pair
-from jina_jax.data.runs import batches, count_sources, map_table, write_table
+from jina_jax.data.atomic import atomic_file
+from jina_jax.data.ledger import LedgerWriter, dropped_rows
+from jina_jax.data.normalise import HASH_BYTES
+from jina_jax.data.runs import (
+    TEXTS,
+    batches,
+    count_sources,
+    map_table,
+    write_rows,
+    write_table,
+)
+from jina_jax.data.stages import Partition
 
 SPLIT_VERSION = 1
 """Goes into the manifest; raise it when what is held out or dropped here changes."""
@@ -29,87 +39,96 @@ def held_out_pairs(unique: int, wanted: int) -> int:
     return min(wanted, max(1, unique // 10)) if unique > 1 else 0
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """Per partition and source, how many records were taken from the partition's start."""
+
+    taken: tuple[tuple[int, ...], ...]
+
+
 def hold_out_task(
-    tables: Sequence[Path], wanted: Sequence[int], files: Sequence[Path], hashes: Path
-) -> list[tuple[int, ...]]:
-    """Takes the first pairs of each source in shuffle order for evaluation.
+    partitions: Sequence[Partition], wanted: Sequence[int], files: Sequence[Path], hashes: Path
+) -> HeldOut:
+    """Takes the first records of each source in shuffle order for evaluation.
 
     Args:
-      tables: unique pairs, by key range in order.
-      wanted: pairs per source.
-      files: per source, the Parquet file for its held-out pairs; none is written for 0 pairs.
+      partitions: in order.
+      wanted: records per source.
+      files: per source, the Parquet file for its held-out records; none is written for 0.
       hashes: file for the hashes of all held-out texts.
-    Returns: per key range and source, how many pairs were taken from its start.
     """
     left = np.array(wanted)
     taken, found = [], []
-    for path in tables:
+    for partition in partitions:
         if not left.any():
             taken.append((0,) * len(left))
             continue
-        table = map_table(path)
-        source_N = table.column("source").to_numpy()
-        rows = [np.flatnonzero(source_N == s)[:most] for s, most in enumerate(left)]
+        table, row_N = partition.open()
+        source_N = table.column("source").to_numpy()[row_N]
+        rows = [row_N[source_N == s][:most] for s, most in enumerate(left)]
         found.append(table.take(pa.array(np.concatenate(rows))))
         taken.append(tuple(len(r) for r in rows))
         left = left - taken[-1]
-    pairs = pa.concat_tables(found) if found else map_table(tables[0]).slice(0, 0)
-    columns = ["query", "positive", "query_hash", "positive_hash"]
+    empty = partitions[0].open()[0].slice(0, 0)
+    records = pa.concat_tables(found or [empty])
+    texts = [name for name in TEXTS if name in records.column_names]
     for index, path in enumerate(files):
-        mine = pairs.filter(pc.equal(pairs.column("source"), index)).select(columns)
+        mine = records.filter(pc.equal(records.column("source"), index))
+        has = [name for name in texts if mine.column(name).null_count == 0]
         if len(mine):
-            pq.write_table(mine.combine_chunks(), path, compression="zstd")
-    texts = pa.concat_arrays(
-        [chunk for name in columns[2:] for chunk in pairs.column(name).chunks]
-        or [pa.array([], pairs.schema.field("query_hash").type)]
-    )
-    write_table(pa.table({"hash": texts}), hashes)
-    return taken
+            columns = mine.select([*has, *[f"{name}_hash" for name in has]]).combine_chunks()
+            with atomic_file(path) as part:
+                pq.write_table(columns, part, compression="zstd")
+    held = [chunk.drop_null() for name in texts for chunk in records.column(f"{name}_hash").chunks]
+    write_table(pa.table({"hash": pa.chunked_array(held, pa.binary(HASH_BYTES))}), hashes)
+    return HeldOut(tuple(taken))
 
 
 @dataclass(frozen=True)
 class SplitResult:
-    """Per source: training pairs of one key range, and pairs dropped for a held-out text."""
+    """Per source: training records of one partition, and those dropped for a held-out text."""
 
     train: tuple[int, ...]
     shared: tuple[int, ...]
 
 
 def split_task(
-    table_path: Path,
+    partition: Partition,
     eval_rows: Sequence[int],
     hashes: Path,
     names: Sequence[str],
     out: Path,
     ledger: Path,
 ) -> SplitResult:
-    """Takes the training pairs of a key range.
+    """Takes the training records of a partition.
 
     Args:
-      table_path: unique pairs.
-      eval_rows: per source, how many from the start of the table are held out.
+      partition: records that every filter kept.
+      eval_rows: per source, how many from the start of the partition are held out.
       hashes: of all held-out texts.
       names: of the sources.
-      out: table of the training pairs, in shuffle order.
-      ledger: file for the pairs dropped because they share a text with a held-out pair.
+      out: file for the numbers of the rows to train on.
+      ledger: file for the records dropped because they share a text with a held-out one.
     """
-    table = map_table(table_path)
+    table, row_N = partition.open()
     source_N = table.column("source").to_numpy()
-    is_eval = np.zeros(len(table), bool)
+    is_left = np.zeros(len(table), bool)
+    is_left[row_N] = True
     for index, count in enumerate(eval_rows):
-        is_eval[np.flatnonzero(source_N == index)[:count]] = True
+        is_left[row_N[source_N[row_N] == index][:count]] = False
     held = map_table(hashes).column("hash").combine_chunks()
     shares_text = np.zeros(len(table), bool)
-    for column in ("query_hash", "positive_hash"):
-        shares_text |= pc.is_in(table.column(column), held).to_numpy()
-    train = np.flatnonzero(~is_eval & ~shares_text)
-    shared = np.flatnonzero(~is_eval & shares_text)
-    write_table(table.take(pa.array(train)), out)
+    if len(held):
+        for name in table.column_names:
+            if name.endswith("_hash"):
+                shares_text |= pc.is_in(table.column(name), held, skip_nulls=True).to_numpy()
+    train = np.flatnonzero(is_left & ~shares_text)
+    shared = np.flatnonzero(is_left & shares_text)
+    write_rows(train, out)
     with LedgerWriter(ledger) as writer:
+        detail = "a text of it is held out for evaluation"
         for batch in batches(table, shared):
-            for row in batch.to_pylist():
-                detail = "a text of it is held out for evaluation"
-                writer.write(dropped_pair(row, names, "split", "held_out", detail))
+            writer.write_table(dropped_rows(batch, names, "split", "held_out", detail))
     return SplitResult(
         count_sources(source_N[train], len(names)), count_sources(source_N[shared], len(names))
     )

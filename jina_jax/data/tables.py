@@ -1,58 +1,102 @@
 """Readers of tables: Parquet, and comma- or tab-separated text with a header."""
 
 import csv
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jina_jax.data.chunks import CHUNK_RECORDS, Chunk, ChunkBuilder, Record, record
+from jina_jax.data.files import open_file
 from jina_jax.data.lines import MAX_LINE_BYTES, Damage, read_lines
 from jina_jax.errors import UserError
-from jina_jax.types import BadRecord, Origin, Pair
-
-_BATCH_ROWS = 1024
+from jina_jax.types import BadRecord, Origin, Pair, Triplet
 
 
-def _require_columns(path: Path, present: list[str], wanted: tuple[str, str]) -> None:
+def _require_columns(path: str, present: list[str], wanted: Sequence[str]) -> None:
     for name in wanted:
         if name not in present:
             raise UserError(
                 f"{path} has no column {name!r}; its columns are: {', '.join(present)}. "
-                f"Set query_field and positive_field of the source"
+                f"Set query_field, positive_field and negative_field of the source"
             )
 
 
-def read_parquet(path: Path, query: str, positive: str) -> Iterator[Pair | BadRecord]:
-    """Reads two columns of a Parquet file.
+def row_group_bytes(path: str) -> list[int]:
+    """Size of each row group of a Parquet file, unpacked.
+
+    Raises: UserError for a damaged file.
+    """
+    try:
+        with open_file(path) as stream, pq.ParquetFile(stream) as file:
+            groups = range(file.metadata.num_row_groups)
+            return [file.metadata.row_group(i).total_byte_size for i in groups]
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, 0, error) from error
+
+
+def _damaged(path: str, row: int, error: Exception) -> UserError:
+    return UserError(
+        f"{path} cannot be read as Parquet after row {row}: {error}; "
+        f"fetch or write the file again, or take it out of the source's paths"
+    )
+
+
+def read_parquet(
+    path: str, fields: Sequence[str], start: int = 0, end: int | None = None
+) -> Iterator[Chunk]:
+    """Reads two or three columns of a Parquet file.
 
     Args:
       path: the file.
-      query: name of the column of queries.
-      positive: name of the column of positives.
-    Returns: a record per row; Origin.row is the 1-based row.
+      fields: columns of queries, positives and, for triplets, negatives.
+      start: first row group.
+      end: the row group after the last; None reads all.
+    Returns: a record per row, counted from 1 at the first row read.
     Raises: UserError for a missing column or a damaged file.
     """
     row = 0
+    builder = ChunkBuilder(len(fields))
     try:
-        with pq.ParquetFile(path) as file:
-            _require_columns(path, file.schema_arrow.names, (query, positive))
-            for batch in file.iter_batches(_BATCH_ROWS, columns=[query, positive]):
-                queries, positives = _cells(batch.column(query)), _cells(batch.column(positive))
-                for q, p in zip(queries, positives, strict=True):
+        with open_file(path) as stream, pq.ParquetFile(stream) as file:
+            _require_columns(path, file.schema_arrow.names, fields)
+            groups = range(start, file.metadata.num_row_groups if end is None else end)
+            columns = list(dict.fromkeys(fields))
+            for batch in file.iter_batches(CHUNK_RECORDS, row_groups=groups, columns=columns):
+                if whole := _whole_texts(batch, fields):
+                    builder.columns = whole
+                    builder.rows = list(range(row + 1, row + 1 + len(batch)))
+                    row += len(batch)
+                    yield builder.take(row, path)
+                    continue
+                cells = [_cells(batch.column(name)) for name in fields]
+                for texts in zip(*cells, strict=True):
                     row += 1
-                    yield _pair({query: q, positive: p}, query, positive, Origin(str(path), row))
+                    builder.add(_checked(texts, fields, Origin(path, row)))
+                yield builder.take(row, None)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(
-            f"{path} cannot be read as Parquet after row {row}: {error}; "
-            f"fetch or write the file again, or take it out of the source's paths"
-        ) from error
+        raise _damaged(path, row, error) from error
+
+
+def _whole_texts(batch: pa.RecordBatch, fields: Sequence[str]) -> tuple[list[str], ...] | None:
+    """The columns as texts where every cell is one, which most batches are."""
+    columns = [batch.column(name) for name in fields]
+    if any(c.null_count or not _is_text(c.type) for c in columns):
+        return None
+    try:
+        return tuple(c.to_pylist() for c in columns)
+    except UnicodeDecodeError:
+        return None
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def _cells(column: pa.Array) -> list[Any]:
     # Parquet writers are not held to UTF-8: decode cell by cell, so that one bad cell is one.
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+    if _is_text(column.type):
         return [_decoded(cell) for cell in column.cast(pa.large_binary()).to_pylist()]
     return column.to_pylist()
 
@@ -64,8 +108,10 @@ def _decoded(cell: bytes | None) -> str | UnicodeDecodeError | None:
         return error
 
 
-def _pair(cells: dict[str, Any], query: str, positive: str, origin: Origin) -> Pair | BadRecord:
-    for name, cell in cells.items():
+def _checked(
+    cells: Sequence[Any], fields: Sequence[str], origin: Origin
+) -> Pair | Triplet | BadRecord:
+    for name, cell in zip(fields, cells, strict=True):
         if cell is None:
             return BadRecord("missing_field", f"{name!r} is null", origin)
         if isinstance(cell, UnicodeDecodeError):
@@ -73,13 +119,13 @@ def _pair(cells: dict[str, Any], query: str, positive: str, origin: Origin) -> P
         if not isinstance(cell, str):
             what = f"{name!r} holds {type(cell).__name__}, not a text"
             return BadRecord("wrong_type", what, origin)
-    return Pair(cells[query], cells[positive], origin)
+    return record(tuple(cells), origin)
 
 
 class _TextLines:
     """Lines of a file as the csv module wants them; remembers what cannot be given as a line."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: str):
         self._lines = read_lines(path)
         self.row = 0
         self.damage: tuple[int, Damage] | None = None
@@ -96,10 +142,8 @@ class _TextLines:
         return line.decode(errors="surrogateescape") + "\n"
 
 
-def read_delimited(
-    path: Path, query: str, positive: str, delimiter: str
-) -> Iterator[Pair | BadRecord]:
-    """Reads two columns of a comma- or tab-separated file whose first record names the columns.
+def read_delimited(path: str, fields: Sequence[str], delimiter: str) -> Iterator[Record]:
+    """Reads two or three columns of a comma- or tab-separated file that begins with their names.
 
     Quoting is RFC 4180: a cell in double quotes may hold newlines and doubled quotes. What
     follows a closing quote must be a delimiter; a stray quote at the start of a cell is reported
@@ -107,8 +151,7 @@ def read_delimited(
 
     Args:
       path: plain, .gz or .zst file.
-      query: name of the column of queries.
-      positive: name of the column of positives.
+      fields: columns of queries, positives and, for triplets, negatives.
       delimiter: one character.
     Returns: a record per row; Origin.row is the 1-based line it starts on.
     Raises: UserError for a missing column.
@@ -128,25 +171,23 @@ def read_delimited(
         if lines.damage is not None:
             row, damage = lines.damage
             lines.damage = None
-            yield BadRecord(damage.reason, damage.detail, Origin(str(path), row))
+            yield BadRecord(damage.reason, damage.detail, Origin(path, row))
         elif malformed:
-            yield BadRecord("malformed_row", malformed, Origin(str(path), start))
+            yield BadRecord("malformed_row", malformed, Origin(path, start))
         elif not cells:
             continue
         elif header is None:
             header = cells
-            _require_columns(path, header, (query, positive))
+            _require_columns(path, header, fields)
         else:
-            yield _row(cells, header, query, positive, Origin(str(path), start))
+            yield _row(cells, header, fields, Origin(path, start))
 
 
-def _row(
-    cells: list[str], header: list[str], query: str, positive: str, origin: Origin
-) -> Pair | BadRecord:
+def _row(cells: list[str], header: list[str], fields: Sequence[str], origin: Origin) -> Record:
     if len(cells) != len(header):
         what = f"{len(cells)} cells, but the header has {len(header)}"
         return BadRecord("wrong_column_count", what, origin)
-    pair = Pair(cells[header.index(query)], cells[header.index(positive)], origin)
-    if any("\udc80" <= c <= "\udcff" for text in pair[:2] for c in text):
+    texts = tuple(cells[header.index(name)] for name in fields)
+    if any("\udc80" <= c <= "\udcff" for text in texts for c in text):
         return BadRecord("invalid_utf8", "a cell holds bytes that are not UTF-8", origin)
-    return pair
+    return record(texts, origin)

@@ -1,38 +1,93 @@
-"""A folder that appears whole or not at all, whatever kills the process that makes it."""
+"""A folder that appears whole or not at all, and whose making can be resumed."""
 
 import fcntl
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+from jina_jax.data.atomic import write_atomically
+from jina_jax.data.ledger import UnusableError
 from jina_jax.errors import UserError
+
+_IDENTITY_FILE = "identity"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where things are made, and what is known to be done."""
+
+    root: Path
+
+    @property
+    def result(self) -> Path:
+        """What becomes the folder."""
+        return self.root / "result"
+
+    @property
+    def work(self) -> Path:
+        """What is needed on the way."""
+        return self.root / "work"
+
+    @property
+    def markers(self) -> Path:
+        """Markers of finished tasks."""
+        return self.root / "done"
 
 
 @contextmanager
-def workspace(folder: Path) -> Iterator[Path]:
-    """Gives an empty folder to fill and, when the block ends well, renames it to `folder`.
+def workspace(folder: Path, identity: str) -> Iterator[Workspace]:
+    """Gives folders to work in and, when the block ends well, renames the result to `folder`.
 
-    What an earlier, killed process left of its own attempt is removed. On an error nothing stays.
+    What a process that was killed or failed has finished stays: the next one goes on from there
+    if it makes the same thing, and else begins anew. Nothing stays of an UnusableError, or where
+    nothing was finished.
 
     Args:
       folder: to appear; absent or empty when the block ends.
-    Returns: the folder to fill, beside `folder`.
+      identity: equal for two processes that make the same thing.
     Raises: UserError when another process is making the same folder.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.partial")
+    partial = _partial(folder)
+    made = Workspace(partial)
     with _lock(folder.with_name(f".{folder.name}.lock"), folder):
         if folder.exists() and any(folder.iterdir()):
             raise UserError(f"{folder} appeared meanwhile: another process made it; run again")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        try:
-            yield partial
-            partial.rename(folder)
-        finally:
+        if not _is_of(partial, identity):
             shutil.rmtree(partial, ignore_errors=True)
+            for path in (made.result, made.work, made.markers):
+                path.mkdir(parents=True)
+            write_atomically(partial / _IDENTITY_FILE, identity.encode())
+        try:
+            yield made
+        except BaseException as error:
+            if isinstance(error, UnusableError) or not any(made.markers.iterdir()):
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
+        # One rename, after which all is there: a kill before it loses nothing either.
+        made.result.rename(folder)
+        shutil.rmtree(partial)
+
+
+def discard_leftovers(folder: Path) -> None:
+    """Removes what a process left that was killed after it had made `folder`."""
+    if _partial(folder).exists():
+        with _lock(folder.with_name(f".{folder.name}.lock"), folder):
+            shutil.rmtree(_partial(folder), ignore_errors=True)
+
+
+def _partial(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.partial")
+
+
+def _is_of(partial: Path, identity: str) -> bool:
+    try:
+        return (partial / _IDENTITY_FILE).read_text(encoding="utf-8") == identity
+    except OSError:
+        return False
 
 
 @contextmanager

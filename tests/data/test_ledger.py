@@ -5,6 +5,7 @@ from jina_jax.data.ledger import (
     LEDGER_FILE,
     SCHEMA,
     Dropped,
+    LedgerPart,
     LedgerWriter,
     ledger_counts,
     ledger_samples,
@@ -34,7 +35,7 @@ def test_merging_keeps_the_order_and_passes_over_parts_that_had_no_row(tmp_path)
     write(tmp_path / "2", [])
     write(tmp_path / "3", [OTHER])
     assert not (tmp_path / "2").exists()
-    merge_ledgers([tmp_path / n for n in "123"], tmp_path / LEDGER_FILE)
+    merge_ledgers([LedgerPart(tmp_path / n) for n in "123"], tmp_path / LEDGER_FILE)
     assert list(ledger_samples(tmp_path)) == [BAD, SCORED, OTHER]
     merge_ledgers([], tmp_path / LEDGER_FILE)
     assert list(ledger_samples(tmp_path)) == []

@@ -6,10 +6,13 @@ import pytest
 from jina_jax.config import DataConfig, SourceConfig, difference
 from jina_jax.data.manifest import (
     FORMAT_VERSION,
+    InputFile,
     LengthStats,
     Manifest,
+    ScoreHistogram,
     ShardFile,
     SourceSummary,
+    StageCounts,
     flat_config,
     load_manifest,
     prepared_config,
@@ -19,14 +22,18 @@ from jina_jax.data.manifest import (
 from jina_jax.errors import UserError
 
 CONFIG = DataConfig((SourceConfig("s", paths=("a", "b")), SourceConfig("t", paths=("c",))))
+HISTOGRAM = ScoreHistogram(-1.0, 1.0, (0, 4), (2, 0))
 
 
 def manifest(shards=()):
     source = SourceSummary(
-        "s", "CC0", 10, {"malformed_json": 1}, {"duplicate": 2}, 6, 1, LengthStats(2.5, 2, 3, 4),
-        LengthStats(7.25, 7, 8, 9), tuple(shards), None,
+        "s", "CC0", "pair", (InputFile("a", 9, "0f"),), 10, {"malformed_json": 1},
+        {"duplicate": 2}, (StageCounts("margin", 9, {"margin": 2}, HISTOGRAM),), 6, 1,
+        LengthStats(2.5, 2, 3, 4), LengthStats(7.25, 7, 8, 9), None, tuple(shards), None,
     )  # fmt: skip
-    return Manifest(FORMAT_VERSION, prepared_config(CONFIG), {"clean": 1}, "00ff", 8000, (source,))
+    return Manifest(
+        FORMAT_VERSION, prepared_config(CONFIG), {"clean": 1}, "00ff", 8000, {}, (source,)
+    )
 
 
 def test_a_manifest_comes_back_as_it_was(tmp_path):

@@ -16,9 +16,10 @@ from jina_jax.config import DataConfig, SourceConfig, TokenizerConfig
 from jina_jax.data.ledger import ledger_counts, ledger_samples
 from jina_jax.data.manifest import LengthStats, load_manifest, verify_shards
 from jina_jax.data.normalise import text_hash
-from jina_jax.data.prepare import length_stats, prepare
+from jina_jax.data.prepare import prepare
 from jina_jax.data.shards import ShardSet
 from jina_jax.data.split import held_out_pairs
+from jina_jax.data.summary import length_stats
 from jina_jax.data.tokenizer import load_tokenizer
 from jina_jax.errors import UserError
 
@@ -299,22 +300,25 @@ class TestUnusableSources:
 
 KILLED = """
 import os, signal, sys
-from jina_jax.data import prepare
+from jina_jax.data import {module} as module
 def die(*args, **more):
     os.kill(os.getpid(), signal.SIGKILL)
-prepare.{function} = die
+module.{function} = die
 sys.path.insert(0, {tests!r})
 from test_prepare import *
 run(config(Path({source!r})), Path({out!r}))
 """
 
 
-@pytest.mark.parametrize("function", ["hold_out_task", "encode_task", "save_manifest"])
-def test_a_killed_run_leaves_nothing_half_made(tmp_path, function):
+@pytest.mark.parametrize(
+    "module, function",
+    [("pipeline", "hold_out_task"), ("prepare", "encode_task"), ("prepare", "save_manifest")],
+)
+def test_a_killed_run_leaves_nothing_half_made(tmp_path, module, function):
     source = write(tmp_path / "a.jsonl", [pair(i) for i in range(150)])
     out = tmp_path / "out"
     script = KILLED.format(
-        function=function, tests=str(Path(__file__).parent),
+        module=module, function=function, tests=str(Path(__file__).parent),
         source=str(source), out=str(out),
     )  # fmt: skip
     killed = subprocess.run([sys.executable, "-c", script], env=os.environ, check=False)

@@ -1,37 +1,65 @@
 import pytest
 
-from jina_jax.data.workspace import workspace
+from jina_jax.data.ledger import UnusableError
+from jina_jax.data.workspace import discard_leftovers, workspace
 from jina_jax.errors import UserError
 
 
 def test_the_folder_appears_only_at_the_end(tmp_path):
     target = tmp_path / "new" / "data"
-    with workspace(target) as folder:
-        (folder / "file").write_text("x")
+    with workspace(target, "a") as space:
+        (space.result / "file").write_text("x")
+        (space.work / "scratch").write_text("y")
         assert not target.exists()
-    assert (target / "file").read_text() == "x"
+    assert [p.name for p in target.iterdir()] == ["file"]
     assert list(target.parent.iterdir()) == [target]
 
 
-def test_an_error_leaves_nothing(tmp_path):
-    with pytest.raises(KeyError), workspace(tmp_path / "data") as folder:
-        (folder / "file").write_text("x")
-        raise KeyError
+def interrupted(target, error, *, finished):
+    with pytest.raises(error), workspace(target, "a") as space:
+        (space.work / "scratch").write_text("x")
+        if finished:
+            (space.markers / "task.json").write_text("{}")
+        raise error
+
+
+@pytest.mark.parametrize(
+    "error, finished", [(UnusableError, True), (KeyError, False), (UserError, False)]
+)
+def test_nothing_stays_of_what_is_unusable_or_was_not_begun(tmp_path, error, finished):
+    interrupted(tmp_path / "data", error, finished=finished)
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("error", [KeyError, UserError, KeyboardInterrupt])
+def test_what_is_finished_stays_for_who_makes_the_same(tmp_path, error):
+    interrupted(tmp_path / "data", error, finished=True)
+    with pytest.raises(ZeroDivisionError), workspace(tmp_path / "data", "a") as space:
+        assert (space.work / "scratch").read_text() == "x"
+        raise ZeroDivisionError
+    with workspace(tmp_path / "data", "b") as space:
+        assert list(space.work.iterdir()) == list(space.markers.iterdir()) == []
+
+
+def test_what_a_kill_left_after_the_end_is_removed(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / ".data.partial" / "work").mkdir(parents=True)
+    discard_leftovers(tmp_path / "data")
+    assert [p.name for p in tmp_path.iterdir()] == ["data"]
+
+
 def test_two_at_once_are_refused_and_the_first_is_unharmed(tmp_path):
-    with workspace(tmp_path / "data") as folder:
-        (folder / "file").write_text("x")
+    with workspace(tmp_path / "data", "a") as space:
+        (space.result / "file").write_text("x")
         with pytest.raises(UserError, match="another process is preparing"):
-            workspace(tmp_path / "data").__enter__()
-        assert (folder / "file").exists()
+            workspace(tmp_path / "data", "a").__enter__()
+        assert (space.result / "file").exists()
     assert (tmp_path / "data" / "file").exists()
 
 
 def test_a_folder_that_has_something_is_not_overwritten(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "file").write_text("x")
-    with pytest.raises(UserError, match="appeared meanwhile"), workspace(tmp_path / "data"):
+    with pytest.raises(UserError, match="appeared meanwhile"), workspace(tmp_path / "data", "a"):
         pass
     assert (tmp_path / "data" / "file").read_text() == "x"

@@ -1,0 +1,58 @@
+"""Files that appear whole or not at all."""
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Gives a name to write to and, when the block ends well, moves that file to `path`.
+
+    Two processes that write the same file at once do not meet: the last to end wins. Where the
+    block writes nothing, an older file at `path` goes too.
+    """
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        yield part
+        if part.exists():
+            sync(part)
+            part.replace(path)
+        else:
+            path.unlink(missing_ok=True)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """`atomic_file` for a folder: what was at `path` is replaced."""
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    part.mkdir(parents=True)
+    try:
+        yield part
+        for file in part.rglob("*"):
+            sync(file)
+        shutil.rmtree(path, ignore_errors=True)
+        part.rename(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a small file that survives whatever happens next, or leaves the old one."""
+    with atomic_file(path) as part:
+        part.write_bytes(content)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file's bytes, or a folder's names, are on the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

@@ -1,0 +1,213 @@
+"""Decontamination: drops pairs that hold a text of an evaluation set, or a long run of one.
+
+Texts are compared as sequences of words: normalised (case, whitespace, composition) and without
+punctuation. A pair leaks when a field of it
+  is, as a whole, an evaluation text, or
+  shares a run of `ngram_words` words with one, or
+  holds all of one that has fewer words than that, but at least `min_words`.
+
+The index is a sorted array of 64-bit hashes for each length of a run; a batch is looked up in it
+array-wise. A run is taken for another with probability 2⁻⁶⁴ a comparison.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from jina_jax.data.normalise import hash_normalised, normalise
+
+_WORD = re.compile(r"\w+")
+_FIELDS = ("query", "positive", "negative")
+
+
+class EvaluationText(NamedTuple):
+    """A text of an evaluation set."""
+
+    task: str
+    text: str
+
+
+@dataclass(frozen=True)
+class EvaluationIndex:
+    """What `find_leaks` looks up; plain arrays, so it can be pickled to workers."""
+
+    tasks: tuple[str, ...]
+    texts_per_task: tuple[int, ...]
+    """Different texts of each task, as words."""
+    task_of_text_N: np.ndarray
+    whole: dict[bytes, tuple[int, ...]]
+    """Hash of a whole text → its numbers, one for each task that has it."""
+    runs: dict[int, tuple[np.ndarray, np.ndarray]]
+    """Words of a run → (sorted hashes, number of the text of each)."""
+
+
+@dataclass(frozen=True)
+class LeakReport:
+    """What was found, per task; sums over batches."""
+
+    hit_texts: frozenset[int] = frozenset()
+    """Numbers of the evaluation texts that training pairs held."""
+    dropped: tuple[int, ...] = ()
+    """Records dropped, by task; one that holds texts of two tasks counts for both."""
+
+    def __add__(self, other: "LeakReport") -> "LeakReport":
+        """The report of both batches, in whichever order."""
+        longest = max(len(self.dropped), len(other.dropped))
+        padded = [r.dropped + (0,) * (longest - len(r.dropped)) for r in (self, other)]
+        total = tuple(a + b for a, b in zip(*padded, strict=True))
+        return LeakReport(self.hit_texts | other.hit_texts, total)
+
+    def by_task(self, index: EvaluationIndex) -> dict[str, dict[str, int]]:
+        """For the manifest: task → `texts`, `texts_found` and `records_dropped`."""
+        found = np.bincount(
+            index.task_of_text_N[sorted(self.hit_texts)], minlength=len(index.tasks)
+        )
+        dropped = self.dropped or (0,) * len(index.tasks)
+        return {
+            task: {
+                "texts": index.texts_per_task[number],
+                "texts_found": int(found[number]),
+                "records_dropped": dropped[number],
+            }
+            for number, task in enumerate(index.tasks)
+        }
+
+
+def build_index(
+    texts: Iterable[EvaluationText], *, ngram_words: int, min_words: int
+) -> EvaluationIndex:
+    """Hashes evaluation texts.
+
+    Args:
+      texts: of all tasks; one that occurs twice in a task counts once.
+      ngram_words: longest run that is looked for.
+      min_words: a text of fewer words is found only as a whole.
+    """
+    numbers: dict[tuple[str, bytes], int] = {}
+    whole: dict[bytes, tuple[int, ...]] = {}
+    hashes: dict[int, list[np.ndarray]] = {}
+    owners: dict[int, list[np.ndarray]] = {}
+    for task, text in texts:
+        words = _words(text)
+        key = _whole_hash(text, words)
+        if (task, key) in numbers:
+            continue
+        number = numbers[task, key] = len(numbers)
+        whole[key] = (*whole.get(key, ()), number)
+        if len(words) >= min_words:
+            length = min(len(words), ngram_words)
+            found = np.unique(_run_hashes(_word_hashes(words), length))
+            hashes.setdefault(length, []).append(found)
+            owners.setdefault(length, []).append(np.full(len(found), number, np.int32))
+    tasks = tuple(dict.fromkeys(task for task, _ in numbers))
+    return EvaluationIndex(
+        tasks=tasks,
+        texts_per_task=tuple(sum(t == task for t, _ in numbers) for task in tasks),
+        task_of_text_N=np.array([tasks.index(task) for task, _ in numbers], np.int32),
+        whole=whole,
+        runs={
+            length: _sorted(np.concatenate(hashes[length]), np.concatenate(owners[length]))
+            for length in sorted(hashes)
+        },
+    )
+
+
+class Leaks(NamedTuple):
+    """What `find_leaks` says of the records of a batch."""
+
+    reasons: list[str]
+    details: list[str]
+    report: LeakReport
+
+
+def find_leaks(batch: pa.RecordBatch, index: EvaluationIndex) -> Leaks:
+    """Finds the records that hold evaluation texts.
+
+    Args:
+      batch: with string columns `query`, `positive` and, of triplets, `negative`.
+      index: of the evaluation sets.
+    Returns: reasons: `evaluation_text` where a field is one as a whole, `evaluation_ngram` where
+      it shares a run of words, empty to keep; details such as `positive shares 13 words with
+      sts-dev`; and the report of this batch.
+    """
+    hits: list[dict[int, str]] = [{} for _ in range(batch.num_rows)]
+    reasons = [""] * batch.num_rows
+    for field in _FIELDS:
+        if field not in batch.schema.names:
+            continue
+        texts = batch.column(field).to_pylist()
+        words_N = [_words(text) for text in texts]
+        for row, (text, words) in enumerate(zip(texts, words_N, strict=True)):
+            for number in index.whole.get(_whole_hash(text, words), ()):
+                hits[row].setdefault(number, f"{field} is a text of")
+                reasons[row] = "evaluation_text"
+        for row, number, length in _shared_runs(words_N, index):
+            hits[row].setdefault(number, f"{field} shares {length} words with")
+            reasons[row] = reasons[row] or "evaluation_ngram"
+    details = [_detail(found, index) for found in hits]
+    dropped = np.zeros(len(index.tasks), int)
+    for found in hits:
+        dropped[list({int(index.task_of_text_N[number]) for number in found})] += 1
+    report = LeakReport(frozenset().union(*hits), tuple(dropped.tolist()))
+    return Leaks(reasons, details, report)
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(normalise(text))
+
+
+def _whole_hash(text: str, words: list[str]) -> bytes:
+    # A text of punctuation alone is compared as it is.
+    return hash_normalised(" ".join(words) or normalise(text))
+
+
+def _word_hashes(words: list[str]) -> np.ndarray:
+    hashes = (xxhash.xxh3_64_intdigest(word.encode()) for word in words)
+    return np.fromiter(hashes, np.uint64, len(words))
+
+
+def _run_hashes(word_hashes_W: np.ndarray, length: int) -> np.ndarray:
+    """Hash of the run that starts at each word; one for each of the W − length + 1 runs."""
+    count = len(word_hashes_W) - length + 1
+    total = np.zeros(max(count, 0), np.uint64)
+    for place in range(length):
+        # An odd multiplier for each place: the order of words counts, and no word is lost.
+        multiplier = np.uint64(xxhash.xxh3_64_intdigest(b"%d" % place) | 1)
+        total += word_hashes_W[place : place + len(total)] * multiplier
+    return total
+
+
+def _sorted(hashes_G: np.ndarray, owners_G: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    order = np.lexsort((owners_G, hashes_G))
+    return hashes_G[order], owners_G[order]
+
+
+def _shared_runs(
+    words_N: list[list[str]], index: EvaluationIndex
+) -> Iterable[tuple[int, int, int]]:
+    """(row, number of the evaluation text, words of the run) of every run that is shared."""
+    row_of_word_W = np.repeat(np.arange(len(words_N)), [len(words) for words in words_N])
+    word_hashes_W = _word_hashes([word for words in words_N for word in words])
+    for length, (hashes_G, owners_G) in index.runs.items():
+        runs = _run_hashes(word_hashes_W, length)
+        # A run lies within one text.
+        rows = row_of_word_W[: len(runs)]
+        inside = rows == row_of_word_W[length - 1 :]
+        runs, rows = runs[inside], rows[inside]
+        first = np.searchsorted(hashes_G, runs, "left")
+        for at in np.flatnonzero(hashes_G[np.minimum(first, len(hashes_G) - 1)] == runs):
+            last = np.searchsorted(hashes_G, runs[at], "right")
+            for number in owners_G[first[at] : last]:
+                yield int(rows[at]), int(number), length
+
+
+def _detail(found: dict[int, str], index: EvaluationIndex) -> str:
+    tasks: dict[str, str] = {}
+    for number, what in found.items():
+        tasks.setdefault(index.tasks[index.task_of_text_N[number]], what)
+    return "; ".join(f"{what} {task}" for task, what in tasks.items())

@@ -1,0 +1,92 @@
+"""Input files, on this file system or, as URLs, wherever fsspec reads: gs://, s3://, https://."""
+
+import glob
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import xxhash
+
+from jina_jax.errors import UserError
+
+_CHUNK_BYTES = 1 << 20
+
+
+def is_url(path: str) -> bool:
+    """Whether a path names something that fsspec reads."""
+    return "://" in path
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    import fsspec
+
+    try:
+        return fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{url} cannot be read: {error}") from error
+
+
+def find_files(pattern: str) -> list[str]:
+    """Files that a path or glob matches, sorted; none when it matches nothing."""
+    if is_url(pattern):
+        system, path = _file_system(pattern)
+        found = [path] if system.isfile(path) else sorted(system.glob(path))
+        return [system.unstrip_protocol(name) for name in found if system.isfile(name)]
+    expanded = Path(pattern).expanduser()
+    if expanded.is_file():  # Its name may hold '[' or '*' itself.
+        return [str(expanded)]
+    # Path.glob takes no absolute pattern.
+    names = sorted(glob.glob(str(expanded), recursive=True))  # noqa: PTH207
+    return [name for name in names if Path(name).is_file()]
+
+
+def open_file(path: str) -> IO[bytes]:
+    """Opens a file or URL for reading, with seek.
+
+    Raises: OSError when it cannot be read.
+    """
+    if is_url(path):
+        system, name = _file_system(path)
+        return system.open(name, "rb")
+    return Path(path).open("rb")
+
+
+@dataclass(frozen=True)
+class FileState:
+    """Tells a file from a changed one, without reading it."""
+
+    size_bytes: int
+    stamp: str
+    """Time of the last change, or what the remote store has for it."""
+
+
+def file_state(path: str) -> FileState:
+    """Size and stamp of a file or URL."""
+    if is_url(path):
+        system, name = _file_system(path)
+        info = system.info(name)
+        stamp = next((str(info[k]) for k in ("etag", "ETag", "mtime", "md5Hash") if k in info), "")
+        return FileState(int(info["size"]), stamp)
+    stat = Path(path).stat()
+    return FileState(stat.st_size, str(stat.st_mtime_ns))
+
+
+@dataclass(frozen=True)
+class Digest:
+    """Result of `digest_task`."""
+
+    xxh3: str
+
+
+def digest_task(path: str) -> Digest:
+    """Hashes a file's bytes; a URL gives an empty hash, since it would be fetched twice."""
+    return Digest("" if is_url(path) else file_xxh3(path))
+
+
+def file_xxh3(path: str) -> str:
+    """xxh3-128 of a file's bytes, as hex digits."""
+    digest = xxhash.xxh3_128()
+    with Path(path).open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,125 @@
+"""What a filter is: a pure function over Arrow batches that keeps each record or says why not.
+
+A filter is a frozen dataclass: its fields are its configuration, and name, version and fields
+together say what it does (`filter_key`). It must be picklable, and hold no open file or model:
+those are opened when it is called, and may be cached by the module that needs them.
+
+Every batch holds records of one source, with columns query, positive, query_hash, positive_hash
+and, for triplets, negative and negative_hash.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from jina_jax.data.engine import content_key
+
+Records = Literal["pair", "triplet"]
+"""Kinds of records."""
+
+
+class Verdict(NamedTuple):
+    """What a filter says of N records."""
+
+    reason_N: np.ndarray
+    """str objects; an empty one keeps the record, another is the word it is counted under."""
+    detail_N: np.ndarray
+    """str objects: a sentence for a person, read where the record is dropped."""
+    score_N: np.ndarray | None
+    """float32, for the ledger and the histogram; None where the filter has none."""
+
+
+class Filter(Protocol):
+    """A filter that is cheap enough to run again when its configuration changes."""
+
+    name: ClassVar[str]
+    """Names the stage in the ledger and the manifest."""
+    version: ClassVar[int]
+    """Raised when the same configuration decides otherwise."""
+    records: ClassVar[tuple[Records, ...]]
+    """Kinds of records it looks at; others pass."""
+    score_range: ClassVar[tuple[float, float]]
+    """Ends of the histogram of its scores."""
+
+    def __call__(self, batch: pa.RecordBatch) -> Verdict:
+        """Judges a few thousand records at most."""
+        ...
+
+
+Batches = Callable[[], Iterator[pa.RecordBatch]]
+"""Gives a source's records in the order of the global shuffle, as often as it is called. The first
+n of them are a random sample that depends on the seed alone."""
+
+
+class Scorer(Protocol):
+    """A filter in two halves: scores that cost much and are kept, and a cheap decision.
+
+    When only fields of `thresholds` change, the scores of an earlier preparation are used again.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    records: ClassVar[tuple[Records, ...]]
+    score_range: ClassVar[tuple[float, float]]
+    thresholds: ClassVar[tuple[str, ...]]
+    """Names of the fields that only `decide` reads."""
+    needs_accelerator: ClassVar[bool]
+    """Its tasks go to workers with a TPU or GPU where there are any."""
+
+    def fit(self, batches: Batches, folder: Path) -> None:
+        """Learns once per source what its scores depend on besides the record itself.
+
+        Args:
+          batches: the records of the source.
+          folder: empty; for what `score` is to read. The same records must give the same bytes.
+        """
+        ...
+
+    def score(self, batch: pa.RecordBatch, folder: Path) -> np.ndarray:
+        """Scores records: float32 [N].
+
+        Args:
+          batch: records of the source, up to a partition of them.
+          folder: as `fit` left it.
+        """
+        ...
+
+    def decide(self, batch: pa.RecordBatch, score_N: np.ndarray) -> Verdict:
+        """Keeps or drops records by their scores."""
+        ...
+
+
+def filter_key(stage: Filter | Scorer) -> str:
+    """A hash of everything that decides what a filter does."""
+    return content_key(stage.name, stage.version, _fields(stage))
+
+
+def score_key(scorer: Scorer) -> str:
+    """A hash of everything that a scorer's scores depend on, its thresholds not among it."""
+    fields = {k: v for k, v in _fields(scorer).items() if k not in scorer.thresholds}
+    return content_key(scorer.name, scorer.version, fields)
+
+
+def _fields(stage: Any) -> dict[str, Any]:
+    return dataclasses.asdict(stage)
+
+
+def verdict(
+    reasons: Sequence[str] | np.ndarray,
+    details: Sequence[str] | np.ndarray | None = None,
+    scores: np.ndarray | None = None,
+) -> Verdict:
+    """A Verdict of plain lists.
+
+    Args:
+      reasons: N words, empty to keep.
+      details: N sentences; None for none.
+      scores: float32 [N]; None for none.
+    """
+    reason_N = np.array(reasons, object)
+    detail_N = np.full(len(reason_N), "", object) if details is None else np.array(details, object)
+    return Verdict(reason_N, detail_N, scores)

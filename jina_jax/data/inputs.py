@@ -1,0 +1,68 @@
+"""Which files the sources were read from, and whether they are still the same."""
+
+from pathlib import Path
+
+from jina_jax.config import DataConfig
+from jina_jax.data.engine import Task, content_key
+from jina_jax.data.files import digest_task, file_state, file_xxh3, is_url
+from jina_jax.data.manifest import InputFile, Manifest
+from jina_jax.data.pipeline import Pipeline
+from jina_jax.data.sources import FILE_KINDS, matched_files
+from jina_jax.errors import UserError
+
+
+def input_files(run: Pipeline) -> list[tuple[InputFile, ...]]:
+    """Per source, its files with their hashes; none for sources that are no files."""
+    files = [
+        matched_files(source) if source.kind in FILE_KINDS else [] for source in run.config.sources
+    ]
+    every = list(dict.fromkeys(path for paths in files for path in paths))
+    states = {path: file_state(path) for path in every}
+    tasks = [
+        Task(
+            f"digest-{number:06d}",
+            digest_task,
+            (path,),
+            content_key("digest", path, states[path].size_bytes, states[path].stamp),
+        )
+        for number, path in enumerate(every)
+    ]
+    digests = run.run(tasks, "hash the input", "files")
+    found = {
+        path: InputFile(path, states[path].size_bytes, digest.xxh3)
+        for path, digest in zip(every, digests, strict=True)
+    }
+    return [tuple(found[path] for path in paths) for paths in files]
+
+
+def changed_input(config: DataConfig, manifest: Manifest, manifest_path: Path) -> str:
+    """What has changed in the input since a preparation, or an empty text.
+
+    Input that is gone is no change: prepared data may outlive it. A file is hashed only when its
+    time is later than the manifest's.
+
+    Args:
+      config: of the preparation.
+      manifest: of its folder.
+      manifest_path: whose time is that of the preparation.
+    """
+    prepared_ns = manifest_path.stat().st_mtime_ns
+    for source, summary in zip(config.sources, manifest.sources, strict=True):
+        if source.kind not in FILE_KINDS:
+            continue
+        try:
+            paths = matched_files(source)
+        except UserError:
+            continue
+        before = {file.path: file for file in summary.inputs}
+        if new := next((path for path in paths if path not in before), None):
+            return f"source {source.name!r} has the new file {new}"
+        for path in paths:
+            if is_url(path):
+                continue
+            state, file = file_state(path), before[path]
+            stat = Path(path).stat()
+            is_later = max(stat.st_mtime_ns, stat.st_ctime_ns) > prepared_ns
+            if state.size_bytes != file.size_bytes or (is_later and file_xxh3(path) != file.xxh3):
+                return f"{path} has changed"
+    return ""

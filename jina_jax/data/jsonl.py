@@ -1,0 +1,95 @@
+"""Reader of JSON lines."""
+
+import json
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
+from typing import Any
+
+from jina_jax.data.chunks import CHUNK_RECORDS, Chunk, ChunkBuilder, Record, record
+from jina_jax.data.lines import Damage, read_lines
+from jina_jax.types import BadRecord, Origin
+
+
+def read_jsonl(
+    path: str, fields: Sequence[str], start: int = 0, end: int | None = None
+) -> Iterator[Chunk]:
+    """Reads two or three fields of each line.
+
+    Args:
+      path: plain, .gz or .zst file.
+      fields: of the query, the positive and, for triplets, the negative.
+      start: of a plain file, the first byte; a line belongs to the part in which it begins.
+      end: of a plain file, the byte after the part; None reads to the end.
+    Returns: a record per line that is not blank; rows count the lines of the part.
+    """
+    builder = ChunkBuilder(len(fields))
+    row, lines = 0, []
+    for row, line in read_lines(path, start, end):
+        lines.append(line)
+        if len(lines) == CHUNK_RECORDS:
+            yield _parsed(builder, path, row, lines, fields)
+            lines = []
+    yield _parsed(builder, path, row, lines, fields)
+
+
+def _parsed(
+    builder: ChunkBuilder, path: str, last_row: int, lines: list[Any], fields: Sequence[str]
+) -> Chunk:
+    first = last_row - len(lines) + 1
+    # Nearly always every line is a record: the loop has no test that a good line needs not.
+    try:
+        texts = list(map(itemgetter(*fields), map(json.loads, map(bytes.decode, lines))))
+        columns = tuple(map(list, zip(*texts, strict=True)))
+        for column in columns:
+            "".join(column).encode()  # Every cell is a text without half a surrogate pair.
+    except (ValueError, TypeError, KeyError, RecursionError):
+        columns = ()
+    if columns:
+        builder.columns = columns
+        builder.rows = list(range(first, last_row + 1))
+        return builder.take(last_row, path)
+    for row, line in enumerate(lines, first):
+        parsed = _parse(line, fields, Origin(path, row))
+        if parsed is not None:
+            builder.add(parsed)
+    return builder.take(last_row)
+
+
+def _parse(line: bytes | Damage, fields: Sequence[str], origin: Origin) -> Record | None:
+    """A record, what is wrong with it, or None for a blank line."""
+    if isinstance(line, Damage):
+        return BadRecord(line.reason, line.detail, origin)
+    if not line.strip():
+        return None
+    try:
+        value = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        return BadRecord("invalid_utf8", f"byte {error.start + 1}: {error.reason}", origin)
+    except (ValueError, RecursionError) as error:
+        return BadRecord("malformed_json", str(error), origin)
+    if not isinstance(value, dict):
+        return BadRecord("wrong_type", f"expected an object, got {_kind(value)}", origin)
+    for name in fields:
+        cell = value.get(name)
+        if cell is None:
+            has = f"{name!r} is null" if name in value else f"fields are {', '.join(value)[:200]}"
+            return BadRecord("missing_field", f"no text in {name!r}: {has}", origin)
+        if not isinstance(cell, str):
+            return BadRecord("wrong_type", f"{name!r} holds {_kind(cell)}, not a text", origin)
+        if not _is_unicode(cell):
+            return BadRecord("invalid_utf8", f"{name!r} holds half of a surrogate pair", origin)
+    return record(tuple(value[name] for name in fields), origin)
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "an array", str: "a text", bool: "a boolean"}
+    return names.get(type(value), "null" if value is None else "a number")
+
+
+def _is_unicode(text: str) -> bool:
+    # JSON can escape half of a surrogate pair, which no encoding of Unicode can hold.
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,278 @@
+"""The graph of tasks that decides for every record whether it is trained on, held out or dropped.
+
+    read a block → sorted runs → one key range: dedup → filters → scorers → hold out → split
+
+Each arrow is a stage of tasks; a stage begins when the one before has ended. A task's key hashes
+its configuration and the keys of the tasks whose files it reads, back to the state of the inputs.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jina_jax.config import DataConfig
+from jina_jax.data.blocks import Block
+from jina_jax.data.dedup import (
+    DEDUP_VERSION,
+    DedupResult,
+    DedupRules,
+    dedup_task,
+    source_ranks,
+)
+from jina_jax.data.engine import Engine, LocalEngine, Task, content_key, run_tasks
+from jina_jax.data.filters import Filter, Scorer, filter_key, score_key
+from jina_jax.data.ingest import CLEAN_VERSION, ReadResult, ShownBad, at_base, judge, read_task
+from jina_jax.data.ledger import LedgerPart
+from jina_jax.data.normalise import NORMALISE_VERSION
+from jina_jax.data.runs import Run, key_ranges, save_runs
+from jina_jax.data.sources import empty_source
+from jina_jax.data.split import (
+    SPLIT_VERSION,
+    SplitResult,
+    held_out_pairs,
+    hold_out_task,
+    split_task,
+)
+from jina_jax.data.stages import (
+    Partition,
+    StageResult,
+    decide_task,
+    filter_task,
+    fit_task,
+    score_task,
+)
+from jina_jax.data.workspace import Workspace
+from jina_jax.progress import track
+
+_PARTITION_BYTES = 64 << 20
+"""Aim for partitions of this size, of which a task holds one: it bounds memory."""
+
+
+@dataclass
+class Pipeline:
+    """What the stages of one preparation share."""
+
+    config: DataConfig
+    space: Workspace
+    scores_dir: Path
+    """Scores stay here for the next preparation."""
+    progress: bool
+    blocks: list[Block] = field(default_factory=list)
+    """Of all sources, in order."""
+    engine: Engine = field(default_factory=lambda: LocalEngine(1))
+    ledgers: list[LedgerPart] = field(default_factory=list)
+    """Parts of the ledger, in the order of the stages."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the sources."""
+        return tuple(source.name for source in self.config.sources)
+
+    @property
+    def triplets(self) -> tuple[bool, ...]:
+        """Which sources are of triplets."""
+        return tuple(bool(source.negative_field) for source in self.config.sources)
+
+    def work(self, name: str) -> Path:
+        """A file of the working folder."""
+        return self.space.work / name
+
+    def run(self, tasks: Sequence[Task], what: str, unit: str = "parts") -> list[Any]:
+        """Results of a stage."""
+        results = run_tasks(self.engine, tasks, self.space.markers)
+        return list(track(results, what, total=len(tasks), unit=unit, enabled=self.progress))
+
+    def ledger(self, name: str) -> Path:
+        """The ledger of a task; it is merged after those before it."""
+        path = self.work(f"{name}.ledger.parquet")
+        self.ledgers.append(LedgerPart(path))
+        return path
+
+
+@dataclass
+class Selected:
+    """Partitions with the keys of the tasks that made them, and how many make a shard."""
+
+    partitions: list[Partition]
+    keys: list[str]
+    per_shard: int
+
+
+@dataclass(frozen=True)
+class Reads:
+    """Blocks and what became of them."""
+
+    blocks: list[Block]
+    results: list[ReadResult]
+    keys: list[str]
+
+    def of_source(self, source: int) -> list[ReadResult]:
+        """Results of one source's blocks."""
+        pairs = zip(self.blocks, self.results, strict=True)
+        return [result for block, result in pairs if block.source == source]
+
+
+def read_stage(run: Pipeline) -> tuple[Reads, Path]:
+    """Reads all sources.
+
+    Returns: what was read, and the file that names the runs.
+    Raises: UnusableError when a source has too many bad records; UserError when one is empty.
+    """
+    config, texts = run.config, 3 if any(run.triplets) else 2
+    blocks = run.blocks
+    tasks = []
+    for number, block in enumerate(blocks):
+        source = dataclasses.replace(config.sources[block.source], weight=1.0, licence="")
+        is_first = number == 0 or blocks[number - 1].source != block.source
+        share = config.max_bad_share if is_first else 1.0
+        stem = f"read-{number:06d}"
+        arguments = (source, block, texts, config.seed, share)
+        plain = [dataclasses.asdict(source), dataclasses.asdict(block), *arguments[2:]]
+        key = content_key("read", NORMALISE_VERSION, CLEAN_VERSION, *plain)
+        files = (run.work(stem), run.work(f"{stem}.ledger.parquet"))
+        tasks.append(Task(stem, read_task, (*arguments, *files), key))
+    results: list[ReadResult] = []
+    runs: list[Run] = []
+    read = bad = row = 0
+    shown: list[ShownBad] = []
+    current = -1
+    shown_results = track(
+        run_tasks(run.engine, tasks, run.space.markers), "read", total=len(tasks), unit="blocks",
+        enabled=run.progress,
+    )  # fmt: skip
+    for block, task, result in zip(blocks, tasks, shown_results, strict=True):
+        if block.source != current:
+            read, bad, shown, current = 0, 0, [], block.source
+        row = row if block.start else 0
+        run.ledgers.append(LedgerPart(task.arguments[-1], row))
+        runs += [Run(path, row, read) for path in result.runs]
+        results.append(result)
+        read, bad = read + result.read, bad + sum(result.bad.values())
+        shown += [at_base(record, row) for record in result.shown]
+        row += result.lines
+        judge(config.sources[current], read, bad, config.max_bad_share, shown)
+    reads = Reads(blocks, results, [task.key for task in tasks])
+    for index, configured in enumerate(config.sources):
+        if not sum(result.read for result in reads.of_source(index)):
+            raise empty_source(configured)
+    save_runs(runs, run.work("runs.json"))
+    return reads, run.work("runs.json")
+
+
+def dedup_stage(run: Pipeline, reads: Reads, runs: Path) -> tuple[Selected, list[DedupResult]]:
+    """Makes partitions of unique records in shuffle order; their number follows the data's size."""
+    config = run.config
+    sources = range(len(run.names))
+    most = max(sum(r.kept for r in reads.of_source(source)) for source in sources)
+    shards = max(1, -(-most // config.records_per_shard))
+    size_bytes = sum(result.table_bytes for result in reads.results)
+    per_shard = max(1, -(-size_bytes // (shards * _PARTITION_BYTES)))
+    rules = DedupRules(run.names, source_ranks(run.names, config.source_priority), run.triplets)
+    read_key = content_key(reads.keys, [r.lines for r in reads.results])
+    tasks = []
+    for part, keys in enumerate(key_ranges(shards * per_shard)):
+        name = f"dedup-{part:06d}"
+        files = (run.work(f"{name}.arrow"), run.ledger(name))
+        key = content_key("dedup", DEDUP_VERSION, dataclasses.asdict(rules), keys, read_key)
+        tasks.append(Task(name, dedup_task, (runs, keys, rules, *files), key))
+    results = run.run(tasks, "deduplicate")
+    partitions = [Partition(str(task.arguments[3]), "") for task in tasks]
+    return Selected(partitions, [task.key for task in tasks], per_shard), results
+
+
+def filter_stage(run: Pipeline, selected: Selected, stage: Filter) -> list[StageResult]:
+    """Applies a filter to all partitions, and leaves in them what it kept."""
+    tasks = []
+    for part, partition in enumerate(selected.partitions):
+        name = f"{stage.name}-{part:06d}"
+        files = (run.work(f"{name}.rows"), run.ledger(name))
+        key = content_key("filter", filter_key(stage), selected.keys[part])
+        arguments = (partition, stage, run.names, run.triplets, *files)
+        tasks.append(Task(name, filter_task, arguments, key))
+    results = run.run(tasks, stage.name)
+    _narrow(selected, tasks, -2)
+    return results
+
+
+def _narrow(selected: Selected, tasks: Sequence[Task], rows: int) -> None:
+    """Hands on the rows that tasks kept; `rows` is the place of that file in their arguments."""
+    selected.partitions = [
+        Partition(before.table, str(task.arguments[rows]))
+        for before, task in zip(selected.partitions, tasks, strict=True)
+    ]
+    selected.keys = [task.key for task in tasks]
+
+
+def score_stage(run: Pipeline, selected: Selected, stage: Scorer) -> tuple[list[StageResult], str]:
+    """Applies a scorer: learns, scores or finds the scores of an earlier preparation, decides.
+
+    Returns: counts per partition, and a hash of what it learnt.
+    """
+    everything = content_key(selected.keys)
+    sources = range(len(run.names))
+    folders = [run.work(f"{stage.name}-learnt-{source:03d}") for source in sources]
+    fits = [
+        Task(
+            f"{stage.name}-fit-{source:03d}",
+            fit_task,
+            (list(selected.partitions), stage, source, run.triplets, folders[source]),
+            content_key("fit", score_key(stage), everything, source),
+            stage.needs_accelerator,
+        )
+        for source in sources
+        if ("triplet" if run.triplets[source] else "pair") in stage.records
+    ]
+    learnt = {t.arguments[2]: r.xxh3 for t, r in zip(fits, run.run(fits, f"{stage.name}: learn", "sources"), strict=True)}  # noqa: E501  # fmt: skip
+    keys = [content_key(score_key(stage), learnt.get(source, "")) for source in sources]
+    scores = [
+        Task(
+            f"{stage.name}-score-{part:06d}",
+            score_task,
+            (partition, stage, run.triplets, [str(f) for f in folders], keys, run.scores_dir),
+            content_key("score", keys, selected.keys[part], str(run.scores_dir)),
+            stage.needs_accelerator,
+        )
+        for part, partition in enumerate(selected.partitions)
+    ]
+    scored = run.run(scores, f"{stage.name}: score")
+    decisions = []
+    for part, partition in enumerate(selected.partitions):
+        name = f"{stage.name}-{part:06d}"
+        files = (run.work(f"{name}.rows"), run.ledger(name))
+        key = content_key("decide", filter_key(stage), scores[part].key)
+        arguments = (partition, stage, scored[part].paths, run.names, run.triplets, *files)
+        decisions.append(Task(name, decide_task, arguments, key))
+    results = run.run(decisions, f"{stage.name}: decide")
+    _narrow(selected, decisions, -2)
+    return results, content_key([learnt.get(source, "") for source in sources])
+
+
+def split_stage(
+    run: Pipeline, selected: Selected, left: Sequence[int], evals: Sequence[Path]
+) -> tuple[list[tuple[int, ...]], list[SplitResult]]:
+    """Holds records out, and leaves in the partitions those to train on.
+
+    Args:
+      run: the preparation.
+      selected: what every filter kept.
+      left: records of each source in it.
+      evals: per source, the file for what is held out.
+    Returns: per partition and source, how many are held out; and what becomes of the others.
+    """
+    wanted = [held_out_pairs(count, run.config.eval_pairs) for count in left]
+    hashes = run.work("held-out.arrow")
+    key = content_key("hold_out", SPLIT_VERSION, wanted, selected.keys)
+    everything = (list(selected.partitions), wanted, list(evals), hashes)
+    (held,) = run.run([Task("held-out", hold_out_task, everything, key)], "hold out")
+    tasks = []
+    for part, partition in enumerate(selected.partitions):
+        name = f"split-{part:06d}"
+        files = (run.work(f"{name}.rows"), run.ledger(name))
+        arguments = (partition, held.taken[part], hashes, run.names, *files)
+        split_key = content_key("split", key, selected.keys[part], part)
+        tasks.append(Task(name, split_task, arguments, split_key))
+    results = run.run(tasks, "split")
+    _narrow(selected, tasks, -2)
+    return list(held.taken), results

@@ -1,0 +1,177 @@
+"""Sums up what the tasks did to each source, for the manifest."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from jina_jax.config import DataConfig
+from jina_jax.data.dedup import DEDUP_VERSION, DedupResult
+from jina_jax.data.encode import EncodeResult
+from jina_jax.data.ingest import CLEAN_VERSION
+from jina_jax.data.ledger import UnusableError
+from jina_jax.data.manifest import (
+    InputFile,
+    LengthStats,
+    ScoreHistogram,
+    ShardFile,
+    SourceSummary,
+    StageCounts,
+)
+from jina_jax.data.normalise import NORMALISE_VERSION
+from jina_jax.data.pipeline import Reads
+from jina_jax.data.split import SPLIT_VERSION, SplitResult
+from jina_jax.data.stages import StageResult
+
+VERSIONS = {
+    "normalise": NORMALISE_VERSION,
+    "clean": CLEAN_VERSION,
+    "dedup": DEDUP_VERSION,
+    "held_out": SPLIT_VERSION,
+}
+"""Of everything that decides what is kept, beside the configured filters."""
+
+
+def shard_path(source: str, shard: int) -> str:
+    """Of a source's shard, relative to the prepared folder."""
+    return f"train/{source}-{shard:05d}.arrayrecord"
+
+
+def eval_path(source: str) -> str:
+    """Of a source's held-out records, relative to the prepared folder."""
+    return f"eval/{source}.parquet"
+
+
+@dataclass
+class Outcome:
+    """What became of the records, stage by stage."""
+
+    reads: Reads
+    dedups: list[DedupResult]
+    stages: dict[str, list[StageResult]] = field(default_factory=dict)
+    """Filter → per partition."""
+    taken: list[tuple[int, ...]] = field(default_factory=list)
+    splits: list[SplitResult] = field(default_factory=list)
+
+    def bad(self, source: int) -> dict[str, int]:
+        """Reason → records of a source that could not be read."""
+        return _sum(read.bad for read in self.reads.of_source(source))
+
+    def left(self, source: int) -> int:
+        """Records of a source that every filter kept."""
+        unique = sum(part.unique[source] for part in self.dedups)
+        return unique - sum(sum(counts.dropped.values()) for counts in self.stage_counts(source))
+
+    def stage_counts(self, source: int) -> list[StageCounts]:
+        """What each filter did to a source."""
+        found = []
+        for name, parts in self.stages.items():
+            mine = [part.sources[source] for part in parts]
+            histograms = [part.scores for part in mine if part.scores is not None]
+            found.append(
+                StageCounts(
+                    name,
+                    sum(part.records for part in mine),
+                    _sum(part.dropped for part in mine),
+                    _added(histograms) if histograms else None,
+                )
+            )
+        return found
+
+    def dropped(self, source: int) -> dict[str, int]:
+        """Reason → records of a source that were left out."""
+        counts = Counter(_sum(read.dropped for read in self.reads.of_source(source)))
+        counts["duplicate"] = sum(part.duplicate[source] for part in self.dedups)
+        for stage in self.stage_counts(source):
+            counts.update(stage.dropped)
+        counts["held_out"] = sum(part.shared[source] for part in self.splits)
+        return {reason: count for reason, count in counts.items() if count}
+
+    def check_not_empty(self, name: str, source: int) -> None:
+        """Raises UnusableError when nothing of a source is left to train on."""
+        if sum(part.train[source] for part in self.splits):
+            return
+        held = sum(part[source] for part in self.taken)
+        lost = {**self.bad(source), **self.dropped(source), "held out for evaluation": held}
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in lost.items() if count)
+        read = sum(result.read for result in self.reads.of_source(source))
+        raise UnusableError(
+            f"source {name!r}: nothing is left to train on of {read:,} records ({reasons}); "
+            f"take the source out, give it more text, or lower data.eval_pairs"
+        )
+
+
+def _sum(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for part in counts:
+        total.update(part)
+    return dict(total)
+
+
+def _added(parts: Sequence[ScoreHistogram]) -> ScoreHistogram:
+    kept, dropped = (np.sum([getattr(p, name) for p in parts], 0) for name in ("kept", "dropped"))
+    return ScoreHistogram(
+        parts[0].low, parts[0].high, tuple(kept.tolist()), tuple(dropped.tolist())
+    )
+
+
+def summaries(
+    config: DataConfig, inputs: Sequence[tuple[InputFile, ...]], outcome: Outcome,
+    encoded: Sequence[EncodeResult],
+) -> tuple[SourceSummary, ...]:  # fmt: skip
+    """The manifest's entry for each source.
+
+    Args:
+      config: the data section.
+      inputs: files of each source.
+      outcome: of all stages.
+      encoded: shards, in order.
+    """
+    found = []
+    for index, source in enumerate(config.sources):
+        shards = [(shard, part.shards[index]) for shard, part in enumerate(encoded)]
+        held = sum(part[index] for part in outcome.taken)
+        lengths = [s.lengths for _, s in shards if s is not None]
+        counts = [np.sum(of_text, 0) for of_text in zip(*lengths, strict=True)]
+        query, positive, *negative = map(length_stats, counts)
+        found.append(
+            SourceSummary(
+                name=source.name,
+                licence=source.licence,
+                record="triplet" if source.negative_field else "pair",
+                inputs=inputs[index],
+                read=sum(result.read for result in outcome.reads.of_source(index)),
+                bad=outcome.bad(index),
+                dropped=outcome.dropped(index),
+                stages=tuple(outcome.stage_counts(index)),
+                train=sum(part.train[index] for part in outcome.splits),
+                eval=held,
+                query_tokens=query,
+                positive_tokens=positive,
+                negative_tokens=negative[0] if negative else None,
+                shards=tuple(
+                    ShardFile(shard_path(source.name, shard), s.records, s.size_bytes, s.sha256)
+                    for shard, s in shards
+                    if s is not None
+                ),
+                eval_path=eval_path(source.name) if held else None,
+            )
+        )
+    return tuple(found)
+
+
+def length_stats(count_L: np.ndarray) -> LengthStats:
+    """Mean and percentiles of a histogram.
+
+    Args:
+      count_L: int64; how many texts have each length 0, 1, 2, ...
+    Returns: percentile p is the least length that at least p % of the texts do not exceed.
+    """
+    total = int(count_L.sum())
+    if total == 0:
+        return LengthStats(0.0, 0, 0, 0)
+    cumulative_L = np.cumsum(count_L)
+    p50, p90, p99 = (int(np.argmax(cumulative_L * 100 >= p * total)) for p in (50, 90, 99))
+    mean = int((count_L * np.arange(len(count_L))).sum()) / total
+    return LengthStats(round(mean, 2), p50, p90, p99)

@@ -1,0 +1,84 @@
+"""Reader of TFDS data sets stored as ArrayRecord; TensorFlow is not needed."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jina_jax.config import SourceConfig
+from jina_jax.data.records import Record
+from jina_jax.errors import UserError
+from jina_jax.types import BadRecord, Origin
+
+_BATCH_RECORDS = 256
+
+
+def read_tfds(source: SourceConfig) -> Iterator[Record | BadRecord]:
+    """Reads a split of a prepared TFDS data set in its stored order.
+
+    Args:
+      source: `dataset` is a folder that holds a prepared version (features.json), or the name of
+        a data set below the data folder `paths[0]` (TFDS's own by default) with `subset` as its
+        configuration and `revision` as its version.
+    Returns: a dict a record; texts, which TFDS stores as bytes, are decoded, arrays are lists.
+      Origin.file is `NAME/SPLIT`.
+    Raises: UserError when TFDS is not installed, the data set is not there, or was not prepared
+      as ArrayRecord.
+    """
+    examples, name = _open(source)
+    for start in range(0, len(examples), _BATCH_RECORDS):
+        rows = range(start, min(start + _BATCH_RECORDS, len(examples)))
+        for row, example in zip(rows, examples.__getitems__(list(rows)), strict=True):
+            origin = Origin(f"{name}/{source.split}", row + 1)
+            try:
+                yield Record(plain(example), origin)
+            except UnicodeDecodeError as error:
+                yield BadRecord("invalid_utf8", f"byte {error.start + 1}: {error.reason}", origin)
+
+
+def plain(value: Any) -> Any:
+    """A TFDS example as dicts, lists, texts and numbers.
+
+    Raises: UnicodeDecodeError for bytes that are no UTF-8.
+    """
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def _open(source: SourceConfig) -> tuple[Any, str]:
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise UserError(
+            f"source {source.name!r} is a TFDS data set: pip install 'jina-jax[tfds]'"
+        ) from error
+    folder = Path(source.dataset).expanduser()
+    data_dir = source.paths[0] if source.paths else None
+    name = source.dataset
+    if source.subset:
+        name = f"{name}/{source.subset}"
+    if source.revision:
+        name = f"{name}:{source.revision}"
+    try:
+        if (folder / "features.json").is_file():
+            name = str(folder)
+            builder = tfds.builder_from_directory(name)
+        else:
+            builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+        return builder.as_data_source(split=source.split), name
+    except Exception as error:  # TFDS raises a dozen kinds, most of them bare.
+        raise UserError(
+            f"source {source.name!r}: TFDS cannot read split {source.split!r} of {name!r} "
+            f"({type(error).__name__}: {str(error).strip()[:500]}). Give the folder that holds "
+            f'features.json, or prepare it where there is a network: python -c "import '
+            f"tensorflow_datasets as tfds; tfds.builder('{name}', "
+            f"file_format='array_record').download_and_prepare()\""
+        ) from error

