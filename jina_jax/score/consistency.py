@@ -5,15 +5,15 @@ s(q_i, p_i), the cosine of query and passage (Günther et al. 2023, arXiv 2307.1
 two"). What is computed and cached is the rank, the number of passages above; top_k is applied to
 it later, and can be changed without computing again.
 
-The sample is `sample_size` pairs of the source, or all where there are fewer, taken by a hash of the
-pair: it depends on the set of pairs and the seed alone, never on order, files or workers. A passage
-that was sampled with several queries counts each time.
+The sample is `sample_size` pairs of the source, or all where there are fewer, taken by a hash of
+the pair: it depends on the set of pairs and the seed alone, never on order, files or workers. A
+passage that was sampled with several queries counts each time.
 
-Own text is recognised by its text hash and never by its score, so that copies of the passage in the
-sample cannot outrank it. Two different texts can have one embedding (all-MiniLM-L6-v2 drops accents
-and case), and the same tokens packed elsewhere come out about 1e-7 apart; nor does a sum of
-products in a block have the bits of the sum that gives s(q_i, p_i). "Above" therefore means above by
-more than `tie_tolerance`: an equal passage is not above, whatever the rounding.
+Own text is recognised by its text hash and never by its score, so that copies of the passage in
+the sample cannot outrank it. Yet two different texts can have one embedding (all-MiniLM-L6-v2
+drops accents), the same tokens packed beside others come out about 1e-7 apart, and a product
+inside a block is rounded otherwise than the sum that gives s(q_i, p_i). "Above" therefore means
+above by more than `tie_tolerance`: an equal passage is not above, whatever the rounding.
 
 Scores are products of a block of queries and a block of passages, compared and summed at once. No
 more than one block exists on a device at a time, and nothing is sorted.
@@ -158,7 +158,8 @@ class Ranker:
         per_device = -(-len(sample.z_MD) // mesh.size)
         # A power of two, so that sources of many sizes share a few compiled shapes.
         self._sample_block = min(config.sample_block, max(1 << (per_device - 1).bit_length(), 128))
-        rows = -(-per_device // self._sample_block) * self._sample_block * mesh.size
+        blocks = max(-(-per_device // self._sample_block), 1)
+        rows = blocks * self._sample_block * mesh.size
         split = split_first_axis(mesh)
         self._z_MD = jax.device_put(_padded(np.asarray(sample.z_MD, np.float32), rows, 0), split)
         self._identity_M = jax.device_put(

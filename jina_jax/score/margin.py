@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -67,10 +68,11 @@ class CrossEncoder:
           pairs: (query, passage), any number; read some ten thousand ahead.
         Returns: float32 [N], the classifier's output as it is, in order.
         """
-        parts = [np.zeros(0, np.float32), *self._stream(pairs)]
+        parts = [np.zeros(0, np.float32), *self.stream(pairs)]
         return np.concatenate(parts)
 
-    def _stream(self, pairs: Iterable[tuple[str, str]]) -> Iterator[np.ndarray]:
+    def stream(self, pairs: Iterable[tuple[str, str]]) -> Iterator[np.ndarray]:
+        """`logits`, block by block: an iterator over float32 [n], in the order of the pairs."""
         iterator = iter(pairs)
         while part := list(islice(iterator, _PAIRS_AT_ONCE)):
             tokens = flatten(self._tokenizer.encode_batch_fast(part), has_types=True)
@@ -82,7 +84,7 @@ class CrossEncoder:
 
 def _classify_rows(
     config: BertConfig,
-    params: dict,
+    params: Any,
     segments_RL: jax.Array,
     ids_RL: jax.Array,
     types_RL: jax.Array,
