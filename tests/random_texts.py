@@ -6,22 +6,6 @@ WORDS = (
     "the", "sea", "is", "full", "of", "fish", "and", "ships",
     "whale", "harbour", "anchor", "storm", "quiet", "deep", "cold",
 )  # fmt: skip
-    "the",
-    "sea",
-    "is",
-    "full",
-    "of",
-    "fish",
-    "and",
-    "ships",
-    "whale",
-    "harbour",
-    "anchor",
-    "storm",
-    "quiet",
-    "deep",
-    "cold",
-]
 
 
 def texts(count: int, *, seed: int = 0, longest: int = 40) -> list[str]:
