@@ -9,7 +9,7 @@ import pytest
 
 from jina_jax.config import ConsistencyConfig
 from jina_jax.data.normalise import text_hash
-from jina_jax.score import cache as cache_module
+from jina_jax.score import tasks as tasks_module
 from jina_jax.score.cache import content_key, new_array, open_array
 from jina_jax.score.consistency import PairTexts, consistency_ranks
 from jina_jax.score.encoder import SentenceEncoder
@@ -83,7 +83,7 @@ def test_what_exists_is_not_made_again_whatever_the_threshold(
     def refuse(*_):
         raise AssertionError("made again")
 
-    monkeypatch.setattr(cache_module.np.lib.format, "open_memmap", refuse)
+    monkeypatch.setattr(tasks_module, "new_array", refuse)
     assert run(tables, tmp_path / "cache", encoder, dataclasses.replace(CONFIG, top_k=9)) == first
     with pytest.raises(AssertionError, match="made again"):
         run(tables, tmp_path / "cache", encoder, dataclasses.replace(CONFIG, seed=1))
