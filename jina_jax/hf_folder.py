@@ -1,4 +1,4 @@
-"""Reads the weights and the shape of a T5 encoder from a Hugging Face folder or id."""
+"""Reads weights and shapes from a Hugging Face folder or id."""
 
 import json
 import re
@@ -30,15 +30,34 @@ def read_encoder(path_or_id: str | Path) -> tuple[T5Config, dict[str, np.ndarray
     Raises: UserError when the folder or id cannot be found or fetched, holds no safetensors, is
       damaged, or is not a T5.
     """
-    folder = _folder(str(path_or_id))
-    config_json = _read_json(folder / CONFIG_FILE)
+    folder = find_folder(path_or_id)
+    return config_from_huggingface(read_json(folder / CONFIG_FILE)), read_tensors(folder)
+
+
+def read_tensors(folder: Path, ignored: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+    """Reads all safetensors of a model folder.
+
+    Args:
+      folder: from `find_folder`.
+      ignored: endings of names that are left out, whatever their type.
+    Returns: name → float32 array; other floats are converted.
+    Raises: UserError when there are none, or they are damaged or not floats.
+    """
     tensors: dict[str, np.ndarray] = {}
-    for path in _weight_files(folder):
-        tensors |= _read_tensors(path)
-    return config_from_huggingface(config_json), tensors
+    for path in weight_files(folder):
+        tensors |= _read_file(path, ignored)
+    return tensors
 
 
-def _folder(path_or_id: str) -> Path:
+def find_folder(path_or_id: str | Path, fetched: tuple[str, ...] = _FETCHED) -> Path:
+    """The local folder of a model, fetched from the Hugging Face hub when it is an id.
+
+    Args:
+      path_or_id: a local folder, or an id such as `google-t5/t5-small`.
+      fetched: names or globs of the files to fetch; never one that could run code.
+    Raises: UserError when it is neither, or cannot be fetched.
+    """
+    path_or_id = str(path_or_id)
     path = Path(path_or_id).expanduser()
     if path.is_dir():
         return path
@@ -50,7 +69,7 @@ def _folder(path_or_id: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(path_or_id, allow_patterns=list(_FETCHED)))
+        return Path(snapshot_download(path_or_id, allow_patterns=list(fetched)))
     except Exception as error:  # Offline, unknown id, no permission: each has its own class.
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(
@@ -60,7 +79,11 @@ def _folder(path_or_id: str) -> Path:
         ) from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object of a model folder.
+
+    Raises: UserError when the file is missing, damaged or holds something else.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -72,7 +95,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder, in order.
+
+    Raises: UserError when there are none, or the index is wrong.
+    """
     if (folder / WEIGHTS_FILE).is_file():
         return [folder / WEIGHTS_FILE]
     if not (folder / INDEX_FILE).is_file():
@@ -81,10 +108,10 @@ def _weight_files(folder: Path) -> list[Path]:
                 raise UserError(
                     f"{folder} holds {name}, which can run code when it is opened, and no "
                     f"{WEIGHTS_FILE}; convert it where you trust it: "
-                    f"T5EncoderModel.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)"
+                    "from_pretrained(FOLDER).save_pretrained(NEW_FOLDER) of its transformers class"
                 )
         raise UserError(f"{folder} holds neither {WEIGHTS_FILE} nor {INDEX_FILE}")
-    index = _read_json(folder / INDEX_FILE)
+    index = read_json(folder / INDEX_FILE)
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{folder / INDEX_FILE} has no weight_map")
@@ -99,12 +126,13 @@ def _weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _read_tensors(path: Path) -> dict[str, np.ndarray]:
+def _read_file(path: Path, ignored: tuple[str, ...]) -> dict[str, np.ndarray]:
     tensors = {}
     try:
         with safe_open(path, framework="np") as file:
             for name in file.keys():  # noqa: SIM118  The file is no mapping.
-                tensors[name] = file.get_tensor(name)
+                if not name.endswith(ignored):
+                    tensors[name] = file.get_tensor(name)
     except (SafetensorError, OSError, TypeError) as error:
         raise UserError(f"{path} is damaged or no safetensors file: {error}") from error
     for name, array in tensors.items():

@@ -11,6 +11,7 @@ Axis letters, used as suffixes of array names (`z_BD`) and in jaxtyping annotati
 | H | attention heads |
 | K | dimension of one head (`d_kv`) |
 | L | token positions of a row |
+| M | sampled passages that pairs are compared with |
 | N | any number of texts or records |
 | Q, P | query and key positions inside attention |
 | R | packed rows |

@@ -12,7 +12,13 @@ from jaxtyping import install_import_hook
 
 # Array annotations are checked at run time in every test.
 install_import_hook(
-    ["jina_jax.model", "jina_jax.train.losses", "jina_jax.feed", "jina_jax.evaluate"],
+    [
+        "jina_jax.model",
+        "jina_jax.train.losses",
+        "jina_jax.feed",
+        "jina_jax.evaluate",
+        "jina_jax.score",
+    ],
     "beartype.beartype",
 )
 

@@ -1,7 +1,7 @@
 """From texts to embeddings, with a trained run or an exported folder."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,12 +15,12 @@ from jina_jax.checkpoint import open_for_reading
 from jina_jax.config import T5Config
 from jina_jax.data.tokenizer import load_tokenizer
 from jina_jax.errors import UserError
-from jina_jax.feed.packing import fill, place
 from jina_jax.hf_folder import WEIGHTS_FILE, read_encoder
-from jina_jax.mesh import make_mesh, replicated, split_first_axis
+from jina_jax.mesh import make_mesh
 from jina_jax.model.pooling import mean_pool
 from jina_jax.model.t5 import apply, init_params
 from jina_jax.model.weights import from_huggingface
+from jina_jax.packed_encoder import PackedEncoder, RowShape, Tokens, row_lengths
 
 _TEXTS_PER_ROW = 32
 _SHORTEST_ROW = 128
@@ -55,14 +55,11 @@ class Embedder:
           batch_rows: packed rows encoded at once.
         """
         self.config, self.tokenizer, self.max_tokens = config, tokenizer, max_tokens
-        mesh = make_mesh()
-        self._devices = mesh.size
-        self._batch_rows = -(-batch_rows // mesh.size) * mesh.size
-        self._params = jax.device_put(params, replicated(mesh))
-        rows = split_first_axis(mesh)
-        self._encode_rows = jax.jit(
-            partial(_encode_rows, config), in_shardings=(replicated(mesh), rows, rows)
-        )
+        shapes = [
+            RowShape(length, _TEXTS_PER_ROW, batch_rows)
+            for length in row_lengths(_SHORTEST_ROW, max_tokens)
+        ]
+        self._encoder = PackedEncoder(partial(_encode_rows, config), params, shapes, make_mesh())
 
     @classmethod
     def load(cls, path: str | Path, *, batch_rows: int = 32) -> "Embedder":
@@ -107,55 +104,12 @@ class Embedder:
         with bar:
             for first in range(0, len(texts), _TEXTS_AT_ONCE):
                 part = texts[first : first + _TEXTS_AT_ONCE]
-                for index_N, part_ND in self._encode_part(part):
+                ids = [self._cut(e.ids) for e in self.tokenizer.encode_batch_fast(list(part))]
+                tokens = Tokens((np.concatenate(ids),), np.array([len(i) for i in ids]))
+                for index_N, part_ND in self._encoder.encode(tokens):
                     z_ND[first + index_N] = part_ND
                     bar.update(len(index_N))
         return z_ND
-
-    def _encode_part(self, texts: Sequence[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields (indices, their embeddings) one packed batch after another, one behind."""
-        ids = [self._cut(e.ids) for e in self.tokenizer.encode_batch_fast(list(texts))]
-        length_N = np.array([len(i) for i in ids])
-        pending: tuple[np.ndarray, np.ndarray, jax.Array] | None = None
-        shorter = 0
-        for row_tokens in _row_lengths(self.max_tokens):
-            chosen_N = np.flatnonzero((shorter < length_N) & (length_N <= row_tokens))
-            shorter = row_tokens
-            if not len(chosen_N):
-                continue
-            for batch in self._packed(chosen_N, [ids[i] for i in chosen_N], row_tokens):
-                if pending is not None:
-                    yield _result(*pending)
-                pending = batch
-        if pending is not None:
-            yield _result(*pending)
-
-    def _packed(
-        self, chosen_N: np.ndarray, ids: list[np.ndarray], row_tokens: int
-    ) -> Iterator[tuple[np.ndarray, np.ndarray, jax.Array]]:
-        length_N = np.array([len(i) for i in ids], np.int64)
-        start_N = np.cumsum(length_N) - length_N
-        placement = place(length_N, row_tokens=row_tokens, texts_per_row=_TEXTS_PER_ROW)
-        ids_RL, segments_RL = fill(
-            np.concatenate(ids), start_N, length_N, placement,
-            num_rows=placement.num_rows, row_tokens=row_tokens,
-        )  # fmt: skip
-        for first in range(0, placement.num_rows, self._batch_rows):
-            part = slice(first, first + self._batch_rows)
-            of_part_N = (placement.row_N >= first) & (placement.row_N < first + self._batch_rows)
-            slot_N = (placement.row_N - first) * _TEXTS_PER_ROW + placement.slot_N
-            z_RSD = self._encode_rows(
-                self._params, self._pad(ids_RL[part]), self._pad(segments_RL[part])
-            )
-            yield chosen_N[of_part_N], slot_N[of_part_N], z_RSD
-
-    def _pad(self, x_RL: np.ndarray) -> np.ndarray:
-        """Adds rows up to a power of two of rows per device, so that few shapes are compiled."""
-        rows = self._devices
-        while rows < len(x_RL):
-            rows *= 2
-        rows = min(rows, self._batch_rows)
-        return np.pad(x_RL, ((0, rows - len(x_RL)), (0, 0)))
 
     def _cut(self, ids: list[int]) -> np.ndarray:
         kept = ids if len(ids) <= self.max_tokens else [*ids[: self.max_tokens - 1], ids[-1]]
@@ -193,21 +147,12 @@ def load_checkpoint(run_path: Path) -> Trained:
 
 
 def _encode_rows(
-    config: T5Config, params: Any, ids_RL: jax.Array, segments_RL: jax.Array
+    config: T5Config,
+    params: Any,
+    segments_RL: jax.Array,
+    ids_RL: jax.Array,
+    *,
+    texts_per_row: int,
 ) -> jax.Array:
     hidden_RLD = apply(config, params, ids_RL, segments_RL, None)
-    return mean_pool(hidden_RLD, segments_RL, _TEXTS_PER_ROW)
-
-
-def _row_lengths(max_tokens: int) -> list[int]:
-    """Texts are packed with texts of their own size: attention costs the square of the row."""
-    lengths = [_SHORTEST_ROW]
-    while lengths[-1] < max_tokens:
-        lengths.append(lengths[-1] * 2)
-    return lengths
-
-
-def _result(
-    index_N: np.ndarray, slot_N: np.ndarray, z_RSD: jax.Array
-) -> tuple[np.ndarray, np.ndarray]:
-    return index_N, np.asarray(z_RSD).reshape(-1, z_RSD.shape[-1])[slot_N]
+    return mean_pool(hidden_RLD, segments_RL, texts_per_row)

@@ -1,4 +1,4 @@
-"""The position-wise half of a T5 block, and the bias-free linear map both halves are made of."""
+"""The position-wise half of a T5 block, and the linear map that both halves are made of."""
 
 import jax
 import jax.numpy as jnp
@@ -10,18 +10,29 @@ from jina_jax.model.dropout import Site, dropout
 
 
 class Linear(nnx.Module):
-    """A matrix without a bias, stored [in, out] in float32 and multiplied in `dtype`."""
+    """A matrix, stored [in, out] in float32 and multiplied in `dtype`; T5's have no bias."""
 
     def __init__(
-        self, in_size: int, out_size: int, *, std: float, dtype: str, rngs: nnx.Rngs
+        self,
+        in_size: int,
+        out_size: int,
+        *,
+        std: float,
+        dtype: str,
+        rngs: nnx.Rngs,
+        has_bias: bool = False,
     ) -> None:
         self.dtype = dtype
         shape = (in_size, out_size)
         self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), shape, jnp.float32))
+        self.has_bias = has_bias
+        if has_bias:
+            self.bias_O = nnx.Param(jnp.zeros((out_size,), jnp.float32))
 
     def __call__(self, x: Float[Array, "N I"]) -> Float[Array, "N O"]:
-        """The rows of `x` times the matrix, in `dtype`."""
-        return x.astype(self.dtype) @ self.kernel[...].astype(self.dtype)
+        """The rows of `x` times the matrix, plus the bias if there is one, in `dtype`."""
+        y = x.astype(self.dtype) @ self.kernel[...].astype(self.dtype)
+        return y + self.bias_O[...].astype(self.dtype)[None] if self.has_bias else y
 
 
 class FeedForward(nnx.Module):

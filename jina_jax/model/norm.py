@@ -1,4 +1,4 @@
-"""Root-mean-square layer norm."""
+"""Layer norms: T5's, which only scales, and BERT's."""
 
 import jax
 import jax.numpy as jnp
@@ -24,3 +24,28 @@ class RMSNorm(nnx.Module):
         x_ND = x_ND.astype(jnp.float32)
         mean_square_N1 = jnp.mean(jnp.square(x_ND), axis=-1, keepdims=True)
         return x_ND * jax.lax.rsqrt(mean_square_N1 + self.epsilon) * self.scale_D[None, :]
+
+
+class LayerNorm(nnx.Module):
+    """Takes off the mean, divides by the deviation, scales and shifts (Ba et al. 2016)."""
+
+    def __init__(self, d_model: int, epsilon: float) -> None:
+        self.epsilon = epsilon
+        self.scale_D = nnx.Param(jnp.ones((d_model,), jnp.float32))
+        self.bias_D = nnx.Param(jnp.zeros((d_model,), jnp.float32))
+
+    def __call__(self, x_ND: Float[Array, "N D"]) -> Float[Array, "N D"]:
+        """`(x - mean(x)) / sqrt(var(x) + epsilon) * scale + bias`, in float32.
+
+        Args:
+          x_ND: one row per token, any float dtype.
+        Returns: float32, one row per token.
+        Example: (1, 3) has mean 2 and deviation 1, and gives (-1, 1) with scale 1 and bias 0.
+        Source: Ba et al. 2016 (arXiv 1607.06450).
+        """
+        x_ND = x_ND.astype(jnp.float32)
+        # From the centred values: mean(x²) - mean(x)² would lose digits where the mean is large.
+        centred_ND = x_ND - jnp.mean(x_ND, axis=-1, keepdims=True)
+        variance_N1 = jnp.mean(jnp.square(centred_ND), axis=-1, keepdims=True)
+        normal_ND = centred_ND * jax.lax.rsqrt(variance_N1 + self.epsilon)
+        return normal_ND * self.scale_D[None, :] + self.bias_D[None, :]

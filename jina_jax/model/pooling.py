@@ -34,3 +34,21 @@ def mean_pool(
     is_zero_RS1 = square_RS1 == 0.0
     norm_RS1 = jnp.sqrt(jnp.where(is_zero_RS1, 1.0, square_RS1))
     return mean_RSD / norm_RS1
+
+
+def first_token(
+    hidden_RLD: Float[Array, "R L D"], segments_RL: Int[Array, "R L"], texts_per_row: int
+) -> Float[Array, "R S D"]:
+    """Hidden state of the first token of each text, which BERT's classifiers read.
+
+    Args:
+      hidden_RLD: hidden states, any float dtype.
+      segments_RL: int, 0 for padding, s for the s-th text of the row, at most `texts_per_row`.
+      texts_per_row: slots S of a row.
+    Returns: [R, S, D] in the dtype of `hidden_RLD`; slot s - 1 holds the text of segment s. A slot
+      without tokens holds no meaning.
+    """
+    slots_S = jnp.arange(1, texts_per_row + 1, dtype=segments_RL.dtype)
+    belongs_RSL = segments_RL[:, None, :] == slots_S[None, :, None]
+    first_RS = jnp.argmax(belongs_RSL, axis=-1)
+    return jnp.take_along_axis(hidden_RLD, first_RS[:, :, None], axis=1)

@@ -2,15 +2,15 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from jina_jax.config import T5Config
 from jina_jax.errors import UserError
+from jina_jax.model.layout import Tensor, fill_params, read_shape
 from jina_jax.model.t5 import init_params
 
 # transformers writes the embedding under the first name; conversions of encoders alone also use
@@ -22,48 +22,35 @@ _IGNORED_PREFIXES = ("decoder.", "lm_head.")
 _FEED_FORWARDS = ("relu", "gated-gelu")
 
 
-class _Tensor(NamedTuple):
-    path: tuple[str | int, ...]
-    """Where the tensor is in the parameters."""
-    is_transposed: bool
-    """torch stores matrices [out, in]; ours are [in, out]."""
-
-
-def _layout(config: T5Config) -> dict[str, _Tensor]:
+def _layout(config: T5Config) -> dict[str, Tensor]:
     """Hugging Face name → place in the parameters."""
     is_gated = config.feed_forward_proj == "gated-gelu"
     projections = ("wi_0", "wi_1", "wo") if is_gated else ("wi", "wo")
     layout = {
-        _EMBEDDING: _Tensor(("embedding_VD",), False),
-        "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": _Tensor(
+        _EMBEDDING: Tensor(("embedding_VD",), False),
+        "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": Tensor(
             ("position_bias", "table"), False
         ),
-        "encoder.final_layer_norm.weight": _Tensor(("final_norm", "scale_D"), False),
+        "encoder.final_layer_norm.weight": Tensor(("final_norm", "scale_D"), False),
     }
     for i in range(config.num_layers):
         ours: tuple[str | int, ...] = ("blocks", i)
         attention, feed_forward = f"encoder.block.{i}.layer.0", f"encoder.block.{i}.layer.1"
         for name in ("q", "k", "v", "o"):
-            layout[f"{attention}.SelfAttention.{name}.weight"] = _Tensor(
+            layout[f"{attention}.SelfAttention.{name}.weight"] = Tensor(
                 (*ours, "attention", name, "kernel"), True
             )
-        layout[f"{attention}.layer_norm.weight"] = _Tensor(
+        layout[f"{attention}.layer_norm.weight"] = Tensor(
             (*ours, "attention_norm", "scale_D"), False
         )
         for name in projections:
-            layout[f"{feed_forward}.DenseReluDense.{name}.weight"] = _Tensor(
+            layout[f"{feed_forward}.DenseReluDense.{name}.weight"] = Tensor(
                 (*ours, "feed_forward", name, "kernel"), True
             )
-        layout[f"{feed_forward}.layer_norm.weight"] = _Tensor(
+        layout[f"{feed_forward}.layer_norm.weight"] = Tensor(
             (*ours, "feed_forward_norm", "scale_D"), False
         )
     return layout
-
-
-def _shapes(config: T5Config) -> dict[tuple[str | int, ...], nnx.Param]:
-    """Place in the parameters → its shape, from the model itself."""
-    template = jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
-    return dict(nnx.to_flat_state(template))
 
 
 def _one_embedding(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -89,26 +76,9 @@ def from_huggingface(tensors: Mapping[str, np.ndarray], config: T5Config) -> nnx
     Returns: float32 parameters on the default device, in the structure of `init_params`.
     Raises: UserError naming each missing, unexpected and mis-shaped tensor.
     """
-    tensors = _one_embedding(tensors)
-    layout, flat = _layout(config), _shapes(config)
-    problems = [f"missing: {name}" for name in layout if name not in tensors]
-    problems += [f"unexpected: {name}" for name in sorted(tensors) if name not in layout]
-    for name, (path, is_transposed) in layout.items():
-        if name not in tensors:
-            continue
-        array = tensors[name].T if is_transposed else tensors[name]
-        expected = flat[path].shape
-        if array.shape != expected:
-            shape = tuple(reversed(expected)) if is_transposed else expected
-            problems.append(f"{name} has shape {tensors[name].shape}, expected {shape}")
-            continue
-        flat[path] = flat[path].replace(jnp.asarray(np.ascontiguousarray(array), jnp.float32))
-    if problems:
-        raise UserError(
-            "the weights do not fit the model's shape; check config.json, or that the file is a "
-            "T5 encoder:\n  " + "\n  ".join(problems)
-        )
-    return nnx.from_flat_state(flat)
+    return fill_params(
+        _layout(config), _one_embedding(tensors), partial(init_params, config), "T5 encoder"
+    )
 
 
 def to_huggingface(params: nnx.State, config: T5Config) -> dict[str, np.ndarray]:
@@ -160,20 +130,7 @@ def config_from_huggingface(config_json: Mapping[str, Any]) -> T5Config:
             f"feed_forward_proj={feed_forward!r} in config.json is not supported; "
             f"expected one of {', '.join(_FEED_FORWARDS)}"
         )
-    values: dict[str, Any] = {}
-    for field in dataclasses.fields(T5Config):
-        if field.name not in config_json or field.name == "compute_dtype":
-            continue
-        value, default = config_json[field.name], field.default
-        # A rate may be written as 0; nothing else may change its type.
-        if isinstance(default, float) and type(value) is int:
-            value = float(value)
-        if type(value) is not type(default):
-            raise UserError(
-                f"{field.name}={value!r} in config.json is not of type {type(default).__name__}"
-            )
-        values[field.name] = value
-    return T5Config(**values)
+    return read_shape(T5Config, config_json)
 
 
 def config_to_huggingface(config: T5Config) -> dict[str, Any]:

@@ -1,0 +1,229 @@
+"""The BERT encoder (Devlin et al. 2019) for packed rows, and its one-logit classifier."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from jina_jax.config import BertConfig
+from jina_jax.model.attention import MASKED_SCORE, segment_mask
+from jina_jax.model.feed_forward import Linear
+from jina_jax.model.norm import LayerNorm
+from jina_jax.model.pooling import first_token
+
+_INITIAL_STD = 0.02
+
+
+def segment_positions(segments_RL: Int[Array, "R L"]) -> Int[Array, "R L"]:
+    """Number of each token within its text, from 0.
+
+    Args:
+      segments_RL: int, 0 for padding, 1.. for the texts of a row, each in one piece.
+    Returns: int32 [R, L]; a run of padding counts as a text.
+    Example: segments 1 1 2 2 2 0 give positions 0 1 0 1 2 0.
+    """
+    index_L = jnp.arange(segments_RL.shape[1], dtype=jnp.int32)
+    is_first_RL = jnp.diff(segments_RL, axis=1, prepend=-1) != 0
+    start_RL = jax.lax.cummax(jnp.where(is_first_RL, index_L[None], 0), axis=1)
+    return index_L[None] - start_RL
+
+
+class BertAttention(nnx.Module):
+    """Multi-head attention with scaled scores and biases."""
+
+    def __init__(self, config: BertConfig, *, rngs: nnx.Rngs) -> None:
+        d, dtype = config.hidden_size, config.compute_dtype
+        self.num_heads = config.num_attention_heads
+
+        def linear() -> Linear:
+            return Linear(d, d, std=_INITIAL_STD, dtype=dtype, rngs=rngs, has_bias=True)
+
+        self.q, self.k, self.v, self.o = linear(), linear(), linear(), linear()
+
+    def __call__(
+        self, x_ND: Float[Array, "N D"], mask_RLL: Bool[Array, "R L L"]
+    ) -> Float[Array, "N D"]:
+        """Attends within the texts of each row.
+
+        Args:
+          x_ND: hidden states; N = R * L tokens, row by row.
+          mask_RLL: from `segment_mask`.
+        Returns: [N, D] in the compute dtype.
+        """
+        rows, length, _ = mask_RLL.shape
+
+        def heads(projected: Array) -> Array:
+            split_RLHK = projected.reshape(rows, length, self.num_heads, -1)
+            return split_RLHK.transpose(0, 2, 1, 3)
+
+        q_RHLK, k_RHLK, v_RHLK = heads(self.q(x_ND)), heads(self.k(x_ND)), heads(self.v(x_ND))
+        scores_RHLL = jnp.einsum(
+            "rhqk,rhpk->rhqp", q_RHLK, k_RHLK, preferred_element_type=jnp.float32
+        )
+        scores_RHLL = scores_RHLL * q_RHLK.shape[-1] ** -0.5
+        scores_RHLL = jnp.where(mask_RLL[:, None], scores_RHLL, MASKED_SCORE)
+        weights_RHLL = jax.nn.softmax(scores_RHLL, axis=-1).astype(v_RHLK.dtype)
+        mixed_RHLK = jnp.einsum("rhqp,rhpk->rhqk", weights_RHLL, v_RHLK)
+        return self.o(mixed_RHLK.transpose(0, 2, 1, 3).reshape(rows * length, -1))
+
+
+class BertBlock(nnx.Module):
+    """One layer: attention, then feed-forward, each added and normalised after (post-norm)."""
+
+    def __init__(self, config: BertConfig, *, rngs: nnx.Rngs) -> None:
+        d, f, dtype = config.hidden_size, config.intermediate_size, config.compute_dtype
+        self.attention = BertAttention(config, rngs=rngs)
+        self.attention_norm = LayerNorm(d, config.layer_norm_eps)
+        self.wi = Linear(d, f, std=_INITIAL_STD, dtype=dtype, rngs=rngs, has_bias=True)
+        self.wo = Linear(f, d, std=_INITIAL_STD, dtype=dtype, rngs=rngs, has_bias=True)
+        self.feed_forward_norm = LayerNorm(d, config.layer_norm_eps)
+
+    def __call__(
+        self, x_ND: Float[Array, "N D"], mask_RLL: Bool[Array, "R L L"]
+    ) -> Float[Array, "N D"]:
+        """Maps float32 hidden states to float32 hidden states."""
+        x_ND = self.attention_norm(x_ND + self.attention(x_ND, mask_RLL))
+        h_NF = jax.nn.gelu(self.wi(x_ND), approximate=False)
+        return self.feed_forward_norm(x_ND + self.wo(h_NF))
+
+
+class BertEncoder(nnx.Module):
+    """Token ids to hidden states; without dropout, as it is not trained here."""
+
+    def __init__(self, config: BertConfig, *, rngs: nnx.Rngs) -> None:
+        d = config.hidden_size
+
+        def table(rows: int) -> nnx.Param:
+            return nnx.Param(
+                _INITIAL_STD * jax.random.normal(rngs.params(), (rows, d), jnp.float32)
+            )
+
+        self.word_VD = table(config.vocab_size)
+        self.position_PD = table(config.max_position_embeddings)
+        self.type_TD = table(config.type_vocab_size)
+        self.embedding_norm = LayerNorm(d, config.layer_norm_eps)
+        self.blocks = nnx.List(
+            [BertBlock(config, rngs=rngs) for _ in range(config.num_hidden_layers)]
+        )
+
+    def __call__(
+        self,
+        ids_RL: Int[Array, "R L"],
+        segments_RL: Int[Array, "R L"],
+        types_RL: Int[Array, "R L"] | None = None,
+    ) -> Float[Array, "R L D"]:
+        """Encodes packed rows; texts of a row do not see each other, and each starts at position 0.
+
+        Args:
+          ids_RL: int token ids in 0..vocab_size-1.
+          segments_RL: int, 0 for padding, 1.. for the texts of a row.
+          types_RL: int token types; None means type 0 everywhere.
+        Returns: float32 [R, L, D]; positions of padding hold no meaning.
+        """
+        rows, length = ids_RL.shape
+        assert length <= self.position_PD.shape[0], "a row is longer than the positions learnt"
+        x_RLD = jnp.take(self.word_VD[...], ids_RL, axis=0)
+        x_RLD = x_RLD + jnp.take(self.position_PD[...], segment_positions(segments_RL), axis=0)
+        if types_RL is None:
+            x_RLD = x_RLD + self.type_TD[0][None, None]
+        else:
+            x_RLD = x_RLD + jnp.take(self.type_TD[...], types_RL, axis=0)
+        # One axis of tokens between attentions: CPU products of two matrices are faster than
+        # products with a batch axis.
+        x_ND = self.embedding_norm(x_RLD.reshape(rows * length, -1))
+        mask_RLL = segment_mask(segments_RL)
+        for block in self.blocks:
+            x_ND = block(x_ND, mask_RLL)
+        return x_ND.reshape(rows, length, -1)
+
+
+class BertClassifier(nnx.Module):
+    """BERT with a pooler and a classifier of one logit: a cross-encoder."""
+
+    def __init__(self, config: BertConfig, *, rngs: nnx.Rngs) -> None:
+        d = config.hidden_size
+        self.encoder = BertEncoder(config, rngs=rngs)
+        # float32: two small products, and the logits are compared with a threshold.
+        self.pooler = Linear(d, d, std=_INITIAL_STD, dtype="float32", rngs=rngs, has_bias=True)
+        self.classifier = Linear(d, 1, std=_INITIAL_STD, dtype="float32", rngs=rngs, has_bias=True)
+
+    def __call__(
+        self,
+        ids_RL: Int[Array, "R L"],
+        segments_RL: Int[Array, "R L"],
+        types_RL: Int[Array, "R L"],
+        texts_per_row: int,
+    ) -> Float[Array, "R S"]:
+        """One logit per packed text.
+
+        Args:
+          ids_RL: int token ids.
+          segments_RL: int, 0 for padding, 1.. for the texts of a row.
+          types_RL: int token types.
+          texts_per_row: slots S of a row.
+        Returns: float32 [R, S]; a slot without tokens holds no meaning.
+        """
+        hidden_RLD = self.encoder(ids_RL, segments_RL, types_RL)
+        first_RSD = first_token(hidden_RLD, segments_RL, texts_per_row)
+        first_ND = first_RSD.reshape(-1, first_RSD.shape[-1])
+        return self.classifier(jnp.tanh(self.pooler(first_ND))).reshape(-1, texts_per_row)
+
+
+def init_params(config: BertConfig, key: jax.Array) -> nnx.State:
+    """Random float32 weights of a `BertEncoder`, drawn with deviation 0.02 from `key`."""
+    return nnx.state(BertEncoder(config, rngs=nnx.Rngs(key)), nnx.Param)
+
+
+def init_classifier_params(config: BertConfig, key: jax.Array) -> nnx.State:
+    """Random float32 weights of a `BertClassifier`, drawn with deviation 0.02 from `key`."""
+    return nnx.state(BertClassifier(config, rngs=nnx.Rngs(key)), nnx.Param)
+
+
+@functools.lru_cache
+def _graphdef(module: type[nnx.Module], config: BertConfig) -> nnx.GraphDef:
+    return nnx.graphdef(nnx.eval_shape(lambda: module(config, rngs=nnx.Rngs(0))))
+
+
+def apply(
+    config: BertConfig,
+    params: nnx.State,
+    ids_RL: Int[Array, "R L"],
+    segments_RL: Int[Array, "R L"],
+    types_RL: Int[Array, "R L"] | None = None,
+) -> Float[Array, "R L D"]:
+    """Encodes packed rows with the given weights: `BertEncoder.__call__` as a pure function.
+
+    Args:
+      config: the one that `params` were made for.
+      params: from `init_params` or `bert_weights.from_huggingface`.
+      ids_RL: int token ids.
+      segments_RL: int, 0 for padding, 1.. for the texts of a row.
+      types_RL: int token types; None means type 0 everywhere.
+    Returns: float32 [R, L, D].
+    """
+    return nnx.merge(_graphdef(BertEncoder, config), params)(ids_RL, segments_RL, types_RL)
+
+
+def classify(
+    config: BertConfig,
+    params: nnx.State,
+    ids_RL: Int[Array, "R L"],
+    segments_RL: Int[Array, "R L"],
+    types_RL: Int[Array, "R L"],
+    texts_per_row: int,
+) -> Float[Array, "R S"]:
+    """One logit per packed text: `BertClassifier.__call__` as a pure function.
+
+    Args:
+      config: the one that `params` were made for.
+      params: from `init_classifier_params` or `bert_weights.classifier_from_huggingface`.
+      ids_RL: int token ids.
+      segments_RL: int, 0 for padding, 1.. for the texts of a row.
+      types_RL: int token types.
+      texts_per_row: slots S of a row.
+    Returns: float32 [R, S].
+    """
+    model = nnx.merge(_graphdef(BertClassifier, config), params)
+    return model(ids_RL, segments_RL, types_RL, texts_per_row)

@@ -1,0 +1,82 @@
+"""How Hugging Face's names of tensors and fields map onto ours, whatever the model."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jina_jax.errors import UserError
+
+_C = TypeVar("_C")
+
+
+class Tensor(NamedTuple):
+    """Where one of Hugging Face's tensors is in our parameters."""
+
+    path: tuple[str | int, ...]
+    is_transposed: bool
+    """torch stores matrices [out, in]; ours are [in, out]."""
+
+
+def fill_params(
+    layout: Mapping[str, Tensor],
+    tensors: Mapping[str, np.ndarray],
+    init: Callable[[jax.Array], nnx.State],
+    what: str,
+) -> nnx.State:
+    """Parameters from tensors under Hugging Face's names.
+
+    Args:
+      layout: Hugging Face name → place in the parameters.
+      tensors: name → array of any float dtype.
+      init: draws random parameters from a key; called for shapes alone.
+      what: names the model in errors.
+    Returns: float32 parameters on the default device, in the structure that `init` gives.
+    Raises: UserError naming each missing, unexpected and mis-shaped tensor.
+    """
+    flat = dict(nnx.to_flat_state(jax.eval_shape(init, jax.random.key(0))))
+    problems = [f"missing: {name}" for name in layout if name not in tensors]
+    problems += [f"unexpected: {name}" for name in sorted(tensors) if name not in layout]
+    for name, (path, is_transposed) in layout.items():
+        if name not in tensors:
+            continue
+        array = tensors[name].T if is_transposed else tensors[name]
+        expected = flat[path].shape
+        if array.shape != expected:
+            shape = tuple(reversed(expected)) if is_transposed else expected
+            problems.append(f"{name} has shape {tensors[name].shape}, expected {shape}")
+            continue
+        flat[path] = flat[path].replace(jnp.asarray(np.ascontiguousarray(array), jnp.float32))
+    if problems:
+        raise UserError(
+            "the weights do not fit the model's shape; check config.json, or that the file is a "
+            f"{what}:\n  " + "\n  ".join(problems)
+        )
+    return nnx.from_flat_state(flat)
+
+
+def read_shape(cls: type[_C], config_json: Mapping[str, Any]) -> _C:
+    """A shape from the fields of a `config.json` that it shares with `cls`.
+
+    Fields that old files leave out take the defaults of `cls`; `compute_dtype` always does.
+
+    Raises: UserError for a value of the wrong type.
+    """
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if field.name not in config_json or field.name == "compute_dtype":
+            continue
+        value, default = config_json[field.name], field.default
+        # A rate may be written as 0; nothing else may change its type.
+        if isinstance(default, float) and type(value) is int:
+            value = float(value)
+        if type(value) is not type(default):
+            raise UserError(
+                f"{field.name}={value!r} in config.json is not of type {type(default).__name__}"
+            )
+        values[field.name] = value
+    return cls(**values)

@@ -1,0 +1,128 @@
+"""Runs a model over any number of tokenised texts, in packed rows of a few fixed shapes."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jina_jax.feed.packing import fill, place
+from jina_jax.mesh import replicated, split_first_axis
+
+
+class Tokens(NamedTuple):
+    """N tokenised texts, one after another."""
+
+    channels: tuple[np.ndarray, ...]
+    """int32 [T] each, a number per token: token ids first, then what else the model takes."""
+    length_N: np.ndarray
+    """Tokens of each text, 1 or more."""
+
+
+class RowShape(NamedTuple):
+    """A shape that the model is compiled for."""
+
+    row_tokens: int
+    texts_per_row: int
+    batch_rows: int
+    """Most rows of a batch; rounded up to a multiple of the devices."""
+
+
+EncodeRows = Callable[..., jax.Array]
+"""(params, segments_RL, *channels_RL, texts_per_row=S) → [R, S] or [R, S, D]."""
+
+
+class PackedEncoder:
+    """Packs texts into rows, runs the rows over a mesh, and puts the results back in order.
+
+    A text is packed with texts of its own size, in the shortest rows that hold it: attention costs
+    the square of the row. Rows lie on the first axis, divided over the devices.
+    """
+
+    def __init__(
+        self, encode_rows: EncodeRows, params: Any, shapes: Sequence[RowShape], mesh: Mesh
+    ) -> None:
+        """Puts the parameters on the mesh.
+
+        Args:
+          encode_rows: one number or vector per slot of each row.
+          params: first argument of `encode_rows`.
+          shapes: with increasing row_tokens; the last holds the longest text.
+          mesh: over which rows are divided.
+        """
+        self._mesh, self._shapes = mesh, tuple(shapes)
+        self._params = jax.device_put(params, replicated(mesh))
+        self._rows = split_first_axis(mesh)
+        self._encode_rows = jax.jit(encode_rows, static_argnames="texts_per_row")
+
+    def encode(self, tokens: Tokens) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Encodes all texts.
+
+        Args:
+          tokens: texts of at most the longest row.
+        Returns: an iterator over (which texts, their results), every text once; a batch is handed
+          out when the next is under way, so that device and host work at once.
+        """
+        pending: tuple[np.ndarray, np.ndarray, jax.Array] | None = None
+        shorter = 0
+        longest = tokens.length_N.max(initial=1)
+        assert longest <= self._shapes[-1].row_tokens, f"a text has {longest} tokens"
+        for shape in self._shapes:
+            chosen_N = np.flatnonzero(
+                (shorter < tokens.length_N) & (tokens.length_N <= shape.row_tokens)
+            )
+            shorter = shape.row_tokens
+            for batch in self._batches(tokens, chosen_N, shape) if len(chosen_N) else ():
+                if pending is not None:
+                    yield _result(*pending)
+                pending = batch
+        if pending is not None:
+            yield _result(*pending)
+
+    def _batches(
+        self, tokens: Tokens, chosen_N: np.ndarray, shape: RowShape
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, jax.Array]]:
+        row_tokens, texts_per_row, _ = shape
+        start_N = np.cumsum(tokens.length_N) - tokens.length_N
+        length_N = tokens.length_N[chosen_N]
+        placement = place(length_N, row_tokens=row_tokens, texts_per_row=texts_per_row)
+        filled = [
+            fill(
+                channel_T, start_N[chosen_N], length_N, placement,
+                num_rows=placement.num_rows, row_tokens=row_tokens,
+            )
+            for channel_T in tokens.channels
+        ]  # fmt: skip
+        arrays = [filled[0][1], *(channel_RL for channel_RL, _ in filled)]
+        batch_rows = -(-shape.batch_rows // self._mesh.size) * self._mesh.size
+        for first in range(0, placement.num_rows, batch_rows):
+            part = slice(first, first + batch_rows)
+            of_part_N = (placement.row_N >= first) & (placement.row_N < first + batch_rows)
+            slot_N = (placement.row_N - first) * texts_per_row + placement.slot_N
+            on_mesh = [jax.device_put(self._pad(x[part], batch_rows), self._rows) for x in arrays]
+            result = self._encode_rows(self._params, *on_mesh, texts_per_row=texts_per_row)
+            yield chosen_N[of_part_N], slot_N[of_part_N], result
+
+    def _pad(self, x_RL: np.ndarray, batch_rows: int) -> np.ndarray:
+        """Adds rows up to a power of two of rows per device, so that few shapes are compiled."""
+        rows = self._mesh.size
+        while rows < len(x_RL):
+            rows *= 2
+        rows = min(rows, batch_rows)
+        return np.pad(x_RL, ((0, rows - len(x_RL)), (0, 0)))
+
+
+def row_lengths(shortest: int, longest: int) -> list[int]:
+    """Doubles from `shortest` until `longest` fits: 128, 256, 512 for 128 and 300."""
+    lengths = [shortest]
+    while lengths[-1] < longest:
+        lengths.append(lengths[-1] * 2)
+    return lengths
+
+
+def _result(
+    index_N: np.ndarray, slot_N: np.ndarray, result: jax.Array
+) -> tuple[np.ndarray, np.ndarray]:
+    host = np.asarray(result)
+    return index_N, host.reshape(-1, *host.shape[2:])[slot_N]

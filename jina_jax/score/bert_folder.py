@@ -1,0 +1,119 @@
+"""A BERT model's Hugging Face folder: shape, tensors, tokenizer and a key that names them all."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from tokenizers import Tokenizer
+
+from jina_jax.config import BertConfig
+from jina_jax.errors import UserError
+from jina_jax.hf_folder import (
+    CONFIG_FILE,
+    INDEX_FILE,
+    WEIGHTS_FILE,
+    find_folder,
+    read_json,
+    read_tensors,
+    weight_files,
+)
+from jina_jax.model.bert_weights import config_from_huggingface
+from jina_jax.packed_encoder import RowShape, Tokens, row_lengths
+
+TOKENIZER_FILE = "tokenizer.json"
+LIMITS_FILE = "sentence_bert_config.json"
+POOLING_FILE = "1_Pooling/config.json"
+_FETCHED = (
+    CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE, "model-*.safetensors", TOKENIZER_FILE, LIMITS_FILE,
+    POOLING_FILE,
+)  # fmt: skip
+# Most texts are far shorter than the limit; with short rows attention sees little but them.
+_SHORTEST_ROW = 64
+_TOKENS_PER_SLOT = 4
+
+
+class BertFolder(NamedTuple):
+    """What a folder holds."""
+
+    folder: Path
+    config: BertConfig
+    tensors: dict[str, np.ndarray]
+    tokenizer: Tokenizer
+    """Neither cuts nor pads."""
+    files_sha256: str
+    """Of the weights, the tokenizer and the shape."""
+
+
+def read_bert(path_or_id: str | Path) -> BertFolder:
+    """Reads a BERT folder, fetched from the Hugging Face hub when `path_or_id` is an id.
+
+    Computes in bfloat16 where there is an accelerator, and in float32 on CPU.
+
+    Raises: UserError when it cannot be found, is damaged or is no BERT.
+    """
+    folder = find_folder(path_or_id, _FETCHED)
+    config = config_from_huggingface(read_json(folder / CONFIG_FILE))
+    if jax.default_backend() != "cpu":
+        config = dataclasses.replace(config, compute_dtype="bfloat16")
+    tokenizer = _read_tokenizer(folder / TOKENIZER_FILE)
+    if tokenizer.get_vocab_size() > config.vocab_size:
+        raise UserError(
+            f"{folder / TOKENIZER_FILE} has {tokenizer.get_vocab_size()} tokens but "
+            f"{CONFIG_FILE} says vocab_size={config.vocab_size}: the files are of two models"
+        )
+    digest = hashlib.sha256()
+    for path in (folder / CONFIG_FILE, folder / TOKENIZER_FILE, *weight_files(folder)):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    # Old files store a range of positions as if it were a weight.
+    tensors = read_tensors(folder, ignored=("position_ids",))
+    return BertFolder(folder, config, tensors, tokenizer, digest.hexdigest())
+
+
+def _read_tokenizer(path: Path) -> Tokenizer:
+    if not path.is_file():
+        raise UserError(f"{path.parent} holds no {path.name}: save its fast tokenizer there")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # The library raises bare Exceptions.
+        raise UserError(f"{path} cannot be read as a tokenizer: {error}") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def row_shapes(max_tokens: int, config: BertConfig, batch_tokens: int) -> list[RowShape]:
+    """The rows that a model is compiled for.
+
+    Args:
+      max_tokens: of the longest text.
+      config: rows are no longer than its positions.
+      batch_tokens: positions of a batch.
+    """
+    lengths = row_lengths(_SHORTEST_ROW, max_tokens)
+    lengths = sorted({min(length, config.max_position_embeddings) for length in lengths})
+    return [
+        RowShape(length, max(length // _TOKENS_PER_SLOT, 1), max(batch_tokens // length, 1))
+        for length in lengths
+    ]
+
+
+def flatten(encodings: list, *, has_types: bool) -> Tokens:
+    """Tokenised texts as `PackedEncoder` takes them.
+
+    Args:
+      encodings: of `Tokenizer.encode_batch_fast`.
+      has_types: adds a second channel, the token types.
+    """
+    length_N = np.array([len(e) for e in encodings], np.int64)
+    columns = [[e.ids for e in encodings]]
+    if has_types:
+        columns.append([e.type_ids for e in encodings])
+    channels = tuple(
+        np.fromiter((i for ids in column for i in ids), np.int32, int(length_N.sum()))
+        for column in columns
+    )
+    return Tokens(channels, length_N)

@@ -1,0 +1,141 @@
+"""The margin filter: a cross-encoder must score the positive above the negative by a margin.
+
+Keep a triplet when r(q, p) - r(q, n) > 0.2 (Günther et al. 2023, arXiv 2307.11224). The paper
+doesn't say whether r is the logit or its sigmoid: `MarginConfig.scale` chooses. Logits are what is
+computed and cached, so that the scale and the threshold can be changed without scoring again.
+"""
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Bool, Float32
+
+from jina_jax.config import BertConfig, MarginConfig
+from jina_jax.mesh import make_mesh
+from jina_jax.model.bert import classify
+from jina_jax.model.bert_weights import classifier_from_huggingface
+from jina_jax.packed_encoder import PackedEncoder
+from jina_jax.score.bert_folder import flatten, read_bert, row_shapes
+
+_PAIRS_AT_ONCE = 16_384  # bounds what is tokenised and packed before it is scored
+_MAX_TOKENS = 512
+
+
+class CrossEncoder:
+    """Scores (query, passage) pairs with a BERT that reads both at once.
+
+    Example:
+      >>> model = CrossEncoder("cross-encoder/ms-marco-MiniLM-L-6-v2")  # doctest: +SKIP
+      >>> model.logits([("a query", "a passage")]).shape  # doctest: +SKIP
+      (1,)
+    """
+
+    def __init__(
+        self, path_or_id: str | Path, *, batch_tokens: int = 4096, mesh: Mesh | None = None
+    ) -> None:
+        """Opens the folder of a BERT with one logit and puts its parameters on every device.
+
+        Args:
+          path_or_id: a Hugging Face folder or id with safetensors.
+          batch_tokens: positions scored at once, over all devices.
+          mesh: over which rows are divided; all devices by default.
+        Raises: UserError when the folder cannot be used.
+        """
+        files = read_bert(path_or_id)
+        max_tokens = min(_MAX_TOKENS, files.config.max_position_embeddings)
+        self.key = f"{files.files_sha256}-{max_tokens}-{files.config.compute_dtype}"
+        """Names everything that a logit depends on besides the texts."""
+        self._tokenizer = files.tokenizer
+        # The longer of the two gives way, as in sentence-transformers.
+        self._tokenizer.enable_truncation(max_tokens, strategy="longest_first")
+        self._encoder = PackedEncoder(
+            partial(_classify_rows, files.config),
+            classifier_from_huggingface(files.tensors, files.config),
+            row_shapes(max_tokens, files.config, batch_tokens),
+            make_mesh() if mesh is None else mesh,
+        )
+
+    def logits(self, pairs: Iterable[tuple[str, str]]) -> np.ndarray:
+        """Relevance of each passage to its query.
+
+        Args:
+          pairs: (query, passage), any number; read some ten thousand ahead.
+        Returns: float32 [N], the classifier's output as it is, in order.
+        """
+        parts = [np.zeros(0, np.float32), *self.stream(pairs)]
+        return np.concatenate(parts)
+
+    def stream(self, pairs: Iterable[tuple[str, str]]) -> Iterator[np.ndarray]:
+        """`logits`, block by block: an iterator over float32 [n], in the order of the pairs."""
+        iterator = iter(pairs)
+        while part := list(islice(iterator, _PAIRS_AT_ONCE)):
+            tokens = flatten(self._tokenizer.encode_batch_fast(part), has_types=True)
+            logits_N = np.empty(len(part), np.float32)
+            for index_N, values_N in self._encoder.encode(tokens):
+                logits_N[index_N] = values_N
+            yield logits_N
+
+
+def _classify_rows(
+    config: BertConfig,
+    params: Any,
+    segments_RL: jax.Array,
+    ids_RL: jax.Array,
+    types_RL: jax.Array,
+    *,
+    texts_per_row: int,
+) -> jax.Array:
+    return classify(config, params, ids_RL, segments_RL, types_RL, texts_per_row)
+
+
+def triplet_logits(
+    triplets: Iterable[tuple[str, str, str]], cross_encoder: CrossEncoder
+) -> Float32[np.ndarray, "N 2"]:
+    """The two logits of each triplet, which the filter's decision follows from.
+
+    Args:
+      triplets: (query, positive, negative).
+      cross_encoder: the r of the rule.
+    Returns: float32 [N, 2]: the logits of (query, positive) and of (query, negative).
+    """
+    pairs = ((query, text) for query, *texts in triplets for text in texts)
+    return cross_encoder.logits(pairs).reshape(-1, 2)
+
+
+def margins(
+    logits_Nx2: Float32[np.ndarray, "N 2"], config: MarginConfig
+) -> Float32[np.ndarray, " N"]:
+    """r(q, p) - r(q, n) of each triplet.
+
+    Args:
+      logits_Nx2: from `triplet_logits`.
+      config: the scale of r.
+    Returns: float32 [N].
+    Example: logits (0, -2) give 2 as logits, and 0.5 - 0.1192 = 0.3808 as sigmoids.
+    """
+    # NaN where an infinite logit met another would be neither kept nor explained.
+    assert np.isfinite(logits_Nx2).all(), "the cross-encoder gave a logit that is not finite"
+    if config.scale == "logit":
+        r_Nx2 = logits_Nx2.astype(np.float64)
+    else:
+        # 1 / (1 + exp(-x)) overflows for x below -709; this form does not.
+        r_Nx2 = 0.5 * (1.0 + np.tanh(0.5 * logits_Nx2.astype(np.float64)))
+    return (r_Nx2[:, 0] - r_Nx2[:, 1]).astype(np.float32)
+
+
+def keep_by_margin(
+    margin_N: Float32[np.ndarray, " N"], config: MarginConfig
+) -> Bool[np.ndarray, " N"]:
+    """Which triplets stay: those whose margin exceeds the threshold.
+
+    Args:
+      margin_N: from `margins`.
+      config: the threshold.
+    """
+    return margin_N > np.float32(config.threshold)
