@@ -31,9 +31,9 @@ class Options:
 
     batch_size: int = 32
     """Pairs in a batch."""
-    max_tokens: int = 128
+    max_tokens: int = 256
     """Texts are cut to this many tokens."""
-    batches: int = 4
+    batches: int = 3
     """Each side trains on these twice; the second pass is timed, so compiling is not."""
     rounds: int = 3
     """Pairs of processes; the ratio is the median over the rounds."""
@@ -105,7 +105,7 @@ def _ours(options: Options, work: Path) -> dict[str, list[float]]:
     length = options.max_tokens
     config = RunConfig(
         name="benchmark",
-        feed=FeedConfig(options.batch_size, length, length, row_tokens=length),
+        feed=FeedConfig(options.batch_size, length, length, row_tokens=length, rows_multiple=1),
         model=shape,
         loss=LossConfig(TEMPERATURE, mask_false_negatives=False),
         optim=OptimConfig(

@@ -59,7 +59,7 @@ def bucket_rows(num_rows: int, multiple: int) -> int:
       is at least `num_rows`: at most 1/8 more rows than needed, 8 shapes per doubling.
     """
     step = multiple
-    while step * 8 < num_rows:
+    while step * 16 <= num_rows:
         step *= 2
     return -(-max(num_rows, 1) // step) * step
 

@@ -55,7 +55,23 @@ def test_one_text_per_row_pads_each():
 
 @pytest.mark.parametrize(
     ("rows", "multiple", "bucket"),
-    [(1, 8, 8), (8, 8, 8), (9, 8, 16), (64, 8, 64), (65, 8, 80), (1000, 8, 1024), (1025, 8, 1280)],
+    [
+        (1, 8, 8),
+        (8, 8, 8),
+        (9, 8, 16),
+        (64, 8, 64),
+        (65, 8, 72),
+        (1000, 8, 1024),
+        (1025, 8, 1152),
+        (19, 1, 20),
+    ],
 )
 def test_bucket_rows(rows, multiple, bucket):
     assert bucket_rows(rows, multiple) == bucket
+
+
+@given(st.integers(1, 100_000), st.sampled_from([1, 8, 24]))
+def test_buckets_add_an_eighth_at_most(rows, multiple):
+    bucket = bucket_rows(rows, multiple)
+    assert bucket % multiple == 0
+    assert rows <= bucket < rows + max(multiple, rows / 8 + 1)
