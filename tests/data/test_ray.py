@@ -1,6 +1,5 @@
 """The same preparation on a Ray cluster of two nodes, one of which is killed midway."""
 
-import json
 import threading
 import time
 from pathlib import Path
@@ -55,7 +54,7 @@ def test_a_cluster_changes_no_byte_even_when_a_node_is_killed(cluster, tmp_path,
     killed_after: list[int] = []
 
     def kill() -> None:
-        while (count := len(list(done.glob("*.json")))) < 20:
+        while (count := len(list(done.glob("*.json")))) < 12:
             time.sleep(0.01)
         cluster.remove_node(cluster.second, allow_graceful=False)
         killed_after.append(count)
@@ -65,8 +64,10 @@ def test_a_cluster_changes_no_byte_even_when_a_node_is_killed(cluster, tmp_path,
     run(config(*sources, engine=EngineConfig("ray")), tmp_path / "out")
     thread.join()
     assert files(tmp_path / "out") == files(tmp_path / "alone")
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    assert len(alive) == (1 if killed else 2)
     if killed:
-        whole = json.loads((tmp_path / "out" / "manifest.json").read_text())
-        assert killed_after[0] < 60 and len(whole["sources"]) == 2
+        # 51 tasks in all: what ran on the node, and what was to run there, ran elsewhere.
+        assert killed_after[0] < 40
+        deadline = time.monotonic() + 60
+        while sum(node["Alive"] for node in ray.nodes()) > 1:
+            assert time.monotonic() < deadline, "the node was not killed"
+            time.sleep(0.5)
