@@ -14,16 +14,20 @@ ALLOWED = {
     "errors": set(),
     "types": set(),
     "progress": set(),
-    "config": {"errors"},
+    "config": {"errors", "filter_config"},
     "data": BASE | {"progress"},
     "feed": BASE | {"data"},
     "model": {"config", "errors"},
     "mesh": BASE,
     "hf_folder": MODEL,
     "initial": MODEL | {"hf_folder"},
+    "packed_encoder": MODEL | {"feed", "mesh"},
+    "filter_config": {"errors"},
+    "score": MODEL | {"data", "feed", "mesh", "hf_folder", "packed_encoder"},
     "train": MODEL | {"data", "feed", "mesh", "initial", "checkpoint", "progress"},
     "checkpoint": BASE | {"train"},
-    "evaluate": MODEL | {"data", "feed", "mesh", "hf_folder", "initial", "checkpoint"},
+    "evaluate": MODEL
+    | {"data", "feed", "mesh", "hf_folder", "initial", "checkpoint", "packed_encoder"},
     "export": MODEL | {"data", "hf_folder", "evaluate"},
 }
 SHELL = {"cli", "demo", "terminal", "__init__"}

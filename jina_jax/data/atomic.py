@@ -23,8 +23,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
             part.replace(path)
         else:
             path.unlink(missing_ok=True)
-    finally:
+    except BaseException:
         part.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

@@ -83,7 +83,7 @@ class EncodedShard:
     size_bytes: int
     sha256: str
     lengths: tuple[tuple[int, ...], ...]
-    """Of queries, positives and negatives: how many have 0, 1, 2, ... tokens."""
+    """Of queries, positives and negatives: how many have 0, 1, 2, ... tokens, up to the longest."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def encode_task(
         if records == 0:
             found.append(None)
             continue
-        texts = tuple(tuple(row) for row in lengths.tolist() if any(row))
+        texts = tuple(tuple(np.trim_zeros(row, "b").tolist()) for row in lengths if row.any())
         found.append(EncodedShard(records, path.stat().st_size, file_sha256(path), texts))
     return EncodeResult(tuple(found))
 

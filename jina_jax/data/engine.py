@@ -48,6 +48,10 @@ class Task:
     needs_accelerator: bool = False
 
 
+class WorkerLostError(UserError):
+    """A process that ran a task was killed; the same command goes on from the finished tasks."""
+
+
 class Engine(Protocol):
     """Runs tasks somewhere that sees the same files."""
 
@@ -160,13 +164,14 @@ class LocalEngine:
                     future.result()
                     yield index
         except BrokenProcessPool as error:
-            raise UserError(
+            self.close()
+            raise WorkerLostError(
                 "a worker process was killed, perhaps for want of memory: run the same command "
                 "again (finished tasks are kept), with a lower data.engine.workers if it recurs"
             ) from error
         finally:
-            for future in running:
-                future.cancel()
+            # What is running ends, so that nothing works beside whoever comes next.
+            wait([future for future in running if not future.cancel()])
 
     def close(self) -> None:
         """Ends the processes."""

@@ -3,7 +3,7 @@
 One Parquet file, so that any tool can query it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -182,6 +182,17 @@ def _open(folder: Path) -> pq.ParquetFile:
         raise UserError(f"no ledger in {folder}: run `jina-jax prepare` first") from None
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} cannot be read: {error}; prepare the data again") from error
+
+
+def ledger_batches(folder: Path) -> Iterator[pa.RecordBatch]:
+    """The rows of `SCHEMA`, a few thousand at a time.
+
+    Args:
+      folder: the prepared folder.
+    Raises: UserError when there is no readable ledger.
+    """
+    with _open(folder) as file:
+        yield from file.iter_batches(_BUFFERED_ROWS)
 
 
 def ledger_counts(folder: Path) -> dict[tuple[str, str], int]:

@@ -6,7 +6,7 @@ All nodes must see the same folder under the same path, and have jina_jax instal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from jina_jax.data.engine import Task, execute
+from jina_jax.data.engine import Task, WorkerLostError, execute
 from jina_jax.errors import UserError
 
 _QUEUED_PER_CORE = 4
@@ -78,7 +78,7 @@ class RayEngine:
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause from error
         except self._ray.exceptions.RayError as error:
-            raise UserError(
+            raise WorkerLostError(
                 f"a task was lost {_MAX_RETRIES} times with its worker ({error}); "
                 f"run the same command again: finished tasks are kept"
             ) from error

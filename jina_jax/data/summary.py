@@ -133,7 +133,7 @@ def summaries(
         shards = [(shard, part.shards[index]) for shard, part in enumerate(encoded)]
         held = sum(part[index] for part in outcome.taken)
         lengths = [s.lengths for _, s in shards if s is not None]
-        counts = [np.sum(of_text, 0) for of_text in zip(*lengths, strict=True)]
+        counts = [_added_lengths(of_text) for of_text in zip(*lengths, strict=True)]
         query, positive, *negative = map(length_stats, counts)
         found.append(
             SourceSummary(
@@ -159,6 +159,13 @@ def summaries(
             )
         )
     return tuple(found)
+
+
+def _added_lengths(parts: Sequence[Sequence[int]]) -> np.ndarray:
+    total_L = np.zeros(max(map(len, parts)), np.int64)
+    for part in parts:
+        total_L[: len(part)] += part
+    return total_L
 
 
 def length_stats(count_L: np.ndarray) -> LengthStats:

@@ -1,18 +1,16 @@
 import dataclasses
-import json
 import os
 import signal
 import subprocess
 import sys
 from collections import Counter
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from jina_jax.config import DataConfig, SourceConfig, TokenizerConfig
+from jina_jax.config import TokenizerConfig
 from jina_jax.data.ledger import ledger_counts, ledger_samples
 from jina_jax.data.manifest import LengthStats, load_manifest, verify_shards
 from jina_jax.data.normalise import text_hash
@@ -22,36 +20,7 @@ from jina_jax.data.split import held_out_pairs
 from jina_jax.data.summary import length_stats
 from jina_jax.data.tokenizer import load_tokenizer
 from jina_jax.errors import UserError
-
-VOCAB = 50
-
-
-def number_name(i):
-    digits = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-    return " ".join(digits[int(d)] for d in str(i))
-
-
-def pair(i):
-    return {"query": f"What is the number {number_name(i)}?", "positive": f"It is {i}, of course."}
-
-
-def write(path, records):
-    path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in records))
-    return path
-
-
-def config(*files, **more):
-    sources = tuple(SourceConfig(p.stem, paths=(str(p),), licence="CC0") for p in files)
-    values = {"eval_pairs": 20, "records_per_shard": 100, "max_bad_share": 0.5} | more
-    return DataConfig(sources, TokenizerConfig("train", VOCAB), **values)
-
-
-def run(config, out):
-    return prepare(config, out, progress=False)
-
-
-def files(folder):
-    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+from tests.pairs import config, files, pair, run, write
 
 
 def trained_texts(folder, source):
@@ -304,8 +273,8 @@ from jina_jax.data import {module} as module
 def die(*args, **more):
     os.kill(os.getpid(), signal.SIGKILL)
 module.{function} = die
-sys.path.insert(0, {tests!r})
-from test_prepare import *
+from pathlib import Path
+from tests.pairs import config, run
 run(config(Path({source!r})), Path({out!r}))
 """
 
@@ -318,8 +287,7 @@ def test_a_killed_run_leaves_nothing_half_made(tmp_path, module, function):
     source = write(tmp_path / "a.jsonl", [pair(i) for i in range(150)])
     out = tmp_path / "out"
     script = KILLED.format(
-        module=module, function=function, tests=str(Path(__file__).parent),
-        source=str(source), out=str(out),
+        module=module, function=function, source=str(source), out=str(out),
     )  # fmt: skip
     killed = subprocess.run([sys.executable, "-c", script], env=os.environ, check=False)
     assert killed.returncode == -signal.SIGKILL

@@ -1,0 +1,47 @@
+"""Small sources that tests of preparation share."""
+
+import json
+
+from jina_jax.config import DataConfig, SourceConfig, TokenizerConfig
+from jina_jax.data.prepare import prepare
+
+VOCAB = 50
+
+
+def number_name(i):
+    digits = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    return " ".join(digits[int(d)] for d in str(i))
+
+
+def pair(i):
+    return {"query": f"What is the number {number_name(i)}?", "positive": f"It is {i}, of course."}
+
+
+def triplet(i):
+    return pair(i) | {"negative": f"It is {i + 1}, perhaps."}
+
+
+def write(path, records):
+    path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in records))
+    return path
+
+
+def config(*files, **more):
+    """A source a file; one whose name begins with `triplets` has negatives."""
+    sources = tuple(
+        SourceConfig(
+            p.stem, paths=(str(p),), licence="CC0",
+            negative_field="negative" if p.stem.startswith("triplets") else "",
+        )
+        for p in files
+    )  # fmt: skip
+    values = {"eval_pairs": 20, "records_per_shard": 100, "max_bad_share": 0.5} | more
+    return DataConfig(sources, TokenizerConfig("train", VOCAB), **values)
+
+
+def run(config, out, **more):
+    return prepare(config, out, progress=False, **more)
+
+
+def files(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
