@@ -10,8 +10,10 @@ from typing import Annotated
 
 import tyro
 
-from jina_jax.config import RunConfig, config_names, load_config, to_json, validate
+from jina_jax.config import RunConfig
+from jina_jax.config_file import config_names, load_config, to_json
 from jina_jax.errors import Interrupted, UserError
+from jina_jax.validation import validate
 
 # Heavy imports happen inside the verbs, so that --help and errors are quick.
 

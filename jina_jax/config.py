@@ -8,21 +8,14 @@ else: no environment variable, no default hidden in code.
 Fields marked `changeable` may differ between a run and its resumption; all others may not.
 """
 
-import dataclasses
-import importlib.util
-import json
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from jina_jax.errors import UserError
 from jina_jax.filter_config import (
     DecontaminationConfig,
     LanguageConfig,
     NearDuplicateConfig,
-    filter_problems,
 )
 
 
@@ -312,163 +305,3 @@ class RunConfig:
     def export_path(self) -> Path:
         """Folder of the exported Hugging Face model."""
         return self.run_path / "export"
-
-
-def config_names() -> list[str]:
-    """Names of the configs that ship with the package."""
-    spec = importlib.util.find_spec("jina_jax.configs")
-    folders = spec.submodule_search_locations if spec else None
-    return sorted(p.stem for d in folders or () for p in Path(d).glob("[a-z]*.py"))
-
-
-def load_config(name_or_path: str) -> RunConfig:
-    """Runs `get_config()` of a config file.
-
-    Args:
-      name_or_path: a Python file, or the name of a shipped config such as `demo`.
-    Raises: UserError when there is no such file, or it gives no RunConfig.
-    """
-    if name_or_path in config_names():
-        module = importlib.import_module(f"jina_jax.configs.{name_or_path}")
-    else:
-        path = Path(name_or_path)
-        if path.suffix != ".py" or not path.is_file():
-            raise UserError(
-                f"no config {name_or_path!r}: give a Python file with get_config(), "
-                f"or one of: {', '.join(config_names())}"
-            )
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        try:
-            spec.loader.exec_module(module)
-        except Exception as error:
-            raise UserError(f"{path} failed to load: {type(error).__name__}: {error}") from error
-    config = getattr(module, "get_config", lambda: None)()
-    if not isinstance(config, RunConfig):
-        raise UserError(f"{name_or_path}: get_config() must return a jina_jax.config.RunConfig")
-    return config
-
-
-def _positive(section: str, config: Any, *names: str) -> Iterator[str]:
-    for name in names:
-        if getattr(config, name) <= 0:
-            yield f"{section}.{name}={getattr(config, name)} must be above 0"
-
-
-def _source_problems(which: str, source: SourceConfig) -> Iterator[str]:
-    if source.kind in ("tfds", "hf"):
-        if not source.dataset:
-            yield f"{which} is of kind {source.kind} and names no dataset"
-        if not source.split:
-            yield f"{which} has an empty split; data sets mostly have train"
-    elif source.kind != "pydocs" and not source.paths:
-        yield f"{which} has no paths"
-    if source.kind == "text" and not source.extractor:
-        yield f"{which} is of kind text: its lines need an extractor"
-    if source.extractor and source.kind in ("csv", "tsv", "pydocs"):
-        yield f"{which}: an extractor reads no {source.kind}; leave it empty"
-
-
-def _problems(config: RunConfig) -> Iterator[str]:
-    feed, model, optim = config.feed, config.model, config.optim
-    for what, name in [("name", config.name)] + [
-        (f"data.sources.{i}.name", s.name) for i, s in enumerate(config.data.sources)
-    ]:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-            yield f"{what}={name!r} may hold only ASCII letters, digits, '_', '-' and '.'"
-    names = [s.name for s in config.data.sources]
-    for name in sorted({n for n in names if names.count(n) > 1}):
-        yield f"two sources are named {name!r}: names must differ"
-    for name in config.data.source_priority:
-        if name not in names:
-            yield f"data.source_priority: no source is named {name!r}; they are {', '.join(names)}"
-    for i, source in enumerate(config.data.sources):
-        yield from _source_problems(f"data.sources.{i} ({source.name})", source)
-        yield from _positive(f"data.sources.{i}", source, "weight")
-    if not 0 <= config.data.max_bad_share <= 1:
-        yield f"data.max_bad_share={config.data.max_bad_share} must lie in 0..1"
-    yield from _positive("data", config.data, "max_text_tokens", "records_per_shard")
-    if config.data.max_text_tokens > 65535:
-        yield f"data.max_text_tokens={config.data.max_text_tokens} must not exceed 65535"
-    if config.data.engine.workers < 0:
-        yield f"data.engine.workers={config.data.engine.workers} must not be negative"
-    if config.data.eval_pairs < 0:
-        yield f"data.eval_pairs={config.data.eval_pairs} must not be negative"
-    yield from filter_problems(
-        config.data.language, config.data.near_duplicates, config.data.decontamination
-    )
-    yield from _positive(
-        "feed", feed, "global_batch_size", "query_tokens", "positive_tokens", "row_tokens",
-        "texts_per_row", "rows_multiple", "prefetch_batches",
-    )  # fmt: skip
-    if feed.global_batch_size < 2:
-        yield "feed.global_batch_size=1 leaves no in-batch negatives; use 2 or more"
-    longest = max(feed.query_tokens, feed.positive_tokens)
-    if longest > feed.row_tokens:
-        yield f"a text of {longest} tokens does not fit feed.row_tokens={feed.row_tokens}"
-    if longest > config.data.max_text_tokens:
-        yield (
-            f"feed wants texts of {longest} tokens but data.max_text_tokens="
-            f"{config.data.max_text_tokens} are stored; raise it or lower the feed's"
-        )
-    yield from _positive(
-        "model", model, "vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads"
-    )
-    if not 0 <= model.dropout_rate < 1:
-        yield f"model.dropout_rate={model.dropout_rate} must lie in 0..1"
-    yield from _positive("loss", config.loss, "temperature")
-    yield from _positive("optim", optim, "learning_rate", "clip_norm")
-    yield from _positive(
-        "train", config.train, "num_steps", "log_every_steps", "checkpoint_every_steps",
-        "keep_checkpoints",
-    )  # fmt: skip
-    if optim.warmup_steps < 0 or optim.warmup_steps > config.train.num_steps:
-        yield (
-            f"optim.warmup_steps={optim.warmup_steps} must lie in 0..train.num_steps="
-            f"{config.train.num_steps}"
-        )
-    yield from _positive("evaluate", config.evaluate, "top_k", "batch_rows")
-
-
-def validate(config: RunConfig) -> None:
-    """Checks what types cannot say.
-
-    Raises: UserError listing every field that is wrong.
-    """
-    problems = list(_problems(config))
-    if problems:
-        raise UserError("the configuration cannot be used:\n  " + "\n  ".join(problems))
-
-
-def to_json(config: Any) -> str:
-    """The dataclass as JSON text with sorted keys."""
-    return json.dumps(dataclasses.asdict(config), indent=2, sort_keys=True, ensure_ascii=False)
-
-
-def _flatten(config: Any, prefix: str = "", changeable: bool = False) -> dict[str, Any]:
-    """Field path → value, leaving out the changeable ones unless asked for."""
-    flat: dict[str, Any] = {}
-    for f in dataclasses.fields(config):
-        value = getattr(config, f.name)
-        if dataclasses.is_dataclass(value):
-            flat |= _flatten(value, f"{prefix}{f.name}.", changeable)
-        elif changeable or not f.metadata.get("changeable"):
-            # Through JSON, so that tuples compare equal to what a checkpoint gives back.
-            flat[prefix + f.name] = json.loads(json.dumps(value, default=dataclasses.asdict))
-    return flat
-
-
-def fingerprint_fields(config: RunConfig) -> dict[str, Any]:
-    """The fields that must not change over a run, as `section.field` → JSON value."""
-    return _flatten(config)
-
-
-def difference(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """One line per field that differs: `optim.learning_rate: 0.001 → 0.01`."""
-    missing = "(absent)"
-    return [
-        f"{key}: {before.get(key, missing)} → {now.get(key, missing)}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key, missing) != now.get(key, missing)
-    ]

@@ -4,7 +4,8 @@ from typing import Any
 
 import jax
 
-from jina_jax.config import RunConfig, difference
+from jina_jax.config import RunConfig
+from jina_jax.config_file import difference
 from jina_jax.errors import UserError
 from jina_jax.hf_folder import read_encoder
 from jina_jax.model.t5 import init_params

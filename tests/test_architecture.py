@@ -8,23 +8,26 @@ import jina_jax
 ROOT = Path(jina_jax.__file__).parent
 
 # What each part may import of the others, besides itself.
-BASE = {"config", "errors", "types"}
+BASE = {"config", "errors", "filter_config", "types"}
 MODEL = BASE | {"model"}
 ALLOWED = {
     "errors": set(),
     "types": set(),
     "progress": set(),
-    "config": {"errors", "filter_config"},
-    "data": BASE | {"progress"},
+    "filter_config": {"errors"},
+    "config": {"filter_config"},
+    "config_file": {"config", "errors"},
+    "validation": {"config", "errors", "filter_config"},
+    "data": BASE | {"config_file", "progress"},
     "feed": BASE | {"data"},
     "model": {"config", "errors"},
     "mesh": BASE,
     "hf_folder": MODEL,
-    "initial": MODEL | {"hf_folder"},
+    "initial": MODEL | {"config_file", "hf_folder"},
     "packed_encoder": MODEL | {"feed", "mesh"},
-    "filter_config": {"errors"},
     "score": MODEL | {"data", "feed", "mesh", "hf_folder", "packed_encoder"},
-    "train": MODEL | {"data", "feed", "mesh", "initial", "checkpoint", "progress"},
+    "train": MODEL
+    | {"data", "feed", "mesh", "initial", "checkpoint", "progress", "config_file", "validation"},
     "checkpoint": BASE | {"train"},
     "evaluate": MODEL
     | {"data", "feed", "mesh", "hf_folder", "initial", "checkpoint", "packed_encoder"},

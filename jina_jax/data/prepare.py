@@ -10,7 +10,8 @@ folder/ledger.parquet       what was left out, and why
 from collections.abc import Sequence
 from pathlib import Path
 
-from jina_jax.config import DataConfig, difference
+from jina_jax.config import DataConfig
+from jina_jax.config_file import difference
 from jina_jax.data.blocks import plan_blocks
 from jina_jax.data.encode import EncodeResult, Vocabulary, encode_task, vocabulary_task
 from jina_jax.data.engine import Task, build_engine, content_key

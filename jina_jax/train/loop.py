@@ -12,7 +12,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jina_jax.checkpoint import Checkpoints
-from jina_jax.config import RunConfig, difference, fingerprint_fields, to_json, validate
+from jina_jax.config import RunConfig
+from jina_jax.config_file import difference, fingerprint_fields, to_json
 from jina_jax.data.manifest import (
     MANIFEST_FILE,
     Manifest,
@@ -31,6 +32,7 @@ from jina_jax.model.weights import parameter_count
 from jina_jax.progress import say
 from jina_jax.train.metrics import MetricsWriter
 from jina_jax.train.step import TrainState, batch_shardings, init_state, make_train_step
+from jina_jax.validation import validate
 
 
 def train(config: RunConfig) -> TrainState:

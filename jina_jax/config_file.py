@@ -1,0 +1,79 @@
+"""Config files: finding and loading them, writing them down, telling two apart."""
+
+import dataclasses
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+from jina_jax.config import RunConfig
+from jina_jax.errors import UserError
+
+
+def config_names() -> list[str]:
+    """Names of the configs that ship with the package."""
+    spec = importlib.util.find_spec("jina_jax.configs")
+    folders = spec.submodule_search_locations if spec else None
+    return sorted(p.stem for d in folders or () for p in Path(d).glob("[a-z]*.py"))
+
+
+def load_config(name_or_path: str) -> RunConfig:
+    """Runs `get_config()` of a config file.
+
+    Args:
+      name_or_path: a Python file, or the name of a shipped config such as `demo`.
+    Raises: UserError when there is no such file, or it gives no RunConfig.
+    """
+    if name_or_path in config_names():
+        module = importlib.import_module(f"jina_jax.configs.{name_or_path}")
+    else:
+        path = Path(name_or_path)
+        if path.suffix != ".py" or not path.is_file():
+            raise UserError(
+                f"no config {name_or_path!r}: give a Python file with get_config(), "
+                f"or one of: {', '.join(config_names())}"
+            )
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            raise UserError(f"{path} failed to load: {type(error).__name__}: {error}") from error
+    config = getattr(module, "get_config", lambda: None)()
+    if not isinstance(config, RunConfig):
+        raise UserError(f"{name_or_path}: get_config() must return a jina_jax.config.RunConfig")
+    return config
+
+
+def to_json(config: Any) -> str:
+    """The dataclass as JSON text with sorted keys."""
+    return json.dumps(dataclasses.asdict(config), indent=2, sort_keys=True, ensure_ascii=False)
+
+
+def _flatten(config: Any, prefix: str = "", changeable: bool = False) -> dict[str, Any]:
+    """Field path → value, leaving out the changeable ones unless asked for."""
+    flat: dict[str, Any] = {}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            flat |= _flatten(value, f"{prefix}{f.name}.", changeable)
+        elif changeable or not f.metadata.get("changeable"):
+            # Through JSON, so that tuples compare equal to what a checkpoint gives back.
+            flat[prefix + f.name] = json.loads(json.dumps(value, default=dataclasses.asdict))
+    return flat
+
+
+def fingerprint_fields(config: RunConfig) -> dict[str, Any]:
+    """The fields that must not change over a run, as `section.field` → JSON value."""
+    return _flatten(config)
+
+
+def difference(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """One line per field that differs: `optim.learning_rate: 0.001 → 0.01`."""
+    missing = "(absent)"
+    return [
+        f"{key}: {before.get(key, missing)} → {now.get(key, missing)}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key, missing) != now.get(key, missing)
+    ]

@@ -1,0 +1,108 @@
+"""Checks of a configuration that types cannot express."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from jina_jax.config import RunConfig, SourceConfig
+from jina_jax.errors import UserError
+from jina_jax.filter_config import filter_problems
+
+
+def _positive(section: str, config: Any, *names: str) -> Iterator[str]:
+    for name in names:
+        if getattr(config, name) <= 0:
+            yield f"{section}.{name}={getattr(config, name)} must be above 0"
+
+
+def _source_problems(which: str, source: SourceConfig) -> Iterator[str]:
+    if source.kind in ("tfds", "hf"):
+        if not source.dataset:
+            yield f"{which} is of kind {source.kind} and names no dataset"
+        if not source.split:
+            yield f"{which} has an empty split; data sets mostly have train"
+    elif source.kind != "pydocs" and not source.paths:
+        yield f"{which} has no paths"
+    if source.kind == "text" and not source.extractor:
+        yield f"{which} is of kind text: its lines need an extractor"
+    if source.extractor and source.kind in ("csv", "tsv", "pydocs"):
+        yield f"{which}: an extractor reads no {source.kind}; leave it empty"
+
+
+def _data_problems(config: RunConfig) -> Iterator[str]:
+    for what, name in [("name", config.name)] + [
+        (f"data.sources.{i}.name", s.name) for i, s in enumerate(config.data.sources)
+    ]:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+            yield f"{what}={name!r} may hold only ASCII letters, digits, '_', '-' and '.'"
+    names = [s.name for s in config.data.sources]
+    for name in sorted({n for n in names if names.count(n) > 1}):
+        yield f"two sources are named {name!r}: names must differ"
+    for name in config.data.source_priority:
+        if name not in names:
+            yield f"data.source_priority: no source is named {name!r}; they are {', '.join(names)}"
+    for i, source in enumerate(config.data.sources):
+        yield from _source_problems(f"data.sources.{i} ({source.name})", source)
+        yield from _positive(f"data.sources.{i}", source, "weight")
+    if not 0 <= config.data.max_bad_share <= 1:
+        yield f"data.max_bad_share={config.data.max_bad_share} must lie in 0..1"
+    yield from _positive("data", config.data, "max_text_tokens", "records_per_shard")
+    if config.data.max_text_tokens > 65535:
+        yield f"data.max_text_tokens={config.data.max_text_tokens} must not exceed 65535"
+    if config.data.engine.workers < 0:
+        yield f"data.engine.workers={config.data.engine.workers} must not be negative"
+    if config.data.eval_pairs < 0:
+        yield f"data.eval_pairs={config.data.eval_pairs} must not be negative"
+    yield from filter_problems(
+        config.data.language, config.data.near_duplicates, config.data.decontamination
+    )
+
+
+def _feed_problems(config: RunConfig) -> Iterator[str]:
+    feed = config.feed
+    yield from _positive(
+        "feed", feed, "global_batch_size", "query_tokens", "positive_tokens", "row_tokens",
+        "texts_per_row", "rows_multiple", "prefetch_batches",
+    )  # fmt: skip
+    if feed.global_batch_size < 2:
+        yield "feed.global_batch_size=1 leaves no in-batch negatives; use 2 or more"
+    longest = max(feed.query_tokens, feed.positive_tokens)
+    if longest > feed.row_tokens:
+        yield f"a text of {longest} tokens does not fit feed.row_tokens={feed.row_tokens}"
+    if longest > config.data.max_text_tokens:
+        yield (
+            f"feed wants texts of {longest} tokens but data.max_text_tokens="
+            f"{config.data.max_text_tokens} are stored; raise it or lower the feed's"
+        )
+
+
+def _training_problems(config: RunConfig) -> Iterator[str]:
+    model, optim = config.model, config.optim
+    yield from _positive(
+        "model", model, "vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads"
+    )
+    if not 0 <= model.dropout_rate < 1:
+        yield f"model.dropout_rate={model.dropout_rate} must lie in 0..1"
+    yield from _positive("loss", config.loss, "temperature")
+    yield from _positive("optim", optim, "learning_rate", "clip_norm")
+    yield from _positive(
+        "train", config.train, "num_steps", "log_every_steps", "checkpoint_every_steps",
+        "keep_checkpoints",
+    )  # fmt: skip
+    if optim.warmup_steps < 0 or optim.warmup_steps > config.train.num_steps:
+        yield (
+            f"optim.warmup_steps={optim.warmup_steps} must lie in 0..train.num_steps="
+            f"{config.train.num_steps}"
+        )
+    yield from _positive("evaluate", config.evaluate, "top_k", "batch_rows")
+
+
+def validate(config: RunConfig) -> None:
+    """Checks what types cannot say.
+
+    Raises: UserError listing every field that is wrong.
+    """
+    parts = (_data_problems, _feed_problems, _training_problems)
+    problems = [problem for part in parts for problem in part(config)]
+    if problems:
+        raise UserError("the configuration cannot be used:\n  " + "\n  ".join(problems))
