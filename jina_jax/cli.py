@@ -203,16 +203,17 @@ def _search(
     print(hits(found))
 
 
-def _inspect(folder: tyro.conf.Positional[Path], samples: int = 3) -> None:
+def _inspect(folder: tyro.conf.Positional[Path], samples: int = 3, why: str = "") -> None:
     """Show what a prepared folder or a run holds.
 
     Args:
       folder: a prepared folder (manifest.json) or a run folder.
       samples: dropped records shown per reason.
+      why: a query, positive or negative; tell instead what became of each record that has it.
     """
-    from jina_jax.terminal import inspect
+    from jina_jax.terminal import fates, inspect
 
-    print(inspect(folder, samples))
+    print(fates(folder, why) if why else inspect(folder, samples))
 
 
 _CONFIG_VERBS: dict[str, Callable[[Sequence[str]], None]] = {

@@ -15,7 +15,6 @@ from typing import Any, Literal
 from jina_jax.filter_config import (
     DecontaminationConfig,
     LanguageConfig,
-    NearDuplicateConfig,
 )
 
 
@@ -108,7 +107,6 @@ class DataConfig:
     eval_pairs: int = 1000
     """Pairs held out per source; no text of theirs occurs in training."""
     language: LanguageConfig = LanguageConfig()
-    near_duplicates: NearDuplicateConfig = NearDuplicateConfig()
     decontamination: DecontaminationConfig = DecontaminationConfig()
     max_bad_share: float = 0.01
     """Stop when more than this share of a source's records (after 1,000) cannot be read."""

@@ -31,9 +31,8 @@ class LanguageConfig:
 
 @dataclass(frozen=True)
 class NearDuplicateConfig:
-    """Drops all but one of pairs whose texts are nearly the same (MinHash). Not in the paper."""
+    """Which pairs `find_near_duplicates` takes for nearly the same (MinHash). Not in the paper."""
 
-    enabled: bool = False
     threshold: float = 0.8
     """Least Jaccard similarity of the sets of word shingles of two near-duplicates."""
     shingle_words: int = 3
@@ -73,9 +72,7 @@ class DecontaminationConfig:
 
 
 def filter_problems(
-    language: LanguageConfig,
-    near_duplicates: NearDuplicateConfig,
-    decontamination: DecontaminationConfig,
+    language: LanguageConfig, decontamination: DecontaminationConfig
 ) -> Iterator[str]:
     """What is wrong with the values, one sentence each."""
     if language.enabled and not language.languages:
@@ -84,14 +81,6 @@ def filter_problems(
         yield "data.language.fields is empty: name query, positive or both"
     if not 0 < language.threshold <= 1:
         yield f"data.language.threshold={language.threshold} must lie above 0 and at most at 1"
-    if not 0 < near_duplicates.threshold <= 1:
-        yield (
-            f"data.near_duplicates.threshold={near_duplicates.threshold} "
-            f"must lie above 0 and at most at 1"
-        )
-    for name in ("shingle_words", "permutations"):
-        if (value := getattr(near_duplicates, name)) < 1:
-            yield f"data.near_duplicates.{name}={value} must be above 0"
     if not 1 <= decontamination.min_words <= decontamination.ngram_words:
         yield (
             f"data.decontamination.min_words={decontamination.min_words} must lie in "

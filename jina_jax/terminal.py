@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from jina_jax.data.explain import explain
 from jina_jax.data.ledger import ledger_counts, ledger_samples
 from jina_jax.data.manifest import MANIFEST_FILE, Manifest, load_manifest
 from jina_jax.data.shards import ShardSet
@@ -146,6 +147,20 @@ def _inspect_run(folder: Path, samples: int) -> str:
     if (data / MANIFEST_FILE).is_file():
         parts.append(_inspect_data(data, samples))
     return "\n\n".join(parts)
+
+
+def fates(folder: Path, text: str) -> str:
+    """What became of every record of a prepared folder that holds the text."""
+    lines = []
+    for fate in explain(folder, text):
+        line = f"{fate.source}: its {fate.text} was "
+        if fate.dropped is None:
+            line += f"{fate.fate.replace('_', ' ')}: record {fate.number} of {fate.file}"
+        else:
+            row = fate.dropped
+            line += f"dropped as {row.reason} ({row.stage}): {row.file}:{row.row} {row.detail}"
+        lines.append(line.rstrip())
+    return "\n".join(lines) or f"no record of {folder} holds this text: {clip(text)}"
 
 
 def _evenly(count: int, most: int) -> list[int]:

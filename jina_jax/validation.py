@@ -53,9 +53,7 @@ def _data_problems(config: RunConfig) -> Iterator[str]:
         yield f"data.engine.workers={config.data.engine.workers} must not be negative"
     if config.data.eval_pairs < 0:
         yield f"data.eval_pairs={config.data.eval_pairs} must not be negative"
-    yield from filter_problems(
-        config.data.language, config.data.near_duplicates, config.data.decontamination
-    )
+    yield from filter_problems(config.data.language, config.data.decontamination)
 
 
 def _feed_problems(config: RunConfig) -> Iterator[str]:

@@ -194,6 +194,14 @@ def test_inspect_shows_what_was_kept_and_dropped(capsys, prepared):
     assert "identical" in out
     assert "numbers.jsonl:201" in out
     assert "? Same" in out
+    for text, told in (
+        ("SAME", "dropped as identical (clean)"),
+        ("One  two", "numbers: its query was"),
+        ("never read", "no record of"),
+    ):
+        code, out, _ = run(capsys, "inspect", prepared / "again", "--why", text)
+        assert code == 0
+        assert told in out
 
 
 def test_preparing_again_does_nothing_and_another_way_is_refused(capsys, prepared):

@@ -39,4 +39,4 @@ def test_pairs_cover_every_family_that_has_pairs_with_the_filters_on(config):
 def test_triplets_hold_the_negation_set_and_skip_the_language_filter(config):
     assert {BY_NAME[s.name].holds for s in config.data.sources} == {"triplets"}
     assert "negation" in families(config) and len(families(config)) >= 7
-    assert not config.data.language.enabled and not config.data.near_duplicates.enabled
+    assert not config.data.language.enabled

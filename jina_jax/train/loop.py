@@ -45,7 +45,7 @@ def train(config: RunConfig) -> TrainState:
     validate(config)
     manifest = load_manifest(config.data_path)
     verify_shards(manifest, config.data_path)
-    check_vocabulary(config, manifest)
+    check_data(config, manifest)
     mesh = make_mesh(config.train.devices)
     check_divides(config.feed, mesh)
     with Checkpoints(config.checkpoint_path, keep=config.train.keep_checkpoints) as checkpoints:
@@ -63,8 +63,14 @@ def train(config: RunConfig) -> TrainState:
         return _run_steps(config, manifest, mesh, state, checkpoints, metadata)
 
 
-def check_vocabulary(config: RunConfig, manifest: Manifest) -> None:
-    """The embedding table must cover the vocabulary the shards were written with."""
+def check_data(config: RunConfig, manifest: Manifest) -> None:
+    """The shards must be of pairs, and the embedding table must cover their vocabulary."""
+    triplets = [s.name for s in config.data.sources if s.negative_field]
+    if triplets:
+        raise UserError(
+            f"sources of triplets can be prepared, but the pair loss would pass over their "
+            f"negatives: {', '.join(triplets)}; leave them out, or leave negative_field empty"
+        )
     if manifest.vocab_size > config.model.vocab_size:
         raise UserError(
             f"the shards use a vocabulary of {manifest.vocab_size} pieces, more than "

@@ -9,7 +9,7 @@ from jina_jax.data.near_duplicates import find_near_duplicates, jaccard, shingle
 from jina_jax.filter_config import NearDuplicateConfig
 
 TEXT = "the quick brown fox jumps over the lazy dog and runs far away into the dark green wood"
-CONFIG = NearDuplicateConfig(enabled=True, threshold=0.6)
+CONFIG = NearDuplicateConfig(threshold=0.6)
 
 
 def outcome(pairs, keys=None, config=CONFIG):
