@@ -113,7 +113,8 @@ def test_every_reader_gives_the_third_field(tmp_path, kind):
         mark = "," if kind == "csv" else "\t"
         lines = ["q", "n", "p"], *(list(r.values()) for r in rows), ["x"]
         file.write_text("".join(mark.join(line) + "\n" for line in lines))
-    source = SourceConfig("s", kind, (str(file),), "q", "p", "n")  # type: ignore[arg-type]
+    fields = {"query_field": "q", "positive_field": "p", "negative_field": "n"}
+    source = SourceConfig("s", kind, (str(file),), **fields)
     first, second, bad = read_source(source)
     row = 1 if kind in ("jsonl", "parquet") else 2
     assert first == Triplet("a", "b", "c", Origin(str(file), row))
