@@ -83,9 +83,10 @@ def _prepare(args: Sequence[str]) -> None:
     """
     config = _config_verb("prepare", _prepare.__doc__ or "", args)
     from jina_jax.data.prepare import prepare
+    from jina_jax.score.stages import configured_scorers
     from jina_jax.terminal import funnel
 
-    manifest = prepare(config.data, config.data_path)
+    manifest = prepare(config.data, config.data_path, scorers=configured_scorers(config.data))
     print(funnel(manifest))
     print(f"prepared data: {config.data_path}")
 

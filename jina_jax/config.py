@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jina_jax.filter_config import (
+    ConsistencyConfig,
     DecontaminationConfig,
     LanguageConfig,
+    MarginConfig,
+    NearDuplicateConfig,
 )
 
 
@@ -106,8 +109,11 @@ class DataConfig:
     """Texts are cut to this many tokens, end-of-sequence included, before they are stored."""
     eval_pairs: int = 1000
     """Pairs held out per source; no text of theirs occurs in training."""
+    near_duplicates: NearDuplicateConfig = NearDuplicateConfig()
     language: LanguageConfig = LanguageConfig()
     decontamination: DecontaminationConfig = DecontaminationConfig()
+    consistency: ConsistencyConfig = ConsistencyConfig()
+    margin: MarginConfig = MarginConfig()
     max_bad_share: float = 0.01
     """Stop when more than this share of a source's records (after 1,000) cannot be read."""
     records_per_shard: int = 100_000
@@ -176,41 +182,6 @@ class BertConfig:
     layer_norm_eps: float = 1e-12
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Matrix products run in this dtype; parameters, norms and softmax stay float32."""
-
-
-@dataclass(frozen=True)
-class ConsistencyConfig:
-    """Keeps a pair whose passage is among the best of its query in a sample of the source."""
-
-    enabled: bool = True
-    model: str = "sentence-transformers/all-MiniLM-L6-v2"
-    """A BERT sentence encoder: a Hugging Face folder or id with safetensors."""
-    top_k: int = 2
-    """Keep a pair when fewer than this many sampled passages score above its own."""
-    sample_size: int = 1_000_000
-    """Pairs of the source whose passages are compared; all of them where there are fewer."""
-    seed: int = 0
-    """Seed of the sample."""
-    tie_tolerance: float = 1e-6
-    """Cosines this close count as equal, and an equal passage is not above. Rounding moves equal
-    embeddings by about 1e-7 in float32; with bfloat16 encoders by about 1e-3."""
-    query_block: int = _changeable(1024)
-    """Queries compared at once, over all devices."""
-    sample_block: int = _changeable(4096)
-    """Sampled passages compared at once on each device."""
-
-
-@dataclass(frozen=True)
-class MarginConfig:
-    """Keeps a triplet whose positive a cross-encoder scores above its negative by a margin."""
-
-    enabled: bool = True
-    model: str = "cross-encoder/ms-marco-MiniLM-L-6-v2"
-    """A BERT cross-encoder with one logit: a Hugging Face folder or id with safetensors."""
-    threshold: float = 0.2
-    """Keep a triplet when r(query, positive) - r(query, negative) exceeds this."""
-    scale: Literal["logit", "sigmoid"] = "logit"
-    """What r is. The paper gives the threshold without saying which."""
 
 
 @dataclass(frozen=True)

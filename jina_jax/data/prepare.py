@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jina_jax.config import DataConfig
-from jina_jax.config_file import difference
+from jina_jax.config_file import difference, unchangeable_fields
 from jina_jax.data.blocks import plan_blocks
 from jina_jax.data.encode import EncodeResult, Vocabulary, encode_task, vocabulary_task
 from jina_jax.data.engine import Task, build_engine, content_key
@@ -27,15 +27,16 @@ from jina_jax.data.manifest import (
     prepared_config,
     save_manifest,
 )
+from jina_jax.data.near_duplicates import near_duplicate_scorers
 from jina_jax.data.pipeline import (
     Pipeline,
     Selected,
     dedup_stage,
     filter_stage,
     read_stage,
-    score_stage,
     split_stage,
 )
+from jina_jax.data.score_stage import score_stage
 from jina_jax.data.stages import configured_filters
 from jina_jax.data.summary import VERSIONS, Outcome, eval_path, shard_path, summaries
 from jina_jax.data.workspace import discard_leftovers, workspace
@@ -60,8 +61,9 @@ def prepare(
       config: the data section.
       out_dir: the folder to make. One that was prepared with the same configuration is kept.
       progress: show it on standard error.
-      scorers: filters that need a model, applied in this order after those of the configuration.
-        Their scores are kept in `OUT_DIR.scores`, for another preparation with other thresholds.
+      scorers: filters that need a model, from `score.stages.configured_scorers`, applied in this
+        order after the others. Their scores are kept in `OUT_DIR.scores`, for another preparation
+        with other thresholds; delete that folder when there will be none.
     Returns: the manifest of the folder.
     Raises: UserError when a source cannot be used, nothing is left, or `out_dir` holds something
       else.
@@ -69,7 +71,8 @@ def prepare(
     if not config.sources:
         raise UserError("data.sources is empty: name at least one source of pairs")
     out_dir = out_dir.absolute()
-    filters = configured_filters(config)
+    filters, scorers = configured_filters(config), (*near_duplicate_scorers(config), *scorers)
+    _check_scorers(config, scorers)
     keys = _stage_keys(filters, scorers)
     prepared = _already_prepared(config, keys, out_dir)
     if prepared is not None:
@@ -94,6 +97,17 @@ def prepare(
         merge_ledgers(run.ledgers, space.result / LEDGER_FILE)
     say(f"prepared {manifest.train_records:,} training records in {out_dir}", enabled=progress)
     return manifest
+
+
+def _check_scorers(config: DataConfig, scorers: Sequence[Scorer]) -> None:
+    """A filter that is configured must not be passed over."""
+    given = {scorer.name for scorer in scorers}
+    for name in ("consistency", "margin"):
+        if getattr(config, name).enabled and name not in given:
+            raise ValueError(
+                f"data.{name}.enabled is set: hand prepare() the scorers that "
+                f"jina_jax.score.stages.configured_scorers gives"
+            )
 
 
 def _already_prepared(config: DataConfig, keys: dict[str, str], out_dir: Path) -> Manifest | None:
@@ -137,7 +151,7 @@ def _run(
     for stage in filters:
         outcome.stages[stage.name] = filter_stage(run, selected, stage)
     for scorer in scorers:
-        outcome.stages[scorer.name], _ = score_stage(run, selected, scorer)
+        outcome.stages[scorer.name] = score_stage(run, selected, scorer)
     evals = [folder / eval_path(name) for name in run.names]
     left = [outcome.left(index) for index in range(len(run.names))]
     outcome.taken, outcome.splits = split_stage(run, selected, left, evals)
@@ -153,6 +167,7 @@ def _run(
         tokenizer_sha256=vocabulary.sha256,
         vocab_size=vocabulary.size,
         stages=_stage_keys(filters, scorers),
+        models=_models([*filters, *scorers]),
         sources=summaries(config, inputs, outcome, encoded),
     )
     # Input that changed while the work was interrupted may have left files of what it was before.
@@ -170,12 +185,14 @@ def _stage_keys(filters: Sequence[Filter], scorers: Sequence[Scorer]) -> dict[st
     return keys | {stage.name: filter_key(stage) for stage in scorers}
 
 
+def _models(stages: Sequence[Filter | Scorer]) -> dict[str, str]:
+    return {s.name: str(s.model_sha256) for s in stages if hasattr(s, "model_sha256")}
+
+
 def _vocabulary(run: Pipeline, selected: Selected | None) -> Vocabulary:
     config = run.config.tokenizer
     partitions = selected.partitions if selected else []
-    key = content_key(
-        "vocabulary", prepared_config(run.config)["tokenizer"], selected.keys if selected else []
-    )
+    key = content_key("vocabulary", unchangeable_fields(config), selected.keys if selected else [])
     folder = run.space.result / "tokenizer"
     task = Task("vocabulary", vocabulary_task, (config, list(partitions), folder), key)
     (vocabulary,) = run.run([task], "vocabulary", "vocabularies")

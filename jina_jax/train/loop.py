@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from jina_jax.checkpoint import Checkpoints
 from jina_jax.config import RunConfig
-from jina_jax.config_file import difference, fingerprint_fields, to_json
+from jina_jax.config_file import difference, to_json, unchangeable_fields
 from jina_jax.data.manifest import (
     MANIFEST_FILE,
     Manifest,
@@ -50,7 +50,7 @@ def train(config: RunConfig) -> TrainState:
     check_divides(config.feed, mesh)
     with Checkpoints(config.checkpoint_path, keep=config.train.keep_checkpoints) as checkpoints:
         metadata = {
-            "config": fingerprint_fields(config),
+            "config": unchangeable_fields(config),
             "manifest_sha256": file_sha256(config.data_path / MANIFEST_FILE),
         }
         state = _first_state(config, checkpoints, metadata, mesh)
