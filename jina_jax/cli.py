@@ -34,7 +34,7 @@ use a model (MODEL is a run folder or an exported folder)
   search MODEL CORPUS QUERY ...   the passages of a file nearest to each query
 
 look inside
-  inspect DIR         what is in a prepared folder or a run: counts, drops and samples
+  inspect DIR         what is in a prepared folder or a run: counts, drops, scores and samples
   show-config CONFIG  every field with its value
 
 Any field of a config can be changed: jina-jax train demo --optim.learning-rate 3e-4
@@ -204,16 +204,30 @@ def _search(
     print(hits(found))
 
 
-def _inspect(folder: tyro.conf.Positional[Path], samples: int = 3, why: str = "") -> None:
+def _inspect(
+    folder: tyro.conf.Positional[Path],
+    samples: int = 3,
+    why: str = "",
+    plot: Path | None = None,
+) -> None:
     """Show what a prepared folder or a run holds.
 
     Args:
       folder: a prepared folder (manifest.json) or a run folder.
       samples: dropped records shown per reason.
       why: a query, positive or negative; tell instead what became of each record that has it.
+      plot: a .png, .svg or .pdf; draw instead the scores of the filters of a prepared folder.
     """
     from jina_jax.terminal import fates, inspect
 
+    if plot is not None:
+        from jina_jax.data.explain import score_histograms
+        from jina_jax.data.manifest import load_manifest
+        from jina_jax.histograms import plot_histograms
+
+        plot_histograms(score_histograms(load_manifest(folder)), plot)
+        print(f"scores of the filters: {plot}")
+        return
     print(fates(folder, why) if why else inspect(folder, samples))
 
 

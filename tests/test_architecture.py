@@ -33,7 +33,7 @@ ALLOWED = {
     | {"data", "feed", "mesh", "hf_folder", "initial", "checkpoint", "packed_encoder"},
     "export": MODEL | {"data", "hf_folder", "evaluate"},
 }
-SHELL = {"cli", "demo", "terminal", "__init__"}
+SHELL = {"cli", "demo", "histograms", "terminal", "__init__"}
 """What a person starts; these may import all."""
 
 

@@ -121,6 +121,8 @@ class Manifest:
     models: dict[str, str]
     """Name of each filter with a model → the model's sha256."""
     sources: tuple[SourceSummary, ...]
+    leaks: dict[str, dict[str, int]]
+    """Evaluation set → its `texts`, the `texts_found` in sources and the `records_dropped`."""
 
     @property
     def train_records(self) -> int:

@@ -7,6 +7,7 @@ folder/tokenizer/           tokenizer.json, spiece.model
 folder/ledger.parquet       what was left out, and why
 """
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from jina_jax.config_file import difference, unchangeable_fields
 from jina_jax.data.blocks import plan_blocks
 from jina_jax.data.encode import EncodeResult, Vocabulary, encode_task, vocabulary_task
 from jina_jax.data.engine import Task, build_engine, content_key
+from jina_jax.data.evaluation_sets import DecontaminationFilter, leak_report
 from jina_jax.data.filters import Filter, Scorer, filter_key
 from jina_jax.data.inputs import changed_input, input_files
-from jina_jax.data.ledger import LEDGER_FILE, UnusableError, merge_ledgers
+from jina_jax.data.ledger import LEDGER_FILE, UnusableError, dropped_texts, merge_ledgers
 from jina_jax.data.manifest import (
     FORMAT_VERSION,
     MANIFEST_FILE,
@@ -95,6 +97,8 @@ def prepare(
         finally:
             run.engine.close()
         merge_ledgers(run.ledgers, space.result / LEDGER_FILE)
+        manifest = dataclasses.replace(manifest, leaks=_leaks(space.result, filters))
+        save_manifest(manifest, space.result)
     say(f"prepared {manifest.train_records:,} training records in {out_dir}", enabled=progress)
     return manifest
 
@@ -169,6 +173,7 @@ def _run(
         stages=_stage_keys(filters, scorers),
         models=_models([*filters, *scorers]),
         sources=summaries(config, inputs, outcome, encoded),
+        leaks={},
     )
     # Input that changed while the work was interrupted may have left files of what it was before.
     listed = {s.path for source in manifest.sources for s in source.shards}
@@ -176,7 +181,6 @@ def _run(
     for path in (*folder.glob("train/*"), *folder.glob("eval/*")):
         if str(path.relative_to(folder)) not in listed:
             path.unlink()
-    save_manifest(manifest, folder)
     return manifest
 
 
@@ -187,6 +191,14 @@ def _stage_keys(filters: Sequence[Filter], scorers: Sequence[Scorer]) -> dict[st
 
 def _models(stages: Sequence[Filter | Scorer]) -> dict[str, str]:
     return {s.name: str(s.model_sha256) for s in stages if hasattr(s, "model_sha256")}
+
+
+def _leaks(folder: Path, filters: Sequence[Filter]) -> dict[str, dict[str, int]]:
+    """What was found of each evaluation set, from the texts that the filter left in the ledger."""
+    for stage in filters:
+        if isinstance(stage, DecontaminationFilter):
+            return leak_report(dropped_texts(folder, stage.name), stage)
+    return {}
 
 
 def _vocabulary(run: Pipeline, selected: Selected | None) -> Vocabulary:
