@@ -60,6 +60,8 @@ class StepFlops(NamedTuple):
     """The part of `model` that is of the texts alone: no padding, and attention within a text."""
     hardware: int
     """`model` and what is computed again to save memory."""
+    loss: int
+    """The part of each of the others that is of the loss."""
 
 
 def step_flops(
@@ -89,4 +91,5 @@ def step_flops(
         model=model,
         text=3 * encoder_flops(config, texts) + loss,
         hardware=model + encoded_again * forward,
+        loss=loss,
     )

@@ -77,6 +77,7 @@ def test_padding_and_other_texts_of_the_row_are_no_text():
         ])  # fmt: skip
         return 3 * layers * sum(2 * int(np.prod(p)) for p in products)
 
+    assert flops.loss == loss
     assert flops.text == by_loops([3, 4, 5]) + loss
     assert flops.model == flops.hardware == by_loops([8, 8]) + loss
 
