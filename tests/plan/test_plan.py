@@ -187,13 +187,16 @@ def test_a_small_model_fits_a_real_slice():
 
 @needs_libtpu
 @pytest.mark.tpu_compile
-def test_a_batch_too_large_is_refused_and_a_smaller_one_fits():
-    model = dataclasses.replace(CONFIG.model, vocab_size=30_000, d_model=20_480)
-    config = dataclasses.replace(CONFIG, model=model)
-    first = plan(config, PlanOptions(topology="v5e:1x1"))[0]
-    assert not first.compiled.fits
-    # Parameters, two moments and gradients of the table alone.
-    assert first.compiled.needed_bytes > first.available_bytes == round(15.75 * 2**30)
+def test_a_state_too_large_is_refused_with_the_compilers_figures():
+    model = dataclasses.replace(CONFIG.model, vocab_size=60_000, d_model=20_480)
+    request = Request(
+        dataclasses.replace(CONFIG, model=model), batch_shape(CONFIG.feed, 0), "v5e:1x1"
+    )
+    refused = child.run_compile(request, timeout_s=300)
+    assert not refused.fits
+    assert refused.available_bytes == round(15.75 * 2**30)
+    # The embedding table and its two moments at least.
+    assert refused.needed_bytes > 3 * 4 * 60_000 * 20_480
 
 
 @needs_libtpu
