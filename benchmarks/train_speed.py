@@ -1,4 +1,4 @@
-"""Training speed on real lengths, side by side with sentence-transformers.
+"""Training speed, side by side with sentence-transformers: on real lengths, or all of one length.
 
 Both sides start from the same random T5 weights and train on the same pairs, cut at the same
 tokens, with the same loss (InfoNCE in both directions, temperature 0.05) and AdamW without
@@ -7,6 +7,11 @@ pads each column of a batch to its longest text, as its data collator does by de
 are the docstrings of Python's standard library: a summary and its explanation.
 
     python benchmarks/train_speed.py
+
+With `--fixed-length`, each text is repeated until it fills `max_tokens`, so that neither side has
+any padding and both compute the same: what is left is the speed of a token.
+
+    python benchmarks/train_speed.py --fixed-length --batch-size 32
 """
 
 import json
@@ -18,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +41,8 @@ class Options:
     """Pairs in a batch."""
     max_tokens: int = 128
     """Texts are cut to this many tokens."""
+    fixed_length: bool = False
+    """Make every text `max_tokens` long, so that neither side pads."""
     batches: int = 2
     """Each side trains on these twice; the second pass is timed, so compiling is not."""
     rounds: int = 3
@@ -71,15 +79,23 @@ def _prepare(options: Options, work: Path) -> None:
     pairs = [r for r in read_pydocs(_standard_library()) if isinstance(r, Pair)]
     order = np.random.default_rng(0).permutation(len(pairs))
     chosen = [pairs[i] for i in order[: options.batches * options.batch_size]]
-    (work / "pairs.json").write_text(json.dumps([[p.query, p.positive] for p in chosen]))
+    texts = [[p.query, p.positive] for p in chosen]
+    if options.fixed_length:
+        texts = [[_repeated(t, options.max_tokens) for t in pair] for pair in texts]
+    (work / "pairs.json").write_text(json.dumps(texts))
     (work / "tokenizer").mkdir()
-    texts = (text for p in pairs for text in (p.query, p.positive))
-    build_tokenizer(TokenizerConfig("train", vocab_size=8000), texts, work / "tokenizer")
+    corpus = (text for p in pairs for text in (p.query, p.positive))
+    build_tokenizer(TokenizerConfig("train", vocab_size=8000), corpus, work / "tokenizer")
     config = T5Config(num_layers=options.layers, dropout_rate=0.0)
     export_huggingface(
         init_params(config, jax.random.key(0)), config, work / "tokenizer", work / "model",
         max_tokens=options.max_tokens, card="Random weights for a benchmark.\n",
     )  # fmt: skip
+
+
+def _repeated(text: str, words: int) -> str:
+    """The text's words over and over, up to so many: each is a token or more."""
+    return " ".join(islice(cycle(text.split()), words))
 
 
 def _twice(
@@ -135,7 +151,9 @@ def _ours(options: Options, work: Path) -> dict[str, list[float]]:
             encode_record([text_hash(t) for t in pair], [tokenizer.encode(t).ids for t in pair])
             for pair in batch
         ]
-        state, metrics = train_step(state, pack_batch(decode_records(records), config.feed))
+        packed = pack_batch(decode_records(records), config.feed)
+        assert not options.fixed_length or packed.segments_RL.all(), "a text is not full"
+        state, metrics = train_step(state, packed)
         # sentence-transformers takes the mean of the two directions, the paper their sum.
         return float(metrics["loss"]) / 2
 
@@ -161,6 +179,9 @@ def _sentence_transformers(options: Options, work: Path) -> dict[str, list[float
     def step(batch: list[list[str]]) -> float:
         optimizer.zero_grad()
         features = [model.preprocess([pair[column] for pair in batch]) for column in (0, 1)]
+        if options.fixed_length:
+            assert all(f["attention_mask"].all() for f in features), "a text is not full"
+            assert all(f["input_ids"].shape[1] == options.max_tokens for f in features)
         value = loss(features, labels)
         value.backward()
         optimizer.step()
@@ -175,20 +196,21 @@ def _measure(options: Options, work: Path) -> None:
         results = []
         for side in ("ours", "sentence-transformers"):
             flags = [f"--{k}={v}" for k, v in _shared_flags(options).items()]
+            flags += ["--fixed-length"] * options.fixed_length
             command = [sys.executable, __file__, f"--side={side}", f"--work={work}", *flags]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             results.append(json.loads(done.stdout.splitlines()[-1]))
         rounds.append((results[0], results[1]))
         ours, theirs = (options.batch_size / statistics.median(r["seconds"]) for r in results)
         print(
-            f"round {number + 1}: packed {ours:.1f} pairs/s, sentence-transformers "
+            f"round {number + 1}: ours {ours:.1f} pairs/s, sentence-transformers "
             f"{theirs:.1f} pairs/s, ratio {ours / theirs:.2f}",
             flush=True,
         )
     ratios = [sum(t["seconds"]) / sum(o["seconds"]) for o, t in rounds]
     apart = [abs(a - b) for a, b in zip(*(r["losses"] for r in rounds[0]), strict=True)]
     print(
-        f"packed training is {statistics.median(ratios):.2f} times as fast "
+        f"training is {statistics.median(ratios):.2f} times as fast "
         f"({min(ratios):.2f} to {max(ratios):.2f} over {len(ratios)} rounds)\n"
         f"losses of the first {len(apart)} steps differ by at most {max(apart):.1e}"
     )
