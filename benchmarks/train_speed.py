@@ -22,15 +22,22 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import tyro
 
 LEARNING_RATE = 1e-5
 TEMPERATURE = 0.05
+SHAPES: dict[str, dict[str, Any]] = {
+    "toy": {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4},
+    "small": {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8},
+    "base": {"d_model": 768, "d_kv": 64, "d_ff": 3072, "num_layers": 12, "num_heads": 12},
+    "large": {"d_model": 1024, "d_kv": 64, "d_ff": 4096, "num_layers": 24, "num_heads": 16},
+}
 
 
 @dataclass(frozen=True)
@@ -47,8 +54,12 @@ class Options:
     """Each side trains on these twice; the second pass is timed, so compiling is not."""
     rounds: int = 3
     """Pairs of processes; the ratio is the median over the rounds."""
-    layers: int = 6
-    """6 is the shape of T5-small."""
+    size: Literal["toy", "small", "base", "large"] = "small"
+    """Shape of the encoder: T5's, or one that trains in a moment."""
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of matrix products; weights stay float32 on both sides."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where both sides train."""
     side: str = ""
     """Set by the benchmark itself: run one side and print its figures as JSON."""
     work: Path = Path()
@@ -69,6 +80,8 @@ def _prepare(options: Options, work: Path) -> None:
     """Real pairs, a vocabulary learnt from them and random weights, as both sides read them."""
     import jax
 
+    jax.config.update("jax_platforms", "cpu")  # a GPU's memory is for the sides
+
     from jina_jax.config import T5Config, TokenizerConfig
     from jina_jax.data.pydocs import read_pydocs
     from jina_jax.data.tokenizer import build_tokenizer
@@ -86,7 +99,7 @@ def _prepare(options: Options, work: Path) -> None:
     (work / "tokenizer").mkdir()
     corpus = (text for p in pairs for text in (p.query, p.positive))
     build_tokenizer(TokenizerConfig("train", vocab_size=8000), corpus, work / "tokenizer")
-    config = T5Config(num_layers=options.layers, dropout_rate=0.0)
+    config = T5Config(dropout_rate=0.0, **SHAPES[options.size])
     export_huggingface(
         init_params(config, jax.random.key(0)), config, work / "tokenizer", work / "model",
         max_tokens=options.max_tokens, card="Random weights for a benchmark.\n",
@@ -117,6 +130,7 @@ def _ours(options: Options, work: Path) -> dict[str, list[float]]:
     import jax
     import jax.numpy as jnp
 
+    jax.config.update("jax_platforms", options.device)
     from jina_jax.config import FeedConfig, LossConfig, OptimConfig, RunConfig, TrainConfig
     from jina_jax.data.normalise import text_hash
     from jina_jax.data.shards import decode_records, encode_record
@@ -133,7 +147,7 @@ def _ours(options: Options, work: Path) -> dict[str, list[float]]:
     config = RunConfig(
         name="benchmark",
         feed=FeedConfig(options.batch_size, length, length, row_tokens=length, rows_multiple=1),
-        model=shape,
+        model=replace(shape, compute_dtype=options.compute_dtype),
         loss=LossConfig(TEMPERATURE, mask_false_negatives=False),
         optim=OptimConfig(
             LEARNING_RATE, "constant", warmup_steps=0, weight_decay=0.0, clip_norm=1e9
@@ -164,8 +178,13 @@ def _sentence_transformers(options: Options, work: Path) -> dict[str, list[float
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+    from sentence_transformers.util import batch_to_device
 
-    model = SentenceTransformer(str(work / "model"), device="cpu")
+    model = SentenceTransformer(
+        str(work / "model"),
+        device=options.device,
+        model_kwargs={"attn_implementation": "sdpa"} if options.device == "cuda" else {},
+    )
     model.train()
     loss = MultipleNegativesRankingLoss(
         model,
@@ -174,7 +193,8 @@ def _sentence_transformers(options: Options, work: Path) -> dict[str, list[float
         partition_mode="per_direction",
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
-    labels = torch.arange(options.batch_size)
+    labels = torch.arange(options.batch_size, device=options.device)
+    is_bfloat16 = options.compute_dtype == "bfloat16"
 
     def step(batch: list[list[str]]) -> float:
         optimizer.zero_grad()
@@ -182,7 +202,9 @@ def _sentence_transformers(options: Options, work: Path) -> dict[str, list[float
         if options.fixed_length:
             assert all(f["attention_mask"].all() for f in features), "a text is not full"
             assert all(f["input_ids"].shape[1] == options.max_tokens for f in features)
-        value = loss(features, labels)
+        features = [batch_to_device(f, torch.device(options.device)) for f in features]
+        with torch.autocast(options.device, torch.bfloat16, enabled=is_bfloat16):
+            value = loss(features, labels)
         value.backward()
         optimizer.step()
         return float(value.detach())
@@ -216,12 +238,14 @@ def _measure(options: Options, work: Path) -> None:
     )
 
 
-def _shared_flags(options: Options) -> dict[str, int]:
+def _shared_flags(options: Options) -> dict[str, Any]:
     return {
         "batch-size": options.batch_size,
         "max-tokens": options.max_tokens,
         "batches": options.batches,
-        "layers": options.layers,
+        "size": options.size,
+        "compute-dtype": options.compute_dtype,
+        "device": options.device,
     }
 
 
