@@ -22,6 +22,8 @@ _TPU_COMPILER = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
     "TPU_MIN_LOG_LEVEL": "3",
+    # It takes a lock, as if it drove a chip, and refuses a second process.
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     # Arrays and attached devices have no part in it.
     "JAX_PLATFORMS": "cpu",
 }

@@ -10,9 +10,11 @@ import os
 import pickle
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 from jina_jax.config import RunConfig
@@ -100,23 +102,26 @@ def compile_step(request: Request, progress: Callable[[str], None]) -> Compiled:
     step = cast(jax.stages.Wrapped, make_train_step(request.config, mesh))
     lowered = step.lower(*abstract_arguments(request.config, request.shape))
     progress(f"compiling for {len(devices)} × {kind}")
-    try:
-        compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        needed, available = out_of_memory(str(error))
-        return Compiled(
-            kind, len(devices), False, needed, available,
-            compile_s=time.perf_counter() - began,
-        )  # fmt: skip
-    compile_s = time.perf_counter() - began
-    progress("reading the compiled step")
+    with tempfile.TemporaryDirectory() as folder:
+        # Not `compiled.as_text()`: it cannot print some asynchronous slices of TPU programs.
+        dump = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        try:
+            compiled = lowered.compile(compiler_options=dump)
+        except jax.errors.JaxRuntimeError as error:
+            needed, available = out_of_memory(str(error))
+            return Compiled(
+                kind, len(devices), False, needed, available,
+                compile_s=time.perf_counter() - began,
+            )  # fmt: skip
+        compile_s = time.perf_counter() - began
+        progress("reading the compiled step")
+        (program,) = Path(folder).glob("*after_optimizations.txt")
+        traffic = measure(parse(program.read_text(encoding="utf-8")))
     memory = compiled.memory_analysis()
-    text = compiled.as_text()
-    assert memory is not None and text is not None
+    assert memory is not None
     output = memory.output_size_in_bytes - memory.alias_size_in_bytes
     needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes + output
     available = _local_memory(devices) if request.topology == LOCAL else 0
-    traffic = measure(parse(text))
     return Compiled(
         kind, len(devices), not available or needed <= available, needed, available,
         memory.argument_size_in_bytes, memory.temp_size_in_bytes, output,
