@@ -104,7 +104,7 @@ def compile_step(request: Request, progress: Callable[[str], None]) -> Compiled:
     progress(f"compiling for {len(devices)} × {kind}")
     with tempfile.TemporaryDirectory() as folder:
         # Not `compiled.as_text()`: it cannot print some asynchronous slices of TPU programs.
-        dump = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        dump: dict[str, str | bool] = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
         try:
             compiled = lowered.compile(compiler_options=dump)
         except jax.errors.JaxRuntimeError as error:
