@@ -25,7 +25,7 @@ _COLLECTIVES = (
 _NO_TRAFFIC = {
     "parameter", "get-tuple-element", "tuple", "bitcast", "constant", "while", "call",
     "conditional", "partition-id", "replica-id", "after-all", "iota", "broadcast",
-    "opt-barrier", "custom-call",
+    "opt-barrier", "custom-call", "async-start", "async-update",
 }  # fmt: skip
 
 
@@ -74,7 +74,7 @@ def _visit(
         elif not is_fused:
             traffic.hbm_bytes += times * instruction_bytes(module, computation, instruction)
         for callee in callees(module, instruction):
-            fused = is_fused or instruction.opcode not in ("call", "conditional")
+            fused = is_fused or instruction.opcode in ("fusion", "custom-call")
             _visit(module, callee, times, fused, traffic, seen)
 
 
@@ -135,14 +135,15 @@ def instruction_bytes(module: Module, computation: Computation, instruction: Ins
     if opcode in _NO_TRAFFIC or opcode.endswith("-done") or opcode.startswith(_COLLECTIVES):
         return 0
     if opcode in ("copy-start", "slice-start", "dynamic-slice-start"):
-        return _transfer_bytes(instruction.shape)
+        # In the background: the result names the source, the target and a signal.
+        return _transfer_bytes(*split_tuple(instruction.shape)[:2])
     if opcode == "fusion":
         fused = module.computations.get(instruction.attribute_name("calls") or "")
         if fused is not None:
             return _fusion_bytes(computation, instruction, fused)
     shapes = list(_operand_shapes(computation, instruction))
     if opcode in ("dynamic-slice", "slice", "gather"):
-        return 2 * min([_hbm(instruction.shape), *map(_hbm, shapes[:1])])
+        return _transfer_bytes(shapes[0], instruction.shape)
     if opcode == "dynamic-update-slice":
         return 2 * _hbm(shapes[1])
     if opcode == "scatter":
@@ -150,9 +151,8 @@ def instruction_bytes(module: Module, computation: Computation, instruction: Ins
     return _hbm(instruction.shape) + sum(map(_hbm, shapes))
 
 
-def _transfer_bytes(shape: str) -> int:
-    """Of a transfer in the background; its result names the source, the target and a signal."""
-    source, target, *_ = split_tuple(shape)
+def _transfer_bytes(source: str, target: str) -> int:
+    """What the smaller of the two holds, once for each of them that lies in main memory."""
     size = min(shape_bytes(source), shape_bytes(target))
     return size * ((_hbm(source) > 0) + (_hbm(target) > 0))
 

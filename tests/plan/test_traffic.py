@@ -10,7 +10,7 @@ LOOP = """\
 HloModule step, is_scheduled=true, num_partitions=8
 
 %condition (state: (u32[], f32[4,128])) -> pred[] {
-  %limit = u32[]{:T(128)} constant(11)
+  %limit = u32[]{:T(128)} constant(10)
   %state = (u32[]{:T(128)}, f32[4,128]{1,0:T(8,128)}) parameter(0)
   %counter = u32[]{:T(128)} get-tuple-element(%state), index=0
   ROOT %less = pred[]{:T(512)} compare(%counter, %limit), direction=LT
@@ -68,7 +68,7 @@ def test_elements_of_a_tuple():
 
 
 def test_a_loop_counts_as_often_as_it_runs():
-    # From 1 below 11 in steps of 2: five times.
+    # From 1 below 10 in steps of 2: five times.
     traffic = measure(parse(LOOP))
     assert traffic.collective_count == {"collective-permute": 5}
     assert traffic.collective_bytes == {"collective-permute": 5 * SIZE}
@@ -160,6 +160,8 @@ def test_traffic_of_main_memory_by_hand():
     assert entry(x, prefetch).hbm_bytes == SIZE / 4
     copied = "%s = (f32[4,128]{1,0}, f32[4,128]{1,0:S(1)}, u32[]{:S(2)}) copy-start(%x)"
     assert entry(x, copied).hbm_bytes == SIZE
+    near_slice = "%s = f32[1,128]{1,0:S(1)} slice(%x), slice={[0:1], [0:128]}"
+    assert entry(x, near_slice).hbm_bytes == SIZE / 4
     row = "%u = f32[1,128]{1,0:S(1)} parameter(2)"
     update = "%r = f32[4,128]{1,0} dynamic-update-slice(%x, %u, %i, %i)"
     assert entry(x, row, update).hbm_bytes == 0  # the update itself lies in the core's memory
@@ -191,6 +193,24 @@ def test_a_fusion_that_slices_or_updates_costs_the_slice():
         before=before,
     )
     assert traffic.hbm_bytes == 2 * SIZE / 4 + 2 * SIZE / 4
+
+
+def test_what_runs_in_the_background_costs_what_it_runs():
+    before = """
+%sliced (p: f32[4,128]) -> f32[1,128] {
+  %p = f32[4,128]{1,0} parameter(0)
+  ROOT %s = f32[1,128]{1,0:S(1)} slice(%p), slice={[0:1], [0:128]}
+}
+"""
+    state = "((f32[4,128]{1,0}), f32[1,128]{1,0:S(1)}, s32[]{:S(2)})"
+    traffic = entry(
+        "%x = f32[4,128]{1,0} parameter(0)",
+        f"%a = {state} async-start(%x), calls=%sliced",
+        f"%b = {state} async-update(%a)",
+        "ROOT %c = f32[1,128]{1,0:S(1)} async-done(%b)",
+        before=before,
+    )
+    assert traffic.hbm_bytes == SIZE / 4
 
 
 def test_what_xla_counts_where_nothing_loops():
