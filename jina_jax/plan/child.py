@@ -37,7 +37,8 @@ def run_compile(request: Request, *, timeout_s: float) -> Compiled:
       timeout_s: ends the process after so long.
     Raises: UserError when the compiler is missing, fails or takes too long.
     """
-    environment = dict(os.environ)
+    # A program from JAX's own cache would not be compiled, and so not be dumped to be read.
+    environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
     if request.topology != LOCAL:
         if importlib.util.find_spec("libtpu") is None:
             raise UserError(
