@@ -5,8 +5,9 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import tyro
 
@@ -14,6 +15,8 @@ from jina_jax.config import RunConfig
 from jina_jax.config_file import config_names, load_config, to_json
 from jina_jax.errors import Interrupted, UserError
 from jina_jax.validation import validate
+
+_T = TypeVar("_T")
 
 # Heavy imports happen inside the verbs, so that --help and errors are quick.
 
@@ -33,7 +36,8 @@ use a model (MODEL is a run folder or an exported folder)
   encode MODEL IN OUT texts of a file → embeddings (.npy or .parquet)
   search MODEL CORPUS QUERY ...   the passages of a file nearest to each query
 
-look inside
+look ahead and inside
+  plan CONFIG         compile the step for a TPU slice without having one: does it fit, time, cost
   inspect DIR         what is in a prepared folder or a run: counts, drops, scores and samples
   show-config CONFIG  every field with its value
 
@@ -44,6 +48,15 @@ Any field of a config can be changed: jina-jax train demo --optim.learning-rate 
 
 def _config_verb(verb: str, text: str, args: Sequence[str]) -> RunConfig:
     """Parses `CONFIG --overrides` of a verb; prints the verb's help when asked."""
+    config = _parse(verb, text, args, RunConfig, lambda shipped: shipped)
+    validate(config)
+    return config
+
+
+def _parse(
+    verb: str, text: str, args: Sequence[str], parsed: type[_T], default: Callable[[RunConfig], _T]
+) -> _T:
+    """Parses the arguments after `CONFIG`, with the values of that config as defaults."""
     wants_help = any(a in ("-h", "--help") for a in args)
     names = [a for a in args if not a.startswith("-")][:1] if args and args[0][0] != "-" else []
     if not names and not wants_help:
@@ -53,15 +66,13 @@ def _config_verb(verb: str, text: str, args: Sequence[str]) -> RunConfig:
         )
     config = load_config(names[0]) if names else RunConfig(name="NAME")
     _refuse_fullwidth(args)
-    config = tyro.cli(
-        RunConfig,
+    return tyro.cli(
+        parsed,
         prog=f"jina-jax {verb} {names[0] if names else 'CONFIG'}",
         description=textwrap.dedent(text).strip(),
-        default=config,
+        default=default(config),
         args=list(args[len(names) :]),
     )
-    validate(config)
-    return config
 
 
 def _refuse_fullwidth(args: Sequence[str]) -> None:
@@ -137,6 +148,34 @@ def _export(args: Sequence[str]) -> None:
 def _show_config(args: Sequence[str]) -> None:
     """Print every field of a config with its value, as JSON."""
     print(to_json(_config_verb("show-config", _show_config.__doc__ or "", args)))
+
+
+def _plan(args: Sequence[str]) -> None:
+    """Tell whether a run fits a machine that isn't at hand, and how fast it can be at best.
+
+    Compiles the real train step with the real TPU compiler for a slice such as v5e:16x16, on any
+    machine with `pip install "jina-jax[tpu]"`: memory, FLOPs, collectives, and from published
+    peaks the shortest step, pairs/s, time and cost. Where it doesn't fit, compiles settings that
+    might, and names the first that does. Results are kept in ~/.cache/jina_jax.
+
+    example: jina-jax plan my_config.py --topology v5e:16x16 --pairs 385e6 --price-per-chip-hour 1.2
+    """
+    from jina_jax.plan.report import report
+    from jina_jax.plan.run import PlanOptions, plan
+
+    @dataclass(frozen=True)
+    class Arguments:
+        options: Annotated[PlanOptions, tyro.conf.arg(name="")]
+        config: Annotated[RunConfig, tyro.conf.arg(name="")]
+
+    given = _parse(
+        "plan", _plan.__doc__ or "", args, Arguments, lambda c: Arguments(PlanOptions(), c)
+    )
+    validate(given.config)
+    plans = plan(given.config, given.options)
+    print(report(plans, given.options))
+    if not plans[-1].compiled.fits:
+        raise UserError(f"{given.config.name} does not fit {given.options.topology}")
 
 
 def _demo(args: Sequence[str]) -> None:
@@ -238,6 +277,7 @@ _CONFIG_VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "evaluate": _evaluate,
     "export": _export,
     "show-config": _show_config,
+    "plan": _plan,
 }
 _PLAIN_VERBS: dict[str, Callable[..., None]] = {
     "encode": _encode,

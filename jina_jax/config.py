@@ -225,6 +225,9 @@ class TrainConfig:
     log_every_steps: int = _changeable(10)
     checkpoint_every_steps: int = _changeable(200)
     keep_checkpoints: int = _changeable(3)
+    profile_steps: int = _changeable(0)
+    """Trace this many steps, from the tenth after the start, into `profile/` of the run folder
+    (for TensorBoard's profile plugin or ui.perfetto.dev)."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """The device mesh and how arrays lie on it."""
 
+from collections.abc import Sequence
+
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -9,12 +11,15 @@ from jina_jax.errors import UserError
 DATA = "data"
 
 
-def make_mesh(num_devices: int | None = None) -> Mesh:
+def make_mesh(num_devices: int | None = None, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A data-parallel mesh over the first `num_devices` devices, or over all.
 
+    Args:
+      num_devices: how many; all by default.
+      devices: those to choose from; they need not be attached. This machine's by default.
     Raises: UserError when there are fewer devices.
     """
-    devices = jax.devices()
+    devices = jax.devices() if devices is None else devices
     count = len(devices) if num_devices is None else num_devices
     if not 0 < count <= len(devices):
         raise UserError(f"train.devices={count}, but this machine has {len(devices)} devices")

@@ -88,6 +88,8 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
         "train", config.train, "num_steps", "log_every_steps", "checkpoint_every_steps",
         "keep_checkpoints",
     )  # fmt: skip
+    if config.train.profile_steps < 0:
+        yield f"train.profile_steps={config.train.profile_steps} must not be negative"
     if optim.warmup_steps < 0 or optim.warmup_steps > config.train.num_steps:
         yield (
             f"optim.warmup_steps={optim.warmup_steps} must lie in 0..train.num_steps="
