@@ -39,7 +39,7 @@ from jina_jax.data.stages import Partition, StageResult, filter_task
 from jina_jax.data.workspace import Workspace
 from jina_jax.progress import track
 
-_PARTITION_BYTES = 64 << 20
+_PARTITION_BYTES = 32 << 20
 """Aim for partitions of this size, of which a task holds one: it bounds memory."""
 
 
