@@ -87,7 +87,8 @@ class Scorer(Protocol):
           batches: the records of the source, in the batches that `score` is given.
           folder: empty; for what `score` is to read. The same records must give the same bytes.
           cache: folder for what another preparation may use again, under names that follow from
-            what it was computed from.
+            what it was computed from. Names that begin with a dot are removed when a preparation
+            begins.
         """
         ...
 

@@ -53,7 +53,7 @@ class NearDuplicateFilter:
 
     def fit(self, batches: Batches, folder: Path, cache: Path) -> None:
         """Writes which pairs go, how similar each is to another, and the query of what stays."""
-        with tempfile.TemporaryDirectory(dir=cache) as temporary:
+        with tempfile.TemporaryDirectory(prefix=".", dir=cache) as temporary:
             sketches = _sketch(batches(), self.config, Path(temporary))
             links = list(_links(sketches, self.config))
         write_table(_found(links, sketches.hash_Nx4, batches), folder / _FOUND_FILE)

@@ -41,7 +41,7 @@ from jina_jax.data.pipeline import (
 from jina_jax.data.score_stage import score_stage
 from jina_jax.data.stages import configured_filters
 from jina_jax.data.summary import VERSIONS, Outcome, eval_path, shard_path, summaries
-from jina_jax.data.workspace import discard_leftovers, workspace
+from jina_jax.data.workspace import discard_hidden, discard_leftovers, workspace
 from jina_jax.errors import UserError
 from jina_jax.progress import say
 
@@ -82,10 +82,12 @@ def prepare(
         return prepared
     rejected = out_dir.with_name(f"{out_dir.name}.rejected.parquet")
     identity = content_key(FORMAT_VERSION, prepared_config(config), VERSIONS, keys)
+    scores_dir = out_dir.with_name(f"{out_dir.name}.scores")
     with workspace(out_dir, identity) as space:
         rejected.unlink(missing_ok=True)
+        discard_hidden(scores_dir)
         # First, so that a vocabulary that cannot be had is found before hours of reading.
-        run = Pipeline(config, space, out_dir.with_name(f"{out_dir.name}.scores"), progress)
+        run = Pipeline(config, space, scores_dir, progress)
         vocabulary = None if config.tokenizer.source == "train" else _vocabulary(run, None)
         run.blocks = plan_blocks(config.sources)
         run.engine = build_engine(config.engine, sum(b.size_bytes for b in run.blocks))

@@ -8,7 +8,7 @@ import pytest
 
 from jina_jax.config import EngineConfig
 from jina_jax.errors import UserError
-from tests.pairs import config, files, pair, run, triplet, write
+from tests.pairs import config, files, filtered, pair, run, triplet, write
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,7 +49,7 @@ def test_a_cluster_changes_no_byte_even_when_a_node_is_killed(cluster, tmp_path,
         write(tmp_path / "first.jsonl", [pair(i) for i in range(1500)] + ["{"] * 5),
         write(tmp_path / "triplets.jsonl", [triplet(i) for i in range(800)]),
     ]
-    run(config(*sources, engine=EngineConfig("local", 1)), tmp_path / "alone")
+    run(filtered(*sources, engine=EngineConfig("local", 1)), tmp_path / "alone")
     done = tmp_path / ".out.partial" / "done"
     killed_after: list[int] = []
 
@@ -61,7 +61,7 @@ def test_a_cluster_changes_no_byte_even_when_a_node_is_killed(cluster, tmp_path,
 
     thread = threading.Thread(target=kill if killed else lambda: None)
     thread.start()
-    run(config(*sources, engine=EngineConfig("ray")), tmp_path / "out")
+    run(filtered(*sources, engine=EngineConfig("ray")), tmp_path / "out")
     thread.join()
     assert files(tmp_path / "out") == files(tmp_path / "alone")
     if killed:
