@@ -162,7 +162,8 @@ def apply_verdicts(
 def _histogram(score_N: np.ndarray, is_lost: np.ndarray, ends: tuple[float, float]) -> np.ndarray:
     """int64 [2, bins]: kept and dropped; what lies beyond the ends counts in the outermost bin."""
     low, high = ends
-    place_N = np.nan_to_num((score_N.astype(np.float64) - low) / (high - low) * _BINS)
+    # Divided last: 29 / 50 * 50 is below 29.
+    place_N = np.nan_to_num((score_N.astype(np.float64) - low) * _BINS / (high - low))
     bin_N = np.clip(place_N, 0, _BINS - 1).astype(np.int64)
     return np.stack([np.bincount(bin_N[k], minlength=_BINS) for k in (~is_lost, is_lost)])
 

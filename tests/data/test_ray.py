@@ -22,6 +22,15 @@ def test_without_ray_the_way_to_get_it_is_named(tmp_path, monkeypatch):
         run(config(source, engine=EngineConfig("ray")), tmp_path / "out")
 
 
+@pytest.mark.slow
+def test_an_address_where_nothing_answers_is_refused_at_once(tmp_path):
+    pytest.importorskip("ray", reason="ray is not installed: pip install 'jina-jax[ray]'")
+    source = write(tmp_path / "a.jsonl", [pair(i) for i in range(50)])
+    engine = EngineConfig("ray", ray_address="127.0.0.1:9")
+    with pytest.raises(UserError, match="start one with `ray start --head --port 9` on 127"):
+        run(config(source, engine=engine), tmp_path / "out")
+
+
 @pytest.fixture
 def cluster(monkeypatch):
     pytest.importorskip("ray", reason="ray is not installed: pip install 'jina-jax[ray]'")

@@ -77,7 +77,9 @@ def test_pairs_with_better_passages_go(source, tmp_path, sentence_folder):
     (summary,) = manifest.sources
     assert summary.dropped["inconsistent"] == len(lost)
     histogram = score_histograms(manifest)["pairs", "consistency"]
-    assert sum(histogram.dropped) == len(lost) and not sum(histogram.kept[3:])
+    ranks = np.bincount(list(expected.values()), minlength=50)
+    assert histogram.kept == (*ranks[:3], *[0] * 47)
+    assert histogram.dropped == (0, 0, 0, *ranks[3:49], sum(ranks[49:]))
     assert manifest.models == {"consistency": stages.model_sha256(sentence_folder)}
     row = pq.read_table(tmp_path / "out" / LEDGER_FILE).to_pylist()
     details = {r["query"]: r["detail"] for r in row if r["reason"] == "inconsistent"}
