@@ -1,4 +1,8 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and that are on the disk before anything is built on them.
+
+A file's bytes are synced before it gets its name, and the folder after, so that whatever was
+written before a marker is found wherever the marker is, even when the machine lost its power.
+"""
 
 import os
 import shutil
@@ -23,6 +27,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
             part.replace(path)
         else:
             path.unlink(missing_ok=True)
+        sync(path.parent)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
@@ -35,10 +40,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     part.mkdir(parents=True)
     try:
         yield part
-        for file in part.rglob("*"):
-            sync(file)
+        for inner in (*part.rglob("*"), part):
+            sync(inner)
         shutil.rmtree(path, ignore_errors=True)
         part.rename(path)
+        sync(path.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -47,7 +53,6 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Writes a small file that survives whatever happens next, or leaves the old one."""
     with atomic_file(path) as part:
         part.write_bytes(content)
-    sync(path.parent)
 
 
 def sync(path: Path) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from jina_jax.data.atomic import write_atomically
+from jina_jax.data.atomic import sync, write_atomically
 from jina_jax.data.ledger import UnusableError
 from jina_jax.errors import UserError
 
@@ -68,7 +68,11 @@ def workspace(folder: Path, identity: str) -> Iterator[Workspace]:
                 shutil.rmtree(partial, ignore_errors=True)
             raise
         # One rename, after which all is there: a kill before it loses nothing either.
+        for inner in (*made.result.iterdir(), made.result):
+            if inner.is_dir():
+                sync(inner)
         made.result.rename(folder)
+        sync(folder.parent)
         shutil.rmtree(partial)
 
 
