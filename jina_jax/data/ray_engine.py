@@ -1,16 +1,21 @@
 """Preparation on a Ray cluster: Ray places and repeats tasks, the files carry the records.
 
-All nodes must see the same folder under the same path, and have jina_jax installed.
+All nodes must see the same folder under the same path (NFS, Lustre, a bucket mounted by GCS-fuse),
+and have the same jina_jax and libraries installed, which is checked where a task runs.
 """
 
 import socket
-from collections.abc import Iterator, Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from jina_jax.data.engine import Task, WorkerLostError, execute
+from jina_jax.data.engine import Task, WorkerLostError
+from jina_jax.data.environment import environment_key
 from jina_jax.errors import UserError
 
 _CONNECT_S = 10
+_ANSWER_S = 30
 _QUEUED_PER_CORE = 4
 _MAX_RETRIES = 20
 """Of a task whose node or process died; an error that the task raised is not retried."""
@@ -36,7 +41,7 @@ class RayEngine:
         self._ray = ray
         self._is_ours = not ray.is_initialized()
         if self._is_ours:
-            _check_reachable(address)
+            _check_answers(address)
             try:
                 ray.init(
                     address or "local",
@@ -50,9 +55,10 @@ class RayEngine:
     def run(self, tasks: Sequence[Task], markers: Path) -> Iterator[int]:
         """As in Engine."""
         ray = self._ray
-        call = ray.remote(execute).options(
+        call = ray.remote(_on_any_node()).options(
             max_retries=_MAX_RETRIES, retry_exceptions=False, scheduling_strategy="SPREAD"
         )
+        expected = environment_key()
         waiting = iter(range(len(tasks)))
         running: dict[object, int] = {}
         try:
@@ -64,7 +70,8 @@ class RayEngine:
                         break
                     task = tasks[index]
                     placed = call.options(**self._accelerator()) if task.needs_accelerator else call
-                    running[placed.remote(task, markers)] = index
+                    pickled = ray.cloudpickle.dumps(task)
+                    running[placed.remote(pickled, str(markers), expected)] = index
                 if not running:
                     return
                 ended, _ = ray.wait(list(running), num_returns=1)
@@ -77,7 +84,7 @@ class RayEngine:
 
     def _raise_error_of(self, reference: object) -> None:
         try:
-            self._ray.get(reference)
+            trouble = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause from error
         except self._ray.exceptions.RayError as error:
@@ -85,6 +92,12 @@ class RayEngine:
                 f"a task was lost {_MAX_RETRIES} times with its worker ({error}); "
                 f"run the same command again: finished tasks are kept"
             ) from error
+        if trouble:
+            raise UserError(
+                f"{trouble}. Install the same jina_jax and libraries on all nodes, with the Python "
+                f"that `ray start` is called with, and run the same command again: finished tasks "
+                f"are kept"
+            )
 
     def _accelerator(self) -> dict[str, object]:
         """Where the cluster has accelerators, the whole of one; else any core."""
@@ -101,19 +114,54 @@ class RayEngine:
             self._ray.shutdown()
 
 
-def _check_reachable(address: str) -> None:
-    """Ray itself waits for minutes for a cluster that is not there.
+def _on_any_node() -> Callable[[bytes, str, str], str]:
+    """A function that runs a pickled task, and can itself be read where jina_jax is missing."""
 
-    Raises: UserError when nothing answers at `host:port`.
+    # A function inside another is sent whole; one of a module only by its name.
+    def execute_pickled(task: bytes, markers: str, expected: str) -> str:
+        import pickle
+        import socket
+        import sys
+        from pathlib import Path
+
+        here = f"the Ray node {socket.gethostname()} ({sys.executable})"
+        try:
+            from jina_jax.data.engine import execute
+            from jina_jax.data.environment import environment_key
+
+            own = environment_key()
+        except Exception as error:
+            return f"{here} cannot import jina_jax: {error!r}"
+        if own != expected:
+            return (
+                f"{here} has another version of jina_jax or of a library, "
+                f"which may write other bytes"
+            )
+        if not Path(markers).is_dir():
+            return f"{here} does not see {markers}, which must be on a file system of all nodes"
+        execute(pickle.loads(task), Path(markers))
+        return ""
+
+    return execute_pickled
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself waits for minutes for a cluster that is not there, and then ends the process.
+
+    Raises: UserError when no cluster answers at `host:port`.
     """
     host, separator, port = address.removeprefix("ray://").rpartition(":")
     if not separator or not port.isdecimal():
         return
     try:
         socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
-    except OSError as error:
+        if not address.startswith("ray://"):
+            ask = [sys.executable, "-m", "ray.scripts.scripts", "status", "--address", address]
+            subprocess.run(ask, capture_output=True, check=True, timeout=_ANSWER_S)
+    except (OSError, subprocess.SubprocessError) as error:
+        said = "it does not answer as Ray does" if not isinstance(error, OSError) else error
         raise UserError(
-            f"no Ray cluster at {address!r} ({error}): start one with `ray start --head --port "
+            f"no Ray cluster at {address!r} ({said}): start one with `ray start --head --port "
             f"{port}` on {host}, join other nodes with `ray start --address {host}:{port}`, or "
             f"leave data.engine.ray_address empty for a cluster on this machine"
         ) from error

@@ -1,0 +1,25 @@
+"""What a machine computes with, as far as it decides what preparation writes."""
+
+import functools
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import jina_jax
+from jina_jax.data.engine import content_key
+from jina_jax.data.files import file_xxh3
+
+_DECIDING = ("array-record", "numpy", "pyarrow", "sentencepiece", "tokenizers", "xxhash")
+"""Another version of these may write other bytes."""
+
+
+@functools.cache
+def environment_key() -> str:
+    """A hash of this package's files and of the versions that decide the bytes of a shard.
+
+    Equal on two machines where the same task writes the same bytes.
+    """
+    root = Path(jina_jax.__file__).parent
+    files = {str(path.relative_to(root)): file_xxh3(str(path)) for path in root.rglob("*.py")}
+    versions = {name: version(name) for name in _DECIDING}
+    return content_key(files, versions, platform.python_version_tuple()[:2])
