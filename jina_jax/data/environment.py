@@ -5,7 +5,6 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
-import jina_jax
 from jina_jax.data.engine import content_key
 from jina_jax.data.files import file_xxh3
 
@@ -19,7 +18,7 @@ def environment_key() -> str:
 
     Equal on two machines where the same task writes the same bytes.
     """
-    root = Path(jina_jax.__file__).parent
+    root = Path(__file__).parents[1]
     files = {str(path.relative_to(root)): file_xxh3(str(path)) for path in root.rglob("*.py")}
     versions = {name: version(name) for name in _DECIDING}
     return content_key(files, versions, platform.python_version_tuple()[:2])
