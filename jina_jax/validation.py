@@ -98,12 +98,21 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
     yield from _positive("evaluate", config.evaluate, "top_k", "batch_rows")
 
 
+def _folder_problems(config: RunConfig) -> Iterator[str]:
+    for name in ("workdir", "data_dir"):
+        if "://" in getattr(config, name):
+            yield (
+                f"{name}={getattr(config, name)!r} is a URL: give a folder, local or mounted on "
+                f"all machines, and copy it when it is done (gsutil cp -r, aws s3 cp --recursive)"
+            )
+
+
 def validate(config: RunConfig) -> None:
     """Checks what types cannot say.
 
     Raises: UserError listing every field that is wrong.
     """
-    parts = (_data_problems, _feed_problems, _training_problems)
+    parts = (_folder_problems, _data_problems, _feed_problems, _training_problems)
     problems = [problem for part in parts for problem in part(config)]
     if problems:
         raise UserError("the configuration cannot be used:\n  " + "\n  ".join(problems))
