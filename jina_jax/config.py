@@ -220,6 +220,11 @@ class LossConfig:
     temperature: float = 0.05
     mask_false_negatives: bool = True
     """Leave out of the denominators texts known to match (same hash)."""
+    gather: Literal["all_gather", "ring"] = "all_gather"
+    """How the texts of the other devices are had as negatives: all at once, or in blocks that
+    travel around the devices, for batches too large to hold."""
+    tile_bytes: int = 16 * 2**20
+    """Most memory of a tile of the similarity matrix, which is never held as a whole."""
 
 
 @dataclass(frozen=True)

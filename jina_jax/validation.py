@@ -81,7 +81,7 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
     )
     if not 0 <= model.dropout_rate < 1:
         yield f"model.dropout_rate={model.dropout_rate} must lie in 0..1"
-    yield from _positive("loss", config.loss, "temperature")
+    yield from _positive("loss", config.loss, "temperature", "tile_bytes")
     yield from _positive("optim", optim, "learning_rate", "clip_norm")
     yield from _positive(
         "train", config.train, "num_steps", "log_every_steps", "checkpoint_every_steps",

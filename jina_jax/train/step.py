@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float32
 
 from jina_jax.config import RunConfig, T5Config
@@ -15,7 +15,8 @@ from jina_jax.feed.batch import PackedBatch
 from jina_jax.mesh import replicated, split_first_axis
 from jina_jax.model.pooling import mean_pool
 from jina_jax.model.t5 import apply
-from jina_jax.train.losses import in_batch_accuracy, pair_loss
+from jina_jax.train.log_sums import Spread
+from jina_jax.train.losses import pair_loss
 from jina_jax.train.optim import learning_rate_schedule, make_optimizer
 
 Params = Any
@@ -68,13 +69,16 @@ def batch_loss(
         params, batch, config.model,
         texts_per_row=config.feed.texts_per_row, mesh=mesh, dropout_key=dropout_key,
     )  # fmt: skip
-    # Each device holds the rows of the similarity matrix of its own pairs, in both directions.
-    q_BD, p_BD = (
-        jax.lax.with_sharding_constraint(z_BTD[:, t], split_first_axis(mesh)) for t in (0, 1)
-    )
-    identity_BT = batch.identity_BT if config.loss.mask_false_negatives else None
-    loss = pair_loss(q_BD, p_BD, temperature=config.loss.temperature, identity_BT=identity_BT)
-    return loss, {"accuracy": in_batch_accuracy(q_BD, p_BD)}
+    # Each device compares its own pairs with all others, whatever the axes of the mesh are for.
+    pairs = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+    q_BD, p_BD = (jax.lax.with_sharding_constraint(z_BTD[:, t], pairs) for t in (0, 1))
+    contrast = pair_loss(
+        q_BD, p_BD,
+        temperature=config.loss.temperature,
+        spread=Spread(mesh, config.loss.gather, config.loss.tile_bytes),
+        identity_BT=batch.identity_BT if config.loss.mask_false_negatives else None,
+    )  # fmt: skip
+    return contrast.loss, {"accuracy": contrast.accuracy}
 
 
 def _train_step(
