@@ -4,7 +4,7 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jina_jax.config import FeedConfig
-from jina_jax.errors import UserError
+from jina_jax.errors import UserError, multiples_near
 
 DATA = "data"
 
@@ -39,8 +39,7 @@ def check_divides(feed: FeedConfig, mesh: Mesh) -> None:
     for name in ("global_batch_size", "rows_multiple"):
         value = getattr(feed, name)
         if value % mesh.size:
-            below = value // mesh.size * mesh.size
-            fits = f"{below} or {below + mesh.size}" if below else f"{mesh.size}"
             raise UserError(
-                f"feed.{name}={value} does not divide by {mesh.size} devices; use {fits}"
+                f"feed.{name}={value} does not divide by {mesh.size} devices; "
+                f"use {multiples_near(value, mesh.size)}"
             )

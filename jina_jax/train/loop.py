@@ -30,6 +30,7 @@ from jina_jax.mesh import check_divides, make_mesh, replicated
 from jina_jax.model.t5 import init_params
 from jina_jax.model.weights import parameter_count
 from jina_jax.progress import say
+from jina_jax.train.gradcache import check_chunks
 from jina_jax.train.metrics import MetricsWriter
 from jina_jax.train.step import TrainState, batch_shardings, init_state, make_train_step
 from jina_jax.validation import validate
@@ -48,6 +49,7 @@ def train(config: RunConfig) -> TrainState:
     check_data(config, manifest)
     mesh = make_mesh(config.train.devices)
     check_divides(config.feed, mesh)
+    check_chunks(config.train.grad_cache_rows, mesh)
     with Checkpoints(config.checkpoint_path, keep=config.train.keep_checkpoints) as checkpoints:
         metadata = {
             "config": fingerprint_fields(config),

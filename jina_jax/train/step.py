@@ -13,8 +13,10 @@ from jaxtyping import Array, Float32
 from jina_jax.config import RunConfig, T5Config
 from jina_jax.feed.batch import PackedBatch
 from jina_jax.mesh import replicated, split_first_axis
+from jina_jax.model.dropout import DropoutKey
 from jina_jax.model.pooling import mean_pool
 from jina_jax.model.t5 import apply
+from jina_jax.train.gradcache import encode_in_chunks
 from jina_jax.train.log_sums import Spread
 from jina_jax.train.losses import pair_loss
 from jina_jax.train.optim import learning_rate_schedule, make_optimizer
@@ -44,16 +46,28 @@ def embed_texts(
     config: T5Config,
     *,
     texts_per_row: int,
+    chunk_rows: int,
     mesh: Mesh,
     dropout_key: Array | None,
 ) -> Float32[Array, "B T D"]:
     """Embeddings of a packed batch, one per text, unit length.
 
-    Rows are encoded where they lie; the pooled texts are gathered, since a text may lie on
-    another device than its partner.
+    Rows are encoded where they lie, `chunk_rows` of them at a time where that is not 0; the pooled
+    texts are gathered, since a text may lie on another device than its partner.
     """
-    hidden_RLD = apply(config, params, batch.ids_RL, batch.segments_RL, dropout_key)
-    z_RSD = mean_pool(hidden_RLD, batch.segments_RL, texts_per_row)
+
+    def encode(rows: tuple[Array, Array, Array]) -> Array:
+        ids_ML, segments_ML, row_M = rows
+        key = None if dropout_key is None else DropoutKey(dropout_key, row_M)
+        return mean_pool(
+            apply(config, params, ids_ML, segments_ML, key), segments_ML, texts_per_row
+        )
+
+    rows = batch.ids_RL, batch.segments_RL, jnp.arange(len(batch.ids_RL))
+    if chunk_rows:
+        z_RSD = encode_in_chunks(encode, rows, chunk_rows=chunk_rows, mesh=mesh)
+    else:
+        z_RSD = encode(rows)
     z_ND = jax.lax.with_sharding_constraint(z_RSD.reshape(-1, z_RSD.shape[-1]), replicated(mesh))
     return z_ND[batch.slot_BT]
 
@@ -67,7 +81,8 @@ def batch_loss(
     """
     z_BTD = embed_texts(
         params, batch, config.model,
-        texts_per_row=config.feed.texts_per_row, mesh=mesh, dropout_key=dropout_key,
+        texts_per_row=config.feed.texts_per_row, chunk_rows=config.train.grad_cache_rows,
+        mesh=mesh, dropout_key=dropout_key,
     )  # fmt: skip
     # Each device compares its own pairs with all others, whatever the axes of the mesh are for.
     pairs = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
