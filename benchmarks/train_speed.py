@@ -1,4 +1,4 @@
-"""Training speed on real lengths, side by side with sentence-transformers.
+"""Training speed, side by side with sentence-transformers: on real lengths, or all of one length.
 
 Both sides start from the same random T5 weights and train on the same pairs, cut at the same
 tokens, with the same loss (InfoNCE in both directions, temperature 0.05) and AdamW without
@@ -7,9 +7,20 @@ pads each column of a batch to its longest text, as its data collator does by de
 are the docstrings of Python's standard library: a summary and its explanation.
 
     python benchmarks/train_speed.py
+
+With `--fixed-length`, each text is repeated until it fills `max_tokens`, so that neither side has
+any padding and both compute the same: what is left is the speed of a token.
+
+    python benchmarks/train_speed.py --fixed-length --batch-size 32
+
+With `--mini-batch`, both sides cache gradients and hold the activations of so many texts at a time:
+ours with `train.grad_cache_rows`, sentence-transformers with CachedMultipleNegativesRankingLoss.
+
+    python benchmarks/train_speed.py --fixed-length --mini-batch 16
 """
 
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -17,14 +28,24 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import tyro
 
 LEARNING_RATE = 1e-5
 TEMPERATURE = 0.05
+Figures = dict[str, list[float]]
+SHAPES: dict[str, dict[str, Any]] = {
+    "toy": {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4},
+    "small": {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8},
+    "base": {"d_model": 768, "d_kv": 64, "d_ff": 3072, "num_layers": 12, "num_heads": 12},
+    "large": {"d_model": 1024, "d_kv": 64, "d_ff": 4096, "num_layers": 24, "num_heads": 16},
+}
 
 
 @dataclass(frozen=True)
@@ -35,12 +56,20 @@ class Options:
     """Pairs in a batch."""
     max_tokens: int = 128
     """Texts are cut to this many tokens."""
+    fixed_length: bool = False
+    """Make every text `max_tokens` long, so that neither side pads."""
+    mini_batch: int = 0
+    """Texts (with us: rows) encoded at once with their activations; 0 encodes the batch at once."""
     batches: int = 2
     """Each side trains on these twice; the second pass is timed, so compiling is not."""
     rounds: int = 3
     """Pairs of processes; the ratio is the median over the rounds."""
-    layers: int = 6
-    """6 is the shape of T5-small."""
+    size: Literal["toy", "small", "base", "large"] = "small"
+    """Shape of the encoder: T5's, or one that trains in a moment."""
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of matrix products; weights stay float32 on both sides."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where both sides train."""
     side: str = ""
     """Set by the benchmark itself: run one side and print its figures as JSON."""
     work: Path = Path()
@@ -61,6 +90,8 @@ def _prepare(options: Options, work: Path) -> None:
     """Real pairs, a vocabulary learnt from them and random weights, as both sides read them."""
     import jax
 
+    jax.config.update("jax_platforms", "cpu")  # a GPU's memory is for the sides
+
     from jina_jax.config import T5Config, TokenizerConfig
     from jina_jax.data.pydocs import read_pydocs
     from jina_jax.data.tokenizer import build_tokenizer
@@ -71,20 +102,26 @@ def _prepare(options: Options, work: Path) -> None:
     pairs = [r for r in read_pydocs(_standard_library()) if isinstance(r, Pair)]
     order = np.random.default_rng(0).permutation(len(pairs))
     chosen = [pairs[i] for i in order[: options.batches * options.batch_size]]
-    (work / "pairs.json").write_text(json.dumps([[p.query, p.positive] for p in chosen]))
+    texts = [[p.query, p.positive] for p in chosen]
+    if options.fixed_length:
+        texts = [[_repeated(t, options.max_tokens) for t in pair] for pair in texts]
+    (work / "pairs.json").write_text(json.dumps(texts))
     (work / "tokenizer").mkdir()
-    texts = (text for p in pairs for text in (p.query, p.positive))
-    build_tokenizer(TokenizerConfig("train", vocab_size=8000), texts, work / "tokenizer")
-    config = T5Config(num_layers=options.layers, dropout_rate=0.0)
+    corpus = (text for p in pairs for text in (p.query, p.positive))
+    build_tokenizer(TokenizerConfig("train", vocab_size=8000), corpus, work / "tokenizer")
+    config = T5Config(dropout_rate=0.0, **SHAPES[options.size])
     export_huggingface(
         init_params(config, jax.random.key(0)), config, work / "tokenizer", work / "model",
         max_tokens=options.max_tokens, card="Random weights for a benchmark.\n",
     )  # fmt: skip
 
 
-def _twice(
-    options: Options, step: Callable[[list[list[str]]], float], work: Path
-) -> dict[str, list[float]]:
+def _repeated(text: str, words: int) -> str:
+    """The text's words over and over, up to so many: each is a token or more."""
+    return " ".join(islice(cycle(text.split()), words))
+
+
+def _twice(options: Options, step: Callable[[list[list[str]]], float], work: Path) -> Figures:
     pairs = json.loads((work / "pairs.json").read_text())
     size = options.batch_size
     batches = [pairs[i : i + size] for i in range(0, len(pairs), size)]
@@ -94,13 +131,16 @@ def _twice(
         began = time.perf_counter()
         step(batch)
         seconds.append(time.perf_counter() - began)
-    return {"losses": losses, "seconds": seconds}
+    # Linux counts in KiB.
+    peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {"losses": losses, "seconds": seconds, "peak_gib": [peak_gib]}
 
 
-def _ours(options: Options, work: Path) -> dict[str, list[float]]:
+def _ours(options: Options, work: Path) -> Figures:
     import jax
     import jax.numpy as jnp
 
+    jax.config.update("jax_platforms", options.device)
     from jina_jax.config import FeedConfig, LossConfig, OptimConfig, RunConfig, TrainConfig
     from jina_jax.data.normalise import text_hash
     from jina_jax.data.shards import decode_records, encode_record
@@ -116,14 +156,17 @@ def _ours(options: Options, work: Path) -> dict[str, list[float]]:
     length = options.max_tokens
     config = RunConfig(
         name="benchmark",
-        feed=FeedConfig(options.batch_size, length, length, row_tokens=length, rows_multiple=1),
-        model=shape,
+        feed=FeedConfig(
+            options.batch_size, length, length, row_tokens=length,
+            rows_multiple=max(options.mini_batch, 1),
+        ),
+        model=replace(shape, compute_dtype=options.compute_dtype),
         loss=LossConfig(TEMPERATURE, mask_false_negatives=False),
         optim=OptimConfig(
             LEARNING_RATE, "constant", warmup_steps=0, weight_decay=0.0, clip_norm=1e9
         ),
-        train=TrainConfig(num_steps=1000),
-    )
+        train=TrainConfig(num_steps=1000, grad_cache_rows=options.mini_batch),
+    )  # fmt: skip
     mesh = make_mesh()
     state = init_state(config, from_huggingface(tensors, shape))
     state = jax.device_put(jax.tree.map(jnp.array, state), replicated(mesh))
@@ -135,33 +178,52 @@ def _ours(options: Options, work: Path) -> dict[str, list[float]]:
             encode_record([text_hash(t) for t in pair], [tokenizer.encode(t).ids for t in pair])
             for pair in batch
         ]
-        state, metrics = train_step(state, pack_batch(decode_records(records), config.feed))
+        packed = pack_batch(decode_records(records), config.feed)
+        assert not options.fixed_length or packed.segments_RL.all(), "a text is not full"
+        state, metrics = train_step(state, packed)
         # sentence-transformers takes the mean of the two directions, the paper their sum.
         return float(metrics["loss"]) / 2
 
     return _twice(options, step, work)
 
 
-def _sentence_transformers(options: Options, work: Path) -> dict[str, list[float]]:
+def _sentence_transformers(options: Options, work: Path) -> Figures:
     import torch
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+    from sentence_transformers.sentence_transformer.losses import (
+        CachedMultipleNegativesRankingLoss,
+        MultipleNegativesRankingLoss,
+    )
+    from sentence_transformers.util import batch_to_device
 
-    model = SentenceTransformer(str(work / "model"), device="cpu")
+    model = SentenceTransformer(
+        str(work / "model"),
+        device=options.device,
+        model_kwargs={"attn_implementation": "sdpa"} if options.device == "cuda" else {},
+    )
     model.train()
-    loss = MultipleNegativesRankingLoss(
+    kind = MultipleNegativesRankingLoss
+    if options.mini_batch:
+        kind = partial(CachedMultipleNegativesRankingLoss, mini_batch_size=options.mini_batch)
+    loss = kind(
         model,
         scale=1 / TEMPERATURE,
         directions=("query_to_doc", "doc_to_query"),
         partition_mode="per_direction",
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
-    labels = torch.arange(options.batch_size)
+    labels = torch.arange(options.batch_size, device=options.device)
+    is_bfloat16 = options.compute_dtype == "bfloat16"
 
     def step(batch: list[list[str]]) -> float:
         optimizer.zero_grad()
         features = [model.preprocess([pair[column] for pair in batch]) for column in (0, 1)]
-        value = loss(features, labels)
+        if options.fixed_length:
+            assert all(f["attention_mask"].all() for f in features), "a text is not full"
+            assert all(f["input_ids"].shape[1] == options.max_tokens for f in features)
+        features = [batch_to_device(f, torch.device(options.device)) for f in features]
+        with torch.autocast(options.device, torch.bfloat16, enabled=is_bfloat16):
+            value = loss(features, labels)
         value.backward()
         optimizer.step()
         return float(value.detach())
@@ -170,36 +232,41 @@ def _sentence_transformers(options: Options, work: Path) -> dict[str, list[float
 
 
 def _measure(options: Options, work: Path) -> None:
-    rounds: list[tuple[dict[str, list[float]], dict[str, list[float]]]] = []
+    rounds: list[tuple[Figures, Figures]] = []
     for number in range(options.rounds):
         results = []
         for side in ("ours", "sentence-transformers"):
             flags = [f"--{k}={v}" for k, v in _shared_flags(options).items()]
+            flags += ["--fixed-length"] * options.fixed_length
             command = [sys.executable, __file__, f"--side={side}", f"--work={work}", *flags]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             results.append(json.loads(done.stdout.splitlines()[-1]))
         rounds.append((results[0], results[1]))
         ours, theirs = (options.batch_size / statistics.median(r["seconds"]) for r in results)
         print(
-            f"round {number + 1}: packed {ours:.1f} pairs/s, sentence-transformers "
-            f"{theirs:.1f} pairs/s, ratio {ours / theirs:.2f}",
+            f"round {number + 1}: ours {ours:.1f} pairs/s, sentence-transformers "
+            f"{theirs:.1f} pairs/s, ratio {ours / theirs:.2f}; peak memory "
+            + " and ".join(f"{r['peak_gib'][0]:.2f} GiB" for r in results),
             flush=True,
         )
     ratios = [sum(t["seconds"]) / sum(o["seconds"]) for o, t in rounds]
     apart = [abs(a - b) for a, b in zip(*(r["losses"] for r in rounds[0]), strict=True)]
     print(
-        f"packed training is {statistics.median(ratios):.2f} times as fast "
+        f"training is {statistics.median(ratios):.2f} times as fast "
         f"({min(ratios):.2f} to {max(ratios):.2f} over {len(ratios)} rounds)\n"
         f"losses of the first {len(apart)} steps differ by at most {max(apart):.1e}"
     )
 
 
-def _shared_flags(options: Options) -> dict[str, int]:
+def _shared_flags(options: Options) -> dict[str, Any]:
     return {
         "batch-size": options.batch_size,
         "max-tokens": options.max_tokens,
+        "mini-batch": options.mini_batch,
         "batches": options.batches,
-        "layers": options.layers,
+        "size": options.size,
+        "compute-dtype": options.compute_dtype,
+        "device": options.device,
     }
 
 

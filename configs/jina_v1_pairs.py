@@ -9,13 +9,19 @@ sets are public ones of each family, weights are equal and the rest are defaults
 them here.
 
 Files are read from `raw/`; `jina_jax.data.catalogue_entries` says where each is had, and sources
-of kind `hf` stream from the hub. Preparing all of them needs terabytes: take out what you lack, or
-give sources a `limit`.
+of kind `hf` stream from the hub; the encoder of the consistency filter comes from the hub too, or
+from a folder (`--data.consistency.model FOLDER`). Preparing all of them needs terabytes: take out
+what you lack, or give sources a `limit`.
 """
 
 from jina_jax.config import DataConfig, RunConfig
 from jina_jax.data.catalogue import catalogue_source
-from jina_jax.filter_config import DecontaminationConfig, EvaluationSet, LanguageConfig
+from jina_jax.filter_config import (
+    ConsistencyConfig,
+    DecontaminationConfig,
+    EvaluationSet,
+    LanguageConfig,
+)
 
 WEB_SEARCH = ("ms_marco",)
 QUESTION_ANSWERING = (
@@ -51,5 +57,9 @@ def get_config() -> RunConfig:
             sources=tuple(catalogue_source(name) for name in SOURCES),
             language=LanguageConfig(enabled=True),
             decontamination=DecontaminationConfig(EVALUATION_SETS),
+            # The sample and top_k are the paper's. Embeddings of a billion pairs take terabytes.
+            consistency=ConsistencyConfig(
+                enabled=True, top_k=2, sample_size=1_000_000, keep_embeddings=False
+            ),
         ),
     )

@@ -6,11 +6,13 @@ cross-encoder/ms-marco-MiniLM-L-6-v2 scores its positive above its negative by m
 without saying whether on logits or probabilities. What it does not give: the other data sets,
 their sizes and sampling weights, and the values of training.
 
-Sources stream from the hub, but for files below `raw/`; see `jina_jax.data.catalogue_entries`.
+Sources stream from the hub, but for files below `raw/`; see `jina_jax.data.catalogue_entries`. The
+cross-encoder comes from the hub too, or from a folder (`--data.margin.model FOLDER`).
 """
 
 from jina_jax.config import DataConfig, RunConfig
 from jina_jax.data.catalogue import catalogue_source
+from jina_jax.filter_config import MarginConfig
 
 SOURCES = (
     # Web search: passages shown to annotators and not selected, and mined ones.
@@ -37,5 +39,8 @@ def get_config() -> RunConfig:
     """As `jina_v1_pairs`; training starts from that run's export (`train.initial_weights`)."""
     return RunConfig(
         name="jina_v1_triplets",
-        data=DataConfig(sources=tuple(catalogue_source(name) for name in SOURCES)),
+        data=DataConfig(
+            sources=tuple(catalogue_source(name) for name in SOURCES),
+            margin=MarginConfig(enabled=True, threshold=0.2, scale="logit"),
+        ),
     )

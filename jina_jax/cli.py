@@ -5,8 +5,9 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import tyro
 
@@ -14,6 +15,8 @@ from jina_jax.config import RunConfig
 from jina_jax.config_file import config_names, load_config, to_json
 from jina_jax.errors import Interrupted, UserError
 from jina_jax.validation import validate
+
+_T = TypeVar("_T")
 
 # Heavy imports happen inside the verbs, so that --help and errors are quick.
 
@@ -33,8 +36,9 @@ use a model (MODEL is a run folder or an exported folder)
   encode MODEL IN OUT texts of a file → embeddings (.npy or .parquet)
   search MODEL CORPUS QUERY ...   the passages of a file nearest to each query
 
-look inside
-  inspect DIR         what is in a prepared folder or a run: counts, drops and samples
+look ahead and inside
+  plan CONFIG         compile the step for a TPU slice without having one: does it fit, time, cost
+  inspect DIR         what is in a prepared folder or a run: counts, drops, scores and samples
   show-config CONFIG  every field with its value
 
 Any field of a config can be changed: jina-jax train demo --optim.learning-rate 3e-4
@@ -44,6 +48,15 @@ Any field of a config can be changed: jina-jax train demo --optim.learning-rate 
 
 def _config_verb(verb: str, text: str, args: Sequence[str]) -> RunConfig:
     """Parses `CONFIG --overrides` of a verb; prints the verb's help when asked."""
+    config = _parse(verb, text, args, RunConfig, lambda shipped: shipped)
+    validate(config)
+    return config
+
+
+def _parse(
+    verb: str, text: str, args: Sequence[str], parsed: type[_T], default: Callable[[RunConfig], _T]
+) -> _T:
+    """Parses the arguments after `CONFIG`, with the values of that config as defaults."""
     wants_help = any(a in ("-h", "--help") for a in args)
     names = [a for a in args if not a.startswith("-")][:1] if args and args[0][0] != "-" else []
     if not names and not wants_help:
@@ -53,15 +66,13 @@ def _config_verb(verb: str, text: str, args: Sequence[str]) -> RunConfig:
         )
     config = load_config(names[0]) if names else RunConfig(name="NAME")
     _refuse_fullwidth(args)
-    config = tyro.cli(
-        RunConfig,
+    return tyro.cli(
+        parsed,
         prog=f"jina-jax {verb} {names[0] if names else 'CONFIG'}",
         description=textwrap.dedent(text).strip(),
-        default=config,
+        default=default(config),
         args=list(args[len(names) :]),
     )
-    validate(config)
-    return config
 
 
 def _refuse_fullwidth(args: Sequence[str]) -> None:
@@ -83,9 +94,10 @@ def _prepare(args: Sequence[str]) -> None:
     """
     config = _config_verb("prepare", _prepare.__doc__ or "", args)
     from jina_jax.data.prepare import prepare
+    from jina_jax.score.stages import configured_scorers
     from jina_jax.terminal import funnel
 
-    manifest = prepare(config.data, config.data_path)
+    manifest = prepare(config.data, config.data_path, scorers=configured_scorers(config.data))
     print(funnel(manifest))
     print(f"prepared data: {config.data_path}")
 
@@ -136,6 +148,34 @@ def _export(args: Sequence[str]) -> None:
 def _show_config(args: Sequence[str]) -> None:
     """Print every field of a config with its value, as JSON."""
     print(to_json(_config_verb("show-config", _show_config.__doc__ or "", args)))
+
+
+def _plan(args: Sequence[str]) -> None:
+    """Tell whether a run fits a machine that isn't at hand, and how fast it can be at best.
+
+    Compiles the real train step with the real TPU compiler for a slice such as v5e:16x16, on any
+    machine with `pip install "jina-jax[tpu]"`: memory, FLOPs, collectives, and from published
+    peaks the shortest step, pairs/s, time and cost. Where it doesn't fit, compiles settings that
+    might, and names the first that does. Results are kept in ~/.cache/jina_jax.
+
+    example: jina-jax plan my_config.py --topology v5e:16x16 --pairs 385e6 --price-per-chip-hour 1.2
+    """
+    from jina_jax.plan.report import report
+    from jina_jax.plan.run import PlanOptions, plan
+
+    @dataclass(frozen=True)
+    class Arguments:
+        options: Annotated[PlanOptions, tyro.conf.arg(name="")]
+        config: Annotated[RunConfig, tyro.conf.arg(name="")]
+
+    given = _parse(
+        "plan", _plan.__doc__ or "", args, Arguments, lambda c: Arguments(PlanOptions(), c)
+    )
+    validate(given.config)
+    plans = plan(given.config, given.options)
+    print(report(plans, given.options))
+    if not plans[-1].compiled.fits:
+        raise UserError(f"{given.config.name} does not fit {given.options.topology}")
 
 
 def _demo(args: Sequence[str]) -> None:
@@ -203,16 +243,30 @@ def _search(
     print(hits(found))
 
 
-def _inspect(folder: tyro.conf.Positional[Path], samples: int = 3, why: str = "") -> None:
+def _inspect(
+    folder: tyro.conf.Positional[Path],
+    samples: int = 3,
+    why: str = "",
+    plot: Path | None = None,
+) -> None:
     """Show what a prepared folder or a run holds.
 
     Args:
       folder: a prepared folder (manifest.json) or a run folder.
       samples: dropped records shown per reason.
       why: a query, positive or negative; tell instead what became of each record that has it.
+      plot: a .png, .svg or .pdf; draw instead the scores of the filters of a prepared folder.
     """
     from jina_jax.terminal import fates, inspect
 
+    if plot is not None:
+        from jina_jax.data.explain import score_histograms
+        from jina_jax.data.manifest import load_manifest
+        from jina_jax.histograms import plot_histograms
+
+        plot_histograms(score_histograms(load_manifest(folder)), plot)
+        print(f"scores of the filters: {plot}")
+        return
     print(fates(folder, why) if why else inspect(folder, samples))
 
 
@@ -223,6 +277,7 @@ _CONFIG_VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "evaluate": _evaluate,
     "export": _export,
     "show-config": _show_config,
+    "plan": _plan,
 }
 _PLAIN_VERBS: dict[str, Callable[..., None]] = {
     "encode": _encode,

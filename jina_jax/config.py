@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jina_jax.filter_config import (
+    ConsistencyConfig,
     DecontaminationConfig,
     LanguageConfig,
+    MarginConfig,
+    NearDuplicateConfig,
 )
 
 
@@ -106,8 +109,11 @@ class DataConfig:
     """Texts are cut to this many tokens, end-of-sequence included, before they are stored."""
     eval_pairs: int = 1000
     """Pairs held out per source; no text of theirs occurs in training."""
+    near_duplicates: NearDuplicateConfig = NearDuplicateConfig()
     language: LanguageConfig = LanguageConfig()
     decontamination: DecontaminationConfig = DecontaminationConfig()
+    consistency: ConsistencyConfig = ConsistencyConfig()
+    margin: MarginConfig = MarginConfig()
     max_bad_share: float = 0.01
     """Stop when more than this share of a source's records (after 1,000) cannot be read."""
     records_per_shard: int = 100_000
@@ -180,41 +186,6 @@ class BertConfig:
 
 
 @dataclass(frozen=True)
-class ConsistencyConfig:
-    """Keeps a pair whose passage is among the best of its query in a sample of the source."""
-
-    enabled: bool = True
-    model: str = "sentence-transformers/all-MiniLM-L6-v2"
-    """A BERT sentence encoder: a Hugging Face folder or id with safetensors."""
-    top_k: int = 2
-    """Keep a pair when fewer than this many sampled passages score above its own."""
-    sample_size: int = 1_000_000
-    """Pairs of the source whose passages are compared; all of them where there are fewer."""
-    seed: int = 0
-    """Seed of the sample."""
-    tie_tolerance: float = 1e-6
-    """Cosines this close count as equal, and an equal passage is not above. Rounding moves equal
-    embeddings by about 1e-7 in float32; with bfloat16 encoders by about 1e-3."""
-    query_block: int = _changeable(1024)
-    """Queries compared at once, over all devices."""
-    sample_block: int = _changeable(4096)
-    """Sampled passages compared at once on each device."""
-
-
-@dataclass(frozen=True)
-class MarginConfig:
-    """Keeps a triplet whose positive a cross-encoder scores above its negative by a margin."""
-
-    enabled: bool = True
-    model: str = "cross-encoder/ms-marco-MiniLM-L-6-v2"
-    """A BERT cross-encoder with one logit: a Hugging Face folder or id with safetensors."""
-    threshold: float = 0.2
-    """Keep a triplet when r(query, positive) - r(query, negative) exceeds this."""
-    scale: Literal["logit", "sigmoid"] = "logit"
-    """What r is. The paper gives the threshold without saying which."""
-
-
-@dataclass(frozen=True)
 class LossConfig:
     """The pair loss of Jina Embeddings (arXiv 2307.11224, section 3)."""
 
@@ -222,8 +193,8 @@ class LossConfig:
     mask_false_negatives: bool = True
     """Leave out of the denominators texts known to match (same hash)."""
     gather: Literal["all_gather", "ring"] = "all_gather"
-    """How the texts of the other devices are had as negatives: all at once, or in blocks that
-    travel around the devices, for batches too large to hold."""
+    """How the texts of the other devices are had: all at once, or in blocks that travel around the
+    devices, so that none holds the embeddings of all. The values differ in rounding."""
     tile_bytes: int = 16 * 2**20
     """Most memory of a tile of the similarity matrix, which is never held as a whole."""
 
@@ -263,6 +234,9 @@ class TrainConfig:
     log_every_steps: int = _changeable(10)
     checkpoint_every_steps: int = _changeable(200)
     keep_checkpoints: int = _changeable(3)
+    profile_steps: int = _changeable(0)
+    """Trace this many steps, from the tenth after the start, into `profile/` of the run folder
+    (for TensorBoard's profile plugin or ui.perfetto.dev)."""
 
 
 @dataclass(frozen=True)

@@ -51,22 +51,22 @@ def to_json(config: Any) -> str:
     return json.dumps(dataclasses.asdict(config), indent=2, sort_keys=True, ensure_ascii=False)
 
 
-def _flatten(config: Any, prefix: str = "", changeable: bool = False) -> dict[str, Any]:
-    """Field path → value, leaving out the changeable ones unless asked for."""
+def unchangeable_fields(config: Any, prefix: str = "") -> dict[str, Any]:
+    """The fields of a dataclass that decide a result, as `section.field` → JSON value.
+
+    Args:
+      config: a dataclass that may hold others.
+      prefix: of every path.
+    """
     flat: dict[str, Any] = {}
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
         if dataclasses.is_dataclass(value):
-            flat |= _flatten(value, f"{prefix}{f.name}.", changeable)
-        elif changeable or not f.metadata.get("changeable"):
-            # Through JSON, so that tuples compare equal to what a checkpoint gives back.
+            flat |= unchangeable_fields(value, f"{prefix}{f.name}.")
+        elif not f.metadata.get("changeable"):
+            # Through JSON, so that tuples compare equal to what a file gives back.
             flat[prefix + f.name] = json.loads(json.dumps(value, default=dataclasses.asdict))
     return flat
-
-
-def fingerprint_fields(config: RunConfig) -> dict[str, Any]:
-    """The fields that must not change over a run, as `section.field` → JSON value."""
-    return _flatten(config)
 
 
 def difference(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ from jina_jax.evaluate.run import evaluate
 from jina_jax.evaluate.search import search
 from jina_jax.export.run import export
 from jina_jax.progress import say
+from jina_jax.score.stages import configured_scorers
 from jina_jax.terminal import funnel, hits, scores
 from jina_jax.train.loop import train
 
@@ -22,7 +23,7 @@ QUERIES = (
 def demo(config: RunConfig) -> None:
     """Prepares, trains, evaluates, exports and searches; each part goes on where it was left."""
     say("1/5 prepare")
-    manifest = prepare(config.data, config.data_path)
+    manifest = prepare(config.data, config.data_path, scorers=configured_scorers(config.data))
     print(funnel(manifest))
     say("2/5 train")
     train(config)

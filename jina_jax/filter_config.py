@@ -1,7 +1,7 @@
-"""Values of the text filters of preparation; part of `DataConfig`."""
+"""Values of the filters of preparation; part of `DataConfig`."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -31,8 +31,9 @@ class LanguageConfig:
 
 @dataclass(frozen=True)
 class NearDuplicateConfig:
-    """Which pairs `find_near_duplicates` takes for nearly the same (MinHash). Not in the paper."""
+    """Drops pairs that are nearly the same as another of their source. Not in the paper."""
 
+    enabled: bool = False
     threshold: float = 0.8
     """Least Jaccard similarity of the sets of word shingles of two near-duplicates."""
     shingle_words: int = 3
@@ -71,10 +72,66 @@ class DecontaminationConfig:
     longer texts; one of fewer only where it is the whole text."""
 
 
-def filter_problems(
+@dataclass(frozen=True)
+class ConsistencyConfig:
+    """Drops pairs whose passage is not among the best of its query in a sample of the source."""
+
+    enabled: bool = False
+    model: str = "sentence-transformers/all-MiniLM-L6-v2"
+    """A BERT sentence encoder: a Hugging Face folder or id with safetensors."""
+    top_k: int = 2
+    """Keep a pair when fewer than this many sampled passages score above its own."""
+    sample_size: int = 1_000_000
+    """Pairs of the source whose passages are compared; all of them where there are fewer."""
+    tie_tolerance: float = 1e-6
+    """Cosines this close count as equal, and an equal passage is not above. Rounding moves equal
+    embeddings by about 1e-7 in float32; with bfloat16 encoders by about 1e-3."""
+    keep_embeddings: bool = field(default=True, metadata={"changeable": True})
+    """Keep embeddings beside the prepared folder, for another sample or after a kill: 3 KiB a
+    pair with all-MiniLM-L6-v2. Ranks are always kept."""
+    query_block: int = field(default=1024, metadata={"changeable": True})
+    """Queries compared at once, over all devices."""
+    sample_block: int = field(default=4096, metadata={"changeable": True})
+    """Sampled passages compared at once on each device."""
+
+
+@dataclass(frozen=True)
+class MarginConfig:
+    """Drops triplets whose positive a cross-encoder does not score above the negative."""
+
+    enabled: bool = False
+    model: str = "cross-encoder/ms-marco-MiniLM-L-6-v2"
+    """A BERT cross-encoder with one logit: a Hugging Face folder or id with safetensors."""
+    threshold: float = 0.2
+    """Keep a triplet when r(query, positive) - r(query, negative) exceeds this."""
+    scale: Literal["logit", "sigmoid"] = "logit"
+    """What r is. The paper gives the threshold without saying which."""
+
+
+def model_filter_problems(
+    near_duplicates: NearDuplicateConfig, consistency: ConsistencyConfig
+) -> Iterator[str]:
+    """What is wrong with the values of filters that compare records, one sentence each."""
+    if not 0 < near_duplicates.threshold <= 1:
+        yield (
+            f"data.near_duplicates.threshold={near_duplicates.threshold} must lie above 0 and at "
+            f"most at 1"
+        )
+    if consistency.tie_tolerance < 0:
+        yield f"data.consistency.tie_tolerance={consistency.tie_tolerance} must not be negative"
+    for section, values, names in (
+        ("near_duplicates", near_duplicates, ("shingle_words", "permutations")),
+        ("consistency", consistency, ("top_k", "sample_size", "query_block", "sample_block")),
+    ):
+        for name in names:
+            if getattr(values, name) <= 0:
+                yield f"data.{section}.{name}={getattr(values, name)} must be above 0"
+
+
+def text_filter_problems(
     language: LanguageConfig, decontamination: DecontaminationConfig
 ) -> Iterator[str]:
-    """What is wrong with the values, one sentence each."""
+    """What is wrong with the values of the text filters, one sentence each."""
     if language.enabled and not language.languages:
         yield "data.language.languages is empty: name a language to keep, such as en"
     if language.enabled and not language.fields:

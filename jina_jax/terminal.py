@@ -4,13 +4,14 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jina_jax.data.explain import explain
+from jina_jax.data.explain import explain, score_histograms
 from jina_jax.data.ledger import ledger_counts, ledger_samples
 from jina_jax.data.manifest import MANIFEST_FILE, Manifest, load_manifest
 from jina_jax.data.shards import ShardSet
 from jina_jax.data.tokenizer import load_tokenizer
 from jina_jax.errors import UserError
 from jina_jax.evaluate.search import Hit
+from jina_jax.histograms import text_histograms
 from jina_jax.train.metrics import read_metrics
 
 _WIDTH = 96
@@ -50,6 +51,13 @@ def funnel(manifest: Manifest) -> str:
         for s in manifest.sources
     ]
     return table(["source", "read", *reasons, "evaluation", "training"], rows)
+
+
+def leaks(manifest: Manifest) -> str:
+    """How much of each evaluation set was found in the sources."""
+    columns = ("texts", "texts_found", "records_dropped")
+    rows = [[task, *[f"{found[c]:,}" for c in columns]] for task, found in manifest.leaks.items()]
+    return table(["evaluation set", "texts", "found in sources", "records dropped"], rows)
 
 
 def scores(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
@@ -100,6 +108,10 @@ def _inspect_data(folder: Path, samples: int) -> str:
         funnel(manifest),
         table(["tokens per text", "mean", "median", "90%", "99%"], lengths),
     ]
+    if manifest.leaks:
+        parts.append(leaks(manifest))
+    if histograms := score_histograms(manifest):
+        parts.append(text_histograms(histograms))
     for source in manifest.sources:
         records = ShardSet([folder / shard.path for shard in source.shards]).read(
             range(min(samples, source.train))

@@ -6,7 +6,7 @@ from typing import Any
 
 from jina_jax.config import RunConfig, SourceConfig
 from jina_jax.errors import UserError, multiples_near
-from jina_jax.filter_config import filter_problems
+from jina_jax.filter_config import model_filter_problems, text_filter_problems
 
 
 def _positive(section: str, config: Any, *names: str) -> Iterator[str]:
@@ -53,7 +53,8 @@ def _data_problems(config: RunConfig) -> Iterator[str]:
         yield f"data.engine.workers={config.data.engine.workers} must not be negative"
     if config.data.eval_pairs < 0:
         yield f"data.eval_pairs={config.data.eval_pairs} must not be negative"
-    yield from filter_problems(config.data.language, config.data.decontamination)
+    yield from text_filter_problems(config.data.language, config.data.decontamination)
+    yield from model_filter_problems(config.data.near_duplicates, config.data.consistency)
 
 
 def _feed_problems(config: RunConfig) -> Iterator[str]:
@@ -97,6 +98,8 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
         "train", config.train, "num_steps", "log_every_steps", "checkpoint_every_steps",
         "keep_checkpoints",
     )  # fmt: skip
+    if config.train.profile_steps < 0:
+        yield f"train.profile_steps={config.train.profile_steps} must not be negative"
     yield from _chunk_problems(config.feed.rows_multiple, config.train.grad_cache_rows)
     if optim.warmup_steps < 0 or optim.warmup_steps > config.train.num_steps:
         yield (

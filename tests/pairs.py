@@ -2,8 +2,14 @@
 
 import json
 
-from jina_jax.config import DataConfig, SourceConfig, TokenizerConfig
+from jina_jax.config import DataConfig, LengthConfig, SourceConfig, TokenizerConfig
 from jina_jax.data.prepare import prepare
+from jina_jax.filter_config import (
+    DecontaminationConfig,
+    EvaluationSet,
+    LanguageConfig,
+    NearDuplicateConfig,
+)
 
 VOCAB = 50
 
@@ -37,6 +43,19 @@ def config(*files, **more):
     )  # fmt: skip
     values = {"eval_pairs": 20, "records_per_shard": 100, "max_bad_share": 0.5} | more
     return DataConfig(sources, TokenizerConfig("train", VOCAB), **values)
+
+
+def filtered(*files, **more):
+    """`config` with every filter that needs no model of this size, and one evaluation set."""
+    held = write(files[0].with_name("dev.txt"), ["What is the number one two three four?"])
+    return config(
+        *files,
+        lengths=LengthConfig(max_words=60),
+        near_duplicates=NearDuplicateConfig(enabled=True, threshold=0.9),
+        language=LanguageConfig(enabled=True),
+        decontamination=DecontaminationConfig((EvaluationSet("dev", (str(held),), "text", ()),)),
+        **more,
+    )
 
 
 def run(config, out, **more):

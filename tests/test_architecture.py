@@ -14,6 +14,7 @@ ALLOWED = {
     "errors": set(),
     "types": set(),
     "progress": set(),
+    "accelerators": set(),
     "filter_config": {"errors"},
     "config": {"filter_config"},
     "config_file": {"config", "errors"},
@@ -27,13 +28,15 @@ ALLOWED = {
     "packed_encoder": MODEL | {"feed", "mesh"},
     "score": MODEL | {"data", "feed", "mesh", "hf_folder", "packed_encoder"},
     "train": MODEL
-    | {"data", "feed", "mesh", "initial", "checkpoint", "progress", "config_file", "validation"},
+    | {"data", "feed", "mesh", "initial", "checkpoint", "progress", "config_file", "validation"}
+    | {"accelerators"},
     "checkpoint": BASE | {"train"},
     "evaluate": MODEL
     | {"data", "feed", "mesh", "hf_folder", "initial", "checkpoint", "packed_encoder"},
+    "plan": MODEL | {"accelerators", "feed", "mesh", "progress", "train", "validation"},
     "export": MODEL | {"data", "hf_folder", "evaluate"},
 }
-SHELL = {"cli", "demo", "terminal", "__init__"}
+SHELL = {"cli", "demo", "histograms", "terminal", "__init__"}
 """What a person starts; these may import all."""
 
 

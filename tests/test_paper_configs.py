@@ -32,6 +32,8 @@ def test_pairs_cover_every_family_that_has_pairs_with_the_filters_on(config):
     assert families(config) == set(FAMILIES) - {"code", "negation"}
     assert config.data.language.enabled and config.data.language.languages == ("en",)
     assert config.data.decontamination.sets
+    consistency = config.data.consistency
+    assert (consistency.enabled, consistency.top_k, consistency.sample_size) == (True, 2, 10**6)
     assert "sts_benchmark" not in {source.name for source in config.data.sources}
 
 
@@ -40,3 +42,4 @@ def test_triplets_hold_the_negation_set_and_skip_the_language_filter(config):
     assert {BY_NAME[s.name].holds for s in config.data.sources} == {"triplets"}
     assert "negation" in families(config) and len(families(config)) >= 7
     assert not config.data.language.enabled
+    assert (config.data.margin.enabled, config.data.margin.threshold) == (True, 0.2)

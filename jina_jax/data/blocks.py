@@ -12,8 +12,12 @@ from jina_jax.data.pydocs import package_stamps
 from jina_jax.data.sources import FILE_KINDS, matched_files
 from jina_jax.data.tables import row_group_bytes
 
-BLOCK_BYTES = 64 << 20
-"""Input read by one task, where the format lets a file be cut."""
+BLOCK_BYTES = 16 << 20
+"""Input read by one task, where the format lets a file be cut: small enough that the last tasks
+end together, and that a task holds little."""
+_LARGEST_BLOCK_BYTES = 64 << 20
+_BLOCKS_PER_FILE = 256
+"""A larger file has larger blocks, since every block is a file that every partition opens."""
 
 
 @dataclass(frozen=True)
@@ -67,18 +71,19 @@ def _of_source(index: int, source: SourceConfig) -> Iterator[Block]:
 def _cuts(source: SourceConfig, path: str, size_bytes: int) -> list[tuple[int, int | None, int]]:
     if source.extractor:
         return [(0, None, size_bytes)]
+    block_bytes = max(min(size_bytes // _BLOCKS_PER_FILE, _LARGEST_BLOCK_BYTES), BLOCK_BYTES)
     if source.kind == "parquet":
         sizes = row_group_bytes(path)
         if not sizes:
             return [(0, None, 0)]
         # A row group belongs to the block in which its first byte lies.
         block = [
-            (end - size) // BLOCK_BYTES for size, end in zip(sizes, accumulate(sizes), strict=True)
+            (end - size) // block_bytes for size, end in zip(sizes, accumulate(sizes), strict=True)
         ]
         firsts = [i for i in range(len(sizes)) if i == 0 or block[i] != block[i - 1]]
         ends = [*firsts[1:], len(sizes)]
         return [(i, end, sum(sizes[i:end])) for i, end in zip(firsts, ends, strict=True)]
-    if source.kind == "jsonl" and not compression_suffix(path) and size_bytes > BLOCK_BYTES:
-        cuts = range(0, size_bytes, BLOCK_BYTES)
-        return [(cut, min(cut + BLOCK_BYTES, size_bytes), BLOCK_BYTES) for cut in cuts]
+    if source.kind == "jsonl" and not compression_suffix(path) and size_bytes > block_bytes:
+        cuts = range(0, size_bytes, block_bytes)
+        return [(cut, min(cut + block_bytes, size_bytes), block_bytes) for cut in cuts]
     return [(0, None, size_bytes)]

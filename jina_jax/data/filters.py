@@ -8,14 +8,14 @@ Every batch holds records of one source, with columns query, positive, query_has
 and, for triplets, negative and negative_hash.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
 
+from jina_jax.config_file import unchangeable_fields
 from jina_jax.data.engine import content_key
 
 Records = Literal["pair", "triplet"]
@@ -33,6 +33,7 @@ class Verdict(NamedTuple):
     """float32, for the ledger and the histogram; None where the filter has none."""
 
 
+@runtime_checkable
 class Filter(Protocol):
     """A filter that is cheap enough to run again when its configuration changes."""
 
@@ -42,8 +43,11 @@ class Filter(Protocol):
     """Raised when the same configuration decides otherwise."""
     records: ClassVar[tuple[Records, ...]]
     """Kinds of records it looks at; others pass."""
-    score_range: ClassVar[tuple[float, float]]
-    """Ends of the histogram of its scores."""
+
+    @property
+    def score_range(self) -> tuple[float, float]:
+        """Ends of the histogram of its scores."""
+        ...
 
     def __call__(self, batch: pa.RecordBatch) -> Verdict:
         """Judges a few thousand records at most."""
@@ -55,57 +59,65 @@ Batches = Callable[[], Iterator[pa.RecordBatch]]
 n of them are a random sample that depends on the seed alone."""
 
 
+@runtime_checkable
 class Scorer(Protocol):
     """A filter in two halves: scores that cost much and are kept, and a cheap decision.
 
-    When only fields of `thresholds` change, the scores of an earlier preparation are used again.
+    When only fields of `thresholds` change, the scores of an earlier preparation are used again,
+    and so is what was learnt.
     """
 
     name: ClassVar[str]
     version: ClassVar[int]
     records: ClassVar[tuple[Records, ...]]
-    score_range: ClassVar[tuple[float, float]]
     thresholds: ClassVar[tuple[str, ...]]
-    """Names of the fields that only `decide` reads."""
+    """Fields that scores do not depend on, such as `config.top_k`."""
     needs_accelerator: ClassVar[bool]
     """Its tasks go to workers with a TPU or GPU where there are any."""
 
-    def fit(self, batches: Batches, folder: Path) -> None:
+    @property
+    def score_range(self) -> tuple[float, float]:
+        """Ends of the histogram of its scores."""
+        ...
+
+    def fit(self, batches: Batches, folder: Path, cache: Path) -> None:
         """Learns once per source what its scores depend on besides the record itself.
 
         Args:
-          batches: the records of the source.
+          batches: the records of the source, in the batches that `score` is given.
           folder: empty; for what `score` is to read. The same records must give the same bytes.
+          cache: folder for what another preparation may use again, under names that follow from
+            what it was computed from. Names that begin with a dot are removed when a preparation
+            begins.
         """
         ...
 
-    def score(self, batch: pa.RecordBatch, folder: Path) -> np.ndarray:
-        """Scores records: float32 [N].
+    def score(self, batch: pa.RecordBatch, folder: Path, cache: Path) -> np.ndarray:
+        """Scores records: float32 [N, S], as many numbers a record as `decide` reads.
 
         Args:
-          batch: records of the source, up to a partition of them.
+          batch: some thousand records of the source.
           folder: as `fit` left it.
+          cache: as for `fit`.
         """
         ...
 
-    def decide(self, batch: pa.RecordBatch, score_N: np.ndarray) -> Verdict:
-        """Keeps or drops records by their scores."""
+    def decide(self, batch: pa.RecordBatch, score_NS: np.ndarray, folder: Path) -> Verdict:
+        """Keeps or drops records by their scores; `folder` is as `fit` left it."""
         ...
 
 
 def filter_key(stage: Filter | Scorer) -> str:
     """A hash of everything that decides what a filter does."""
-    return content_key(stage.name, stage.version, _fields(stage))
+    return content_key(stage.name, stage.version, unchangeable_fields(stage))
 
 
 def score_key(scorer: Scorer) -> str:
     """A hash of everything that a scorer's scores depend on, its thresholds not among it."""
-    fields = {k: v for k, v in _fields(scorer).items() if k not in scorer.thresholds}
-    return content_key(scorer.name, scorer.version, fields)
-
-
-def _fields(stage: Any) -> dict[str, Any]:
-    return dataclasses.asdict(stage)
+    fields = unchangeable_fields(scorer)
+    assert set(scorer.thresholds) <= set(fields), f"{scorer.name} lacks a field of its thresholds"
+    kept = {name: value for name, value in fields.items() if name not in scorer.thresholds}
+    return content_key(scorer.name, scorer.version, kept)
 
 
 def verdict(

@@ -7,6 +7,7 @@ from typing import Any
 
 from jina_jax.data.chunks import CHUNK_RECORDS, Chunk, ChunkBuilder, Record, record
 from jina_jax.data.lines import Damage, read_lines
+from jina_jax.data.records import field_texts, parse_json
 from jina_jax.types import BadRecord, Origin
 
 _SCAN: Callable[[str, int], tuple[Any, int]] = getattr(json.JSONDecoder(), "scan_once")  # noqa: B009
@@ -68,35 +69,6 @@ def _parse(line: bytes | Damage, fields: Sequence[str], origin: Origin) -> Recor
         return BadRecord(line.reason, line.detail, origin)
     if not line.strip():
         return None
-    try:
-        value = json.loads(line.decode())
-    except UnicodeDecodeError as error:
-        return BadRecord("invalid_utf8", f"byte {error.start + 1}: {error.reason}", origin)
-    except (ValueError, RecursionError) as error:
-        return BadRecord("malformed_json", str(error), origin)
-    if not isinstance(value, dict):
-        return BadRecord("wrong_type", f"expected an object, got {_kind(value)}", origin)
-    for name in fields:
-        cell = value.get(name)
-        if cell is None:
-            has = f"{name!r} is null" if name in value else f"fields are {', '.join(value)[:200]}"
-            return BadRecord("missing_field", f"no text in {name!r}: {has}", origin)
-        if not isinstance(cell, str):
-            return BadRecord("wrong_type", f"{name!r} holds {_kind(cell)}, not a text", origin)
-        if not _is_unicode(cell):
-            return BadRecord("invalid_utf8", f"{name!r} holds half of a surrogate pair", origin)
-    return record(tuple(value[name] for name in fields), origin)
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "an array", str: "a text", bool: "a boolean"}
-    return names.get(type(value), "null" if value is None else "a number")
-
-
-def _is_unicode(text: str) -> bool:
-    # JSON can escape half of a surrogate pair, which no encoding of Unicode can hold.
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    value = parse_json(line, origin)
+    texts = value if isinstance(value, BadRecord) else field_texts(value, tuple(fields), origin)
+    return texts if isinstance(texts, BadRecord) else record(texts, origin)

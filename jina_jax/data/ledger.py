@@ -195,6 +195,21 @@ def ledger_batches(folder: Path) -> Iterator[pa.RecordBatch]:
         yield from file.iter_batches(_BUFFERED_ROWS)
 
 
+def dropped_texts(folder: Path, stage: str) -> Iterator[pa.RecordBatch]:
+    """The texts of what a stage dropped: batches of pairs, and batches of triplets.
+
+    Args:
+      folder: the prepared folder.
+      stage: as in Dropped.
+    Raises: UserError when there is no readable ledger.
+    """
+    for batch in ledger_batches(folder):
+        mine = batch.filter(pc.equal(batch.column("stage"), stage))
+        is_pair = pc.is_null(mine.column("negative"))
+        for rows, names in ((is_pair, TEXTS[:2]), (pc.invert(is_pair), TEXTS)):
+            yield mine.filter(rows).select(names)
+
+
 def ledger_counts(folder: Path) -> dict[tuple[str, str], int]:
     """How many records each source lost, and why.
 

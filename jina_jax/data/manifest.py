@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from jina_jax.config import DataConfig
+from jina_jax.config_file import unchangeable_fields
 from jina_jax.errors import UserError
 
 MANIFEST_FILE = "manifest.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Raise it when the layout of the folder, of a shard or of this file changes."""
 
 
@@ -116,8 +117,12 @@ class Manifest:
     vocab_size: int
     """Ids of the tokenizer, special ones included."""
     stages: dict[str, str]
-    """Name of each configured filter → a hash of its configuration and of what it learnt from."""
+    """Name of each configured filter → a hash of its configuration and its model."""
+    models: dict[str, str]
+    """Name of each filter with a model → the model's sha256."""
     sources: tuple[SourceSummary, ...]
+    leaks: dict[str, dict[str, int]]
+    """Evaluation set → its `texts`, the `texts_found` in sources and the `records_dropped`."""
 
     @property
     def train_records(self) -> int:
@@ -126,13 +131,12 @@ class Manifest:
 
 
 def prepared_config(config: DataConfig) -> dict[str, Any]:
-    """The part of the configuration that prepared data depends on, as JSON values.
+    """The part of the configuration that prepared data depends on, as field path → JSON value.
 
     A source's weight is left out: it says how often to draw from the shards, not what they hold;
-    so is the engine, which changes no result.
+    so are fields that change no result, such as the engine's.
     """
-    values = json.loads(json.dumps(dataclasses.asdict(config)))
-    del values["engine"]
+    values = unchangeable_fields(config)
     for source in values["sources"]:
         del source["weight"]
     return values

@@ -22,7 +22,7 @@ from jina_jax.data.dedup import (
     source_ranks,
 )
 from jina_jax.data.engine import Engine, LocalEngine, Task, content_key, run_tasks
-from jina_jax.data.filters import Filter, Scorer, filter_key, score_key
+from jina_jax.data.filters import Filter, filter_key
 from jina_jax.data.ingest import CLEAN_VERSION, ReadResult, ShownBad, at_base, judge, read_task
 from jina_jax.data.ledger import LedgerPart
 from jina_jax.data.normalise import NORMALISE_VERSION
@@ -35,18 +35,11 @@ from jina_jax.data.split import (
     hold_out_task,
     split_task,
 )
-from jina_jax.data.stages import (
-    Partition,
-    StageResult,
-    decide_task,
-    filter_task,
-    fit_task,
-    score_task,
-)
+from jina_jax.data.stages import Partition, StageResult, filter_task
 from jina_jax.data.workspace import Workspace
 from jina_jax.progress import track
 
-_PARTITION_BYTES = 64 << 20
+_PARTITION_BYTES = 32 << 20
 """Aim for partitions of this size, of which a task holds one: it bounds memory."""
 
 
@@ -97,6 +90,8 @@ class Selected:
 
     partitions: list[Partition]
     keys: list[str]
+    records: list[tuple[int, ...]]
+    """Per partition and source."""
     per_shard: int
 
 
@@ -179,7 +174,8 @@ def dedup_stage(run: Pipeline, reads: Reads, runs: Path) -> tuple[Selected, list
         tasks.append(Task(name, dedup_task, (runs, keys, rules, *files), key))
     results = run.run(tasks, "deduplicate")
     partitions = [Partition(str(task.arguments[3]), "") for task in tasks]
-    return Selected(partitions, [task.key for task in tasks], per_shard), results
+    records = [result.unique for result in results]
+    return Selected(partitions, [task.key for task in tasks], records, per_shard), results
 
 
 def filter_stage(run: Pipeline, selected: Selected, stage: Filter) -> list[StageResult]:
@@ -192,8 +188,17 @@ def filter_stage(run: Pipeline, selected: Selected, stage: Filter) -> list[Stage
         arguments = (partition, stage, run.names, run.triplets, *files)
         tasks.append(Task(name, filter_task, arguments, key))
     results = run.run(tasks, stage.name)
-    _narrow(selected, tasks, -2)
+    narrow_by(selected, tasks, results)
     return results
+
+
+def narrow_by(selected: Selected, tasks: Sequence[Task], results: Sequence[StageResult]) -> None:
+    """Hands on what a filter's tasks kept."""
+    _narrow(selected, tasks, -2)
+    selected.records = [
+        tuple(n - sum(s.dropped.values()) for n, s in zip(before, result.sources, strict=True))
+        for before, result in zip(selected.records, results, strict=True)
+    ]
 
 
 def _narrow(selected: Selected, tasks: Sequence[Task], rows: int) -> None:
@@ -203,50 +208,6 @@ def _narrow(selected: Selected, tasks: Sequence[Task], rows: int) -> None:
         for before, task in zip(selected.partitions, tasks, strict=True)
     ]
     selected.keys = [task.key for task in tasks]
-
-
-def score_stage(run: Pipeline, selected: Selected, stage: Scorer) -> tuple[list[StageResult], str]:
-    """Applies a scorer: learns, scores or finds the scores of an earlier preparation, decides.
-
-    Returns: counts per partition, and a hash of what it learnt.
-    """
-    everything = content_key(selected.keys)
-    sources = range(len(run.names))
-    folders = [run.work(f"{stage.name}-learnt-{source:03d}") for source in sources]
-    fits = [
-        Task(
-            f"{stage.name}-fit-{source:03d}",
-            fit_task,
-            (list(selected.partitions), stage, source, run.triplets, folders[source]),
-            content_key("fit", score_key(stage), everything, source),
-            stage.needs_accelerator,
-        )
-        for source in sources
-        if ("triplet" if run.triplets[source] else "pair") in stage.records
-    ]
-    learnt = {t.arguments[2]: r.xxh3 for t, r in zip(fits, run.run(fits, f"{stage.name}: learn", "sources"), strict=True)}  # noqa: E501  # fmt: skip
-    keys = [content_key(score_key(stage), learnt.get(source, "")) for source in sources]
-    scores = [
-        Task(
-            f"{stage.name}-score-{part:06d}",
-            score_task,
-            (partition, stage, run.triplets, [str(f) for f in folders], keys, run.scores_dir),
-            content_key("score", keys, selected.keys[part], str(run.scores_dir)),
-            stage.needs_accelerator,
-        )
-        for part, partition in enumerate(selected.partitions)
-    ]
-    scored = run.run(scores, f"{stage.name}: score")
-    decisions = []
-    for part, partition in enumerate(selected.partitions):
-        name = f"{stage.name}-{part:06d}"
-        files = (run.work(f"{name}.rows"), run.ledger(name))
-        key = content_key("decide", filter_key(stage), scores[part].key)
-        arguments = (partition, stage, scored[part].paths, run.names, run.triplets, *files)
-        decisions.append(Task(name, decide_task, arguments, key))
-    results = run.run(decisions, f"{stage.name}: decide")
-    _narrow(selected, decisions, -2)
-    return results, content_key([learnt.get(source, "") for source in sources])
 
 
 def split_stage(

@@ -7,17 +7,19 @@ folder/tokenizer/           tokenizer.json, spiece.model
 folder/ledger.parquet       what was left out, and why
 """
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 from jina_jax.config import DataConfig
-from jina_jax.config_file import difference
+from jina_jax.config_file import difference, unchangeable_fields
 from jina_jax.data.blocks import plan_blocks
 from jina_jax.data.encode import EncodeResult, Vocabulary, encode_task, vocabulary_task
 from jina_jax.data.engine import Task, build_engine, content_key
+from jina_jax.data.evaluation_sets import DecontaminationFilter, leak_report
 from jina_jax.data.filters import Filter, Scorer, filter_key
 from jina_jax.data.inputs import changed_input, input_files
-from jina_jax.data.ledger import LEDGER_FILE, UnusableError, merge_ledgers
+from jina_jax.data.ledger import LEDGER_FILE, UnusableError, dropped_texts, merge_ledgers
 from jina_jax.data.manifest import (
     FORMAT_VERSION,
     MANIFEST_FILE,
@@ -27,18 +29,19 @@ from jina_jax.data.manifest import (
     prepared_config,
     save_manifest,
 )
+from jina_jax.data.near_duplicates import near_duplicate_scorers
 from jina_jax.data.pipeline import (
     Pipeline,
     Selected,
     dedup_stage,
     filter_stage,
     read_stage,
-    score_stage,
     split_stage,
 )
+from jina_jax.data.score_stage import score_stage
 from jina_jax.data.stages import configured_filters
 from jina_jax.data.summary import VERSIONS, Outcome, eval_path, shard_path, summaries
-from jina_jax.data.workspace import discard_leftovers, workspace
+from jina_jax.data.workspace import discard_hidden, discard_leftovers, workspace
 from jina_jax.errors import UserError
 from jina_jax.progress import say
 
@@ -60,8 +63,9 @@ def prepare(
       config: the data section.
       out_dir: the folder to make. One that was prepared with the same configuration is kept.
       progress: show it on standard error.
-      scorers: filters that need a model, applied in this order after those of the configuration.
-        Their scores are kept in `OUT_DIR.scores`, for another preparation with other thresholds.
+      scorers: filters that need a model, from `score.stages.configured_scorers`, applied in this
+        order after the others. Their scores are kept in `OUT_DIR.scores`, for another preparation
+        with other thresholds; delete that folder when there will be none.
     Returns: the manifest of the folder.
     Raises: UserError when a source cannot be used, nothing is left, or `out_dir` holds something
       else.
@@ -69,7 +73,8 @@ def prepare(
     if not config.sources:
         raise UserError("data.sources is empty: name at least one source of pairs")
     out_dir = out_dir.absolute()
-    filters = configured_filters(config)
+    filters, scorers = configured_filters(config), (*near_duplicate_scorers(config), *scorers)
+    _check_scorers(config, scorers)
     keys = _stage_keys(filters, scorers)
     prepared = _already_prepared(config, keys, out_dir)
     if prepared is not None:
@@ -77,10 +82,12 @@ def prepare(
         return prepared
     rejected = out_dir.with_name(f"{out_dir.name}.rejected.parquet")
     identity = content_key(FORMAT_VERSION, prepared_config(config), VERSIONS, keys)
+    scores_dir = out_dir.with_name(f"{out_dir.name}.scores")
     with workspace(out_dir, identity) as space:
         rejected.unlink(missing_ok=True)
+        discard_hidden(scores_dir)
         # First, so that a vocabulary that cannot be had is found before hours of reading.
-        run = Pipeline(config, space, out_dir.with_name(f"{out_dir.name}.scores"), progress)
+        run = Pipeline(config, space, scores_dir, progress)
         vocabulary = None if config.tokenizer.source == "train" else _vocabulary(run, None)
         run.blocks = plan_blocks(config.sources)
         run.engine = build_engine(config.engine, sum(b.size_bytes for b in run.blocks))
@@ -92,8 +99,21 @@ def prepare(
         finally:
             run.engine.close()
         merge_ledgers(run.ledgers, space.result / LEDGER_FILE)
+        manifest = dataclasses.replace(manifest, leaks=_leaks(space.result, filters))
+        save_manifest(manifest, space.result)
     say(f"prepared {manifest.train_records:,} training records in {out_dir}", enabled=progress)
     return manifest
+
+
+def _check_scorers(config: DataConfig, scorers: Sequence[Scorer]) -> None:
+    """A filter that is configured must not be passed over."""
+    given = {scorer.name for scorer in scorers}
+    for name in ("consistency", "margin"):
+        if getattr(config, name).enabled and name not in given:
+            raise ValueError(
+                f"data.{name}.enabled is set: hand prepare() the scorers that "
+                f"jina_jax.score.stages.configured_scorers gives"
+            )
 
 
 def _already_prepared(config: DataConfig, keys: dict[str, str], out_dir: Path) -> Manifest | None:
@@ -137,7 +157,7 @@ def _run(
     for stage in filters:
         outcome.stages[stage.name] = filter_stage(run, selected, stage)
     for scorer in scorers:
-        outcome.stages[scorer.name], _ = score_stage(run, selected, scorer)
+        outcome.stages[scorer.name] = score_stage(run, selected, scorer)
     evals = [folder / eval_path(name) for name in run.names]
     left = [outcome.left(index) for index in range(len(run.names))]
     outcome.taken, outcome.splits = split_stage(run, selected, left, evals)
@@ -153,7 +173,9 @@ def _run(
         tokenizer_sha256=vocabulary.sha256,
         vocab_size=vocabulary.size,
         stages=_stage_keys(filters, scorers),
+        models=_models([*filters, *scorers]),
         sources=summaries(config, inputs, outcome, encoded),
+        leaks={},
     )
     # Input that changed while the work was interrupted may have left files of what it was before.
     listed = {s.path for source in manifest.sources for s in source.shards}
@@ -161,7 +183,6 @@ def _run(
     for path in (*folder.glob("train/*"), *folder.glob("eval/*")):
         if str(path.relative_to(folder)) not in listed:
             path.unlink()
-    save_manifest(manifest, folder)
     return manifest
 
 
@@ -170,12 +191,22 @@ def _stage_keys(filters: Sequence[Filter], scorers: Sequence[Scorer]) -> dict[st
     return keys | {stage.name: filter_key(stage) for stage in scorers}
 
 
+def _models(stages: Sequence[Filter | Scorer]) -> dict[str, str]:
+    return {s.name: str(s.model_sha256) for s in stages if hasattr(s, "model_sha256")}
+
+
+def _leaks(folder: Path, filters: Sequence[Filter]) -> dict[str, dict[str, int]]:
+    """What was found of each evaluation set, from the texts that the filter left in the ledger."""
+    for stage in filters:
+        if isinstance(stage, DecontaminationFilter):
+            return leak_report(dropped_texts(folder, stage.name), stage)
+    return {}
+
+
 def _vocabulary(run: Pipeline, selected: Selected | None) -> Vocabulary:
     config = run.config.tokenizer
     partitions = selected.partitions if selected else []
-    key = content_key(
-        "vocabulary", prepared_config(run.config)["tokenizer"], selected.keys if selected else []
-    )
+    key = content_key("vocabulary", unchangeable_fields(config), selected.keys if selected else [])
     folder = run.space.result / "tokenizer"
     task = Task("vocabulary", vocabulary_task, (config, list(partitions), folder), key)
     (vocabulary,) = run.run([task], "vocabulary", "vocabularies")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import xxhash
 
+from jina_jax.data.records import is_unicode
 from jina_jax.errors import UserError
 from jina_jax.types import BadRecord, Origin, Pair
 
@@ -159,7 +160,7 @@ def docstring_pair(name: str, docstring: str | None, origin: Origin) -> Pair | N
     summary, rest = " ".join(summary.split()), _prose(rest)
     if len(summary.split()) < _MIN_SUMMARY_WORDS or len(rest.split()) < _MIN_REST_WORDS:
         return None
-    if not (_is_unicode(summary) and _is_unicode(rest)):
+    if not (is_unicode(summary) and is_unicode(rest)):
         return None
     return Pair(summary, f"{name}: {rest}", origin)
 
@@ -177,8 +178,3 @@ def _prose(text: str) -> str:
         if stripped and not (in_doctest or in_fence or is_markup):
             kept.append(stripped)
     return "\n".join(kept)
-
-
-def _is_unicode(text: str) -> bool:
-    # A literal such as '\ud800' is Python, but no encoding of Unicode can hold it.
-    return not any("\ud800" <= c <= "\udfff" for c in text)

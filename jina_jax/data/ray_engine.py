@@ -3,12 +3,14 @@
 All nodes must see the same folder under the same path, and have jina_jax installed.
 """
 
+import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from jina_jax.data.engine import Task, WorkerLostError, execute
 from jina_jax.errors import UserError
 
+_CONNECT_S = 10
 _QUEUED_PER_CORE = 4
 _MAX_RETRIES = 20
 """Of a task whose node or process died; an error that the task raised is not retried."""
@@ -34,6 +36,7 @@ class RayEngine:
         self._ray = ray
         self._is_ours = not ray.is_initialized()
         if self._is_ours:
+            _check_reachable(address)
             try:
                 ray.init(
                     address or "local",
@@ -96,3 +99,21 @@ class RayEngine:
         """Leaves the cluster; one that was started here ends."""
         if self._is_ours:
             self._ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself waits for minutes for a cluster that is not there.
+
+    Raises: UserError when nothing answers at `host:port`.
+    """
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if not separator or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
+    except OSError as error:
+        raise UserError(
+            f"no Ray cluster at {address!r} ({error}): start one with `ray start --head --port "
+            f"{port}` on {host}, join other nodes with `ray start --address {host}:{port}`, or "
+            f"leave data.engine.ray_address empty for a cluster on this machine"
+        ) from error

@@ -110,7 +110,7 @@ def kind_of(value: Any) -> str:
 
 
 def is_unicode(text: str) -> bool:
-    """Whether the text can be encoded: JSON can escape half of a surrogate pair."""
+    """Whether the text can be encoded: JSON and Python can escape half of a surrogate pair."""
     try:
         text.encode()
     except UnicodeEncodeError:

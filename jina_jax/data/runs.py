@@ -184,12 +184,20 @@ def read_range(runs: Sequence[Run], first_key: int, end_key: int, schema: pa.Sch
         end = len(keys_N)
         if end_key < KEYS:
             end = int(np.searchsorted(keys_N, np.uint64(end_key)))
-        part = table.slice(first, end - first)
+        part = _copied(table.slice(first, end - first))
         for name, base in (("row", run.row_base), ("position", run.position_base)):
             column = pc.add(part.column(name), base)
             part = part.set_column(part.schema.get_field_index(name), name, column)
         slices.append(part.cast(schema))
     return joined(pa.concat_tables(slices))
+
+
+def _copied(part: pa.Table) -> pa.Table:
+    """A table that holds no part of a mapped file, of which a page can be megabytes."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, part.schema) as writer:
+        writer.write_table(part)
+    return pa.ipc.open_stream(sink.getvalue()).read_all()
 
 
 def hash_words(column: pa.ChunkedArray) -> np.ndarray:

@@ -79,6 +79,15 @@ def discard_leftovers(folder: Path) -> None:
             shutil.rmtree(_partial(folder), ignore_errors=True)
 
 
+def discard_hidden(folder: Path) -> None:
+    """Removes what processes that were killed had begun to write into a folder, if there is one."""
+    for path in folder.glob(".*") if folder.exists() else ():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def _partial(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.partial")
 

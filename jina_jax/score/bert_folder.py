@@ -43,8 +43,8 @@ class BertFolder(NamedTuple):
     tensors: dict[str, np.ndarray]
     tokenizer: Tokenizer
     """Neither cuts nor pads."""
-    files_sha256: str
-    """Of the weights, the tokenizer and the shape."""
+    sha256: str
+    """As `model_sha256` gives it."""
 
 
 def read_bert(path_or_id: str | Path) -> BertFolder:
@@ -64,13 +64,28 @@ def read_bert(path_or_id: str | Path) -> BertFolder:
             f"{folder / TOKENIZER_FILE} has {tokenizer.get_vocab_size()} tokens but "
             f"{CONFIG_FILE} says vocab_size={config.vocab_size}: the files are of two models"
         )
-    digest = hashlib.sha256()
-    for path in (folder / CONFIG_FILE, folder / TOKENIZER_FILE, *weight_files(folder)):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
     # Old files store a range of positions as if it were a weight.
     tensors = read_tensors(folder, ignored=("position_ids",))
-    return BertFolder(folder, config, tensors, tokenizer, digest.hexdigest())
+    return BertFolder(folder, config, tensors, tokenizer, _files_sha256(folder))
+
+
+def model_sha256(path_or_id: str | Path) -> str:
+    """Of everything in a model's folder that its results depend on; no device is touched.
+
+    Raises: UserError when it cannot be found.
+    """
+    return _files_sha256(find_folder(path_or_id, _FETCHED))
+
+
+def _files_sha256(folder: Path) -> str:
+    digest = hashlib.sha256()
+    optional = [path for name in (LIMITS_FILE, POOLING_FILE) if (path := folder / name).is_file()]
+    for path in (folder / CONFIG_FILE, folder / TOKENIZER_FILE, *optional, *weight_files(folder)):
+        if not path.is_file():
+            raise UserError(f"{folder} holds no {path.name}: it is no folder of a BERT model")
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _read_tokenizer(path: Path) -> Tokenizer:

@@ -5,9 +5,7 @@ s(q_i, p_i), the cosine of query and passage (Günther et al. 2023, arXiv 2307.1
 two"). What is computed and cached is the rank, the number of passages above; top_k is applied to
 it later, and can be changed without computing again.
 
-The sample is `sample_size` pairs of the source, or all where there are fewer, taken by a hash of
-the pair: it depends on the set of pairs and the seed alone, never on order, files or workers. A
-passage that was sampled with several queries counts each time.
+A passage that was sampled with several queries counts each time.
 
 Own text is recognised by its text hash and never by its score, so that copies of the passage in
 the sample cannot outrank it. Yet two different texts can have one embedding (all-MiniLM-L6-v2
@@ -20,19 +18,17 @@ more than one block exists on a device at a time, and nothing is sorted.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import xxhash
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Bool, Float, Float32, Int, Int32, Int64, UInt64
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32, UInt64
 
-from jina_jax.config import ConsistencyConfig
+from jina_jax.filter_config import ConsistencyConfig
 from jina_jax.mesh import DATA, split_first_axis
-from jina_jax.score.encoder import SentenceEncoder
 
 _NOT_SAMPLED = -1
 _PADDING = -2
@@ -45,39 +41,6 @@ class Sample(NamedTuple):
     """float32 unit vectors."""
     hash_Mx2: np.ndarray
     """uint64, the text hash of each passage."""
-
-
-def sample_keys(
-    query_hash_Nx2: UInt64[np.ndarray, "N 2"],
-    positive_hash_Nx2: UInt64[np.ndarray, "N 2"],
-    seed: int,
-) -> UInt64[np.ndarray, " N"]:
-    """A number per pair that stands for a random draw; the least of a source are its sample.
-
-    Args:
-      query_hash_Nx2: text hashes as two words, as `data.runs.hash_words` gives them.
-      positive_hash_Nx2: of the passages.
-      seed: another seed gives another sample.
-    """
-    both = np.concatenate([query_hash_Nx2, positive_hash_Nx2], axis=1).astype("<u8").tobytes()
-    digest = functools.partial(xxhash.xxh3_64_intdigest, seed=seed % 2**64)
-    keys = (digest(both[i : i + 32]) for i in range(0, len(both), 32))
-    return np.fromiter(keys, np.uint64, len(query_hash_Nx2))
-
-
-def sample_rows(key_N: UInt64[np.ndarray, " N"], size: int) -> Int64[np.ndarray, " M"]:
-    """The rows with the least keys.
-
-    Args:
-      key_N: from `sample_keys`.
-      size: at most this many rows.
-    Returns: min(N, size) row numbers, by increasing key; the same pairs whatever the order of
-      rows. Rows of equal key are the same pair.
-    """
-    rows_N = np.arange(len(key_N))
-    if size < len(key_N):
-        rows_N = np.argpartition(key_N, size)[:size]
-    return rows_N[np.argsort(key_N[rows_N], kind="stable")].astype(np.int64)
 
 
 @functools.lru_cache
@@ -224,36 +187,6 @@ def _padded(x: np.ndarray, rows: int, value: int) -> np.ndarray:
 def _store(rank_N: np.ndarray, first: int, result: jax.Array) -> None:
     part_N = rank_N[first : first + len(result)]
     part_N[:] = np.asarray(result)[: len(part_N)]
-
-
-class PairTexts(NamedTuple):
-    """N pairs of one source, as the pure functions take them."""
-
-    queries: Sequence[str]
-    positives: Sequence[str]
-    query_hash_Nx2: np.ndarray
-    """uint64, text hashes as two words."""
-    positive_hash_Nx2: np.ndarray
-
-
-def consistency_ranks(
-    pairs: PairTexts, encoder: SentenceEncoder, config: ConsistencyConfig
-) -> Int32[np.ndarray, " N"]:
-    """Ranks all pairs of a source that fits in memory, in one call.
-
-    `score.tasks` does the same for a source of any size, file by file.
-
-    Args:
-      pairs: of one source.
-      encoder: of queries and passages.
-      config: sample and blocks.
-    Returns: int32 [N], sampled passages other than its own text that score above each pair.
-    """
-    q_ND, p_ND = encoder.encode(pairs.queries), encoder.encode(pairs.positives)
-    key_N = sample_keys(pairs.query_hash_Nx2, pairs.positive_hash_Nx2, config.seed)
-    rows_M = sample_rows(key_N, config.sample_size)
-    sample = Sample(p_ND[rows_M], pairs.positive_hash_Nx2[rows_M])
-    return Ranker(sample, config, encoder.mesh).ranks(q_ND, p_ND, pairs.positive_hash_Nx2)
 
 
 def keep_by_rank(

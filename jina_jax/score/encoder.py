@@ -28,7 +28,7 @@ from jina_jax.score.bert_folder import (
     row_shapes,
 )
 
-_TEXTS_AT_ONCE = 16_384  # bounds what is tokenised and packed before it is encoded
+_TEXTS_AT_ONCE = 4096  # bounds what is tokenised and packed before it is encoded
 _DEFAULT_MAX_TOKENS = 512
 
 
@@ -59,7 +59,7 @@ class SentenceEncoder:
         self.mesh = make_mesh() if mesh is None else mesh
         self.dimensions = files.config.hidden_size
         self.max_tokens = _max_tokens(files)
-        self.key = f"{files.files_sha256}-{self.max_tokens}-{files.config.compute_dtype}"
+        self.key = f"{files.sha256}-{self.max_tokens}-{files.config.compute_dtype}"
         """Names everything that an embedding depends on besides the text."""
         self._tokenizer = files.tokenizer
         self._tokenizer.enable_truncation(self.max_tokens)

@@ -16,7 +16,8 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float32
 
-from jina_jax.config import BertConfig, MarginConfig
+from jina_jax.config import BertConfig
+from jina_jax.filter_config import MarginConfig
 from jina_jax.mesh import make_mesh
 from jina_jax.model.bert import classify
 from jina_jax.model.bert_weights import classifier_from_huggingface
@@ -49,7 +50,7 @@ class CrossEncoder:
         """
         files = read_bert(path_or_id)
         max_tokens = min(_MAX_TOKENS, files.config.max_position_embeddings)
-        self.key = f"{files.files_sha256}-{max_tokens}-{files.config.compute_dtype}"
+        self.key = f"{files.sha256}-{max_tokens}-{files.config.compute_dtype}"
         """Names everything that a logit depends on besides the texts."""
         self._tokenizer = files.tokenizer
         # The longer of the two gives way, as in sentence-transformers.

@@ -17,7 +17,6 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float32
 
-from jina_jax.errors import UserError, multiples_near
 from jina_jax.mesh import split_first_axis
 
 
@@ -55,15 +54,3 @@ def encode_in_chunks(
     # The gradient of the parameters that `encode` closes over is added up over the steps.
     encoded = jax.lax.map(jax.checkpoint(encode, prevent_cse=False), chunks)
     return constrain(join(constrain(encoded, None, *spec)), *spec)
-
-
-def check_chunks(grad_cache_rows: int, mesh: Mesh) -> None:
-    """Every device must get the same number of rows of a chunk.
-
-    Raises: UserError naming the nearest numbers that divide.
-    """
-    if grad_cache_rows % mesh.size:
-        raise UserError(
-            f"train.grad_cache_rows={grad_cache_rows} does not divide by {mesh.size} devices; "
-            f"use {multiples_near(grad_cache_rows, mesh.size)}"
-        )

@@ -8,12 +8,11 @@ from types import FrameType
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from jina_jax.checkpoint import Checkpoints
 from jina_jax.config import RunConfig
-from jina_jax.config_file import difference, fingerprint_fields, to_json
+from jina_jax.config_file import difference, to_json, unchangeable_fields
 from jina_jax.data.manifest import (
     MANIFEST_FILE,
     Manifest,
@@ -30,9 +29,10 @@ from jina_jax.mesh import check_divides, make_mesh, replicated
 from jina_jax.model.t5 import init_params
 from jina_jax.model.weights import parameter_count
 from jina_jax.progress import say
-from jina_jax.train.gradcache import check_chunks
 from jina_jax.train.metrics import MetricsWriter
+from jina_jax.train.profile import Profiler
 from jina_jax.train.step import TrainState, batch_shardings, init_state, make_train_step
+from jina_jax.train.throughput import Throughput
 from jina_jax.validation import validate
 
 
@@ -48,11 +48,10 @@ def train(config: RunConfig) -> TrainState:
     verify_shards(manifest, config.data_path)
     check_data(config, manifest)
     mesh = make_mesh(config.train.devices)
-    check_divides(config.feed, mesh)
-    check_chunks(config.train.grad_cache_rows, mesh)
+    check_divides(config, mesh)
     with Checkpoints(config.checkpoint_path, keep=config.train.keep_checkpoints) as checkpoints:
         metadata = {
-            "config": fingerprint_fields(config),
+            "config": unchangeable_fields(config),
             "manifest_sha256": file_sha256(config.data_path / MANIFEST_FILE),
         }
         state = _first_state(config, checkpoints, metadata, mesh)
@@ -130,9 +129,11 @@ def _run_steps(
     with (
         _SignalLatch() as latch,
         MetricsWriter(config.run_path, start=start, num_steps=num_steps) as writer,
+        Profiler.of_run(config, start) as profiler,
     ):
-        log = _StepLog(config, writer, list(sources))
-        for batch, arrays in _on_devices(feed, mesh, log):
+        log = _StepLog(config, mesh, writer, list(sources))
+        for batch, arrays in _on_devices(feed, mesh, log.throughput):
+            profiler.before(batch.step, state)
             state, metrics = step_fn(state, arrays)
             log.dispatched(batch, metrics)
             done = batch.step + 1
@@ -146,31 +147,26 @@ def _run_steps(
 
 
 def _on_devices(
-    feed: Iterator[Batch], mesh: Mesh, log: "_StepLog"
+    feed: Iterator[Batch], mesh: Mesh, throughput: Throughput
 ) -> Iterator[tuple[Batch, PackedBatch]]:
     """Puts each batch on the devices while the step before it still runs."""
     shardings = batch_shardings(mesh)
     while True:
         began = time.perf_counter()
         batch = next(feed, None)
-        log.data_wait_s += time.perf_counter() - began
+        throughput.data_wait_s += time.perf_counter() - began
         if batch is None:
             return
         yield batch, jax.device_put(batch.arrays, shardings)
 
 
 class _StepLog:
-    """Reads a step's metrics after the next one was dispatched, and keeps the rates."""
+    """Reads a step's metrics after the next one was dispatched, and logs them with the rates."""
 
-    def __init__(self, config: RunConfig, writer: MetricsWriter, source_names: list[str]):
-        self._config, self._writer, self._names = config, writer, source_names
+    def __init__(self, config: RunConfig, mesh: Mesh, writer: MetricsWriter, names: list[str]):
+        self._config, self._writer, self._names = config, writer, names
         self._pending: tuple[Batch, dict[str, jax.Array]] | None = None
-        self.data_wait_s = 0.0
-        self._reset()
-
-    def _reset(self) -> None:
-        self._since, self._steps, self._real, self._positions = time.perf_counter(), 0, 0, 0
-        self.data_wait_s = 0.0
+        self.throughput = Throughput(config, mesh)
 
     def dispatched(self, batch: Batch, metrics: dict[str, jax.Array]) -> None:
         self.flush()
@@ -183,26 +179,13 @@ class _StepLog:
         batch, metrics = self._pending
         self._pending = None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        segments = batch.arrays.segments_RL
-        self._steps += 1
-        self._real += int(np.count_nonzero(segments))
-        self._positions += segments.size
+        self.throughput.add(batch.arrays)
         done = batch.step + 1
         if done % self._config.train.log_every_steps and done != self._config.train.num_steps:
             return
-        elapsed_s = time.perf_counter() - self._since
         self._writer.write(
-            {"step": done, "source": self._names[batch.source]}
-            | values
-            | {
-                "pairs_per_s": self._steps * self._config.feed.global_batch_size / elapsed_s,
-                "real_tokens_per_s": self._real / elapsed_s,
-                "padding_share": 1 - self._real / self._positions,
-                "step_time_s": elapsed_s / self._steps,
-                "data_wait_s": self.data_wait_s / self._steps,
-            }
+            {"step": done, "source": self._names[batch.source]} | values | self.throughput.read()
         )
-        self._reset()
 
 
 class _SignalLatch:

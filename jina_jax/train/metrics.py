@@ -46,6 +46,8 @@ class MetricsWriter:
             f"loss {values['loss']:.4f}  accuracy {values['accuracy']:.3f}  "
             f"{values['pairs_per_s']:.0f} pairs/s"
         )
+        if "mfu" in values:
+            text += f"  MFU {values['mfu']:.1%}"
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(step - self._bar.n)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Float32
 
 from jina_jax.config import RunConfig, T5Config
@@ -20,6 +20,7 @@ from jina_jax.train.gradcache import encode_in_chunks
 from jina_jax.train.log_sums import Spread
 from jina_jax.train.losses import pair_loss
 from jina_jax.train.optim import learning_rate_schedule, make_optimizer
+from jina_jax.train.slots import take_slots
 
 Params = Any
 Metrics = dict[str, Array]
@@ -47,29 +48,27 @@ def embed_texts(
     *,
     texts_per_row: int,
     chunk_rows: int,
-    mesh: Mesh,
+    spread: Spread,
     dropout_key: Array | None,
 ) -> Float32[Array, "B T D"]:
-    """Embeddings of a packed batch, one per text, unit length.
+    """Embeddings of a packed batch, one per text, unit length, divided over all devices by pairs.
 
-    Rows are encoded where they lie, `chunk_rows` of them at a time where that is not 0; the pooled
-    texts are gathered, since a text may lie on another device than its partner.
+    Rows are encoded where they lie, `chunk_rows` of them at a time where that is not 0; then the
+    pooled texts are gathered, since a text may lie on another device than its partner.
     """
 
     def encode(rows: tuple[Array, Array, Array]) -> Array:
         ids_ML, segments_ML, row_M = rows
         key = None if dropout_key is None else DropoutKey(dropout_key, row_M)
-        return mean_pool(
-            apply(config, params, ids_ML, segments_ML, key), segments_ML, texts_per_row
-        )
+        hidden_MLD = apply(config, params, ids_ML, segments_ML, key)
+        return mean_pool(hidden_MLD, segments_ML, texts_per_row)
 
     rows = batch.ids_RL, batch.segments_RL, jnp.arange(len(batch.ids_RL))
     if chunk_rows:
-        z_RSD = encode_in_chunks(encode, rows, chunk_rows=chunk_rows, mesh=mesh)
+        z_RSD = encode_in_chunks(encode, rows, chunk_rows=chunk_rows, mesh=spread.mesh)
     else:
         z_RSD = encode(rows)
-    z_ND = jax.lax.with_sharding_constraint(z_RSD.reshape(-1, z_RSD.shape[-1]), replicated(mesh))
-    return z_ND[batch.slot_BT]
+    return take_slots(z_RSD.reshape(-1, z_RSD.shape[-1]), batch.slot_BT, spread)
 
 
 def batch_loss(
@@ -79,18 +78,17 @@ def batch_loss(
 
     Returns: (loss in nats, {"accuracy": share of queries that find their positive}).
     """
+    # Each device compares its own pairs with all others, whatever the axes of the mesh are for.
+    spread = Spread(mesh, config.loss.gather, config.loss.tile_bytes)
     z_BTD = embed_texts(
         params, batch, config.model,
         texts_per_row=config.feed.texts_per_row, chunk_rows=config.train.grad_cache_rows,
-        mesh=mesh, dropout_key=dropout_key,
+        spread=spread, dropout_key=dropout_key,
     )  # fmt: skip
-    # Each device compares its own pairs with all others, whatever the axes of the mesh are for.
-    pairs = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-    q_BD, p_BD = (jax.lax.with_sharding_constraint(z_BTD[:, t], pairs) for t in (0, 1))
     contrast = pair_loss(
-        q_BD, p_BD,
+        z_BTD[:, 0], z_BTD[:, 1],
         temperature=config.loss.temperature,
-        spread=Spread(mesh, config.loss.gather, config.loss.tile_bytes),
+        spread=spread,
         identity_BT=batch.identity_BT if config.loss.mask_false_negatives else None,
     )  # fmt: skip
     return contrast.loss, {"accuracy": contrast.accuracy}

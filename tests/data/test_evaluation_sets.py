@@ -13,8 +13,10 @@ from jina_jax.data.evaluation_sets import (
     leak_report,
     load_index,
 )
+from jina_jax.data.manifest import load_manifest
 from jina_jax.errors import UserError
 from jina_jax.filter_config import DecontaminationConfig, EvaluationSet
+from tests.pairs import config, pair, run, triplet, write
 
 
 def texts(*paths, **more):
@@ -112,3 +114,22 @@ def test_nothing_is_passed_over_in_silence(tmp_path, name, content, more, what):
 def test_a_path_that_matches_nothing_is_named(tmp_path):
     with pytest.raises(UserError, match=r"'dev': .*none-\*.*matches no file"):
         texts(tmp_path / "none-*.jsonl")
+
+
+def test_the_manifest_tells_what_was_found_of_each_set(tmp_path):
+    (tmp_path / "dev.txt").write_text("What is the number one two three?\nnowhere to be found\n")
+    (tmp_path / "triplets-dev.txt").write_text("It is 57, perhaps.\n")
+    source = write(tmp_path / "pairs.jsonl", [pair(i) for i in range(100, 200)])
+    triplets = write(tmp_path / "triplets.jsonl", [triplet(i) for i in range(100)])
+    sets = tuple(
+        EvaluationSet(name, (str(tmp_path / f"{name}.txt"),), "text", ())
+        for name in ("dev", "triplets-dev")
+    )
+    manifest = run(
+        config(source, triplets, decontamination=DecontaminationConfig(sets)), tmp_path / "out"
+    )
+    assert manifest.leaks == load_manifest(tmp_path / "out").leaks
+    assert manifest.leaks == {
+        "dev": {"texts": 2, "texts_found": 1, "records_dropped": 1},
+        "triplets-dev": {"texts": 1, "texts_found": 1, "records_dropped": 1},
+    }

@@ -29,19 +29,20 @@ class LastDigit:
     thresholds: ClassVar[tuple[str, ...]] = ("least",)
     needs_accelerator: ClassVar[bool] = True
 
-    def fit(self, batches, folder: Path) -> None:
+    def fit(self, batches, folder: Path, cache: Path) -> None:
         count = sum(len(batch) for batch in batches())
         assert count == sum(len(batch) for batch in batches())
         (folder / "count").write_text(str(count))
 
-    def score(self, batch, folder):
+    def score(self, batch, folder, cache):
         assert int((folder / "count").read_text()) >= len(batch)
         if self.log:
             with Path(self.log).open("a") as file:
                 file.write(f"{len(batch)}\n")
-        return digits(batch).astype(np.float32)
+        return digits(batch).astype(np.float32)[:, None]
 
-    def decide(self, batch, score_N):
+    def decide(self, batch, score_NS, folder):
+        score_N = score_NS[:, 0]
         assert (digits(batch) == score_N).all()
         dropped = score_N < self.least
         return verdict(np.where(dropped, "low", ""), np.where(dropped, "too low", ""), score_N)

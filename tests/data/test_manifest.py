@@ -33,7 +33,7 @@ def manifest(shards=()):
         LengthStats(2.5, 2, 3, 4), LengthStats(7.25, 7, 8, 9), None, tuple(shards), None,
     )  # fmt: skip
     return Manifest(
-        FORMAT_VERSION, prepared_config(CONFIG), {"clean": 1}, "00ff", 8000, {}, (source,)
+        FORMAT_VERSION, prepared_config(CONFIG), {"clean": 1}, "00ff", 8000, {}, {}, (source,), {}
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from jina_jax.config import EngineConfig
 from jina_jax.errors import UserError
-from tests.pairs import config, files, pair, run, triplet, write
+from tests.pairs import config, files, filtered, pair, run, triplet, write
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,6 +20,15 @@ def test_without_ray_the_way_to_get_it_is_named(tmp_path, monkeypatch):
     source = write(tmp_path / "a.jsonl", [pair(i) for i in range(50)])
     with pytest.raises(UserError, match=r"pip install 'jina-jax\[ray\]'"):
         run(config(source, engine=EngineConfig("ray")), tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_an_address_where_nothing_answers_is_refused_at_once(tmp_path):
+    pytest.importorskip("ray", reason="ray is not installed: pip install 'jina-jax[ray]'")
+    source = write(tmp_path / "a.jsonl", [pair(i) for i in range(50)])
+    engine = EngineConfig("ray", ray_address="127.0.0.1:9")
+    with pytest.raises(UserError, match="start one with `ray start --head --port 9` on 127"):
+        run(config(source, engine=engine), tmp_path / "out")
 
 
 @pytest.fixture
@@ -49,7 +58,7 @@ def test_a_cluster_changes_no_byte_even_when_a_node_is_killed(cluster, tmp_path,
         write(tmp_path / "first.jsonl", [pair(i) for i in range(1500)] + ["{"] * 5),
         write(tmp_path / "triplets.jsonl", [triplet(i) for i in range(800)]),
     ]
-    run(config(*sources, engine=EngineConfig("local", 1)), tmp_path / "alone")
+    run(filtered(*sources, engine=EngineConfig("local", 1)), tmp_path / "alone")
     done = tmp_path / ".out.partial" / "done"
     killed_after: list[int] = []
 
@@ -61,7 +70,7 @@ def test_a_cluster_changes_no_byte_even_when_a_node_is_killed(cluster, tmp_path,
 
     thread = threading.Thread(target=kill if killed else lambda: None)
     thread.start()
-    run(config(*sources, engine=EngineConfig("ray")), tmp_path / "out")
+    run(filtered(*sources, engine=EngineConfig("ray")), tmp_path / "out")
     thread.join()
     assert files(tmp_path / "out") == files(tmp_path / "alone")
     if killed:

@@ -4,19 +4,14 @@ import jax
 import numpy as np
 import pytest
 
-from jina_jax.config import ConsistencyConfig
+from jina_jax.filter_config import ConsistencyConfig
 from jina_jax.mesh import make_mesh
 from jina_jax.score.consistency import (
-    PairTexts,
     Ranker,
     Sample,
     _counter,
-    consistency_ranks,
     keep_by_rank,
-    sample_keys,
-    sample_rows,
 )
-from jina_jax.score.encoder import SentenceEncoder
 
 SMALL = ConsistencyConfig(query_block=16, sample_block=128)
 
@@ -138,44 +133,8 @@ def test_temporaries_do_not_grow_with_the_sample():
     assert temporary_bytes(8 * 1024, 1024) > 2 * small  # The measure sees a larger block.
 
 
-def test_the_sample_is_a_set_that_order_does_not_change():
-    rng = np.random.default_rng(0)
-    queries, positives = (rng.integers(0, 2**63, (1000, 2)).astype(np.uint64) for _ in range(2))
-    order = rng.permutation(1000)
-    first = sample_rows(sample_keys(queries, positives, 3), 100)
-    again = sample_rows(sample_keys(queries[order], positives[order], 3), 100)
-    np.testing.assert_array_equal(order[again], first)
-    assert len(set(first)) == 100
-    other_seed = sample_rows(sample_keys(queries, positives, 4), 100)
-    assert len(set(first) & set(other_seed)) < 30
-    smaller = sample_rows(sample_keys(queries, positives, 3), 40)
-    np.testing.assert_array_equal(smaller, first[:40])
-
-
-def test_a_sample_of_fewer_takes_all():
-    np.testing.assert_array_equal(sample_rows(np.array([9, 2, 5], np.uint64), 10), [1, 2, 0])
-
-
-def test_keys_are_stable():
-    """Another key would draw another sample on resumption."""
-    key = sample_keys(words([1]), words([2]), 0)
-    assert key.tolist() == [4520092612488700244]
-
-
 def test_fewer_than_top_k_above_stay():
     rank = np.array([0, 1, 2, 3], np.int32)
     np.testing.assert_array_equal(
         keep_by_rank(rank, ConsistencyConfig(top_k=2)), [True, True, False, False]
     )
-
-
-def test_texts_to_ranks(sentence_folder):
-    queries = ["the sea", "full of fish", "ships and whale", "quiet storm"]
-    passages = [*queries[:3], "zzz zz z"]
-    hashes = words([0, 1, 2, 3])
-    config = ConsistencyConfig(sample_size=100)
-    encoder = SentenceEncoder(sentence_folder)
-    got = consistency_ranks(PairTexts(queries, passages, hashes, hashes), encoder, config)
-    q, p = encoder.encode(queries), encoder.encode(passages)
-    np.testing.assert_array_equal(got, brute_force(q, p, range(4), p, range(4)))
-    np.testing.assert_array_equal(got[:3], [0, 0, 0])

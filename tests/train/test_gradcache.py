@@ -8,9 +8,9 @@ from test_step import CONFIG, make_batch
 
 from jina_jax.config import FeedConfig, RunConfig, TrainConfig
 from jina_jax.errors import UserError
-from jina_jax.mesh import make_mesh, replicated, split_first_axis
+from jina_jax.mesh import check_divides, make_mesh, replicated, split_first_axis
 from jina_jax.model.t5 import init_params
-from jina_jax.train.gradcache import check_chunks, encode_in_chunks
+from jina_jax.train.gradcache import encode_in_chunks
 from jina_jax.train.step import batch_loss, batch_shardings, init_state, make_train_step
 from jina_jax.validation import validate
 
@@ -120,6 +120,6 @@ def test_numbers_that_do_not_divide_are_refused_with_those_that_do():
         validate(config(8, 16))
     with pytest.raises(UserError, match="grad_cache_rows=-8 must not be negative"):
         validate(config(8, -8))
-    check_chunks(0, make_mesh(8))
-    with pytest.raises(UserError, match="=12 does not divide by 8 devices; use 8 or 16"):
-        check_chunks(12, make_mesh(8))
+    check_divides(config(8, 0), make_mesh(8))
+    with pytest.raises(UserError, match="rows=12 does not divide by 8 devices; use 8 or 16"):
+        check_divides(config(24, 12), make_mesh(8))

@@ -100,3 +100,7 @@ def test_the_train_step_holds_no_square(gather):
     text = make_train_step(config, mesh).lower(state, batch).compile().as_text()
     assert f"[{PAIRS // DEVICES}," in text
     assert not squares(text, PAIRS, DEVICES)
+    slots = len(make_batch(config=config).ids_RL) * config.feed.texts_per_row
+    # In a ring, no device holds the texts of all.
+    assert (f"[{slots},{config.model.d_model}]" in text) == (gather == "all_gather")
+    assert (f"[{PAIRS},{config.model.d_model}]" in text) == (gather == "all_gather")

@@ -1,0 +1,93 @@
+"""Starts the process that compiles, shows how far it is, and ends it when it takes too long."""
+
+import importlib.util
+import json
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from typing import Any
+
+from jina_jax.errors import UserError
+from jina_jax.plan.compile import Compiled, Request
+from jina_jax.plan.topology import LOCAL
+from jina_jax.progress import say
+
+_TPU_COMPILER = {
+    # Without these, libtpu asks a metadata server that isn't there who it is.
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+    "TPU_MIN_LOG_LEVEL": "3",
+    # It takes a lock, as if it drove a chip, and refuses a second process.
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    # Arrays and attached devices have no part in it.
+    "JAX_PLATFORMS": "cpu",
+}
+
+
+def run_compile(request: Request, *, timeout_s: float) -> Compiled:
+    """Compiles in a process of its own.
+
+    Args:
+      request: what to compile.
+      timeout_s: ends the process after so long.
+    Raises: UserError when the compiler is missing, fails or takes too long.
+    """
+    # A program from JAX's own cache would not be compiled, and so not be dumped to be read.
+    environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    if request.topology != LOCAL:
+        if importlib.util.find_spec("libtpu") is None:
+            raise UserError(
+                f"compiling for {request.topology} needs the TPU compiler, which is not "
+                f'installed: pip install "jina-jax[tpu]" (no TPU is needed)'
+            )
+        environment |= _TPU_COMPILER
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "jina_jax.plan.compile"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment,
+        )  # fmt: skip
+        out_of_time = threading.Event()
+
+        def stop() -> None:
+            out_of_time.set()
+            process.kill()
+
+        timer = threading.Timer(timeout_s, stop)
+        timer.start()
+        try:
+            answer = _converse(process, request)
+        finally:
+            timer.cancel()
+            process.kill()
+            process.wait()
+        if "result" in answer:
+            return Compiled(**answer["result"])
+        if "user_error" in answer:
+            raise UserError(answer["user_error"])
+        if out_of_time.is_set():
+            raise UserError(
+                f"compiling took more than {timeout_s:g} s and was stopped; give it longer with "
+                f"--timeout-s, or scan the layers, which compiles faster"
+            )
+        log.seek(0)
+        told = log.read().decode(errors="replace").strip().splitlines()[-5:]
+        raise UserError("the compiler failed; the last it said:\n  " + "\n  ".join(told))
+
+
+def _converse(process: "subprocess.Popen[bytes]", request: Request) -> dict[str, Any]:
+    """Sends the request, says what progress comes back, and returns the answer."""
+    assert process.stdin is not None and process.stdout is not None
+    began = time.monotonic()
+    process.stdin.write(pickle.dumps(request))
+    process.stdin.close()
+    for line in process.stdout:
+        reply = json.loads(line)
+        if "progress" not in reply:
+            return dict(reply)
+        say(f"plan: {reply['progress']} ({time.monotonic() - began:.0f} s)")
+    return {}

@@ -1,0 +1,181 @@
+"""Compiles the real train step for devices that need not be attached. Runs in a process of its own.
+
+`python -m jina_jax.plan.compile` reads a pickled `Request` from standard input and writes lines of
+JSON to standard output: `{"progress": ...}`, and last `{"result": ...}`, a `Compiled`.
+"""
+
+import dataclasses
+import json
+import os
+import pickle
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from jina_jax.config import RunConfig
+from jina_jax.plan.batch_shape import TEXTS_PER_PAIR, BatchShape
+from jina_jax.plan.topology import LOCAL
+
+_UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to compile."""
+
+    config: RunConfig
+    shape: BatchShape
+    topology: str
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the compiler said of a step, for one device."""
+
+    device_kind: str
+    devices: int
+    fits: bool
+    needed_bytes: int
+    """Main memory: from the memory analysis, or from the error where it doesn't fit."""
+    available_bytes: int
+    """As the error or this machine says it; 0 where neither does."""
+    argument_bytes: int = 0
+    temporary_bytes: int = 0
+    output_bytes: int = 0
+    """Beyond what reuses the memory of the arguments."""
+    hbm_bytes: float = 0.0
+    """Read and written in a step."""
+    collective_bytes: dict[str, float] = field(default_factory=dict)
+    collective_count: dict[str, int] = field(default_factory=dict)
+    unknown_loops: int = 0
+    compile_s: float = 0.0
+
+
+def abstract_arguments(config: RunConfig, shape: BatchShape) -> tuple[Any, Any]:
+    """Shapes of the state and of a batch, without their values."""
+    import jax
+    import jax.numpy as jnp
+
+    from jina_jax.feed.batch import PackedBatch
+    from jina_jax.model.t5 import init_params
+    from jina_jax.train.step import init_state
+
+    state = jax.eval_shape(lambda: init_state(config, init_params(config.model, jax.random.key(0))))
+    rows = jax.ShapeDtypeStruct((shape.rows, shape.row_tokens), jnp.int32)
+    texts = jax.ShapeDtypeStruct((shape.pairs, TEXTS_PER_PAIR), jnp.int32)
+    return state, PackedBatch(rows, rows, texts, texts)
+
+
+def topology_devices(name: str) -> Sequence[Any]:
+    """The devices of a TPU topology, described and not attached, or those of this machine."""
+    import jax
+
+    if name == LOCAL:
+        return jax.devices()
+    from jax.experimental import topologies
+
+    return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+
+
+def compile_step(request: Request, progress: Callable[[str], None]) -> Compiled:
+    """Lowers and compiles the step, and reads off what it needs.
+
+    Raises: UserError when the batch doesn't divide over the devices.
+    """
+    import jax
+
+    from jina_jax.mesh import check_divides, make_mesh
+    from jina_jax.plan.hlo import parse
+    from jina_jax.plan.traffic import measure
+    from jina_jax.train.step import make_train_step
+
+    mesh = make_mesh(request.config.train.devices, topology_devices(request.topology))
+    devices = list(mesh.devices.flat)
+    check_divides(request.config, mesh)
+    kind, began = devices[0].device_kind, time.perf_counter()
+    progress("tracing")
+    step = cast(jax.stages.Wrapped, make_train_step(request.config, mesh))
+    lowered = step.lower(*abstract_arguments(request.config, request.shape))
+    progress(f"compiling for {len(devices)} × {kind}")
+    with tempfile.TemporaryDirectory() as folder:
+        # Not `compiled.as_text()`: it cannot print some asynchronous slices of TPU programs.
+        dump: dict[str, str | bool] = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        try:
+            compiled = lowered.compile(compiler_options=dump)
+        except jax.errors.JaxRuntimeError as error:
+            needed, available = out_of_memory(str(error))
+            return Compiled(
+                kind, len(devices), False, needed, available,
+                compile_s=time.perf_counter() - began,
+            )  # fmt: skip
+        compile_s = time.perf_counter() - began
+        progress("reading the compiled step")
+        (program,) = Path(folder).glob("*after_optimizations.txt")
+        traffic = measure(parse(program.read_text(encoding="utf-8")))
+    memory = compiled.memory_analysis()
+    assert memory is not None
+    output = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes + output
+    available = _local_memory(devices) if request.topology == LOCAL else 0
+    return Compiled(
+        kind, len(devices), not available or needed <= available, needed, available,
+        memory.argument_size_in_bytes, memory.temp_size_in_bytes, output,
+        compile_s=compile_s, **dataclasses.asdict(traffic),
+    )  # fmt: skip
+
+
+def out_of_memory(message: str) -> tuple[int, int]:
+    """The bytes needed and available that a compiler's RESOURCE_EXHAUSTED names.
+
+    Raises: RuntimeError with the message when it is another error, or names no figures.
+    """
+    size = r"([\d.]+)([KMGT]?)"
+    for pattern in (
+        rf"\({size}\) exceeds available HBM \({size}\)",
+        rf"Used {size} of {size} hbm",
+    ):
+        if "RESOURCE_EXHAUSTED" in message and (found := re.search(pattern, message)):
+            needed, needed_unit, available, available_unit = found.groups()
+            return (
+                round(float(needed) * _UNITS[needed_unit]),
+                round(float(available) * _UNITS[available_unit]),
+            )
+    raise RuntimeError(message)
+
+
+def _local_memory(devices: Sequence[Any]) -> int:
+    """What one device of this machine has; CPU devices share the machine's memory."""
+    limit = (devices[0].memory_stats() or {}).get("bytes_limit")
+    if limit is not None:
+        return int(limit)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(devices)
+
+
+def main() -> int:
+    """Answers one request. What native libraries print goes to standard error."""
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def reply(kind: str, value: Any) -> None:
+        replies.write(json.dumps({kind: value}) + "\n")
+        replies.flush()
+
+    from jina_jax.errors import UserError
+
+    request = pickle.load(sys.stdin.buffer)
+    try:
+        result = compile_step(request, lambda text: reply("progress", text))
+    except UserError as error:
+        reply("user_error", str(error))
+        return 0
+    reply("result", dataclasses.asdict(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

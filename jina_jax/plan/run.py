@@ -1,0 +1,128 @@
+"""`jina-jax plan`: does a run fit a machine, how long would it take at best, what would it cost?"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from jina_jax.accelerators import Accelerator, accelerator
+from jina_jax.config import RunConfig
+from jina_jax.errors import UserError
+from jina_jax.model.flops import StepFlops, step_flops
+from jina_jax.plan import cache
+from jina_jax.plan.batch_shape import TEXTS_PER_PAIR, BatchShape, batch_shape
+from jina_jax.plan.child import run_compile
+from jina_jax.plan.compile import Compiled, Request
+from jina_jax.plan.roofline import Roofline, roofline
+from jina_jax.plan.topology import LOCAL, find_topology
+from jina_jax.progress import say
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What to plan for."""
+
+    topology: str = LOCAL
+    """A TPU slice such as v5e:16x16, which need not be at hand, or `local` for this machine."""
+    tokens: int = 0
+    """Tokens of each text; 0 takes texts at the limits of the feed."""
+    pairs: float = 0
+    """Pairs to train on, for time and cost; 0 leaves them out."""
+    price_per_chip_hour: float = 0
+    """In any currency; 0 leaves the cost out."""
+    timeout_s: float = 1800
+    """Stop compiling after so long."""
+    fresh: bool = False
+    """Compile again what was compiled before."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One configuration on one machine."""
+
+    config: RunConfig
+    shape: BatchShape
+    topology: str
+    compiled: Compiled
+    flops: StepFlops
+    known: Accelerator | None
+    """None for devices whose peaks aren't known; then there is no roofline."""
+    available_bytes: int
+    remedy: str = ""
+    """What was changed of the configuration asked for, as flags."""
+
+    @property
+    def roofline(self) -> Roofline | None:
+        """None when the step doesn't fit or the peaks aren't known."""
+        if self.known is None or not self.compiled.fits:
+            return None
+        return roofline(
+            self.flops, self.config.model, self.known,
+            devices=self.compiled.devices, hbm_bytes=self.compiled.hbm_bytes,
+            received_bytes=sum(self.compiled.collective_bytes.values()),
+        )  # fmt: skip
+
+
+def plan(config: RunConfig, options: PlanOptions) -> list[Plan]:
+    """Compiles the step of a configuration for a machine, and, if it doesn't fit, remedies.
+
+    Args:
+      config: a valid configuration.
+      options: the machine, the lengths of texts.
+    Returns: the plan of the configuration as it is and, where that doesn't fit, of each remedy
+      tried; the last one fits, unless none does.
+    Raises: UserError for an unknown topology, a missing compiler, or a batch that doesn't divide.
+    """
+    if options.topology != LOCAL:
+        find_topology(options.topology)
+    plans = [_plan(config, options, "")]
+    if plans[0].compiled.fits:
+        return plans
+    for remedy, changed in remedies(config):
+        say(f"plan: it does not fit; trying {remedy}")
+        try:
+            plans.append(_plan(changed, options, remedy))
+        except UserError as error:
+            say(f"plan: {remedy} cannot be used: {error}")
+            continue
+        if plans[-1].compiled.fits:
+            break
+    return plans
+
+
+def _plan(config: RunConfig, options: PlanOptions, remedy: str) -> Plan:
+    request = Request(config, batch_shape(config.feed, options.tokens), options.topology)
+    compiled = None if options.fresh else cache.load(request)
+    if compiled is None:
+        compiled = run_compile(request, timeout_s=options.timeout_s)
+        cache.store(request, compiled)
+    available = compiled.available_bytes
+    if options.topology != LOCAL:
+        available = available or find_topology(options.topology).family.usable_hbm_bytes
+    return Plan(
+        config, request.shape, options.topology, compiled, _flops(config, request.shape),
+        accelerator(compiled.device_kind), available, remedy,
+    )  # fmt: skip
+
+
+def _flops(config: RunConfig, shape: BatchShape) -> StepFlops:
+    return step_flops(
+        config.model, rows=shape.computed, texts=shape.texts,
+        queries=shape.pairs, keys=shape.pairs * (TEXTS_PER_PAIR - 1), encoded_again=0,
+    )  # fmt: skip
+
+
+def remedies(config: RunConfig) -> Iterator[tuple[str, RunConfig]]:
+    """Changes that make a step smaller, those that change the result last.
+
+    Returns: (flags, changed configuration), each to be compiled.
+    """
+    pairs = config.feed.global_batch_size
+    for divisor in (2, 4, 8, 16):
+        yield _changed(config, "feed", global_batch_size=max(2, pairs // divisor))
+
+
+def _changed(config: RunConfig, section: str, **values: object) -> tuple[str, RunConfig]:
+    replace: Callable[..., RunConfig] = dataclasses.replace
+    part = dataclasses.replace(getattr(config, section), **values)
+    flags = (f"--{section}.{k.replace('_', '-')} {v}" for k, v in values.items())
+    return " ".join(flags), replace(config, **{section: part})

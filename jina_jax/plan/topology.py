@@ -1,0 +1,68 @@
+"""The machines that a step can be compiled for without having one."""
+
+import math
+from dataclasses import dataclass
+
+from jina_jax.accelerators import Accelerator, accelerator
+from jina_jax.errors import UserError
+
+LOCAL = "local"
+"""Names the devices of this machine."""
+
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Family:
+    """One generation of TPUs."""
+
+    name: str
+    device_kind: str
+    usable_hbm_bytes: int
+    """Of the published memory of a chip, what the compiler lets a program use."""
+    slices: tuple[str, ...]
+    """Chips along each axis of the slices that are offered."""
+
+
+_TWO_AXES = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_THREE_AXES = (
+    "2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16",
+)  # fmt: skip
+FAMILIES = (
+    Family("v5e", "TPU v5 lite", round(15.75 * _GIB), _TWO_AXES),
+    Family("v5p", "TPU v5", round(95.73 * _GIB), _THREE_AXES),
+    Family("v6e", "TPU v6 lite", round(31.24 * _GIB), _TWO_AXES),
+)
+
+
+@dataclass(frozen=True)
+class Topology:
+    """A slice of a TPU pod."""
+
+    name: str
+    family: Family
+    chips: int
+
+    @property
+    def accelerator(self) -> Accelerator:
+        """What one of its chips can do."""
+        known = accelerator(self.family.device_kind)
+        assert known is not None
+        return known
+
+
+def find_topology(name: str) -> Topology:
+    """The topology of a name such as `v5e:16x16`.
+
+    Raises: UserError naming those that are known.
+    """
+    generation, _, size = name.partition(":")
+    for family in FAMILIES:
+        if family.name == generation and size in family.slices:
+            chips = math.prod(int(n) for n in size.split("x"))
+            return Topology(name, family, chips)
+    known = "".join(f"\n  {f.name}: {', '.join(f.slices)}" for f in FAMILIES)
+    raise UserError(
+        f"no topology {name!r}; give {LOCAL} for this machine's devices, or GENERATION:SLICE "
+        f"such as v5e:16x16 of{known}"
+    )

@@ -1,0 +1,203 @@
+"""What a compiled step moves: bytes over the interconnect and bytes to and from memory."""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from jina_jax.plan.hlo import (
+    Computation,
+    Instruction,
+    Module,
+    callees,
+    shape_bytes,
+    split_tuple,
+    trip_count,
+)
+
+_COLLECTIVES = (
+    "all-gather",
+    "all-reduce",
+    "reduce-scatter",
+    "all-to-all",
+    "collective-permute",
+)
+_NO_TRAFFIC = {
+    "parameter", "get-tuple-element", "tuple", "bitcast", "constant", "while", "call",
+    "conditional", "partition-id", "replica-id", "after-all", "iota", "broadcast",
+    "opt-barrier", "custom-call", "async-start", "async-update",
+}  # fmt: skip
+
+
+@dataclass
+class Traffic:
+    """Of one device in one step, loops multiplied by their trip counts."""
+
+    collective_bytes: dict[str, float] = field(default_factory=dict)
+    """Kind → bytes that a device receives."""
+    collective_count: dict[str, int] = field(default_factory=dict)
+    """Kind → how often one runs."""
+    hbm_bytes: float = 0.0
+    """Bytes read from and written to main memory: an estimate, of each instruction's operands
+    and results that lie there."""
+    unknown_loops: int = 0
+    """Loops whose trip count couldn't be told; their bodies count once."""
+
+
+def measure(module: Module) -> Traffic:
+    """Adds up the traffic of a module's entry computation and all that it runs."""
+    traffic = Traffic()
+    _visit(module, module.entry, 1, False, traffic, set())
+    return traffic
+
+
+def _visit(
+    module: Module, name: str, times: int, is_fused: bool, traffic: Traffic, seen: set[int]
+) -> None:
+    computation = module.computations[name]
+    for instruction in computation.instructions.values():
+        if instruction.opcode == "while":
+            trips = trip_count(module, computation, instruction)
+            traffic.unknown_loops += trips is None
+            body = instruction.attribute_name("body") or ""
+            _visit(module, body, times * (1 if trips is None else trips), False, traffic, seen)
+            continue
+        kind = instruction.opcode.removesuffix("-start")
+        if kind in _COLLECTIVES:
+            # The compiler spreads a collective over several fusions, to overlap it with their
+            # work; its channel tells that they are one.
+            channel = instruction.attribute_number("channel_id")
+            if not (is_fused and channel in seen):
+                _add_collective(module, computation, instruction, kind, times, traffic)
+            if is_fused and channel is not None:
+                seen.add(channel)
+        elif not is_fused:
+            traffic.hbm_bytes += times * instruction_bytes(module, computation, instruction)
+        for callee in callees(module, instruction):
+            fused = is_fused or instruction.opcode in ("fusion", "custom-call")
+            _visit(module, callee, times, fused, traffic, seen)
+
+
+def _add_collective(
+    module: Module, computation: Computation, instruction: Instruction, kind: str, times: int,
+    traffic: Traffic,
+) -> None:  # fmt: skip
+    size = _group_size(instruction, module.partitions)
+    if size == 1:
+        return
+    if kind == "all-reduce" and computation.name.startswith("all-reduce-scatter"):
+        kind = "reduce-scatter"  # a fusion of the TPU compiler that keeps a slice of the sum
+    sent = sum(shape_bytes(s) for s in _operand_shapes(computation, instruction))
+    received = {
+        "all-gather": sent * (size - 1),
+        "all-reduce": 2 * sent * (size - 1) / size,
+        "reduce-scatter": sent * (size - 1) / size,
+        "all-to-all": sent * (size - 1) / size,
+        "collective-permute": sent,
+    }[kind]
+    traffic.collective_bytes[kind] = traffic.collective_bytes.get(kind, 0) + times * received
+    traffic.collective_count[kind] = traffic.collective_count.get(kind, 0) + times
+
+
+def _group_size(instruction: Instruction, partitions: int) -> int:
+    """Devices that take part in one group of a collective."""
+    text = instruction.attributes
+    if instruction.opcode.startswith("collective-permute"):
+        return partitions
+    if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", text):
+        return len(listed.group(1).split(","))
+    if counted := re.search(r"replica_groups=\[\d+,(\d+)\]<=", text):
+        return int(counted.group(1))
+    if named := re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", text):
+        sizes = {k: int(v) for k, v in re.findall(r"'([^']+)'=(\d+)", named.group(1))}
+        axes = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", named.group(2))
+        return math.prod(int(part) if part else sizes[axis] for axis, part in axes)
+    return partitions
+
+
+def _operand_shapes(computation: Computation, instruction: Instruction) -> Iterator[str]:
+    for name in instruction.operands:
+        if name in computation.instructions:
+            yield computation.instructions[name].shape
+
+
+def _hbm(shape: str) -> int:
+    return shape_bytes(shape, hbm_only=True)
+
+
+def instruction_bytes(module: Module, computation: Computation, instruction: Instruction) -> int:
+    """Bytes that an instruction outside of fusions reads from and writes to main memory.
+
+    A slice of an array costs the slice and not the array, whether read or updated in place, and
+    so does a gather.
+    """
+    opcode = instruction.opcode
+    if opcode in _NO_TRAFFIC or opcode.endswith("-done") or opcode.startswith(_COLLECTIVES):
+        return 0
+    if opcode in ("copy-start", "slice-start", "dynamic-slice-start"):
+        # In the background: the result names the source, the target and a signal.
+        return _transfer_bytes(*split_tuple(instruction.shape)[:2])
+    if opcode == "fusion":
+        fused = module.computations.get(instruction.attribute_name("calls") or "")
+        if fused is not None:
+            return _fusion_bytes(computation, instruction, fused)
+    shapes = list(_operand_shapes(computation, instruction))
+    if opcode in ("dynamic-slice", "slice", "gather"):
+        return _transfer_bytes(shapes[0], instruction.shape)
+    if opcode == "dynamic-update-slice":
+        return 2 * _hbm(shapes[1])
+    if opcode == "scatter":
+        return 3 * _hbm(shapes[-1])
+    return _hbm(instruction.shape) + sum(map(_hbm, shapes))
+
+
+def _transfer_bytes(source: str, target: str) -> int:
+    """What the smaller of the two holds, once for each of them that lies in main memory."""
+    size = min(shape_bytes(source), shape_bytes(target))
+    return size * ((_hbm(source) > 0) + (_hbm(target) > 0))
+
+
+def _fusion_bytes(computation: Computation, fusion: Instruction, fused: Computation) -> int:
+    parameters = {
+        int(i.operand_text): i.name for i in fused.instructions.values() if i.opcode == "parameter"
+    }
+    updated = {name for i in _updates(fused) for name in _through_bitcasts(fused, i.operands[0])}
+    total = 0
+    for number, operand in enumerate(fusion.operands):
+        shape = (
+            computation.instructions[operand].shape if operand in computation.instructions else ""
+        )
+        if number in parameters and _hbm(shape):
+            total += _parameter_bytes(fused, parameters[number], shape, updated)
+    updates = _updates(fused)
+    if updates:
+        written = sum(shape_bytes(fused.instructions[i.operands[1]].shape) for i in updates)
+        others = _hbm(fusion.shape) - sum(_hbm(i.shape) for i in updates)
+        return total + (written + max(0, others) if _hbm(fusion.shape) else 0)
+    return total + _hbm(fusion.shape)
+
+
+def _updates(fused: Computation) -> list[Instruction]:
+    """Updates in place that a fusion gives back."""
+    roots = fused.root.operands if fused.root.opcode == "tuple" else [fused.root.name]
+    found = [fused.instructions[n] for root in roots for n in _through_bitcasts(fused, root)]
+    return [i for i in found if i.opcode == "dynamic-update-slice"]
+
+
+def _through_bitcasts(computation: Computation, name: str) -> list[str]:
+    """The name, and what it is a bitcast of."""
+    names = [name]
+    while computation.instructions[names[-1]].opcode == "bitcast":
+        names.append(computation.instructions[names[-1]].operands[0])
+    return names
+
+
+def _parameter_bytes(fused: Computation, name: str, shape: str, updated: set[str]) -> int:
+    if name in updated:
+        return 0
+    users = [i for i in fused.instructions.values() if name in i.operands]
+    if users and all(
+        u.opcode in ("dynamic-slice", "slice", "gather") and u.operands[0] == name for u in users
+    ):
+        return min(_hbm(shape), sum(shape_bytes(u.shape) for u in users))
+    return _hbm(shape)

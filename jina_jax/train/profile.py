@@ -1,0 +1,68 @@
+"""Traces of a few steps for TensorBoard and Perfetto."""
+
+from pathlib import Path
+from types import TracebackType
+
+import jax
+
+from jina_jax.config import RunConfig
+
+_WARM_UP_STEPS = 10
+"""Steps that compile and fill queues: what is traced comes after them."""
+
+
+class Profiler:
+    """Writes a `jax.profiler` trace of some steps below the run folder."""
+
+    def __init__(self, run_path: Path, *, first_step: int, num_steps: int):
+        """Plans a trace.
+
+        Args:
+          run_path: the trace goes to `profile/` below it.
+          first_step: the first step traced.
+          num_steps: steps traced; 0 traces nothing.
+        """
+        self._folder = run_path / "profile"
+        self._first, self._end = first_step, first_step + num_steps
+        self._running = False
+
+    @classmethod
+    def of_run(cls, config: RunConfig, start: int) -> "Profiler":
+        """The trace that a run configures, which starts or resumes at step `start`."""
+        return cls(
+            config.run_path,
+            first_step=start + _WARM_UP_STEPS,
+            num_steps=config.train.profile_steps,
+        )
+
+    def __enter__(self) -> "Profiler":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stop()
+
+    def before(self, step: int, previous: object) -> None:
+        """Starts or ends the trace where `step` is the first or the one after the last.
+
+        Args:
+          step: about to be dispatched.
+          previous: arrays of the step before; they are waited for, so that the trace holds whole
+            steps.
+        """
+        if self._first <= step < self._end and not self._running:
+            jax.block_until_ready(previous)
+            jax.profiler.start_trace(str(self._folder))
+            self._running = True
+        elif step >= self._end and self._running:
+            jax.block_until_ready(previous)
+            self._stop()
+
+    def _stop(self) -> None:
+        if self._running:
+            self._running = False
+            jax.profiler.stop_trace()

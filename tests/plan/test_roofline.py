@@ -1,0 +1,80 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from jina_jax.accelerators import Accelerator
+from jina_jax.config import FeedConfig, T5Config
+from jina_jax.errors import UserError
+from jina_jax.feed.packing import place
+from jina_jax.model.flops import StepFlops, Work
+from jina_jax.plan.batch_shape import batch_shape
+from jina_jax.plan.roofline import roofline
+from jina_jax.plan.topology import FAMILIES, find_topology
+
+CHIP = Accelerator("chip", "chip", 100.0, 50.0, 10.0, 1000, 20.0, 4.0)
+FLOPS = StepFlops(model=6400, text=3000, hardware=8400, loss=400)
+BFLOAT16 = T5Config(compute_dtype="bfloat16")
+
+
+def test_by_hand():
+    bound = roofline(FLOPS, BFLOAT16, CHIP, devices=4, hbm_bytes=300.0, received_bytes=40.0)
+    # (8400 - 400) / (4 * 100) + 400 / (4 * 10); 300 / 20; 40 / 4.
+    assert (bound.compute_s, bound.hbm_s, bound.interconnect_s) == (30.0, 15.0, 10.0)
+    assert (bound.step_s, bound.bound) == (30.0, "compute")
+    assert bound.mfu == pytest.approx(6400 / (30 * 400))
+
+
+@pytest.mark.parametrize(
+    ("hbm_bytes", "received_bytes", "bound", "step_s"),
+    [(700.0, 0.0, "HBM", 35.0), (0.0, 160.0, "interconnect", 40.0)],
+)
+def test_the_slowest_resource_bounds(hbm_bytes, received_bytes, bound, step_s):
+    found = roofline(
+        FLOPS, BFLOAT16, CHIP, devices=4, hbm_bytes=hbm_bytes, received_bytes=received_bytes
+    )
+    assert (found.bound, found.step_s) == (bound, step_s)
+
+
+def test_float32_has_its_own_peak():
+    single = dataclasses.replace(BFLOAT16, compute_dtype="float32")
+    bound = roofline(FLOPS, single, CHIP, devices=4, hbm_bytes=0.0, received_bytes=0.0)
+    assert bound.compute_s == 8000 / 200 + 400 / 40
+
+
+def test_batches_are_packed_as_the_feed_packs():
+    feed = FeedConfig(
+        global_batch_size=100, query_tokens=30, positive_tokens=64, row_tokens=128,
+        texts_per_row=3, rows_multiple=16,
+    )  # fmt: skip
+    shape = batch_shape(feed, 0)
+    lengths = shape.lengths * 100
+    assert shape.lengths == (30, 64)
+    packed = place(np.array(lengths), row_tokens=128, texts_per_row=3).num_rows
+    assert packed <= shape.rows < packed + 16
+    assert shape.rows % 16 == 0
+    assert shape.texts == Work(9400, 100 * (30**2 + 64**2))
+    assert shape.computed == Work(shape.rows * 128, shape.rows * 128**2)
+
+
+def test_texts_of_a_given_length_are_cut_at_the_limits():
+    feed = FeedConfig(global_batch_size=8, query_tokens=30, positive_tokens=64)
+    assert batch_shape(feed, 20).lengths == (20, 20)
+    assert batch_shape(feed, 40).lengths == (30, 40)
+    with pytest.raises(UserError, match="must not be negative"):
+        batch_shape(feed, -1)
+
+
+def test_topologies():
+    found = find_topology("v5p:4x4x8")
+    assert (found.chips, found.accelerator.name) == (128, "TPU v5p")
+    for family in FAMILIES:
+        for size in family.slices:
+            known = find_topology(f"{family.name}:{size}").accelerator
+            assert 0.95 * known.hbm_bytes < family.usable_hbm_bytes < 1.01 * known.hbm_bytes
+
+
+@pytest.mark.parametrize("name", ["v5e:3x3", "v5e", "v9:2x2", "", "V5E:4x4"])
+def test_an_unknown_topology_names_the_known_ones(name):
+    with pytest.raises(UserError, match=r"(?s)no topology.*v5e: .*16x16.*v5p: .*4x4x4.*v6e: "):
+        find_topology(name)

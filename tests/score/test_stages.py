@@ -1,0 +1,199 @@
+"""The filters with a model as stages of preparation, with small models of the same architecture."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from jina_jax.config import EngineConfig, TokenizerConfig
+from jina_jax.data import score_stage, scoring
+from jina_jax.data.explain import score_histograms
+from jina_jax.data.ledger import LEDGER_FILE, ledger_samples
+from jina_jax.data.normalise import normalise
+from jina_jax.errors import UserError
+from jina_jax.filter_config import ConsistencyConfig, MarginConfig
+from jina_jax.score import stages
+from jina_jax.score.encoder import SentenceEncoder
+from jina_jax.score.margin import CrossEncoder, triplet_logits
+from tests.pairs import config, files, number_name, run, write
+from tests.random_texts import texts
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Queries that begin as their passages do; some passages recur, one in other spelling."""
+    passages = [f"{text} {number_name(i)}" for i, text in enumerate(texts(60, seed=3, longest=6))]
+    passages += passages[:10]
+    passages[65] = passages[65].upper()
+    rows = [
+        {"query": f"{passage[: 3 * (i % 5)]} {text} {number_name(i)}", "positive": passage}
+        for i, (passage, text) in enumerate(zip(passages, texts(70, seed=4, longest=3)))
+    ]
+    return write(tmp_path / "pairs.jsonl", rows)
+
+
+def small(source, **more):
+    """The words of random texts fill no larger vocabulary."""
+    return replace(config(source, eval_pairs=2, **more), tokenizer=TokenizerConfig("train", 32))
+
+
+def consistent(source, folder, sentence_folder, *, workers=1, **more):
+    settings = small(
+        source, engine=EngineConfig("local", workers), records_per_shard=30,
+        consistency=ConsistencyConfig(enabled=True, model=str(sentence_folder), **more),
+    )  # fmt: skip
+    return run(settings, folder, scorers=stages.configured_scorers(settings))
+
+
+def what_became(folder):
+    """Query → rank of every pair that was dropped by the filter."""
+    rows = ledger_samples(folder, source="pairs", reason="inconsistent", most=999)
+    assert {(row.stage, row.file.rsplit("/")[-1]) for row in rows} == {
+        ("consistency", "pairs.jsonl")
+    }
+    return {row.query: row.score for row in rows}
+
+
+def expected_ranks(source, sentence_folder):
+    rows = [json.loads(line) for line in source.read_text().splitlines()]
+    encoder = SentenceEncoder(sentence_folder)
+    queries, passages = ([row[name] for row in rows] for name in ("query", "positive"))
+    q_ND, p_ND = encoder.encode(queries).astype(float), encoder.encode(passages).astype(float)
+    names = np.array([normalise(text) for text in passages])
+    ranks = {}
+    for query, q_D, p_D, name in zip(queries, q_ND, p_ND, names, strict=True):
+        ranks[query] = int((p_ND[names != name] @ q_D > q_D @ p_D + 1e-6).sum())
+    return ranks
+
+
+def test_pairs_with_better_passages_go(source, tmp_path, sentence_folder):
+    expected = expected_ranks(source, sentence_folder)
+    manifest = consistent(source, tmp_path / "out", sentence_folder, top_k=3)
+    lost = what_became(tmp_path / "out")
+    assert lost == {query: rank for query, rank in expected.items() if rank >= 3}
+    assert 10 < len(lost) < 60
+    (summary,) = manifest.sources
+    assert summary.dropped["inconsistent"] == len(lost)
+    histogram = score_histograms(manifest)["pairs", "consistency"]
+    ranks = np.bincount(list(expected.values()), minlength=50)
+    assert histogram.kept == (*ranks[:3], *[0] * 47)
+    assert histogram.dropped == (0, 0, 0, *ranks[3:49], sum(ranks[49:]))
+    assert manifest.models == {"consistency": stages.model_sha256(sentence_folder)}
+    row = pq.read_table(tmp_path / "out" / LEDGER_FILE).to_pylist()
+    details = {r["query"]: r["detail"] for r in row if r["reason"] == "inconsistent"}
+    query = next(iter(lost))
+    assert details[query] == f"{expected[query]} sampled passages score above its own"
+
+
+def test_workers_and_blocks_change_no_byte(source, tmp_path, sentence_folder, monkeypatch):
+    consistent(source, tmp_path / "one", sentence_folder)
+    for module in (scoring, score_stage):
+        monkeypatch.setattr(module, "BLOCK_ROWS", 7)
+    consistent(source, tmp_path / "two", sentence_folder, query_block=16, sample_block=128)
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+
+
+def test_a_sample_of_fewer_lowers_ranks(source, tmp_path, sentence_folder):
+    expected = expected_ranks(source, sentence_folder)
+    consistent(source, tmp_path / "out", sentence_folder, top_k=1, sample_size=20)
+    lost = what_became(tmp_path / "out")
+    assert len(lost) > 0 and max(lost.values()) <= 20
+    assert all(rank <= expected[query] for query, rank in lost.items())
+    assert any(rank < expected[query] for query, rank in lost.items())
+
+
+class Counted:
+    """Counts what a SentenceEncoder encodes."""
+
+    def __init__(self, encoder):
+        self._encoder, self.texts = encoder, 0
+
+    def __getattr__(self, name):
+        return getattr(self._encoder, name)
+
+    def encode(self, texts):
+        self.texts += len(texts)
+        return self._encoder.encode(texts)
+
+
+@pytest.fixture
+def counted(monkeypatch, sentence_folder):
+    encoder = Counted(SentenceEncoder(sentence_folder))
+    monkeypatch.setattr(stages, "sentence_encoder", lambda *_: encoder)
+    return encoder
+
+
+def test_each_text_is_embedded_once_and_no_more_for_another_threshold(
+    source, tmp_path, sentence_folder, counted
+):
+    consistent(source, tmp_path / "out", sentence_folder, top_k=3)
+    assert counted.texts == 140
+    first = what_became(tmp_path / "out")
+    (tmp_path / "out").rename(tmp_path / "old")
+    consistent(source, tmp_path / "out", sentence_folder, top_k=8)
+    assert counted.texts == 140
+    assert what_became(tmp_path / "out") == {q: r for q, r in first.items() if r >= 8}
+    (tmp_path / "out").rename(tmp_path / "older")
+    consistent(source, tmp_path / "out", sentence_folder, top_k=8, sample_size=30)
+    assert counted.texts == 140
+    stages._ranker.cache_clear()
+
+
+def test_embeddings_need_not_be_kept(source, tmp_path, sentence_folder, counted):
+    consistent(source, tmp_path / "out", sentence_folder, top_k=3, keep_embeddings=False)
+    assert counted.texts == 210  # The sample's and, again, each pair's.
+    assert not list((tmp_path / "out.scores").glob("embeddings-*"))
+    (tmp_path / "out").rename(tmp_path / "old")
+    consistent(source, tmp_path / "out", sentence_folder, top_k=8, keep_embeddings=False)
+    assert counted.texts == 210
+    stages._ranker.cache_clear()
+
+
+def test_margin_of_triplets(tmp_path, cross_encoder_folder):
+    rows = [
+        {"query": f"{q} {number_name(i)}", "positive": f"{p} a", "negative": f"{n} b"}
+        for i, (q, p, n) in enumerate(zip(*(texts(60, seed=s, longest=6) for s in (3, 4, 5))))
+    ]
+    source = write(tmp_path / "triplets.jsonl", rows)
+    margin = MarginConfig(enabled=True, model=str(cross_encoder_folder), threshold=0.01)
+
+    def prepared(margin):
+        settings = small(source, margin=margin)
+        return run(settings, tmp_path / "out", scorers=stages.configured_scorers(settings))
+
+    logits = triplet_logits((tuple(r.values()) for r in rows), CrossEncoder(cross_encoder_folder))
+    expected = {r["query"]: a - b for r, (a, b) in zip(rows, logits.astype(float), strict=True)}
+    manifest = prepared(margin)
+    lost = ledger_samples(tmp_path / "out", source="triplets", reason="margin", most=999)
+    assert {r.query for r in lost} == {q for q, value in expected.items() if value <= 0.01}
+    assert 5 < len(lost) < 55
+    for row in lost:
+        assert row.score == pytest.approx(expected[row.query], abs=1e-6)
+    assert manifest.models == {"margin": stages.model_sha256(cross_encoder_folder)}
+
+    # The logits are in the cache, whatever the scale and the threshold.
+    (tmp_path / "out").rename(tmp_path / "old")
+    before = {p.name for p in (tmp_path / "out.scores").iterdir()}
+    manifest = prepared(replace(margin, scale="sigmoid", threshold=0.001))
+    assert {p.name for p in (tmp_path / "out.scores").iterdir()} == before
+    histogram = score_histograms(manifest)["triplets", "margin"]
+    assert (histogram.low, histogram.high) == (-1.0, 1.0)
+
+
+def test_a_filter_that_is_configured_is_not_passed_over(source, tmp_path, sentence_folder):
+    settings = config(source, consistency=ConsistencyConfig(enabled=True))
+    with pytest.raises(ValueError, match="configured_scorers"):
+        run(settings, tmp_path / "out")
+
+
+def test_a_model_that_cannot_be_had_is_found_before_the_work(tmp_path, source):
+    settings = config(source, consistency=ConsistencyConfig(enabled=True, model=str(tmp_path)))
+    with pytest.raises(UserError, match="holds neither model"):
+        stages.configured_scorers(settings)
+
+
+def test_another_model_under_the_name_is_refused(sentence_folder):
+    with pytest.raises(UserError, match="another model than the preparation began with"):
+        stages.sentence_encoder(str(sentence_folder), "00")
