@@ -169,6 +169,7 @@ def _ours(options: Options, work: Path) -> Figures:
     )  # fmt: skip
     mesh = make_mesh()
     state = init_state(config, from_huggingface(tensors, shape))
+    del tensors  # as memory is compared
     state = jax.device_put(jax.tree.map(jnp.array, state), replicated(mesh))
     train_step = make_train_step(config, mesh)
 
