@@ -121,9 +121,12 @@ def test_masks_and_hard_negatives_equal_the_whole_matrix(gather, which, tile_byt
     rng = np.random.default_rng(3)
     q = unit(rng, 104, 64)
     arrays = q, near(q, rng, 2.0), near(jnp.concatenate([q, q]), rng, 3.0)
+    identity = identities(rng, 104, 2)
+    # Some negatives are the positive of the pair of their own number: no number exempts them.
+    negative_identity = identities(rng, 208, 1).at[:20, 0].set(identity[:20, 1])
     options = {
-        "identity_BT": identities(rng, 104, 2),
-        "negative_identity_NU": identities(rng, 208, 1),
+        "identity_BT": identity,
+        "negative_identity_NU": negative_identity,
         "weight_B": jnp.asarray(rng.uniform(0, 2, 104), jnp.float32),
     }
     spread = Spread(mesh(which), gather, tile_bytes)
