@@ -12,9 +12,15 @@ With `--fixed-length`, each text is repeated until it fills `max_tokens`, so tha
 any padding and both compute the same: what is left is the speed of a token.
 
     python benchmarks/train_speed.py --fixed-length --batch-size 32
+
+With `--mini-batch`, both sides cache gradients and hold the activations of so many texts at a time:
+ours with `train.grad_cache_rows`, sentence-transformers with CachedMultipleNegativesRankingLoss.
+
+    python benchmarks/train_speed.py --fixed-length --mini-batch 16
 """
 
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -23,6 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +39,7 @@ import tyro
 
 LEARNING_RATE = 1e-5
 TEMPERATURE = 0.05
+Figures = dict[str, list[float]]
 SHAPES: dict[str, dict[str, Any]] = {
     "toy": {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4},
     "small": {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8},
@@ -50,6 +58,8 @@ class Options:
     """Texts are cut to this many tokens."""
     fixed_length: bool = False
     """Make every text `max_tokens` long, so that neither side pads."""
+    mini_batch: int = 0
+    """Texts (with us: rows) encoded at once with their activations; 0 encodes the batch at once."""
     batches: int = 2
     """Each side trains on these twice; the second pass is timed, so compiling is not."""
     rounds: int = 3
@@ -111,9 +121,7 @@ def _repeated(text: str, words: int) -> str:
     return " ".join(islice(cycle(text.split()), words))
 
 
-def _twice(
-    options: Options, step: Callable[[list[list[str]]], float], work: Path
-) -> dict[str, list[float]]:
+def _twice(options: Options, step: Callable[[list[list[str]]], float], work: Path) -> Figures:
     pairs = json.loads((work / "pairs.json").read_text())
     size = options.batch_size
     batches = [pairs[i : i + size] for i in range(0, len(pairs), size)]
@@ -123,10 +131,12 @@ def _twice(
         began = time.perf_counter()
         step(batch)
         seconds.append(time.perf_counter() - began)
-    return {"losses": losses, "seconds": seconds}
+    # Linux counts in KiB.
+    peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {"losses": losses, "seconds": seconds, "peak_gib": [peak_gib]}
 
 
-def _ours(options: Options, work: Path) -> dict[str, list[float]]:
+def _ours(options: Options, work: Path) -> Figures:
     import jax
     import jax.numpy as jnp
 
@@ -146,16 +156,20 @@ def _ours(options: Options, work: Path) -> dict[str, list[float]]:
     length = options.max_tokens
     config = RunConfig(
         name="benchmark",
-        feed=FeedConfig(options.batch_size, length, length, row_tokens=length, rows_multiple=1),
+        feed=FeedConfig(
+            options.batch_size, length, length, row_tokens=length,
+            rows_multiple=max(options.mini_batch, 1),
+        ),
         model=replace(shape, compute_dtype=options.compute_dtype),
         loss=LossConfig(TEMPERATURE, mask_false_negatives=False),
         optim=OptimConfig(
             LEARNING_RATE, "constant", warmup_steps=0, weight_decay=0.0, clip_norm=1e9
         ),
-        train=TrainConfig(num_steps=1000),
-    )
+        train=TrainConfig(num_steps=1000, grad_cache_rows=options.mini_batch),
+    )  # fmt: skip
     mesh = make_mesh()
     state = init_state(config, from_huggingface(tensors, shape))
+    del tensors  # as memory is compared
     state = jax.device_put(jax.tree.map(jnp.array, state), replicated(mesh))
     train_step = make_train_step(config, mesh)
 
@@ -174,10 +188,13 @@ def _ours(options: Options, work: Path) -> dict[str, list[float]]:
     return _twice(options, step, work)
 
 
-def _sentence_transformers(options: Options, work: Path) -> dict[str, list[float]]:
+def _sentence_transformers(options: Options, work: Path) -> Figures:
     import torch
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+    from sentence_transformers.sentence_transformer.losses import (
+        CachedMultipleNegativesRankingLoss,
+        MultipleNegativesRankingLoss,
+    )
     from sentence_transformers.util import batch_to_device
 
     model = SentenceTransformer(
@@ -186,7 +203,10 @@ def _sentence_transformers(options: Options, work: Path) -> dict[str, list[float
         model_kwargs={"attn_implementation": "sdpa"} if options.device == "cuda" else {},
     )
     model.train()
-    loss = MultipleNegativesRankingLoss(
+    kind = MultipleNegativesRankingLoss
+    if options.mini_batch:
+        kind = partial(CachedMultipleNegativesRankingLoss, mini_batch_size=options.mini_batch)
+    loss = kind(
         model,
         scale=1 / TEMPERATURE,
         directions=("query_to_doc", "doc_to_query"),
@@ -213,7 +233,7 @@ def _sentence_transformers(options: Options, work: Path) -> dict[str, list[float
 
 
 def _measure(options: Options, work: Path) -> None:
-    rounds: list[tuple[dict[str, list[float]], dict[str, list[float]]]] = []
+    rounds: list[tuple[Figures, Figures]] = []
     for number in range(options.rounds):
         results = []
         for side in ("ours", "sentence-transformers"):
@@ -226,7 +246,8 @@ def _measure(options: Options, work: Path) -> None:
         ours, theirs = (options.batch_size / statistics.median(r["seconds"]) for r in results)
         print(
             f"round {number + 1}: ours {ours:.1f} pairs/s, sentence-transformers "
-            f"{theirs:.1f} pairs/s, ratio {ours / theirs:.2f}",
+            f"{theirs:.1f} pairs/s, ratio {ours / theirs:.2f}; peak memory "
+            + " and ".join(f"{r['peak_gib'][0]:.2f} GiB" for r in results),
             flush=True,
         )
     ratios = [sum(t["seconds"]) / sum(o["seconds"]) for o, t in rounds]
@@ -242,6 +263,7 @@ def _shared_flags(options: Options) -> dict[str, Any]:
     return {
         "batch-size": options.batch_size,
         "max-tokens": options.max_tokens,
+        "mini-batch": options.mini_batch,
         "batches": options.batches,
         "size": options.size,
         "compute-dtype": options.compute_dtype,

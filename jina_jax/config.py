@@ -141,7 +141,8 @@ class FeedConfig:
     texts_per_row: int = 16
     """Most texts packed into one row; 1 pads every text to a row of its own."""
     rows_multiple: int = 8
-    """Rows of a batch are rounded up to a multiple of this; devices must divide it."""
+    """Rows of a batch are rounded up to a multiple of this; devices must divide it, and so must
+    train.grad_cache_rows."""
     workers: int = _changeable(0)
     """Processes that read and pack ahead; 0 uses threads of the trainer's process."""
     prefetch_batches: int = _changeable(8)
@@ -191,6 +192,11 @@ class LossConfig:
     temperature: float = 0.05
     mask_false_negatives: bool = True
     """Leave out of the denominators texts known to match (same hash)."""
+    gather: Literal["all_gather", "ring"] = "all_gather"
+    """How the texts of the other devices are had: all at once, or in blocks that travel around the
+    devices, so that none holds the embeddings of all. The values differ in rounding."""
+    tile_bytes: int = 16 * 2**20
+    """Most memory of a tile of the similarity matrix, which is never held as a whole."""
 
 
 @dataclass(frozen=True)
@@ -220,6 +226,9 @@ class TrainConfig:
     """Seed of initial weights, dropout and batch order."""
     initial_weights: str = ""
     """A Hugging Face `T5EncoderModel` folder or id (safetensors); empty starts at random."""
+    grad_cache_rows: int = 0
+    """Rows encoded at once with their activations, over all devices; their gradients add up to
+    those of the whole batch (GradCache), for a second encoding. 0 encodes the batch at once."""
     devices: int | None = _changeable(None)
     """Use this many local devices; all of them by default."""
     log_every_steps: int = _changeable(10)

@@ -1,10 +1,16 @@
-"""The two ways in which a command ends early on purpose."""
+"""The two ways in which a command ends early on purpose, and words for their messages."""
 
 import signal
 
 
 class UserError(Exception):
     """Something a user gave cannot be used; the message says what, why and how to mend it."""
+
+
+def multiples_near(value: int, divisor: int) -> str:
+    """The multiples of `divisor` around a value that is none, in words: `96 or 104`."""
+    below = value // divisor * divisor
+    return f"{below} or {below + divisor}" if below else f"{divisor}"
 
 
 class Interrupted(Exception):

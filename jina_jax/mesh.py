@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jina_jax.config import FeedConfig
-from jina_jax.errors import UserError
+from jina_jax.config import RunConfig
+from jina_jax.errors import UserError, multiples_near
 
 DATA = "data"
 
@@ -36,16 +36,19 @@ def split_first_axis(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(DATA))
 
 
-def check_divides(feed: FeedConfig, mesh: Mesh) -> None:
-    """Every device must get the same number of rows and of pairs.
+def check_divides(config: RunConfig, mesh: Mesh) -> None:
+    """Every device must get the same number of rows and of pairs, also of a chunk's.
 
     Raises: UserError naming the nearest sizes that divide.
     """
-    for name in ("global_batch_size", "rows_multiple"):
-        value = getattr(feed, name)
+    sizes = {
+        "feed.global_batch_size": config.feed.global_batch_size,
+        "feed.rows_multiple": config.feed.rows_multiple,
+        "train.grad_cache_rows": config.train.grad_cache_rows,
+    }
+    for name, value in sizes.items():
         if value % mesh.size:
-            below = value // mesh.size * mesh.size
-            fits = f"{below} or {below + mesh.size}" if below else f"{mesh.size}"
             raise UserError(
-                f"feed.{name}={value} does not divide by {mesh.size} devices; use {fits}"
+                f"{name}={value} does not divide by {mesh.size} devices; "
+                f"use {multiples_near(value, mesh.size)}"
             )

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from jina_jax.config import RunConfig, SourceConfig
-from jina_jax.errors import UserError
+from jina_jax.errors import UserError, multiples_near
 from jina_jax.filter_config import model_filter_problems, text_filter_problems
 
 
@@ -75,6 +75,16 @@ def _feed_problems(config: RunConfig) -> Iterator[str]:
         )
 
 
+def _chunk_problems(rows_multiple: int, grad_cache_rows: int) -> Iterator[str]:
+    if grad_cache_rows < 0:
+        yield f"train.grad_cache_rows={grad_cache_rows} must not be negative"
+    elif grad_cache_rows and rows_multiple % grad_cache_rows:
+        yield (
+            f"feed.rows_multiple={rows_multiple} does not divide by train.grad_cache_rows="
+            f"{grad_cache_rows}; use {multiples_near(rows_multiple, grad_cache_rows)}"
+        )
+
+
 def _training_problems(config: RunConfig) -> Iterator[str]:
     model, optim = config.model, config.optim
     yield from _positive(
@@ -82,7 +92,7 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
     )
     if not 0 <= model.dropout_rate < 1:
         yield f"model.dropout_rate={model.dropout_rate} must lie in 0..1"
-    yield from _positive("loss", config.loss, "temperature")
+    yield from _positive("loss", config.loss, "temperature", "tile_bytes")
     yield from _positive("optim", optim, "learning_rate", "clip_norm")
     yield from _positive(
         "train", config.train, "num_steps", "log_every_steps", "checkpoint_every_steps",
@@ -90,6 +100,7 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
     )  # fmt: skip
     if config.train.profile_steps < 0:
         yield f"train.profile_steps={config.train.profile_steps} must not be negative"
+    yield from _chunk_problems(config.feed.rows_multiple, config.train.grad_cache_rows)
     if optim.warmup_steps < 0 or optim.warmup_steps > config.train.num_steps:
         yield (
             f"optim.warmup_steps={optim.warmup_steps} must lie in 0..train.num_steps="

@@ -14,6 +14,7 @@ from jaxtyping import install_import_hook
 install_import_hook(
     [
         "jina_jax.model",
+        "jina_jax.train.log_sums",
         "jina_jax.train.losses",
         "jina_jax.feed",
         "jina_jax.evaluate",

@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from jina_jax.config import T5Config
-from jina_jax.model.dropout import Site, dropout
+from jina_jax.model.dropout import DropoutKey, Site, dropout
 from jina_jax.model.feed_forward import Linear
 
 # Far below any score, yet finite: a difference of two of them is 0 and not NaN.
@@ -123,7 +123,7 @@ class SelfAttention(nnx.Module):
         bias_HLL: Float[Array, "H L L"],
         mask_RLL: Bool[Array, "R L L"],
         *,
-        dropout_key: jax.Array | None = None,
+        dropout_key: DropoutKey | None = None,
     ) -> Float[Array, "N D"]:
         """Attends within the texts of each row.
 

@@ -6,7 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jina_jax.config import T5Config
-from jina_jax.model.dropout import Site, dropout
+from jina_jax.model.dropout import DropoutKey, Site, dropout
 
 
 class Linear(nnx.Module):
@@ -50,7 +50,7 @@ class FeedForward(nnx.Module):
         self.wo = Linear(f, d, std=f**-0.5, dtype=dtype, rngs=rngs)
 
     def __call__(
-        self, x_ND: Float[Array, "N D"], *, dropout_key: jax.Array | None = None
+        self, x_ND: Float[Array, "N D"], *, dropout_key: DropoutKey | None = None
     ) -> Float[Array, "N D"]:
         """Maps each token by itself.
 

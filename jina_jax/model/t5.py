@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jina_jax.config import T5Config
 from jina_jax.model.attention import RelativePositionBias, SelfAttention, segment_mask
-from jina_jax.model.dropout import Site, dropout
+from jina_jax.model.dropout import DropoutKey, Site, dropout
 from jina_jax.model.feed_forward import FeedForward
 from jina_jax.model.norm import RMSNorm
 
@@ -30,7 +30,7 @@ class Block(nnx.Module):
         bias_HLL: Float[Array, "H L L"],
         mask_RLL: Bool[Array, "R L L"],
         *,
-        dropout_key: jax.Array | None = None,
+        dropout_key: DropoutKey | None = None,
     ) -> Float[Array, "N D"]:
         """Maps hidden states to hidden states; all blocks have the same signature.
 
@@ -71,7 +71,7 @@ class T5Encoder(nnx.Module):
         ids_RL: Int[Array, "R L"],
         segments_RL: Int[Array, "R L"],
         *,
-        dropout_key: jax.Array | None = None,
+        dropout_key: DropoutKey | None = None,
     ) -> Float[Array, "R L D"]:
         """Encodes packed rows; texts of a row do not see each other.
 
@@ -79,14 +79,14 @@ class T5Encoder(nnx.Module):
           ids_RL: int token ids in 0..vocab_size-1.
           segments_RL: int, 0 for padding, 1.. for the texts of a row; a batch with one text a
             row has segments 0 and 1 alone.
-          dropout_key: a key of `jax.random.key`; the same key repeats the same dropout exactly.
-            None turns dropout off.
+          dropout_key: the same key and row numbers repeat the same dropout exactly. None turns
+            dropout off.
         Returns: float32 [R, L, D]; positions of padding hold no meaning.
         """
         rows, length = ids_RL.shape
 
-        def layer_key(layer: int) -> jax.Array | None:
-            return None if dropout_key is None else jax.random.fold_in(dropout_key, layer)
+        def layer_key(layer: int) -> DropoutKey | None:
+            return None if dropout_key is None else dropout_key.fold_in(layer)
 
         # Tokens stay in one axis between attentions: CPU products of two matrices are faster
         # than products with a batch axis.
@@ -123,7 +123,7 @@ def apply(
     params: nnx.State,
     ids_RL: Int[Array, "R L"],
     segments_RL: Int[Array, "R L"],
-    dropout_key: jax.Array | None = None,
+    dropout_key: DropoutKey | None = None,
 ) -> Float[Array, "R L D"]:
     """Encodes packed rows with the given weights: `T5Encoder.__call__` as a pure function.
 

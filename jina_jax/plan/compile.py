@@ -96,7 +96,7 @@ def compile_step(request: Request, progress: Callable[[str], None]) -> Compiled:
 
     mesh = make_mesh(request.config.train.devices, topology_devices(request.topology))
     devices = list(mesh.devices.flat)
-    check_divides(request.config.feed, mesh)
+    check_divides(request.config, mesh)
     kind, began = devices[0].device_kind, time.perf_counter()
     progress("tracing")
     step = cast(jax.stages.Wrapped, make_train_step(request.config, mesh))

@@ -48,7 +48,7 @@ def train(config: RunConfig) -> TrainState:
     verify_shards(manifest, config.data_path)
     check_data(config, manifest)
     mesh = make_mesh(config.train.devices)
-    check_divides(config.feed, mesh)
+    check_divides(config, mesh)
     with Checkpoints(config.checkpoint_path, keep=config.train.keep_checkpoints) as checkpoints:
         metadata = {
             "config": unchangeable_fields(config),

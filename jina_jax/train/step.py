@@ -13,10 +13,14 @@ from jaxtyping import Array, Float32
 from jina_jax.config import RunConfig, T5Config
 from jina_jax.feed.batch import PackedBatch
 from jina_jax.mesh import replicated, split_first_axis
+from jina_jax.model.dropout import DropoutKey
 from jina_jax.model.pooling import mean_pool
 from jina_jax.model.t5 import apply
-from jina_jax.train.losses import in_batch_accuracy, pair_loss
+from jina_jax.train.gradcache import encode_in_chunks
+from jina_jax.train.log_sums import Spread
+from jina_jax.train.losses import pair_loss
 from jina_jax.train.optim import learning_rate_schedule, make_optimizer
+from jina_jax.train.slots import take_slots
 
 Params = Any
 Metrics = dict[str, Array]
@@ -43,18 +47,28 @@ def embed_texts(
     config: T5Config,
     *,
     texts_per_row: int,
-    mesh: Mesh,
+    chunk_rows: int,
+    spread: Spread,
     dropout_key: Array | None,
 ) -> Float32[Array, "B T D"]:
-    """Embeddings of a packed batch, one per text, unit length.
+    """Embeddings of a packed batch, one per text, unit length, divided over all devices by pairs.
 
-    Rows are encoded where they lie; the pooled texts are gathered, since a text may lie on
-    another device than its partner.
+    Rows are encoded where they lie, `chunk_rows` of them at a time where that is not 0; then the
+    pooled texts are gathered, since a text may lie on another device than its partner.
     """
-    hidden_RLD = apply(config, params, batch.ids_RL, batch.segments_RL, dropout_key)
-    z_RSD = mean_pool(hidden_RLD, batch.segments_RL, texts_per_row)
-    z_ND = jax.lax.with_sharding_constraint(z_RSD.reshape(-1, z_RSD.shape[-1]), replicated(mesh))
-    return z_ND[batch.slot_BT]
+
+    def encode(rows: tuple[Array, Array, Array]) -> Array:
+        ids_ML, segments_ML, row_M = rows
+        key = None if dropout_key is None else DropoutKey(dropout_key, row_M)
+        hidden_MLD = apply(config, params, ids_ML, segments_ML, key)
+        return mean_pool(hidden_MLD, segments_ML, texts_per_row)
+
+    rows = batch.ids_RL, batch.segments_RL, jnp.arange(len(batch.ids_RL))
+    if chunk_rows:
+        z_RSD = encode_in_chunks(encode, rows, chunk_rows=chunk_rows, mesh=spread.mesh)
+    else:
+        z_RSD = encode(rows)
+    return take_slots(z_RSD.reshape(-1, z_RSD.shape[-1]), batch.slot_BT, spread)
 
 
 def batch_loss(
@@ -64,17 +78,20 @@ def batch_loss(
 
     Returns: (loss in nats, {"accuracy": share of queries that find their positive}).
     """
+    # Each device compares its own pairs with all others, whatever the axes of the mesh are for.
+    spread = Spread(mesh, config.loss.gather, config.loss.tile_bytes)
     z_BTD = embed_texts(
         params, batch, config.model,
-        texts_per_row=config.feed.texts_per_row, mesh=mesh, dropout_key=dropout_key,
+        texts_per_row=config.feed.texts_per_row, chunk_rows=config.train.grad_cache_rows,
+        spread=spread, dropout_key=dropout_key,
     )  # fmt: skip
-    # Each device holds the rows of the similarity matrix of its own pairs, in both directions.
-    q_BD, p_BD = (
-        jax.lax.with_sharding_constraint(z_BTD[:, t], split_first_axis(mesh)) for t in (0, 1)
-    )
-    identity_BT = batch.identity_BT if config.loss.mask_false_negatives else None
-    loss = pair_loss(q_BD, p_BD, temperature=config.loss.temperature, identity_BT=identity_BT)
-    return loss, {"accuracy": in_batch_accuracy(q_BD, p_BD)}
+    contrast = pair_loss(
+        z_BTD[:, 0], z_BTD[:, 1],
+        temperature=config.loss.temperature,
+        spread=spread,
+        identity_BT=batch.identity_BT if config.loss.mask_false_negatives else None,
+    )  # fmt: skip
+    return contrast.loss, {"accuracy": contrast.accuracy}
 
 
 def _train_step(

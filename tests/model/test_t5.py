@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 from torch_oracle import TINY
 
-from jina_jax.model.dropout import Site, dropout
+from jina_jax.model.dropout import DropoutKey, Site, dropout
 from jina_jax.model.t5 import apply, init_params
 from jina_jax.model.weights import to_huggingface
 
 IDS = jnp.asarray(np.random.default_rng(0).integers(2, 101, (3, 16)))
 SEGMENTS = jnp.asarray([[1] * 16, [1] * 5 + [2] * 9 + [0] * 2, [1] * 3 + [0] * 13])
+
+
+def key_of(seed, rows=(0, 1, 2)):
+    return DropoutKey(jax.random.key(seed), jnp.asarray(rows))
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +83,9 @@ def test_same_dropout_key_repeats_and_another_does_not(params):
     def run(key):
         return np.array(jax.jit(apply, static_argnums=0)(TINY, params, IDS, SEGMENTS, key))
 
-    first = run(jax.random.key(1))
-    np.testing.assert_array_equal(first, run(jax.random.key(1)))
-    assert not np.array_equal(first, run(jax.random.key(2)))
+    first = run(key_of(1))
+    np.testing.assert_array_equal(first, run(key_of(1)))
+    assert not np.array_equal(first, run(key_of(2)))
 
 
 def test_no_key_means_no_dropout(params):
@@ -101,14 +105,14 @@ def test_layers_draw_different_masks(monkeypatch, params):
         return folded
 
     monkeypatch.setattr(jax.random, "fold_in", spy)
-    apply(TINY, params, IDS, SEGMENTS, jax.random.key(1))
+    apply(TINY, params, IDS, SEGMENTS, key_of(1))
     assert len(used) == len(set(used)) == 2 + 4 * TINY.num_layers
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_dropout_rate_and_scale(rate):
     x = jnp.full((200, 501), 2.0)
-    dropped = np.array(dropout(x, jax.random.key(0), Site.ACTIVATION, rate))
+    dropped = np.array(dropout(x, key_of(0, range(50)), Site.ACTIVATION, rate))
     share = (dropped == 0).mean()
     # Five deviations of a binomial over 100,200 draws.
     assert abs(share - rate) < 5 * (rate * (1 - rate) / x.size) ** 0.5
@@ -116,10 +120,22 @@ def test_dropout_rate_and_scale(rate):
     # The two halves of a random word must not drop together.
     left, right = dropped[:, :250] == 0, dropped[:, 251:] == 0
     assert abs((left & right).mean() - rate**2) < 0.01
+    # Nor two rows, of four lines each, or two lines of a row.
+    for first, second in ((dropped[:100], dropped[100:]), (dropped[::2], dropped[1::2])):
+        assert abs(((first == 0) & (second == 0)).mean() - rate**2) < 0.01
+
+
+def test_a_row_drops_the_same_in_any_company(params):
+    whole = apply(TINY, params, IDS, SEGMENTS, key_of(1))
+    order = np.array([2, 0])
+    part = apply(TINY, params, IDS[order], SEGMENTS[order], key_of(1, order))
+    np.testing.assert_allclose(part, whole[order], atol=1e-5)
+    other = apply(TINY, params, IDS[order], SEGMENTS[order], key_of(1, (0, 1)))
+    assert np.abs(other - whole[order]).max() > 0.1
 
 
 def test_dropout_gradient_is_its_mask():
-    x, key = jnp.ones((4, 10)), jax.random.key(0)
+    x, key = jnp.ones((4, 10)), key_of(0, range(4))
     dropped = dropout(x, key, Site.ACTIVATION, 0.5)
     gradient = jax.grad(lambda x: dropout(x, key, Site.ACTIVATION, 0.5).sum())(x)
     np.testing.assert_array_equal(gradient, dropped)

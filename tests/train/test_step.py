@@ -88,8 +88,8 @@ def test_steps_learn_a_batch_and_repeat_exactly():
 
 
 def test_batches_that_do_not_divide_are_refused_with_the_sizes_that_do():
-    feed = FeedConfig(global_batch_size=100)
-    with pytest.raises(UserError, match="does not divide by 8 devices; use 96 or 104"):
-        check_divides(feed, make_mesh(8))
+    config = RunConfig("tiny", feed=FeedConfig(global_batch_size=100))
+    with pytest.raises(UserError, match="size=100 does not divide by 8 devices; use 96 or 104"):
+        check_divides(config, make_mesh(8))
     with pytest.raises(UserError, match="has 8 devices"):
         make_mesh(9)

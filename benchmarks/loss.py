@@ -1,0 +1,151 @@
+"""Memory and time of the pair loss in tiles, beside the whole similarity matrix.
+
+Both compute the loss in both directions and its gradients with respect to queries and positives,
+in float32. Memory is what the compiled program wants beside its arguments and results; it is read
+off the compiler, so that batches can be looked at that this machine could not run. Times alternate
+between the two.
+
+    python benchmarks/loss.py
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tyro
+
+TEMPERATURE = 0.05
+DEVICES = 8
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure."""
+
+    pairs: tuple[int, ...] = (4096, 16384, 65536, 131072, 1048576)
+    """Pairs in a batch."""
+    dimension: int = 512
+    """Of the embeddings."""
+    timed_pairs: int = 16384
+    """Batches of at most this many pairs are run."""
+    whole_pairs: int = 131072
+    """The whole matrix is compiled for at most this many."""
+    rounds: int = 3
+    """Times each is run; the median counts."""
+    tile_bytes: int = 16 * 2**20
+    """As in the configuration of a run."""
+    of_many_devices: bool = False
+    """Set by the benchmark itself: print the memory on several devices."""
+
+
+def _whole(q_BD: Any, p_BD: Any) -> Any:
+    """The same loss from the matrix of all logits."""
+    import jax
+    import jax.numpy as jnp
+
+    logits_BB = jnp.matmul(q_BD, p_BD.T, precision=jax.lax.Precision.HIGHEST) / TEMPERATURE
+    positive_B = jnp.sum(q_BD * p_BD, axis=-1) / TEMPERATURE
+    sums = jax.nn.logsumexp(logits_BB, axis=1) + jax.nn.logsumexp(logits_BB, axis=0)
+    return jnp.mean(sums - 2 * positive_B)
+
+
+def _in_tiles(options: Options, devices: int, gather: Any) -> Callable[[Any, Any], Any]:
+    from jina_jax.mesh import make_mesh
+    from jina_jax.train.log_sums import Spread
+    from jina_jax.train.losses import pair_loss
+
+    spread = Spread(make_mesh(devices), gather, options.tile_bytes)
+    return lambda q, p: pair_loss(q, p, temperature=TEMPERATURE, spread=spread).loss
+
+
+def _compile(loss: Callable[[Any, Any], Any], pairs: int, options: Options, devices: int) -> Any:
+    import jax
+
+    from jina_jax.mesh import make_mesh, replicated, split_first_axis
+
+    mesh = make_mesh(devices)
+    rows = split_first_axis(mesh)
+    array = jax.ShapeDtypeStruct((pairs, options.dimension), np.float32, sharding=rows)
+    step = jax.jit(
+        jax.value_and_grad(loss, argnums=(0, 1)), out_shardings=(replicated(mesh), (rows, rows))
+    )
+    return step.lower(array, array).compile()
+
+
+def _temporaries_gib(compiled: Any) -> float:
+    return compiled.memory_analysis().temp_size_in_bytes / 2**30
+
+
+def _unit(rng: np.random.Generator, pairs: int, dimension: int) -> np.ndarray:
+    x_BD = rng.standard_normal((pairs, dimension), dtype=np.float32)
+    return x_BD / np.linalg.norm(x_BD, axis=1, keepdims=True)
+
+
+def _medians_s(programs: list[Any], pairs: int, options: Options) -> list[float]:
+    import jax
+
+    rng = np.random.default_rng(0)
+    q_BD, p_BD = (jax.device_put(_unit(rng, pairs, options.dimension)) for _ in range(2))
+    seconds: list[list[float]] = [[] for _ in programs]
+    values = []
+    for _ in range(options.rounds):
+        for program, times in zip(programs, seconds, strict=True):
+            began = time.perf_counter()
+            value, _ = jax.block_until_ready(program(q_BD, p_BD))
+            times.append(time.perf_counter() - began)
+            values.append(float(value))
+    assert np.ptp(values) < 1e-5 * values[0], values
+    return [statistics.median(times) for times in seconds]
+
+
+def _one_device(options: Options) -> None:
+    print("| pairs | whole, GiB | tiles, GiB | whole, s | tiles, s | ratio of times |")
+    print("|---|---|---|---|---|---|")
+    for pairs in options.pairs:
+        tiles = _compile(_in_tiles(options, 1, "all_gather"), pairs, options, 1)
+        cells = [f"{pairs:,}", "", f"{_temporaries_gib(tiles):.3f}", "", "", ""]
+        programs = [tiles]
+        if pairs <= options.whole_pairs:
+            programs.insert(0, _compile(_whole, pairs, options, 1))
+            cells[1] = f"{_temporaries_gib(programs[0]):.3f}"
+        if pairs <= options.timed_pairs:
+            whole_s, tiles_s = _medians_s(programs, pairs, options)
+            cells[3:] = f"{whole_s:.2f}", f"{tiles_s:.2f}", f"{tiles_s / whole_s:.2f}"
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def _many_devices(options: Options) -> None:
+    print(f"| pairs | all_gather, GiB on each of {DEVICES} | ring, GiB on each of {DEVICES} |")
+    print("|---|---|---|")
+    for pairs in options.pairs:
+        found = [
+            _compile(_in_tiles(options, DEVICES, gather), pairs, options, DEVICES)
+            for gather in ("all_gather", "ring")
+        ]
+        print(f"| {pairs:,} | " + " | ".join(f"{_temporaries_gib(c):.3f}" for c in found) + " |")
+
+
+def main() -> None:
+    """Runs the benchmark, or the part of it that wants several devices."""
+    options = tyro.cli(Options, description=__doc__)
+    if options.of_many_devices:
+        _many_devices(options)
+        return
+    _one_device(options)
+    print(flush=True)
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={DEVICES}"
+    subprocess.run(
+        [sys.executable, __file__, *sys.argv[1:], "--of-many-devices"],
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        check=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

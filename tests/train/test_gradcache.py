@@ -1,0 +1,125 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_step import CONFIG, make_batch
+
+from jina_jax.config import FeedConfig, RunConfig, TrainConfig
+from jina_jax.errors import UserError
+from jina_jax.mesh import check_divides, make_mesh, replicated, split_first_axis
+from jina_jax.model.t5 import init_params
+from jina_jax.train.gradcache import encode_in_chunks
+from jina_jax.train.step import batch_loss, batch_shardings, init_state, make_train_step
+from jina_jax.validation import validate
+
+FEED = dataclasses.replace(CONFIG.feed, global_batch_size=96, rows_multiple=16)
+KEY = jax.random.key(3)
+
+
+def with_chunks(chunk_rows):
+    return dataclasses.replace(
+        CONFIG, feed=FEED, train=dataclasses.replace(CONFIG.train, grad_cache_rows=chunk_rows)
+    )
+
+
+def gradient_of(chunk_rows, mesh):
+    """The compiled loss and gradient, on the mesh, of a batch."""
+    config = with_chunks(chunk_rows)
+    return jax.jit(
+        jax.value_and_grad(lambda p, b: batch_loss(p, b, config, mesh, KEY)[0]),
+        in_shardings=(replicated(mesh), batch_shardings(mesh)),
+    )
+
+
+@pytest.fixture(scope="module")
+def plain():
+    batch, params = make_batch(config=with_chunks(0)), init_params(CONFIG.model, jax.random.key(0))
+    assert len(batch.ids_RL) % 16 == 0 and len(batch.ids_RL) >= 64
+    assert batch.segments_RL.max() > 1  # several texts a row
+    return batch, params, gradient_of(0, make_mesh(1))(params, batch)
+
+
+@pytest.mark.parametrize(("chunk_rows", "devices"), [(1, 1), (4, 2), (8, 8), (16, 1), (16, 8)])
+def test_gradient_is_that_of_the_whole_batch_with_dropout(plain, chunk_rows, devices):
+    batch, params, (loss, gradient) = plain
+    assert CONFIG.model.dropout_rate > 0
+    found_loss, found = gradient_of(chunk_rows, make_mesh(devices))(params, batch)
+    assert float(found_loss) == pytest.approx(float(loss), rel=1e-6)
+    for one, many in zip(jax.tree.leaves(gradient), jax.tree.leaves(found)):
+        assert np.linalg.norm(np.asarray(many) - one) <= 1e-5 * np.linalg.norm(one)
+
+
+def test_another_dropout_is_noticed(plain):
+    """The comparison above would see masks that are drawn for each chunk anew."""
+    batch, params, (loss, _) = plain
+    mesh, config = make_mesh(1), with_chunks(0)
+    other = batch_loss(params, jax.tree.map(jnp.asarray, batch), config, mesh, jax.random.key(4))
+    assert abs(float(other[0]) - float(loss)) > 1e-3
+
+
+def test_a_step_with_chunks_is_a_step_without(plain):
+    batch, params, _ = plain
+    mesh = make_mesh(8)
+    after = []
+    for chunk_rows in (0, 8):
+        config = with_chunks(chunk_rows)
+        state = jax.device_put(init_state(config, jax.tree.map(jnp.copy, params)), replicated(mesh))
+        after.append(make_train_step(config, mesh)(state, batch)[1])
+    for name in ("loss", "accuracy", "gradient_norm"):
+        assert float(after[1][name]) == pytest.approx(float(after[0][name]), rel=1e-5), name
+
+
+def test_memory_is_that_of_a_chunk(plain):
+    batch, params, _ = plain
+    wanted = [
+        gradient_of(rows, make_mesh(1)).lower(params, batch).compile().memory_analysis()
+        for rows in (0, 16, 8)
+    ]
+    whole, of_16, of_8 = (m.temp_size_in_bytes for m in wanted)
+    assert of_8 < of_16 < whole / 2
+
+
+def test_rows_keep_their_order_and_their_device():
+    mesh = make_mesh(8)
+    rows = jax.device_put(jnp.arange(48.0).reshape(48, 1), split_first_axis(mesh))
+    seen = []
+
+    def encode(x):
+        jax.debug.callback(lambda x: seen.append(np.array(x).ravel()), x, ordered=False)
+        return 2 * x
+
+    def chunked(rows):
+        return encode_in_chunks(encode, rows, chunk_rows=16, mesh=mesh)
+
+    compiled = jax.jit(chunked).lower(rows).compile()
+    np.testing.assert_array_equal(compiled(rows), 2 * rows)
+    jax.effects_barrier()
+    # Device d holds rows 6d to 6d + 5; a chunk takes two of each.
+    firsts = sorted(x.tolist() for x in seen)
+    assert firsts[0] == [6 * d + i for d in range(8) for i in (0, 1)]
+    silent = jax.jit(lambda rows: encode_in_chunks(lambda x: 2 * x, rows, chunk_rows=16, mesh=mesh))
+    text = silent.lower(rows).compile().as_text()
+    for collective in ("all-gather", "all-to-all", "collective-permute", "all-reduce"):
+        assert collective not in text
+
+
+def test_numbers_that_do_not_divide_are_refused_with_those_that_do():
+    def config(rows_multiple, grad_cache_rows):
+        return RunConfig(
+            name="x",
+            feed=FeedConfig(rows_multiple=rows_multiple),
+            train=TrainConfig(grad_cache_rows=grad_cache_rows),
+        )
+
+    validate(config(32, 16))
+    with pytest.raises(UserError, match=r"rows_multiple=40 does not divide by .*=16; use 32 or 48"):
+        validate(config(40, 16))
+    with pytest.raises(UserError, match=r"rows_multiple=8 does not divide by .*=16; use 16$"):
+        validate(config(8, 16))
+    with pytest.raises(UserError, match="grad_cache_rows=-8 must not be negative"):
+        validate(config(8, -8))
+    check_divides(config(8, 0), make_mesh(8))
+    with pytest.raises(UserError, match="rows=12 does not divide by 8 devices; use 8 or 16"):
+        check_divides(config(24, 12), make_mesh(8))
