@@ -57,7 +57,7 @@ def embed_texts(
     pooled texts are gathered, since a text may lie on another device than its partner.
     """
 
-    def encode(rows: tuple[Array, Array, Array]) -> Array:
+    def encode(params: Params, rows: tuple[Array, Array, Array]) -> Array:
         ids_ML, segments_ML, row_M = rows
         key = None if dropout_key is None else DropoutKey(dropout_key, row_M)
         hidden_MLD = apply(config, params, ids_ML, segments_ML, key)
@@ -65,9 +65,9 @@ def embed_texts(
 
     rows = batch.ids_RL, batch.segments_RL, jnp.arange(len(batch.ids_RL))
     if chunk_rows:
-        z_RSD = encode_in_chunks(encode, rows, chunk_rows=chunk_rows, mesh=spread.mesh)
+        z_RSD = encode_in_chunks(encode, params, rows, chunk_rows=chunk_rows, mesh=spread.mesh)
     else:
-        z_RSD = encode(rows)
+        z_RSD = encode(params, rows)
     return take_slots(z_RSD.reshape(-1, z_RSD.shape[-1]), batch.slot_BT, spread)
 
 

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +52,15 @@ def test_gradient_is_that_of_the_whole_batch_with_dropout(plain, chunk_rows, dev
         assert np.linalg.norm(np.asarray(many) - one) <= 1e-5 * np.linalg.norm(one)
 
 
+def test_gradient_is_that_of_the_whole_batch_on_a_mesh_of_two_axes(plain):
+    batch, params, (_, gradient) = plain
+    axis_types = (jax.sharding.AxisType.Auto,) * 2
+    mesh = jax.make_mesh((2, 4), ("data", "fsdp"), axis_types=axis_types)
+    found = gradient_of(8, mesh)(params, batch)[1]
+    for one, many in zip(jax.tree.leaves(gradient), jax.tree.leaves(found)):
+        assert np.linalg.norm(np.asarray(many) - one) <= 1e-5 * np.linalg.norm(one)
+
+
 def test_another_dropout_is_noticed(plain):
     """The comparison above would see masks that are drawn for each chunk anew."""
     batch, params, (loss, _) = plain
@@ -86,23 +96,31 @@ def test_rows_keep_their_order_and_their_device():
     rows = jax.device_put(jnp.arange(48.0).reshape(48, 1), split_first_axis(mesh))
     seen = []
 
-    def encode(x):
+    def encode(factor, x):
         jax.debug.callback(lambda x: seen.append(np.array(x).ravel()), x, ordered=False)
-        return 2 * x
+        return factor * x
 
-    def chunked(rows):
-        return encode_in_chunks(encode, rows, chunk_rows=16, mesh=mesh)
+    def chunked(rows, encode=encode):
+        return encode_in_chunks(encode, jnp.float32(2), rows, chunk_rows=16, mesh=mesh)
 
-    compiled = jax.jit(chunked).lower(rows).compile()
-    np.testing.assert_array_equal(compiled(rows), 2 * rows)
+    np.testing.assert_array_equal(jax.jit(chunked)(rows), 2 * rows)
     jax.effects_barrier()
-    # Device d holds rows 6d to 6d + 5; a chunk takes two of each.
-    firsts = sorted(x.tolist() for x in seen)
-    assert firsts[0] == [6 * d + i for d in range(8) for i in (0, 1)]
-    silent = jax.jit(lambda rows: encode_in_chunks(lambda x: 2 * x, rows, chunk_rows=16, mesh=mesh))
+    # Device d holds rows 6d to 6d + 5 and encodes two of them at a time.
+    assert sorted(x.tolist() for x in seen) == [[2 * i, 2 * i + 1] for i in range(24)]
+    silent = jax.jit(lambda rows: chunked(rows, lambda factor, x: factor * x))
     text = silent.lower(rows).compile().as_text()
     for collective in ("all-gather", "all-to-all", "collective-permute", "all-reduce"):
         assert collective not in text
+
+
+@pytest.mark.parametrize("chunk_rows", [8, 16])
+def test_devices_sum_their_gradients_once_whatever_the_chunks(plain, chunk_rows):
+    batch, params, _ = plain
+    text = gradient_of(chunk_rows, make_mesh(8)).lower(params, batch).compile().as_text()
+    parts = re.split(r"\n(?=(?:ENTRY )?%?[\w.-]+ \()", text)
+    reducing = [part for part in parts if re.search(r" all-reduce(-start)?\(", part)]
+    assert re.search(r"body=", text)
+    assert [part.startswith("ENTRY") for part in reducing] == [True]
 
 
 def test_numbers_that_do_not_divide_are_refused_with_those_that_do():
