@@ -107,7 +107,8 @@ def _plan(config: RunConfig, options: PlanOptions, remedy: str) -> Plan:
 def _flops(config: RunConfig, shape: BatchShape) -> StepFlops:
     return step_flops(
         config.model, rows=shape.computed, texts=shape.texts,
-        queries=shape.pairs, keys=shape.pairs * (TEXTS_PER_PAIR - 1), encoded_again=0,
+        queries=shape.pairs, keys=shape.pairs * (TEXTS_PER_PAIR - 1),
+        encoded_again=int(config.train.grad_cache_rows > 0),
     )  # fmt: skip
 
 

@@ -45,7 +45,8 @@ class Throughput:
         pairs, texts_per_pair = batch.slot_BT.shape
         flops = step_flops(
             self._config.model, rows=Work.of_rows(rows, row_tokens), texts=texts,
-            queries=pairs, keys=pairs * (texts_per_pair - 1), encoded_again=0,
+            queries=pairs, keys=pairs * (texts_per_pair - 1),
+            encoded_again=int(self._config.train.grad_cache_rows > 0),
         )  # fmt: skip
         self._steps += 1
         self._tokens += texts.tokens
