@@ -108,27 +108,7 @@ class MarginConfig:
     """What r is. The paper gives the threshold without saying which."""
 
 
-def model_filter_problems(
-    near_duplicates: NearDuplicateConfig, consistency: ConsistencyConfig
-) -> Iterator[str]:
-    """What is wrong with the values of filters that compare records, one sentence each."""
-    if not 0 < near_duplicates.threshold <= 1:
-        yield (
-            f"data.near_duplicates.threshold={near_duplicates.threshold} must lie above 0 and at "
-            f"most at 1"
-        )
-    if consistency.tie_tolerance < 0:
-        yield f"data.consistency.tie_tolerance={consistency.tie_tolerance} must not be negative"
-    for section, values, names in (
-        ("near_duplicates", near_duplicates, ("shingle_words", "permutations")),
-        ("consistency", consistency, ("top_k", "sample_size", "query_block", "sample_block")),
-    ):
-        for name in names:
-            if getattr(values, name) <= 0:
-                yield f"data.{section}.{name}={getattr(values, name)} must be above 0"
-
-
-def text_filter_problems(
+def filter_problems(
     language: LanguageConfig, decontamination: DecontaminationConfig
 ) -> Iterator[str]:
     """What is wrong with the values of the text filters, one sentence each."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from jina_jax.config import RunConfig, SourceConfig
 from jina_jax.errors import UserError, multiples_near
-from jina_jax.filter_config import model_filter_problems, text_filter_problems
+from jina_jax.filter_config import filter_problems
 
 
 def _positive(section: str, config: Any, *names: str) -> Iterator[str]:
@@ -53,8 +53,19 @@ def _data_problems(config: RunConfig) -> Iterator[str]:
         yield f"data.engine.workers={config.data.engine.workers} must not be negative"
     if config.data.eval_pairs < 0:
         yield f"data.eval_pairs={config.data.eval_pairs} must not be negative"
-    yield from text_filter_problems(config.data.language, config.data.decontamination)
-    yield from model_filter_problems(config.data.near_duplicates, config.data.consistency)
+    yield from filter_problems(config.data.language, config.data.decontamination)
+    near_duplicates, consistency = config.data.near_duplicates, config.data.consistency
+    yield from _positive("data.near_duplicates", near_duplicates, "shingle_words", "permutations")
+    yield from _positive(
+        "data.consistency", consistency, "top_k", "sample_size", "query_block", "sample_block"
+    )
+    if not 0 < near_duplicates.threshold <= 1:
+        yield (
+            f"data.near_duplicates.threshold={near_duplicates.threshold} must lie above 0 and at "
+            f"most at 1"
+        )
+    if consistency.tie_tolerance < 0:
+        yield f"data.consistency.tie_tolerance={consistency.tie_tolerance} must not be negative"
 
 
 def _feed_problems(config: RunConfig) -> Iterator[str]:

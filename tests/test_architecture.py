@@ -33,7 +33,7 @@ ALLOWED = {
     "checkpoint": BASE | {"train"},
     "evaluate": MODEL
     | {"data", "feed", "mesh", "hf_folder", "initial", "checkpoint", "packed_encoder"},
-    "plan": MODEL | {"accelerators", "feed", "mesh", "progress", "train", "validation"},
+    "plan": MODEL | {"accelerators", "data", "feed", "mesh", "progress", "train", "validation"},
     "export": MODEL | {"data", "hf_folder", "evaluate"},
 }
 SHELL = {"cli", "demo", "histograms", "terminal", "__init__"}

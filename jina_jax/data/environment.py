@@ -18,7 +18,14 @@ def environment_key() -> str:
 
     Equal on two machines where the same task writes the same bytes.
     """
-    root = Path(__file__).parents[1]
-    files = {str(path.relative_to(root)): file_xxh3(str(path)) for path in root.rglob("*.py")}
     versions = {name: version(name) for name in _DECIDING}
-    return content_key(files, versions, platform.python_version_tuple()[:2])
+    return content_key(package_key(), versions, platform.python_version_tuple()[:2])
+
+
+@functools.cache
+def package_key() -> str:
+    """A hash of this package's files."""
+    root = Path(__file__).parents[1]
+    return content_key(
+        {str(path.relative_to(root)): file_xxh3(str(path)) for path in root.rglob("*.py")}
+    )

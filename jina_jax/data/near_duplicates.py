@@ -35,8 +35,8 @@ _CLIP = 200
 
 def near_duplicate_scorers(config: DataConfig) -> list[Scorer]:
     """The filter, when it is configured."""
-    filters = [NearDuplicateFilter(config.near_duplicates)]
-    return [*filters] if config.near_duplicates.enabled else []
+    enabled = config.near_duplicates.enabled
+    return [NearDuplicateFilter(config.near_duplicates)] if enabled else []
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _sketch(
 
 def _pair_hashes(batch: pa.RecordBatch) -> np.ndarray:
     names = ("query_hash", "positive_hash")
-    return np.hstack([hash_words(pa.chunked_array([batch.column(name)])) for name in names])
+    return np.hstack([hash_words(batch.column(name)) for name in names])
 
 
 class _Link(NamedTuple):
@@ -222,9 +222,10 @@ def _queries(wanted: set[int], batches: Batches) -> dict[int, str]:
 
 def _places(batch: pa.RecordBatch, found: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     """For each pair of a batch its row in `found`, and whether it is there."""
-    known = np.array(found.column("hash").to_pylist(), "S32")
     mine = np.ascontiguousarray(_pair_hashes(batch)).view("S32").reshape(-1)
-    if not len(known):
+    if not len(found):
         return np.zeros(len(mine), np.int64), np.zeros(len(mine), bool)
+    # As it lies in the mapped file, which holds one batch.
+    known = np.frombuffer(found.column("hash").chunk(0).buffers()[1], "S32", len(found))
     place_N = np.minimum(np.searchsorted(known, mine), len(known) - 1)
     return place_N, known[place_N] == mine

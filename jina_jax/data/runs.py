@@ -200,9 +200,10 @@ def _copied(part: pa.Table) -> pa.Table:
     return pa.ipc.open_stream(sink.getvalue()).read_all()
 
 
-def hash_words(column: pa.ChunkedArray) -> np.ndarray:
+def hash_words(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
     """A hash column as uint64 [N, 2], equal where the hashes are."""
-    joined = b"".join(chunk.buffers()[1][_span(chunk)] for chunk in column.chunks if len(chunk))
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    joined = b"".join(chunk.buffers()[1][_span(chunk)] for chunk in chunks if len(chunk))
     return np.frombuffer(joined, "<u8").reshape(-1, 2)
 
 
@@ -215,10 +216,10 @@ def count_sources(source_N: np.ndarray, sources: int) -> tuple[int, ...]:
     return tuple(int(n) for n in np.bincount(source_N, minlength=sources))
 
 
-def batches(table: pa.Table, rows: np.ndarray) -> Iterator[pa.Table]:
-    """The numbered rows of a table, a few thousand at a time."""
-    for start in range(0, len(rows), _BATCH_ROWS):
-        yield table.take(pa.array(rows[start : start + _BATCH_ROWS]))
+def batches(table: pa.Table, rows: np.ndarray, most: int = _BATCH_ROWS) -> Iterator[pa.Table]:
+    """The numbered rows of a table, at most so many at a time."""
+    for start in range(0, len(rows), most):
+        yield table.take(pa.array(rows[start : start + most]))
 
 
 def write_rows(rows: np.ndarray, path: Path) -> None:

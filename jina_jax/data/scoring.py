@@ -14,7 +14,7 @@ import xxhash
 
 from jina_jax.data.atomic import atomic_folder
 from jina_jax.data.filters import Scorer, Verdict
-from jina_jax.data.runs import map_table, write_table
+from jina_jax.data.runs import batches, map_table, write_table
 from jina_jax.data.stages import (
     Partition,
     StageResult,
@@ -53,7 +53,8 @@ def fit_task(
 
     def source_batches() -> Iterator[pa.RecordBatch]:
         for partition in partitions:
-            yield from (batch for batch, _ in _blocks(partition, stage, source, triplets))
+            table, rows = _rows(partition, stage, source, triplets)
+            yield from map(record_batch, batches(table, rows, BLOCK_ROWS))
 
     if not folder.exists():
         cache.mkdir(parents=True, exist_ok=True)
@@ -73,8 +74,6 @@ class ScoreResult:
     """Where the scores of a block are."""
 
     path: str
-    reused: bool
-    """An earlier preparation left them."""
 
 
 def score_task(
@@ -93,8 +92,9 @@ def score_task(
       key: a hash of what the scores depend on besides the records.
       cache: folder for scores.
     """
-    rows = _rows(partition, stage, source, triplets)
-    batch = _take(partition, rows[block * BLOCK_ROWS : (block + 1) * BLOCK_ROWS])
+    table, rows = _rows(partition, stage, source, triplets)
+    mine = rows[block * BLOCK_ROWS : (block + 1) * BLOCK_ROWS]
+    batch = record_batch(table.take(pa.array(mine)))
     digest = xxhash.xxh3_128(key.encode())
     for column in batch.columns:
         # Texts as they are: their hashes fold case, which a model may see.
@@ -102,13 +102,13 @@ def score_task(
             digest.update(_bytes_of(column))
     path = cache / f"{stage.name}-{digest.hexdigest()}.arrow"
     if path.exists():
-        return ScoreResult(str(path), True)
+        return ScoreResult(str(path))
     score_NS = np.asarray(stage.score(batch, learnt, cache), np.float32)
     assert score_NS.ndim == 2, f"{stage.name} gave scores of shape {score_NS.shape}"
     assert len(score_NS) == len(batch), f"{stage.name}: {len(score_NS)} scores for {len(batch)}"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_table(pa.table({str(i): column for i, column in enumerate(score_NS.T)}), path)
-    return ScoreResult(str(path), False)
+    return ScoreResult(str(path))
 
 
 def decide_task(
@@ -131,25 +131,24 @@ def decide_task(
 
     def judged() -> Iterator[tuple[int, pa.Table, np.ndarray, Verdict]]:
         for source, paths in enumerate(scores):
-            blocks = _blocks(partition, stage, source, triplets)
-            for path, (batch, rows) in zip(paths, blocks, strict=True):
+            table, rows = _rows(partition, stage, source, triplets)
+            blocks = batches(table, rows, BLOCK_ROWS)
+            for block, (path, part) in enumerate(zip(paths, blocks, strict=True)):
                 score_NS = np.stack([c.to_numpy() for c in map_table(Path(path)).columns], axis=1)
-                part = table.take(pa.array(rows))
-                yield source, part, rows, stage.decide(batch, score_NS, learnt[source])
+                verdict = stage.decide(record_batch(part), score_NS, learnt[source])
+                yield source, part, rows[block * BLOCK_ROWS :][: len(part)], verdict
 
-    table, row_N = partition.open()
+    _, row_N = partition.open()
     return apply_verdicts(judged(), row_N, stage, names, out, ledger)
 
 
-def _rows(partition: Partition, stage: Scorer, source: int, triplets: Sequence[bool]) -> np.ndarray:
-    """Rows of a source that the scorer looks at."""
+def _rows(
+    partition: Partition, stage: Scorer, source: int, triplets: Sequence[bool]
+) -> tuple[pa.Table, np.ndarray]:
+    """The partition's table, and the rows of a source that the scorer looks at."""
     table, row_N = partition.open()
     found = dict(of_sources(table, row_N, triplets, stage))
-    return found.get(source, row_N[:0])
-
-
-def _take(partition: Partition, rows: np.ndarray) -> pa.RecordBatch:
-    return record_batch(map_table(Path(partition.table)).take(pa.array(rows)))
+    return table, found.get(source, row_N[:0])
 
 
 def _bytes_of(column: pa.LargeStringArray) -> bytes:
@@ -158,13 +157,3 @@ def _bytes_of(column: pa.LargeStringArray) -> bytes:
     end_N = np.frombuffer(ends, np.int64)[column.offset :][: len(column) + 1]
     start_N = end_N - end_N[0]
     return start_N.tobytes() + (data.to_pybytes() if data else b"")[end_N[0] : end_N[-1]]
-
-
-def _blocks(
-    partition: Partition, stage: Scorer, source: int, triplets: Sequence[bool]
-) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
-    """Blocks of a source's records, with their rows."""
-    rows = _rows(partition, stage, source, triplets)
-    for start in range(0, len(rows), BLOCK_ROWS):
-        part = rows[start : start + BLOCK_ROWS]
-        yield _take(partition, part), part

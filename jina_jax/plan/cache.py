@@ -7,6 +7,8 @@ import json
 import os
 from pathlib import Path
 
+from jina_jax.data.atomic import write_atomically
+from jina_jax.data.environment import package_key
 from jina_jax.plan.compile import Compiled, Request
 from jina_jax.plan.topology import LOCAL
 
@@ -27,7 +29,7 @@ def key(request: Request) -> str:
         "shape": dataclasses.asdict(request.shape),
         "topology": request.topology,
         "versions": {name: _version(name) for name in ("jax", "jaxlib", "flax", "optax", "libtpu")},
-        "code": _code(),
+        "code": package_key(),
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -39,26 +41,22 @@ def _version(package: str) -> str:
         return ""
 
 
-def _code() -> str:
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
 def load(request: Request) -> Compiled | None:
     """The result of an earlier run; None where there is none, or for this machine's devices."""
-    path = cache_folder() / f"{key(request)}.json"
-    if request.topology == LOCAL or not path.exists():
+    if request.topology == LOCAL:
         return None
-    return Compiled(**json.loads(path.read_text(encoding="utf-8")))
+    path = _path(request)
+    return Compiled(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
 
 def store(request: Request, compiled: Compiled) -> None:
-    """Keeps a result, whole or not at all."""
-    folder = cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{key(request)}.json"
-    temporary = path.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(dataclasses.asdict(compiled)), encoding="utf-8")
-    temporary.replace(path)
+    """Keeps a result, whole or not at all; not one for this machine's devices."""
+    if request.topology == LOCAL:
+        return
+    path = _path(request)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(dataclasses.asdict(compiled)).encode())
+
+
+def _path(request: Request) -> Path:
+    return cache_folder() / f"{key(request)}.json"

@@ -10,6 +10,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from jina_jax.config import BertConfig
+from jina_jax.data.manifest import file_sha256
 from jina_jax.errors import UserError
 from jina_jax.hf_folder import (
     CONFIG_FILE,
@@ -83,8 +84,7 @@ def _files_sha256(folder: Path) -> str:
     for path in (folder / CONFIG_FILE, folder / TOKENIZER_FILE, *optional, *weight_files(folder)):
         if not path.is_file():
             raise UserError(f"{folder} holds no {path.name}: it is no folder of a BERT model")
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(bytes.fromhex(file_sha256(path)))
     return digest.hexdigest()
 
 

@@ -59,6 +59,8 @@ class SentenceEncoder:
         self.mesh = make_mesh() if mesh is None else mesh
         self.dimensions = files.config.hidden_size
         self.max_tokens = _max_tokens(files)
+        self.sha256 = files.sha256
+        """Of the model's files, as `bert_folder.model_sha256` gives it."""
         self.key = f"{files.sha256}-{self.max_tokens}-{files.config.compute_dtype}"
         """Names everything that an embedding depends on besides the text."""
         self._tokenizer = files.tokenizer

@@ -50,6 +50,8 @@ class CrossEncoder:
         """
         files = read_bert(path_or_id)
         max_tokens = min(_MAX_TOKENS, files.config.max_position_embeddings)
+        self.sha256 = files.sha256
+        """Of the model's files, as `bert_folder.model_sha256` gives it."""
         self.key = f"{files.sha256}-{max_tokens}-{files.config.compute_dtype}"
         """Names everything that a logit depends on besides the texts."""
         self._tokenizer = files.tokenizer

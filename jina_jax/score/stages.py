@@ -104,7 +104,7 @@ class ConsistencyFilter:
 
 
 def _hashes(batch: pa.RecordBatch) -> np.ndarray:
-    return hash_words(pa.chunked_array([batch.column("positive_hash")]))
+    return hash_words(batch.column("positive_hash"))
 
 
 @functools.lru_cache(maxsize=1)
@@ -171,19 +171,21 @@ def sentence_encoder(model: str, sha256: str) -> SentenceEncoder:
       sha256: of its files, as `model_sha256` gives it.
     Raises: UserError when it is missing or is another one.
     """
-    _check_model(model, sha256)
-    return SentenceEncoder(model)
+    encoder = SentenceEncoder(model)
+    _check_model(model, encoder.sha256, sha256)
+    return encoder
 
 
 @functools.lru_cache(maxsize=1)
 def cross_encoder(model: str, sha256: str) -> CrossEncoder:
     """Opens a cross-encoder, once in a process; as `sentence_encoder`."""
-    _check_model(model, sha256)
-    return CrossEncoder(model)
+    encoder = CrossEncoder(model)
+    _check_model(model, encoder.sha256, sha256)
+    return encoder
 
 
-def _check_model(model: str, sha256: str) -> None:
-    if model_sha256(model) != sha256:
+def _check_model(model: str, found: str, sha256: str) -> None:
+    if found != sha256:
         raise UserError(
             f"{model} is another model than the preparation began with (sha256 is not {sha256}): "
             f"use the same files on every machine"

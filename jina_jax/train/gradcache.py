@@ -11,7 +11,7 @@ Source: Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Mem
 (arXiv 2101.06983).
 """
 
-import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -43,7 +43,7 @@ def encode_in_chunks(
     """
     divided = split_first_axis(mesh).spec
     axes = _names(divided)
-    devices = functools.reduce(lambda n, axis: n * mesh.shape[axis], axes, 1)
+    devices = math.prod(mesh.shape[axis] for axis in axes)
 
     def local(params: Any, rows: Any) -> Array:
         # The transpose of this cast is the sum over the devices. Here, outside of the loop, it is

@@ -52,7 +52,7 @@ def info_nce(
     Source: van den Oord et al. 2018, eq. 4.
     """
     return _contrast(
-        q_BD, p_BD, negatives_ND, 1 / jnp.asarray(temperature, jnp.float32), spread,
+        q_BD, p_BD, negatives_ND, temperature, spread,
         identity_BT, negative_identity_NU, weight_B, both_ways=False,
     )  # fmt: skip
 
@@ -78,17 +78,18 @@ def pair_loss(
       terms of section 3.2.
     """
     return _contrast(
-        q_BD, p_BD, negatives_ND, 1 / jnp.asarray(temperature, jnp.float32), spread,
+        q_BD, p_BD, negatives_ND, temperature, spread,
         identity_BT, negative_identity_NU, weight_B, both_ways=True,
     )  # fmt: skip
 
 
 def _contrast(
-    q_BD: Array, p_BD: Array, negatives_ND: Array | None, scale: Array, spread: Spread,
-    identity_BT: Array | None, negative_identity_NU: Array | None, weight_B: Array | None,
-    *, both_ways: bool,
+    q_BD: Array, p_BD: Array, negatives_ND: Array | None, temperature: float | Array,
+    spread: Spread, identity_BT: Array | None, negative_identity_NU: Array | None,
+    weight_B: Array | None, *, both_ways: bool,
 ) -> Contrast:  # fmt: skip
     _check_sizes(q_BD, p_BD, negatives_ND, spread.mesh.size)
+    scale = 1 / jnp.asarray(temperature, jnp.float32)
     pairs = None if identity_BT is None else Marks(jnp.arange(len(q_BD)), identity_BT)
     sums = log_sums(q_BD, p_BD, scale, pairs, pairs, both_ways, spread)
     row_B, max_B = sums.row_B, sums.row_max_B

@@ -1,7 +1,6 @@
 """Traces of a few steps for TensorBoard and Perfetto."""
 
 from pathlib import Path
-from types import TracebackType
 
 import jax
 
@@ -38,12 +37,7 @@ class Profiler:
     def __enter__(self) -> "Profiler":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop()
 
     def before(self, step: int, previous: object) -> None:

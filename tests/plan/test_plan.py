@@ -116,7 +116,7 @@ def test_results_are_kept_until_something_changes(monkeypatch):
     plan(CONFIG, dataclasses.replace(options, topology="v6e:4x4"))
     plan(CONFIG, dataclasses.replace(options, tokens=8))
     assert len(asked) == 5
-    monkeypatch.setattr(cache, "_code", lambda: "another")
+    monkeypatch.setattr(cache, "package_key", lambda: "another")
     plan(CONFIG, options)
     assert len(asked) == 6
 

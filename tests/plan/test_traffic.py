@@ -230,7 +230,9 @@ def test_a_compiled_scan_over_eight_devices():
         def layer(h, _):
             return jax.lax.psum(jnp.tanh(h), "data"), None
 
-        body = lambda h: jax.lax.scan(layer, h, None, length=6)[0]  # noqa: E731
+        def body(h):
+            return jax.lax.scan(layer, h, None, length=6)[0]
+
         return jax.shard_map(body, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)(x)
 
     traffic = measure(parse(function.lower(jnp.ones((16, 32))).compile().as_text()))
