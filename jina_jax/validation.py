@@ -101,10 +101,15 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
     yield from _positive(
         "model", model, "vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads"
     )
+    yield from _positive("mesh", config.mesh, "fsdp", "tensor")
+    if config.mesh.data != -1:
+        yield from _positive("mesh", config.mesh, "data")
     if not 0 <= model.dropout_rate < 1:
         yield f"model.dropout_rate={model.dropout_rate} must lie in 0..1"
     yield from _positive("loss", config.loss, "temperature", "tile_bytes")
     yield from _positive("optim", optim, "learning_rate", "clip_norm")
+    if optim.optimizer == "adafactor" and optim.moment_dtype != "float32":
+        yield "optim.moment_dtype=bfloat16: adafactor keeps no first moment; leave it at float32"
     yield from _positive(
         "train", config.train, "num_steps", "log_every_steps", "checkpoint_every_steps",
         "keep_checkpoints",

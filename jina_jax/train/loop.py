@@ -4,6 +4,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -25,13 +26,19 @@ from jina_jax.errors import Interrupted, UserError
 from jina_jax.feed.batch import Batch, PackedBatch
 from jina_jax.feed.pipeline import batches
 from jina_jax.initial import initial_params
-from jina_jax.mesh import check_divides, make_mesh, replicated
-from jina_jax.model.t5 import init_params
+from jina_jax.mesh import check_divides, make_mesh, put
 from jina_jax.model.weights import parameter_count
 from jina_jax.progress import say
 from jina_jax.train.metrics import MetricsWriter
 from jina_jax.train.profile import Profiler
-from jina_jax.train.step import TrainState, batch_shardings, init_state, make_train_step
+from jina_jax.train.step import (
+    TrainState,
+    batch_shardings,
+    init_state,
+    make_train_step,
+    state_shapes,
+    state_shardings,
+)
 from jina_jax.train.throughput import Throughput
 from jina_jax.validation import validate
 
@@ -47,7 +54,7 @@ def train(config: RunConfig) -> TrainState:
     manifest = load_manifest(config.data_path)
     verify_shards(manifest, config.data_path)
     check_data(config, manifest)
-    mesh = make_mesh(config.train.devices)
+    mesh = make_mesh(config.mesh)
     check_divides(config, mesh)
     with Checkpoints(config.checkpoint_path, keep=config.train.keep_checkpoints) as checkpoints:
         metadata = {
@@ -82,9 +89,10 @@ def check_data(config: RunConfig, manifest: Manifest) -> None:
 def _first_state(
     config: RunConfig, checkpoints: Checkpoints, metadata: dict[str, Any], mesh: Mesh
 ) -> TrainState:
-    everywhere = replicated(mesh)
+    shardings = state_shardings(config, mesh)
     if checkpoints.latest is None:
-        return jax.device_put(init_state(config, initial_params(config)), everywhere)
+        params = initial_params(config, mesh)
+        return jax.jit(partial(init_state, config), out_shardings=shardings)(params)
     step = checkpoints.latest
     saved = checkpoints.metadata(step)
     changes = difference(saved["config"], metadata["config"])
@@ -97,9 +105,9 @@ def _first_state(
             + "\nundo these, or train in another folder with --workdir"
         )
     like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
-        jax.eval_shape(lambda: init_state(config, init_params(config.model, jax.random.key(0)))),
-    )
+        lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at),
+        state_shapes(config), shardings,
+    )  # fmt: skip
     return checkpoints.restore(step, like)
 
 
@@ -157,7 +165,7 @@ def _on_devices(
         throughput.data_wait_s += time.perf_counter() - began
         if batch is None:
             return
-        yield batch, jax.device_put(batch.arrays, shardings)
+        yield batch, put(batch.arrays, shardings)
 
 
 class _StepLog:
