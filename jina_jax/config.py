@@ -183,6 +183,20 @@ class MeshConfig:
 
 
 @dataclass(frozen=True)
+class DistributedConfig:
+    """Training by several processes, one for each host, that all run the same command."""
+
+    coordinator: str = _changeable("")
+    """HOST:PORT of process 0, or `auto` on Cloud TPU, GKE, SLURM and Open MPI, which know it and
+    the two numbers below. Empty trains in this process alone."""
+    processes: int | None = _changeable(None)
+    process_id: int | None = _changeable(None)
+    """Number of this process, from 0."""
+    timeout_s: int = _changeable(300)
+    """How long processes wait for each other at the start."""
+
+
+@dataclass(frozen=True)
 class BertConfig:
     """Shape of a BERT encoder (Devlin et al. 2019), in the names of Hugging Face's `BertConfig`."""
 
@@ -286,6 +300,7 @@ class RunConfig:
     feed: FeedConfig = FeedConfig()
     model: T5Config = T5Config()
     mesh: MeshConfig = MeshConfig()
+    distributed: DistributedConfig = DistributedConfig()
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()

@@ -125,6 +125,26 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
     yield from _positive("evaluate", config.evaluate, "top_k", "batch_rows")
 
 
+def _distributed_problems(config: RunConfig) -> Iterator[str]:
+    given = config.distributed
+    yield from _positive("distributed", given, "timeout_s")
+    if given.coordinator in ("", "auto"):
+        if given.processes is not None or given.process_id is not None:
+            yield (
+                "distributed.processes and process_id belong to a distributed.coordinator=HOST:PORT"
+            )
+        return
+    if not re.fullmatch(r".+:\d+", given.coordinator):
+        yield f"distributed.coordinator={given.coordinator!r} is neither HOST:PORT nor auto"
+    if given.processes is None or given.process_id is None:
+        yield "distributed.coordinator=HOST:PORT needs distributed.processes and process_id"
+    elif not 0 <= given.process_id < given.processes:
+        yield (
+            f"distributed.process_id={given.process_id} must lie in 0..{given.processes - 1}, "
+            f"below distributed.processes"
+        )
+
+
 def _folder_problems(config: RunConfig) -> Iterator[str]:
     for name in ("workdir", "data_dir"):
         if "://" in getattr(config, name):
@@ -139,7 +159,10 @@ def validate(config: RunConfig) -> None:
 
     Raises: UserError listing every field that is wrong.
     """
-    parts = (_folder_problems, _data_problems, _feed_problems, _training_problems)
+    parts = (
+        _folder_problems, _data_problems, _feed_problems, _training_problems,
+        _distributed_problems,
+    )  # fmt: skip
     problems = [problem for part in parts for problem in part(config)]
     if problems:
         raise UserError("the configuration cannot be used:\n  " + "\n  ".join(problems))

@@ -1,11 +1,11 @@
 """The training loop: reads top to bottom, from a prepared folder to checkpoints."""
 
+import json
 import shutil
-import signal
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from types import FrameType
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ from jina_jax.data.manifest import (
     verify_shards,
 )
 from jina_jax.data.shards import ShardSet
+from jina_jax.distributed import check_agreement, is_first, start
 from jina_jax.errors import Interrupted, UserError
 from jina_jax.feed.batch import Batch, PackedBatch
 from jina_jax.feed.pipeline import batches
@@ -39,6 +40,7 @@ from jina_jax.train.step import (
     state_shapes,
     state_shardings,
 )
+from jina_jax.train.stop import StopLatch
 from jina_jax.train.throughput import Throughput
 from jina_jax.validation import validate
 
@@ -51,6 +53,7 @@ def train(config: RunConfig) -> TrainState:
       Interrupted: SIGINT or SIGTERM came; everything is saved.
     """
     validate(config)
+    start(config.distributed)
     manifest = load_manifest(config.data_path)
     verify_shards(manifest, config.data_path)
     check_data(config, manifest)
@@ -61,14 +64,26 @@ def train(config: RunConfig) -> TrainState:
             "config": unchangeable_fields(config),
             "manifest_sha256": file_sha256(config.data_path / MANIFEST_FILE),
         }
+        check_agreement(json.dumps([metadata, checkpoints.latest], sort_keys=True))
         state = _first_state(config, checkpoints, metadata, mesh)
-        _write_run_files(config)
+        if is_first():
+            _write_run_files(config)
         say(
-            f"{config.name}: {parameter_count(config.model):,} parameters on {mesh.size} "
-            f"{mesh.devices.flat[0].device_kind} device(s), from step {int(state.step)} of "
-            f"{config.train.num_steps}; configuration in {config.run_path / 'config.json'}"
+            f"{config.name}: {parameter_count(config.model):,} parameters on {_words(mesh)}, from "
+            f"step {int(state.step)} of {config.train.num_steps}; "
+            f"configuration in {config.run_path / 'config.json'}",
+            enabled=is_first(),
         )
         return _run_steps(config, manifest, mesh, state, checkpoints, metadata)
+
+
+def _words(mesh: Mesh) -> str:
+    split = " · ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
+    of = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    return (
+        f"{mesh.size} {mesh.devices.flat[0].device_kind} device(s){of}"
+        f"{f' ({split})' if split else ''}"
+    )
 
 
 def check_data(config: RunConfig, manifest: Manifest) -> None:
@@ -124,34 +139,40 @@ def _run_steps(
     checkpoints: Checkpoints, metadata: dict[str, Any],
 ) -> TrainState:  # fmt: skip
     num_steps, every = config.train.num_steps, config.train.checkpoint_every_steps
-    start = int(state.step)
+    first = int(state.step)
     sources = {
         s.name: ShardSet([config.data_path / shard.path for shard in s.shards])
         for s in manifest.sources
     }
     feed = batches(
         sources, {s.name: s.weight for s in config.data.sources}, config.feed,
-        seed=config.train.seed, num_steps=num_steps, start=start,
+        seed=config.train.seed, num_steps=num_steps, start=first,
     )  # fmt: skip
     step_fn = make_train_step(config, mesh)
     with (
-        _SignalLatch() as latch,
-        MetricsWriter(config.run_path, start=start, num_steps=num_steps) as writer,
-        Profiler.of_run(config, start) as profiler,
+        StopLatch() as latch,
+        _writer(config, first) as writer,
+        Profiler.of_run(config, first) as profiler,
     ):
         log = _StepLog(config, mesh, writer, list(sources))
         for batch, arrays in _on_devices(feed, mesh, log.throughput):
             profiler.before(batch.step, state)
             state, metrics = step_fn(state, arrays)
             log.dispatched(batch, metrics)
-            done = batch.step + 1
-            if done % every == 0 or done == num_steps or latch.signal is not None:
+            done, stop = batch.step + 1, latch.requested(batch.step)
+            if done % every == 0 or done == num_steps or stop is not None:
                 checkpoints.save(state, metadata)
-            if latch.signal is not None and done < num_steps:
+            if stop is not None and done < num_steps:
                 log.flush()
-                raise Interrupted(latch.signal, done)
+                raise Interrupted(stop, done)
         log.flush()
     return state
+
+
+def _writer(config: RunConfig, first: int) -> AbstractContextManager[MetricsWriter | None]:
+    if not is_first():
+        return nullcontext()
+    return MetricsWriter(config.run_path, start=first, num_steps=config.train.num_steps)
 
 
 def _on_devices(
@@ -171,7 +192,9 @@ def _on_devices(
 class _StepLog:
     """Reads a step's metrics after the next one was dispatched, and logs them with the rates."""
 
-    def __init__(self, config: RunConfig, mesh: Mesh, writer: MetricsWriter, names: list[str]):
+    def __init__(
+        self, config: RunConfig, mesh: Mesh, writer: MetricsWriter | None, names: list[str]
+    ):
         self._config, self._writer, self._names = config, writer, names
         self._pending: tuple[Batch, dict[str, jax.Array]] | None = None
         self.throughput = Throughput(config, mesh)
@@ -191,25 +214,6 @@ class _StepLog:
         done = batch.step + 1
         if done % self._config.train.log_every_steps and done != self._config.train.num_steps:
             return
-        self._writer.write(
-            {"step": done, "source": self._names[batch.source]} | values | self.throughput.read()
-        )
-
-
-class _SignalLatch:
-    """Remembers SIGINT and SIGTERM, so that the loop stops between steps; twice kills."""
-
-    signal: int | None = None
-
-    def __enter__(self) -> "_SignalLatch":
-        self._before = {n: signal.signal(n, self._catch) for n in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _catch(self, number: int, _frame: FrameType | None) -> None:
-        if self.signal is not None:
-            raise KeyboardInterrupt
-        self.signal = number
+        rates = self.throughput.read()
+        if self._writer is not None:
+            self._writer.write({"step": done, "source": self._names[batch.source]} | values | rates)

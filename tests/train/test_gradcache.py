@@ -147,5 +147,5 @@ def test_numbers_that_do_not_divide_are_refused_with_those_that_do():
     with pytest.raises(UserError, match="grad_cache_rows=-8 must not be negative"):
         validate(config(8, -8))
     check_divides(config(8, 0), make_mesh(MeshConfig(data=8)))
-    with pytest.raises(UserError, match="rows=12 does not divide by 8 devices of .*; use 8 or 16"):
+    with pytest.raises(UserError, match=r"rows=12 does not divide by 8 devices of .*; use 8 or 16"):
         check_divides(config(24, 12), make_mesh(MeshConfig(data=8)))

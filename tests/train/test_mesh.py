@@ -10,7 +10,7 @@ from test_step import CONFIG, make_batch
 
 from jina_jax.config import MeshConfig
 from jina_jax.errors import UserError
-from jina_jax.mesh import AXES, check_divides, make_mesh, param_shardings, put
+from jina_jax.mesh import AXES, check_divides, make_mesh, param_shardings, put, replicated
 from jina_jax.model.t5 import init_params
 from jina_jax.train.step import (
     TrainState,
@@ -40,8 +40,8 @@ def value_and_grad(config, mesh_config):
     shardings = param_shardings(params, mesh)
     compute = jax.jit(
         jax.value_and_grad(lambda p, b: batch_loss(p, b, config, mesh, KEY)[0]),
-        in_shardings=(shardings, batch_shardings(mesh)),
-    )
+        in_shardings=(shardings, batch_shardings(mesh)), out_shardings=replicated(mesh),
+    )  # fmt: skip
     batch = put(make_batch(config=config), batch_shardings(mesh))
     loss, gradient = compute(put(params, shardings), batch)
     return float(loss), jax.device_get(gradient)
@@ -68,18 +68,18 @@ def test_all_splits_are_tried():
     assert len(SPLITS) == 10 and {np.prod(s) for s in SPLITS} == {8}
 
 
-@pytest.mark.parametrize("split", [(1, 1, 1), (2, 2, 2)])
-@pytest.mark.parametrize("scan_layers", [False, True])
-@pytest.mark.parametrize("remat", ["none", "dots", "full"])
-def test_scanned_and_recomputed_layers_give_the_same_gradient(
-    one_device, split, scan_layers, remat
-):
+@pytest.mark.parametrize(
+    ("scan_layers", "remat"),
+    [(False, "dots"), (False, "full"), (True, "none"), (True, "dots"), (True, "full")],
+)
+def test_scanned_and_recomputed_layers_give_the_same_gradient(one_device, scan_layers, remat):
     config = with_train(scan_layers=scan_layers, remat=remat)
-    assert_equal(value_and_grad(config, MeshConfig(*split)), one_device)
+    assert_equal(value_and_grad(config, MeshConfig(2, 2, 2)), one_device)
 
 
-@pytest.mark.parametrize("split", [(2, 2, 2), (1, 8, 1), (1, 4, 2)])
-@pytest.mark.parametrize("gather", ["all_gather", "ring"])
+@pytest.mark.parametrize(
+    ("split", "gather"), [((2, 2, 2), "all_gather"), ((1, 8, 1), "ring"), ((1, 4, 2), "ring")]
+)
 def test_chunks_and_rings_compose_with_every_axis(one_device, split, gather):
     config = with_train(grad_cache_rows=16, scan_layers=True)
     config = dataclasses.replace(config, loss=dataclasses.replace(config.loss, gather=gather))
@@ -105,7 +105,7 @@ def state_on(config, mesh):
 def test_optimizers_step_alike_on_every_mesh(optimizer):
     optim = dataclasses.replace(CONFIG.optim, optimizer=optimizer, weight_decay=0.1)
     config, losses = dataclasses.replace(WHOLE, optim=optim), []
-    for split in ((1, 1, 1), (2, 2, 2), (1, 8, 1)):
+    for split in ((1, 1, 1), (2, 2, 2)):
         mesh = make_mesh(MeshConfig(*split))
         state, step = state_on(config, mesh), make_train_step(config, mesh)
         batch, curve = put(make_batch(config=config), batch_shardings(mesh)), []
@@ -114,7 +114,7 @@ def test_optimizers_step_alike_on_every_mesh(optimizer):
             curve.append(float(metrics["loss"]))
         losses.append(curve)
     assert losses[0][-1] < losses[0][0] - 0.01
-    np.testing.assert_allclose(losses[1:], [losses[0]] * 2, atol=1e-5)
+    np.testing.assert_allclose(losses[1], losses[0], atol=1e-5)
 
 
 def test_each_device_holds_its_part_of_parameters_and_moments():
