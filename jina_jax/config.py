@@ -296,6 +296,8 @@ class RunConfig:
     """Everything is written below this folder; empty means `runs/NAME`."""
     data_dir: str = _changeable("")
     """Prepared shards, when several runs share them; empty means `WORKDIR/data`."""
+    machine: str = _changeable("")
+    """What the run is set for, as `jina-jax plan` names it; empty where it is nothing special."""
     data: DataConfig = DataConfig()
     feed: FeedConfig = FeedConfig()
     model: T5Config = T5Config()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ def load_config(name_or_path: str) -> RunConfig:
     """Runs `get_config()` of a config file.
 
     Args:
-      name_or_path: a Python file, or the name of a shipped config such as `demo`.
-    Raises: UserError when there is no such file, or it gives no RunConfig.
+      name_or_path: a Python file, or the name of a shipped config such as `demo`. What follows an
+        `@` is given to `get_config(machine)`: `base@v5e:16x16`.
+    Raises: UserError when there is no such file, it gives no RunConfig, or knows no such machine.
     """
+    name_or_path, at, machine = name_or_path.partition("@")
     if name_or_path in config_names():
         module = importlib.import_module(f"jina_jax.configs.{name_or_path}")
     else:
@@ -40,7 +43,10 @@ def load_config(name_or_path: str) -> RunConfig:
             spec.loader.exec_module(module)
         except Exception as error:
             raise UserError(f"{path} failed to load: {type(error).__name__}: {error}") from error
-    config = getattr(module, "get_config", lambda: None)()
+    get_config = getattr(module, "get_config", lambda *_: None)
+    if at and not inspect.signature(get_config).parameters:
+        raise UserError(f"{name_or_path}: its get_config() takes no machine; leave out @{machine}")
+    config = get_config(machine) if at else get_config()
     if not isinstance(config, RunConfig):
         raise UserError(f"{name_or_path}: get_config() must return a jina_jax.config.RunConfig")
     return config
