@@ -131,11 +131,11 @@ class FeedConfig:
     """From shards to packed global batches."""
 
     global_batch_size: int = 64
-    """Pairs in a batch over all devices; each pair's negatives are the rest of the batch."""
+    """Pairs or triplets in a batch over all devices; the texts of the others are negatives."""
     query_tokens: int = 64
     """Queries are cut to this many tokens."""
     positive_tokens: int = 128
-    """Positives are cut to this many tokens."""
+    """Positives and hard negatives are cut to this many tokens."""
     row_tokens: int = 128
     """Length of a packed row; several texts share a row and do not see each other."""
     texts_per_row: int = 16
@@ -187,11 +187,25 @@ class BertConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """The pair loss of Jina Embeddings (arXiv 2307.11224, section 3)."""
+    """The losses of Jina Embeddings (arXiv 2307.11224, section 3): of pairs, a + b; of triplets,
+    a + b + c. Each term has a weight, and 0 leaves it out; the paper's are 1.
 
+    (a) InfoNCE from queries to positives, with all hard negatives of the batch among the keys where
+    there are any; (b) InfoNCE from positives to queries; (c) mean ReLU(s(q, n) - s(q, p) + margin).
+    """
+
+    query_weight: float = 1.0
+    """Of (a)."""
+    positive_weight: float = 1.0
+    """Of (b)."""
+    margin_weight: float = 1.0
+    """Of (c), which batches of pairs don't have."""
+    margin: float = 0.05
+    """A cosine: how much nearer than its hard negative a query's positive has to be."""
     temperature: float = 0.05
+    """Divides the cosines of (a) and (b)."""
     mask_false_negatives: bool = True
-    """Leave out of the denominators texts known to match (same hash)."""
+    """Leave out of the denominators, and of (c), texts known to match (same hash)."""
     gather: Literal["all_gather", "ring"] = "all_gather"
     """How the texts of the other devices are had: all at once, or in blocks that travel around the
     devices, so that none holds the embeddings of all. The values differ in rounding."""

@@ -96,6 +96,21 @@ def _chunk_problems(rows_multiple: int, grad_cache_rows: int) -> Iterator[str]:
         )
 
 
+def _loss_problems(config: RunConfig) -> Iterator[str]:
+    loss = config.loss
+    yield from _positive("loss", loss, "temperature", "tile_bytes")
+    for name in ("query_weight", "positive_weight", "margin_weight", "margin"):
+        if getattr(loss, name) < 0:
+            yield f"loss.{name}={getattr(loss, name)} must not be negative"
+    if loss.margin > 2:
+        yield f"loss.margin={loss.margin} must lie in 0..2, as differences of cosines do"
+    if loss.query_weight == loss.positive_weight == 0:
+        pairs = [s.name for s in config.data.sources if not s.negative_field]
+        if pairs or loss.margin_weight == 0:
+            of = f" of pairs ({', '.join(pairs)})" if pairs else ""
+            yield f"loss.query_weight and loss.positive_weight are 0: no loss{of} would be left"
+
+
 def _training_problems(config: RunConfig) -> Iterator[str]:
     model, optim = config.model, config.optim
     yield from _positive(
@@ -103,7 +118,7 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
     )
     if not 0 <= model.dropout_rate < 1:
         yield f"model.dropout_rate={model.dropout_rate} must lie in 0..1"
-    yield from _positive("loss", config.loss, "temperature", "tile_bytes")
+    yield from _loss_problems(config)
     yield from _positive("optim", optim, "learning_rate", "clip_norm")
     yield from _positive(
         "train", config.train, "num_steps", "log_every_steps", "checkpoint_every_steps",

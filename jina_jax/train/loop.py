@@ -65,13 +65,7 @@ def train(config: RunConfig) -> TrainState:
 
 
 def check_data(config: RunConfig, manifest: Manifest) -> None:
-    """The shards must be of pairs, and the embedding table must cover their vocabulary."""
-    triplets = [s.name for s in config.data.sources if s.negative_field]
-    if triplets:
-        raise UserError(
-            f"sources of triplets can be prepared, but the pair loss would pass over their "
-            f"negatives: {', '.join(triplets)}; leave them out, or leave negative_field empty"
-        )
+    """The embedding table must cover the vocabulary of the shards."""
     if manifest.vocab_size > config.model.vocab_size:
         raise UserError(
             f"the shards use a vocabulary of {manifest.vocab_size} pieces, more than "

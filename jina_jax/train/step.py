@@ -18,7 +18,7 @@ from jina_jax.model.pooling import mean_pool
 from jina_jax.model.t5 import apply
 from jina_jax.train.gradcache import encode_in_chunks
 from jina_jax.train.log_sums import Spread
-from jina_jax.train.losses import pair_loss
+from jina_jax.train.losses import Terms, contrastive_loss
 from jina_jax.train.optim import learning_rate_schedule, make_optimizer
 from jina_jax.train.slots import take_slots
 
@@ -76,7 +76,9 @@ def batch_loss(
 ) -> tuple[Array, Metrics]:
     """Loss of one global batch, and what else is read off it.
 
-    Returns: (loss in nats, {"accuracy": share of queries that find their positive}).
+    The batch is of triplets where it has more than two texts a record.
+
+    Returns: (loss, what else `train.losses.Contrast` tells, by name).
     """
     # Each device compares its own pairs with all others, whatever the axes of the mesh are for.
     spread = Spread(mesh, config.loss.gather, config.loss.tile_bytes)
@@ -85,13 +87,17 @@ def batch_loss(
         texts_per_row=config.feed.texts_per_row, chunk_rows=config.train.grad_cache_rows,
         spread=spread, dropout_key=dropout_key,
     )  # fmt: skip
-    contrast = pair_loss(
-        z_BTD[:, 0], z_BTD[:, 1],
-        temperature=config.loss.temperature,
+    loss, has_negatives = config.loss, batch.slot_BT.shape[1] > 2
+    contrast = contrastive_loss(
+        z_BTD[:, 0], z_BTD[:, 1], z_BTD[:, 2:] if has_negatives else None,
+        temperature=loss.temperature,
         spread=spread,
-        identity_BT=batch.identity_BT if config.loss.mask_false_negatives else None,
+        terms=Terms(loss.query_weight, loss.positive_weight, loss.margin_weight, loss.margin),
+        identity_BT=batch.identity_BT if loss.mask_false_negatives else None,
+        has_negative_BN=batch.slot_BT[:, 2:] >= 0 if has_negatives else None,
     )  # fmt: skip
-    return contrast.loss, {"accuracy": contrast.accuracy}
+    told = contrast._asdict()
+    return told.pop("loss"), {name: value for name, value in told.items() if value is not None}
 
 
 def _train_step(
