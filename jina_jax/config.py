@@ -239,7 +239,8 @@ class TrainConfig:
     seed: int = 0
     """Seed of initial weights, dropout and batch order."""
     initial_weights: str = ""
-    """A Hugging Face `T5EncoderModel` folder or id (safetensors); empty starts at random."""
+    """A run folder (its newest checkpoint), an exported or other Hugging Face `T5EncoderModel`
+    folder, or an id (safetensors); empty starts at random. Optimizer and step start anew."""
     grad_cache_rows: int = 0
     """Rows encoded at once with their activations, over all devices; their gradients add up to
     those of the whole batch (GradCache), for a second encoding. 0 encodes the batch at once."""

@@ -24,17 +24,18 @@ ALLOWED = {
     "model": {"config", "errors"},
     "mesh": BASE,
     "hf_folder": MODEL,
-    "initial": MODEL | {"config_file", "hf_folder"},
+    "trained": MODEL | {"checkpoint"},
+    "initial": MODEL | {"config_file", "hf_folder", "trained"},
     "packed_encoder": MODEL | {"feed", "mesh"},
     "score": MODEL | {"data", "feed", "mesh", "hf_folder", "packed_encoder"},
     "train": MODEL
     | {"data", "feed", "mesh", "initial", "checkpoint", "progress", "config_file", "validation"}
-    | {"accelerators"},
+    | {"accelerators", "trained"},
     "checkpoint": BASE | {"train"},
     "evaluate": MODEL
-    | {"data", "feed", "mesh", "hf_folder", "initial", "checkpoint", "packed_encoder"},
+    | {"data", "feed", "mesh", "hf_folder", "initial", "packed_encoder", "trained"},
     "plan": MODEL | {"accelerators", "data", "feed", "mesh", "progress", "train", "validation"},
-    "export": MODEL | {"data", "hf_folder", "evaluate"},
+    "export": MODEL | {"data", "hf_folder", "evaluate", "trained"},
 }
 SHELL = {"cli", "demo", "histograms", "terminal", "__init__"}
 """What a person starts; these may import all."""

@@ -4,6 +4,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -21,6 +22,7 @@ from jina_jax.data.manifest import (
     verify_shards,
 )
 from jina_jax.data.shards import ShardSet
+from jina_jax.data.tokenizer import SPIECE_FILE
 from jina_jax.errors import Interrupted, UserError
 from jina_jax.feed.batch import Batch, PackedBatch
 from jina_jax.feed.pipeline import batches
@@ -33,6 +35,7 @@ from jina_jax.train.metrics import MetricsWriter
 from jina_jax.train.profile import Profiler
 from jina_jax.train.step import TrainState, batch_shardings, init_state, make_train_step
 from jina_jax.train.throughput import Throughput
+from jina_jax.trained import is_run
 from jina_jax.validation import validate
 
 
@@ -65,11 +68,26 @@ def train(config: RunConfig) -> TrainState:
 
 
 def check_data(config: RunConfig, manifest: Manifest) -> None:
-    """The embedding table must cover the vocabulary of the shards."""
+    """The embedding table must cover the vocabulary of the shards, and know it where it is given.
+
+    Raises: UserError.
+    """
     if manifest.vocab_size > config.model.vocab_size:
         raise UserError(
             f"the shards use a vocabulary of {manifest.vocab_size} pieces, more than "
             f"model.vocab_size={config.model.vocab_size}; raise model.vocab_size to at least that"
+        )
+    start = Path(config.train.initial_weights).expanduser()
+    theirs = (start / "tokenizer" if is_run(start) else start) / SPIECE_FILE
+    ours = config.data_path / "tokenizer" / SPIECE_FILE
+    if (
+        config.train.initial_weights
+        and theirs.is_file()
+        and file_sha256(theirs) != file_sha256(ours)
+    ):
+        raise UserError(
+            f"train.initial_weights={config.train.initial_weights} learned another vocabulary than "
+            f"the prepared data have: set data.tokenizer.source={theirs.parent} and prepare again"
         )
 
 
