@@ -203,7 +203,14 @@ class LossConfig:
     margin: float = 0.05
     """A cosine: how much nearer than its hard negative a query's positive has to be."""
     temperature: float = 0.05
-    """Divides the cosines of (a) and (b)."""
+    """Divides the cosines of (a) and (b); where it is learned, its first value."""
+    learn_temperature: bool = False
+    """Learn the temperature beside the encoder: its logarithm, by the same optimizer and schedule,
+    without weight decay. No exported model needs it."""
+    min_temperature: float = 0.01
+    """A learned temperature stays at or above this, and ..."""
+    max_temperature: float = 1.0
+    """... at or below this."""
     mask_false_negatives: bool = True
     """Leave out of the denominators, and of (c), texts known to match (same hash)."""
     gather: Literal["all_gather", "ring"] = "all_gather"

@@ -98,7 +98,14 @@ def _chunk_problems(rows_multiple: int, grad_cache_rows: int) -> Iterator[str]:
 
 def _loss_problems(config: RunConfig) -> Iterator[str]:
     loss = config.loss
-    yield from _positive("loss", loss, "temperature", "tile_bytes")
+    yield from _positive("loss", loss, "temperature", "min_temperature", "tile_bytes")
+    if loss.learn_temperature and not (
+        loss.min_temperature <= loss.temperature <= loss.max_temperature
+    ):
+        yield (
+            f"loss.temperature={loss.temperature} must lie in loss.min_temperature.."
+            f"loss.max_temperature={loss.min_temperature}..{loss.max_temperature} to be learned"
+        )
     for name in ("query_weight", "positive_weight", "margin_weight", "margin"):
         if getattr(loss, name) < 0:
             yield f"loss.{name}={getattr(loss, name)} must not be negative"

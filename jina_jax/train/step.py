@@ -1,5 +1,6 @@
 """One optimization step: a pure function of the state and a packed batch."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -26,6 +27,14 @@ Params = Any
 Metrics = dict[str, Array]
 
 
+class Learned(NamedTuple):
+    """What training learns beside the encoder, and no exported model needs."""
+
+    log_temperature: Array
+    """float32: natural logarithm of the loss's temperature."""
+    opt_state: Any
+
+
 class TrainState(NamedTuple):
     """Everything that a step changes."""
 
@@ -33,12 +42,18 @@ class TrainState(NamedTuple):
     """int32: steps done."""
     params: Params
     opt_state: Any
+    learned: Learned | None = None
+    """None where the temperature is fixed."""
 
 
 def init_state(config: RunConfig, params: Params) -> TrainState:
     """The state before the first step."""
     optimizer = make_optimizer(config.optim, config.train.num_steps)
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    learned = None
+    if config.loss.learn_temperature:
+        log_temperature = jnp.log(jnp.float32(config.loss.temperature))
+        learned = Learned(log_temperature, optimizer.init(log_temperature))
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), learned)
 
 
 def embed_texts(
@@ -72,11 +87,13 @@ def embed_texts(
 
 
 def batch_loss(
-    params: Params, batch: PackedBatch, config: RunConfig, mesh: Mesh, dropout_key: Array | None
-) -> tuple[Array, Metrics]:
+    params: Params, batch: PackedBatch, config: RunConfig, mesh: Mesh, dropout_key: Array | None,
+    log_temperature: Array | None = None,
+) -> tuple[Array, Metrics]:  # fmt: skip
     """Loss of one global batch, and what else is read off it.
 
-    The batch is of triplets where it has more than two texts a record.
+    The batch is of triplets where it has more than two texts a record. `log_temperature` is given
+    where it is learned.
 
     Returns: (loss, what else `train.losses.Contrast` tells, by name).
     """
@@ -90,7 +107,7 @@ def batch_loss(
     loss, has_negatives = config.loss, batch.slot_BT.shape[1] > 2
     contrast = contrastive_loss(
         z_BTD[:, 0], z_BTD[:, 1], z_BTD[:, 2:] if has_negatives else None,
-        temperature=loss.temperature,
+        temperature=loss.temperature if log_temperature is None else jnp.exp(log_temperature),
         spread=spread,
         terms=Terms(loss.query_weight, loss.positive_weight, loss.margin_weight, loss.margin),
         identity_BT=batch.identity_BT if loss.mask_false_negatives else None,
@@ -106,19 +123,35 @@ def _train_step(
     dropout_key = None
     if config.model.dropout_rate > 0:
         dropout_key = jax.random.fold_in(jax.random.key(config.train.seed + 1), state.step)
-    (loss, metrics), grads = jax.value_and_grad(batch_loss, has_aux=True)(
-        state.params, batch, config, mesh, dropout_key
-    )
+    log_temperature = None if state.learned is None else state.learned.log_temperature
+    (loss, metrics), (grads, of_temperature) = jax.value_and_grad(
+        batch_loss, argnums=(0, 5), has_aux=True
+    )(state.params, batch, config, mesh, dropout_key, log_temperature)
     optimizer = make_optimizer(config.optim, config.train.num_steps)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    learned = state.learned
+    if learned is not None:
+        metrics["temperature"] = jnp.exp(learned.log_temperature)
+        learned = _learn(learned, of_temperature, config)
     metrics = metrics | {
         "loss": loss,
         "gradient_norm": optax.tree.norm(grads),
         "learning_rate": learning_rate_schedule(config.optim, config.train.num_steps)(state.step),
     }
     return TrainState(
-        state.step + 1, optax.apply_updates(state.params, updates), opt_state
+        state.step + 1, optax.apply_updates(state.params, updates), opt_state, learned
     ), metrics
+
+
+def _learn(learned: Learned, gradient: Array, config: RunConfig) -> Learned:
+    """One step of the temperature, and back into its bounds."""
+    optimizer = make_optimizer(config.optim, config.train.num_steps)
+    update, opt_state = optimizer.update(gradient, learned.opt_state, learned.log_temperature)
+    log_temperature = jnp.clip(
+        learned.log_temperature + update,
+        math.log(config.loss.min_temperature), math.log(config.loss.max_temperature),
+    )  # fmt: skip
+    return Learned(log_temperature, opt_state)
 
 
 def batch_shardings(mesh: Mesh) -> PackedBatch:
