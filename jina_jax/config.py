@@ -211,6 +211,11 @@ class LossConfig:
     """A learned temperature stays at or above this, and ..."""
     max_temperature: float = 1.0
     """... at or below this."""
+    matryoshka_dims: tuple[int, ...] = ()
+    """Numbers of first dimensions that shall be embeddings too: the loss of each, on vectors cut
+    and normalised, is added to that of all dimensions."""
+    matryoshka_weights: tuple[float, ...] = ()
+    """Of each of these losses; empty for 1 each. That of all dimensions has 1."""
     mask_false_negatives: bool = True
     """Leave out of the denominators, and of (c), texts known to match (same hash)."""
     gather: Literal["all_gather", "ring"] = "all_gather"

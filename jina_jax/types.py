@@ -7,6 +7,7 @@ Axis letters, used as suffixes of array names (`z_BD`) and in jaxtyping annotati
 | B | pairs or triplets of the global batch |
 | C | passages of a corpus |
 | D | embedding dimension (`d_model`) |
+| E | first dimensions of an embedding |
 | F | feed-forward dimension (`d_ff`) |
 | H | attention heads |
 | K | dimension of one head (`d_kv`) |

@@ -111,6 +111,19 @@ def _loss_problems(config: RunConfig) -> Iterator[str]:
             yield f"loss.{name}={getattr(loss, name)} must not be negative"
     if loss.margin > 2:
         yield f"loss.margin={loss.margin} must lie in 0..2, as differences of cosines do"
+    for dims in loss.matryoshka_dims:
+        if not 0 < dims < config.model.d_model:
+            yield f"loss.matryoshka_dims: {dims} must lie in 1..{config.model.d_model - 1}"
+    if len(set(loss.matryoshka_dims)) < len(loss.matryoshka_dims):
+        yield f"loss.matryoshka_dims={loss.matryoshka_dims} names a number twice"
+    weights = loss.matryoshka_weights
+    if weights and len(weights) != len(loss.matryoshka_dims):
+        yield (
+            f"loss.matryoshka_weights={weights} must be as many as loss.matryoshka_dims="
+            f"{loss.matryoshka_dims}, or none for 1 each"
+        )
+    if any(weight <= 0 for weight in weights):
+        yield f"loss.matryoshka_weights={weights} must all be above 0"
     if loss.query_weight == loss.positive_weight == 0:
         pairs = [s.name for s in config.data.sources if not s.negative_field]
         if pairs or loss.margin_weight == 0:

@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float32
 
-from jina_jax.config import RunConfig, T5Config
+from jina_jax.config import LossConfig, RunConfig, T5Config
 from jina_jax.feed.batch import PackedBatch
 from jina_jax.mesh import replicated, split_first_axis
 from jina_jax.model.dropout import DropoutKey
@@ -19,7 +19,8 @@ from jina_jax.model.pooling import mean_pool
 from jina_jax.model.t5 import apply
 from jina_jax.train.gradcache import encode_in_chunks
 from jina_jax.train.log_sums import Spread
-from jina_jax.train.losses import Terms, contrastive_loss
+from jina_jax.train.losses import Contrast, Terms, contrastive_loss
+from jina_jax.train.matryoshka import first_dimensions
 from jina_jax.train.optim import learning_rate_schedule, make_optimizer
 from jina_jax.train.slots import take_slots
 
@@ -104,17 +105,34 @@ def batch_loss(
         texts_per_row=config.feed.texts_per_row, chunk_rows=config.train.grad_cache_rows,
         spread=spread, dropout_key=dropout_key,
     )  # fmt: skip
-    loss, has_negatives = config.loss, batch.slot_BT.shape[1] > 2
-    contrast = contrastive_loss(
+    temperature: float | Array = config.loss.temperature
+    if log_temperature is not None:
+        temperature = jnp.exp(log_temperature)
+    contrast = _contrast(z_BTD, batch, config.loss, temperature, spread)
+    told = contrast._asdict()
+    loss = told.pop("loss")
+    dims = config.loss.matryoshka_dims
+    weights = config.loss.matryoshka_weights or (1.0,) * len(dims)
+    for count, weight in zip(dims, weights, strict=True):
+        z_BTE = first_dimensions(z_BTD, count)
+        contrast = _contrast(z_BTE, batch, config.loss, temperature, spread)
+        loss += weight * contrast.loss
+        told |= {f"loss_at_{count}": contrast.loss, f"accuracy_at_{count}": contrast.accuracy}
+    return loss, {name: value for name, value in told.items() if value is not None}
+
+
+def _contrast(
+    z_BTD: Array, batch: PackedBatch, loss: LossConfig, temperature: float | Array, spread: Spread
+) -> Contrast:
+    has_negatives = batch.slot_BT.shape[1] > 2
+    return contrastive_loss(
         z_BTD[:, 0], z_BTD[:, 1], z_BTD[:, 2:] if has_negatives else None,
-        temperature=loss.temperature if log_temperature is None else jnp.exp(log_temperature),
+        temperature=temperature,
         spread=spread,
         terms=Terms(loss.query_weight, loss.positive_weight, loss.margin_weight, loss.margin),
         identity_BT=batch.identity_BT if loss.mask_false_negatives else None,
         has_negative_BN=batch.slot_BT[:, 2:] >= 0 if has_negatives else None,
     )  # fmt: skip
-    told = contrast._asdict()
-    return told.pop("loss"), {name: value for name, value in told.items() if value is not None}
 
 
 def _train_step(
