@@ -170,6 +170,33 @@ class T5Config:
 
 
 @dataclass(frozen=True)
+class MeshConfig:
+    """Devices along the axes of the mesh. It decides where things are computed, not what."""
+
+    data: int = _changeable(-1)
+    """Divides the rows of a batch. -1 takes all devices that the other axes leave; a smaller
+    number uses the first devices alone."""
+    fsdp: int = _changeable(1)
+    """Divides the rows of a batch, and parameters and optimizer state too."""
+    tensor: int = _changeable(1)
+    """Divides heads and the feed-forward's inner dimension."""
+
+
+@dataclass(frozen=True)
+class DistributedConfig:
+    """Training by several processes, one for each host, that all run the same command."""
+
+    coordinator: str = _changeable("")
+    """HOST:PORT of process 0, or `auto` on Cloud TPU, GKE, SLURM and Open MPI, which know it and
+    the two numbers below. Empty trains in this process alone."""
+    processes: int | None = _changeable(None)
+    process_id: int | None = _changeable(None)
+    """Number of this process, from 0."""
+    timeout_s: int = _changeable(300)
+    """How long processes wait for each other at the start."""
+
+
+@dataclass(frozen=True)
 class BertConfig:
     """Shape of a BERT encoder (Devlin et al. 2019), in the names of Hugging Face's `BertConfig`."""
 
@@ -227,7 +254,13 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW with warm-up. The paper gives no values for these: the defaults are ours."""
+    """Optimizer with warm-up. The paper gives no values for these: the defaults are ours."""
+
+    optimizer: Literal["adamw", "adafactor", "lion"] = "adamw"
+    """AdamW keeps two moments of each parameter, Lion one (it wants a third of AdamW's rate and a
+    `b2` of 0.99), Adafactor a row and a column of each matrix's second moment and no first."""
+    moment_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the first moment of AdamW and Lion; the second stays float32."""
 
     learning_rate: float = 1e-3
     """Peak learning rate."""
@@ -256,8 +289,12 @@ class TrainConfig:
     grad_cache_rows: int = 0
     """Rows encoded at once with their activations, over all devices; their gradients add up to
     those of the whole batch (GradCache), for a second encoding. 0 encodes the batch at once."""
-    devices: int | None = _changeable(None)
-    """Use this many local devices; all of them by default."""
+    scan_layers: bool = _changeable(False)
+    """Compile one layer and loop over all: compiles faster and schedules memory layer by layer;
+    on CPU the step is slower."""
+    remat: Literal["none", "dots", "full"] = _changeable("none")
+    """Activations of a layer that are computed again in the backward pass instead of being kept:
+    none, all but the matrix products with weights (`dots`), or all (`full`)."""
     log_every_steps: int = _changeable(10)
     checkpoint_every_steps: int = _changeable(200)
     keep_checkpoints: int = _changeable(3)
@@ -289,6 +326,8 @@ class RunConfig:
     data: DataConfig = DataConfig()
     feed: FeedConfig = FeedConfig()
     model: T5Config = T5Config()
+    mesh: MeshConfig = MeshConfig()
+    distributed: DistributedConfig = DistributedConfig()
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()

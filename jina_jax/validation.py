@@ -136,10 +136,15 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
     yield from _positive(
         "model", model, "vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads"
     )
+    yield from _positive("mesh", config.mesh, "fsdp", "tensor")
+    if config.mesh.data != -1:
+        yield from _positive("mesh", config.mesh, "data")
     if not 0 <= model.dropout_rate < 1:
         yield f"model.dropout_rate={model.dropout_rate} must lie in 0..1"
     yield from _loss_problems(config)
     yield from _positive("optim", optim, "learning_rate", "clip_norm")
+    if optim.optimizer == "adafactor" and optim.moment_dtype != "float32":
+        yield "optim.moment_dtype=bfloat16: adafactor keeps no first moment; leave it at float32"
     yield from _positive(
         "train", config.train, "num_steps", "log_every_steps", "checkpoint_every_steps",
         "keep_checkpoints",
@@ -153,6 +158,26 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
             f"{config.train.num_steps}"
         )
     yield from _positive("evaluate", config.evaluate, "top_k", "batch_rows")
+
+
+def _distributed_problems(config: RunConfig) -> Iterator[str]:
+    given = config.distributed
+    yield from _positive("distributed", given, "timeout_s")
+    if given.coordinator in ("", "auto"):
+        if given.processes is not None or given.process_id is not None:
+            yield (
+                "distributed.processes and process_id belong to a distributed.coordinator=HOST:PORT"
+            )
+        return
+    if not re.fullmatch(r".+:\d+", given.coordinator):
+        yield f"distributed.coordinator={given.coordinator!r} is neither HOST:PORT nor auto"
+    if given.processes is None or given.process_id is None:
+        yield "distributed.coordinator=HOST:PORT needs distributed.processes and process_id"
+    elif not 0 <= given.process_id < given.processes:
+        yield (
+            f"distributed.process_id={given.process_id} must lie in 0..{given.processes - 1}, "
+            f"below distributed.processes"
+        )
 
 
 def _folder_problems(config: RunConfig) -> Iterator[str]:
@@ -169,7 +194,10 @@ def validate(config: RunConfig) -> None:
 
     Raises: UserError listing every field that is wrong.
     """
-    parts = (_folder_problems, _data_problems, _feed_problems, _training_problems)
+    parts = (
+        _folder_problems, _data_problems, _feed_problems, _training_problems,
+        _distributed_problems,
+    )  # fmt: skip
     problems = [problem for part in parts for problem in part(config)]
     if problems:
         raise UserError("the configuration cannot be used:\n  " + "\n  ".join(problems))

@@ -8,6 +8,7 @@ from jina_jax.data.manifest import load_manifest
 from jina_jax.evaluate.embedder import Embedder
 from jina_jax.evaluate.retrieval import evaluate_retrieval, load_task
 from jina_jax.initial import initial_params
+from jina_jax.mesh import make_mesh
 
 
 def evaluate(config: RunConfig) -> dict[str, Any]:
@@ -21,7 +22,7 @@ def evaluate(config: RunConfig) -> dict[str, Any]:
     ]
     trained = Embedder.from_run(config.run_path, batch_rows=config.evaluate.batch_rows)
     untrained = Embedder(
-        initial_params(config), config.model, trained.tokenizer,
+        initial_params(config, make_mesh()), config.model, trained.tokenizer,
         max_tokens=trained.max_tokens, batch_rows=config.evaluate.batch_rows,
     )  # fmt: skip
     results = evaluate_retrieval(

@@ -13,10 +13,10 @@ from jaxtyping import Array, Float32
 
 from jina_jax.config import LossConfig, RunConfig, T5Config
 from jina_jax.feed.batch import PackedBatch
-from jina_jax.mesh import replicated, split_first_axis
+from jina_jax.mesh import param_shardings, replicated, split_first_axis
 from jina_jax.model.dropout import DropoutKey
 from jina_jax.model.pooling import mean_pool
-from jina_jax.model.t5 import apply
+from jina_jax.model.t5 import Execution, apply, init_params
 from jina_jax.train.gradcache import encode_in_chunks
 from jina_jax.train.log_sums import Spread
 from jina_jax.train.losses import Contrast, Terms, contrastive_loss
@@ -64,6 +64,7 @@ def embed_texts(
     *,
     texts_per_row: int,
     chunk_rows: int,
+    execution: Execution,
     spread: Spread,
     dropout_key: Array | None,
 ) -> Float32[Array, "B T D"]:
@@ -73,17 +74,24 @@ def embed_texts(
     pooled texts are gathered, since a text may lie on another device than its partner.
     """
 
-    def encode(params: Params, rows: tuple[Array, Array, Array]) -> Array:
+    def encode(params: Params, rows: tuple[Array, Array, Array], execution: Execution) -> Array:
         ids_ML, segments_ML, row_M = rows
         key = None if dropout_key is None else DropoutKey(dropout_key, row_M)
-        hidden_MLD = apply(config, params, ids_ML, segments_ML, key)
+        hidden_MLD = apply(config, params, ids_ML, segments_ML, key, execution)
         return mean_pool(hidden_MLD, segments_ML, texts_per_row)
 
     rows = batch.ids_RL, batch.segments_RL, jnp.arange(len(batch.ids_RL))
     if chunk_rows:
-        z_RSD = encode_in_chunks(encode, params, rows, chunk_rows=chunk_rows, mesh=spread.mesh)
+        # Each device has its own rows there, and nothing is left to pin.
+        z_RSD = encode_in_chunks(
+            partial(encode, execution=execution), params, rows,
+            chunk_rows=chunk_rows, mesh=spread.mesh,
+        )  # fmt: skip
     else:
-        z_RSD = encode(params, rows)
+        # Without this the compiler may divide hidden states as the parameters are divided.
+        tokens = split_first_axis(spread.mesh)
+        pin = partial(jax.lax.with_sharding_constraint, shardings=tokens)
+        z_RSD = encode(params, rows, execution._replace(pin=pin))
     return take_slots(z_RSD.reshape(-1, z_RSD.shape[-1]), batch.slot_BT, spread)
 
 
@@ -103,6 +111,7 @@ def batch_loss(
     z_BTD = embed_texts(
         params, batch, config.model,
         texts_per_row=config.feed.texts_per_row, chunk_rows=config.train.grad_cache_rows,
+        execution=Execution(config.train.scan_layers, config.train.remat),
         spread=spread, dropout_key=dropout_key,
     )  # fmt: skip
     temperature: float | Array = config.loss.temperature
@@ -172,6 +181,28 @@ def _learn(learned: Learned, gradient: Array, config: RunConfig) -> Learned:
     return Learned(log_temperature, opt_state)
 
 
+def state_shapes(config: RunConfig) -> TrainState:
+    """Shapes and dtypes of a state, without values."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return jax.eval_shape(lambda key: init_state(config, init_params(config.model, key)), key)
+
+
+def state_shardings(config: RunConfig, mesh: Mesh) -> TrainState:
+    """How a state lies on the mesh: what the optimizer keeps of a parameter lies as it does."""
+    state, everywhere = state_shapes(config), replicated(mesh)
+    params = param_shardings(state.params, mesh)
+
+    def beside(kept: Any, param: Any, sharding: Any) -> Any:
+        return sharding if kept.shape == param.shape else everywhere
+
+    opt_state = optax.tree_utils.tree_map_params(
+        make_optimizer(config.optim, config.train.num_steps), beside,
+        state.opt_state, state.params, params, transform_non_params=lambda _: everywhere,
+    )  # fmt: skip
+    learned = jax.tree.map(lambda _: everywhere, state.learned)
+    return TrainState(everywhere, params, opt_state, learned)
+
+
 def batch_shardings(mesh: Mesh) -> PackedBatch:
     """How a batch lies on the mesh: rows divided, the index of texts everywhere."""
     rows, everywhere = split_first_axis(mesh), replicated(mesh)
@@ -182,9 +213,10 @@ def make_train_step(
     config: RunConfig, mesh: Mesh
 ) -> Callable[[TrainState, PackedBatch], tuple[TrainState, Metrics]]:
     """The compiled step; it reuses the memory of the state it is given."""
+    state = state_shardings(config, mesh)
     return jax.jit(
         partial(_train_step, config=config, mesh=mesh),
-        in_shardings=(replicated(mesh), batch_shardings(mesh)),
-        out_shardings=replicated(mesh),
+        in_shardings=(state, batch_shardings(mesh)),
+        out_shardings=(state, replicated(mesh)),
         donate_argnums=0,
     )

@@ -7,10 +7,10 @@ import pytest
 from contrast_oracle import contrast
 from test_step import CONFIG, make_batch
 
-from jina_jax.config import LossConfig, RunConfig, T5Config
+from jina_jax.config import LossConfig, MeshConfig, RunConfig, T5Config
 from jina_jax.errors import UserError
 from jina_jax.mesh import make_mesh
-from jina_jax.model.t5 import init_params
+from jina_jax.model.t5 import Execution, init_params
 from jina_jax.train.log_sums import Spread
 from jina_jax.train.losses import Terms
 from jina_jax.train.matryoshka import first_dimensions
@@ -33,7 +33,10 @@ def test_by_hand():
 def test_losses_of_the_first_dimensions_add_up(weights, negatives):
     loss = LossConfig(matryoshka_dims=(4, 8), matryoshka_weights=weights, tile_bytes=300)
     config = dataclasses.replace(CONFIG, loss=loss)
-    batch, mesh = jax.tree.map(jnp.asarray, make_batch(negatives=negatives)), make_mesh(8)
+    batch, mesh = (
+        jax.tree.map(jnp.asarray, make_batch(negatives=negatives)),
+        make_mesh(MeshConfig(data=8)),
+    )
     params = init_params(config.model, jax.random.key(0))
     step = jax.jit(
         jax.value_and_grad(lambda p: batch_loss(p, batch, config, mesh, None), has_aux=True)
@@ -41,8 +44,8 @@ def test_losses_of_the_first_dimensions_add_up(weights, negatives):
     (found, told), gradient = step(params)
     z = embed_texts(
         params, batch, config.model,
-        texts_per_row=config.feed.texts_per_row, chunk_rows=0, spread=Spread(make_mesh(1)),
-        dropout_key=None,
+        texts_per_row=config.feed.texts_per_row, chunk_rows=0, execution=Execution(),
+        spread=Spread(make_mesh(MeshConfig(data=1))), dropout_key=None,
     )  # fmt: skip
     z, total = np.asarray(z, np.float64), 0.0
     for dims, weight in zip((4, 8, 16), (*(weights or (1.0, 1.0)), 1.0)):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from test_step import CONFIG, make_batch
 
-from jina_jax.config import LossConfig
+from jina_jax.config import LossConfig, MeshConfig
 from jina_jax.mesh import make_mesh, replicated, split_first_axis
 from jina_jax.model.t5 import init_params
 from jina_jax.train.log_sums import Spread
@@ -41,7 +41,7 @@ def squares(hlo: str, pairs: int, devices: int, negatives: int = 0) -> set[str]:
 def compiled_loss(function):
     arrays = [jax.ShapeDtypeStruct((PAIRS, 48), jnp.float32)] * 2
     identity = jax.ShapeDtypeStruct((PAIRS, 2), jnp.int32)
-    mesh = make_mesh(DEVICES)
+    mesh = make_mesh(MeshConfig(data=DEVICES))
     rows = split_first_axis(mesh)
     compiled = jax.jit(
         jax.value_and_grad(function, argnums=(0, 1)),
@@ -59,7 +59,7 @@ def whole_matrix(q, p, identity):
 
 @pytest.mark.parametrize("gather", ["all_gather", "ring"])
 def test_the_loss_holds_no_square(gather):
-    spread = Spread(make_mesh(DEVICES), gather, TILE_BYTES)
+    spread = Spread(make_mesh(MeshConfig(data=DEVICES)), gather, TILE_BYTES)
 
     def loss(q, p, identity):
         return contrastive_loss(q, p, temperature=0.05, spread=spread, identity_BT=identity).loss
@@ -81,7 +81,7 @@ def test_the_whole_matrix_is_caught():
 
 def test_one_tile_of_all_keys_is_caught():
     # Too large a tile is the matrix of one device.
-    spread = Spread(make_mesh(DEVICES), "all_gather", 2**30)
+    spread = Spread(make_mesh(MeshConfig(data=DEVICES)), "all_gather", 2**30)
     text = compiled_loss(
         lambda q, p, _: contrastive_loss(q, p, temperature=0.05, spread=spread).loss
     )
@@ -90,7 +90,7 @@ def test_one_tile_of_all_keys_is_caught():
 
 @pytest.mark.parametrize("tile_bytes", [TILE_BYTES, 2**30])
 def test_one_tile_of_all_hard_negatives_is_caught(tile_bytes):
-    spread = Spread(make_mesh(DEVICES), "all_gather", tile_bytes)
+    spread = Spread(make_mesh(MeshConfig(data=DEVICES)), "all_gather", tile_bytes)
 
     def loss(q, p, _):
         negatives = jnp.stack([q, p, q + p], axis=1)
@@ -109,7 +109,7 @@ def test_the_train_step_holds_no_square(gather, negatives):
         feed=dataclasses.replace(CONFIG.feed, global_batch_size=PAIRS),
         loss=LossConfig(gather=gather, tile_bytes=TILE_BYTES),
     )
-    mesh = make_mesh(DEVICES)
+    mesh = make_mesh(MeshConfig(data=DEVICES))
     state = jax.eval_shape(lambda: init_state(config, init_params(config.model, jax.random.key(0))))
     batch = jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jina_jax.config import FeedConfig, OptimConfig, RunConfig, T5Config, TrainConfig
+from jina_jax.config import FeedConfig, MeshConfig, OptimConfig, RunConfig, T5Config, TrainConfig
 from jina_jax.data.shards import TokenisedRecords
 from jina_jax.errors import UserError
 from jina_jax.feed.batch import pack_batch
@@ -49,7 +49,7 @@ def test_loss_and_gradients_do_not_depend_on_the_devices(devices):
     batch, key = make_batch(), jax.random.key(3)
     results = []
     for count in (1, devices):
-        mesh = make_mesh(count)
+        mesh = make_mesh(MeshConfig(data=count))
         value_and_grad = jax.jit(
             jax.value_and_grad(lambda p, b, m=mesh: batch_loss(p, b, CONFIG, m, key)[0])
         )
@@ -64,7 +64,7 @@ def test_packing_does_not_change_the_loss():
     padded = FeedConfig(
         global_batch_size=24, query_tokens=8, positive_tokens=16, row_tokens=16, texts_per_row=1
     )
-    mesh, losses = make_mesh(1), []
+    mesh, losses = make_mesh(MeshConfig(data=1)), []
     for feed in (CONFIG.feed, padded):
         config = RunConfig(name="tiny", feed=feed, model=CONFIG.model)
         batch = jax.tree.map(jnp.asarray, make_batch(config=config))
@@ -77,7 +77,7 @@ def test_packing_does_not_change_the_loss():
 def test_steps_learn_a_batch_and_repeat_exactly():
     batch, curves = make_batch(), []
     for _ in range(2):
-        mesh = make_mesh(2)
+        mesh = make_mesh(MeshConfig(data=2))
         state = jax.device_put(
             init_state(CONFIG, init_params(CONFIG.model, jax.random.key(0))), replicated(mesh)
         )
@@ -94,6 +94,6 @@ def test_steps_learn_a_batch_and_repeat_exactly():
 def test_batches_that_do_not_divide_are_refused_with_the_sizes_that_do():
     config = RunConfig("tiny", feed=FeedConfig(global_batch_size=100))
     with pytest.raises(UserError, match="size=100 does not divide by 8 devices; use 96 or 104"):
-        check_divides(config, make_mesh(8))
-    with pytest.raises(UserError, match="has 8 devices"):
-        make_mesh(9)
+        check_divides(config, make_mesh(MeshConfig(data=8)))
+    with pytest.raises(UserError, match="needs 9 devices, and there are 8"):
+        make_mesh(MeshConfig(data=9))

@@ -10,7 +10,7 @@ import pytest
 from test_step import CONFIG, make_batch
 
 from jina_jax.checkpoint import Checkpoints
-from jina_jax.config import LossConfig, RunConfig
+from jina_jax.config import LossConfig, MeshConfig, RunConfig
 from jina_jax.errors import UserError
 from jina_jax.mesh import make_mesh, replicated
 from jina_jax.model.t5 import init_params
@@ -32,7 +32,7 @@ def first_state(config, mesh):
 
 
 def test_adam_moves_it_against_its_gradient_and_stops_at_the_bound():
-    batch, mesh = make_batch(negatives=1), make_mesh(8)
+    batch, mesh = make_batch(negatives=1), make_mesh(MeshConfig(data=8))
     state, arrays = first_state(LEARNED, mesh), jax.tree.map(jnp.asarray, batch)
     loss = jax.jit(lambda t: batch_loss(state.params, arrays, LEARNED, mesh, None, t)[0])
     low, high = (float(loss(jnp.float32(math.log(0.1) + d))) for d in (-0.01, 0.01))
@@ -51,14 +51,14 @@ def test_adam_moves_it_against_its_gradient_and_stops_at_the_bound():
 
 
 def test_without_learning_there_is_none():
-    mesh = make_mesh(1)
+    mesh = make_mesh(MeshConfig(data=1))
     state = first_state(CONFIG, mesh)
     assert state.learned is None
     assert "temperature" not in make_train_step(CONFIG, mesh)(state, make_batch())[1]
 
 
 def test_a_checkpoint_keeps_it_and_its_moments(tmp_path):
-    batch, mesh = make_batch(), make_mesh(2)
+    batch, mesh = make_batch(), make_mesh(MeshConfig(data=2))
     step, state = make_train_step(LEARNED, mesh), first_state(LEARNED, mesh)
     for _ in range(3):
         state, _ = step(state, batch)

@@ -9,9 +9,9 @@ import pytest
 from contrast_oracle import contrast
 from test_step import CONFIG, make_batch
 
-from jina_jax.config import LossConfig
+from jina_jax.config import LossConfig, MeshConfig
 from jina_jax.mesh import make_mesh, replicated
-from jina_jax.model.t5 import init_params
+from jina_jax.model.t5 import Execution, init_params
 from jina_jax.train.log_sums import Spread
 from jina_jax.train.losses import Terms
 from jina_jax.train.step import batch_loss, batch_shardings, embed_texts
@@ -45,12 +45,12 @@ def expected(request):
     batch = make_batch(config=PADDED, negatives=request.param)
     assert (batch.slot_BT < 0).any() and (batch.slot_BT[:, 2:] >= 0).any()
     params = init_params(MODEL, jax.random.key(0))
-    spread = Spread(make_mesh(1))
+    spread = Spread(make_mesh(MeshConfig(data=1)))
 
     def embed(params):
         return embed_texts(
             params, jax.tree.map(jnp.asarray, batch), MODEL,
-            texts_per_row=1, chunk_rows=0, spread=spread, dropout_key=None,
+            texts_per_row=1, chunk_rows=0, spread=spread, dropout_key=None, execution=Execution(),
         )  # fmt: skip
 
     z, pull = jax.vjp(embed, params)
@@ -75,7 +75,7 @@ def test_equals_the_oracle(expected, texts_per_row, chunk_rows, gather, devices)
         loss=dataclasses.replace(LOSS, gather=gather),
         train=dataclasses.replace(CONFIG.train, grad_cache_rows=chunk_rows),
     )
-    mesh = make_mesh(devices)
+    mesh = make_mesh(MeshConfig(data=devices))
     step = jax.jit(
         jax.value_and_grad(lambda p, b: batch_loss(p, b, config, mesh, None), has_aux=True),
         in_shardings=(replicated(mesh), batch_shardings(mesh)),
