@@ -3,11 +3,10 @@
 `jina-jax train jina_v1` runs them in order; `jina_v1:jina_v1_triplets` names the second alone.
 """
 
-from jina_jax.configs import jina_v1_pairs, jina_v1_triplets
-
 from jina_jax.config import RunConfig
+from jina_jax.config_file import load_config
 
 
 def get_config() -> tuple[RunConfig, ...]:
     """Each phase as its own file has it."""
-    return jina_v1_pairs.get_config(), jina_v1_triplets.get_config()
+    return load_config("jina_v1_pairs"), load_config("jina_v1_triplets")

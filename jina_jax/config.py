@@ -19,6 +19,7 @@ from jina_jax.filter_config import (
     MarginConfig,
     NearDuplicateConfig,
 )
+from jina_jax.loss_config import LossConfig
 
 
 def _changeable(default: Any) -> Any:
@@ -210,46 +211,6 @@ class BertConfig:
     layer_norm_eps: float = 1e-12
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Matrix products run in this dtype; parameters, norms and softmax stay float32."""
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """The losses of Jina Embeddings (arXiv 2307.11224, section 3): of pairs, a + b; of triplets,
-    a + b + c. Each term has a weight, and 0 leaves it out; the paper's are 1.
-
-    (a) InfoNCE from queries to positives, with all hard negatives of the batch among the keys where
-    there are any; (b) InfoNCE from positives to queries; (c) mean ReLU(s(q, n) - s(q, p) + margin).
-    """
-
-    query_weight: float = 1.0
-    """Of (a)."""
-    positive_weight: float = 1.0
-    """Of (b)."""
-    margin_weight: float = 1.0
-    """Of (c), which batches of pairs don't have."""
-    margin: float = 0.05
-    """A cosine: how much nearer than its hard negative a query's positive has to be."""
-    temperature: float = 0.05
-    """Divides the cosines of (a) and (b); where it is learned, its first value."""
-    learn_temperature: bool = False
-    """Learn the temperature beside the encoder: its logarithm, by the same optimizer and schedule,
-    without weight decay. No exported model needs it."""
-    min_temperature: float = 0.01
-    """A learned temperature stays at or above this, and ..."""
-    max_temperature: float = 1.0
-    """... at or below this."""
-    matryoshka_dims: tuple[int, ...] = ()
-    """Numbers of first dimensions that shall be embeddings too: the loss of each, on vectors cut
-    and normalised, is added to that of all dimensions."""
-    matryoshka_weights: tuple[float, ...] = ()
-    """Of each of these losses; empty for 1 each. That of all dimensions has 1."""
-    mask_false_negatives: bool = True
-    """Leave out of the denominators, and of (c), texts known to match (same hash)."""
-    gather: Literal["all_gather", "ring"] = "all_gather"
-    """How the texts of the other devices are had: all at once, or in blocks that travel around the
-    devices, so that none holds the embeddings of all. The values differ in rounding."""
-    tile_bytes: int = 16 * 2**20
-    """Most memory of a tile of the similarity matrix, which is never held as a whole."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 from jina_jax.config import RunConfig, SourceConfig
 from jina_jax.errors import UserError, multiples_near
 from jina_jax.filter_config import filter_problems
+from jina_jax.loss_config import loss_problems
 
 
 def _positive(section: str, config: Any, *names: str) -> Iterator[str]:
@@ -96,41 +97,6 @@ def _chunk_problems(rows_multiple: int, grad_cache_rows: int) -> Iterator[str]:
         )
 
 
-def _loss_problems(config: RunConfig) -> Iterator[str]:
-    loss = config.loss
-    yield from _positive("loss", loss, "temperature", "min_temperature", "tile_bytes")
-    if loss.learn_temperature and not (
-        loss.min_temperature <= loss.temperature <= loss.max_temperature
-    ):
-        yield (
-            f"loss.temperature={loss.temperature} must lie in loss.min_temperature.."
-            f"loss.max_temperature={loss.min_temperature}..{loss.max_temperature} to be learned"
-        )
-    for name in ("query_weight", "positive_weight", "margin_weight", "margin"):
-        if getattr(loss, name) < 0:
-            yield f"loss.{name}={getattr(loss, name)} must not be negative"
-    if loss.margin > 2:
-        yield f"loss.margin={loss.margin} must lie in 0..2, as differences of cosines do"
-    for dims in loss.matryoshka_dims:
-        if not 0 < dims < config.model.d_model:
-            yield f"loss.matryoshka_dims: {dims} must lie in 1..{config.model.d_model - 1}"
-    if len(set(loss.matryoshka_dims)) < len(loss.matryoshka_dims):
-        yield f"loss.matryoshka_dims={loss.matryoshka_dims} names a number twice"
-    weights = loss.matryoshka_weights
-    if weights and len(weights) != len(loss.matryoshka_dims):
-        yield (
-            f"loss.matryoshka_weights={weights} must be as many as loss.matryoshka_dims="
-            f"{loss.matryoshka_dims}, or none for 1 each"
-        )
-    if any(weight <= 0 for weight in weights):
-        yield f"loss.matryoshka_weights={weights} must all be above 0"
-    if loss.query_weight == loss.positive_weight == 0:
-        pairs = [s.name for s in config.data.sources if not s.negative_field]
-        if pairs or loss.margin_weight == 0:
-            of = f" of pairs ({', '.join(pairs)})" if pairs else ""
-            yield f"loss.query_weight and loss.positive_weight are 0: no loss{of} would be left"
-
-
 def _training_problems(config: RunConfig) -> Iterator[str]:
     model, optim = config.model, config.optim
     yield from _positive(
@@ -141,7 +107,9 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
         yield from _positive("mesh", config.mesh, "data")
     if not 0 <= model.dropout_rate < 1:
         yield f"model.dropout_rate={model.dropout_rate} must lie in 0..1"
-    yield from _loss_problems(config)
+    yield from loss_problems(
+        config.loss, model.d_model, [s.name for s in config.data.sources if not s.negative_field]
+    )
     yield from _positive("optim", optim, "learning_rate", "clip_norm")
     if optim.optimizer == "adafactor" and optim.moment_dtype != "float32":
         yield "optim.moment_dtype=bfloat16: adafactor keeps no first moment; leave it at float32"

@@ -8,7 +8,7 @@ import jina_jax
 ROOT = Path(jina_jax.__file__).parent
 
 # What each part may import of the others, besides itself.
-BASE = {"config", "errors", "filter_config", "types"}
+BASE = {"config", "errors", "filter_config", "loss_config", "types"}
 MODEL = BASE | {"model"}
 ALLOWED = {
     "errors": set(),
@@ -16,9 +16,10 @@ ALLOWED = {
     "progress": set(),
     "accelerators": set(),
     "filter_config": {"errors"},
-    "config": {"filter_config"},
+    "loss_config": set(),
+    "config": {"filter_config", "loss_config"},
     "config_file": {"config", "errors"},
-    "validation": {"config", "errors", "filter_config"},
+    "validation": {"config", "errors", "filter_config", "loss_config"},
     "data": BASE | {"config_file", "progress"},
     "feed": BASE | {"data"},
     "model": {"config", "errors"},

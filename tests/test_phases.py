@@ -14,7 +14,8 @@ from tests.prepared import tiny_config, write_jsonl
 
 CONFIG = """
 from dataclasses import replace
-from jina_jax.config import DataConfig, LossConfig, SourceConfig, TokenizerConfig
+from jina_jax.config import DataConfig, SourceConfig, TokenizerConfig
+from jina_jax.loss_config import LossConfig
 from tests.prepared import tiny_config
 
 FOLDER = {folder!r}

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jina_jax.config import LossConfig
+from jina_jax.loss_config import LossConfig
 
 
 @dataclass(frozen=True)

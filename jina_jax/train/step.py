@@ -11,8 +11,9 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float32
 
-from jina_jax.config import LossConfig, RunConfig, T5Config
+from jina_jax.config import RunConfig, T5Config
 from jina_jax.feed.batch import PackedBatch
+from jina_jax.loss_config import LossConfig
 from jina_jax.mesh import param_shardings, replicated, split_first_axis
 from jina_jax.model.dropout import DropoutKey
 from jina_jax.model.pooling import mean_pool

@@ -2,8 +2,8 @@ import dataclasses
 
 import yaml
 
-from jina_jax.config import LossConfig
 from jina_jax.export.model_card import CardScore, CardSource, ModelCard, render_card
+from jina_jax.loss_config import LossConfig
 
 CARD = ModelCard(
     name="tiny",

@@ -142,12 +142,12 @@ def test_equals_the_whole_matrix(tile_bytes, pairs, dimension, terms):
 def triplets(rng, size, negatives):
     """Embeddings and options that use all: masks, missing negatives, unequal weights."""
     q = unit(rng, size, 64)
-    n = jnp.stack([near(q, rng, 1.5) for _ in range(negatives)], axis=1)
+    n = jnp.stack([near(q, rng, 3.0) for _ in range(negatives)], axis=1)
     identity = identities(rng, size, 2 + negatives)
     # Some negatives are their own query's positive, and some that of the pair before.
     identity = identity.at[:20, 2].set(identity[:20, 1])
     identity = identity.at[21:30, 2].set(identity[20:29, 1])
-    return (q, near(q, rng, 1.5), n), {
+    return (q, near(q, rng, 3.0), n), {
         "identity_BT": identity,
         "has_negative_BN": jnp.asarray(rng.random((size, negatives)) < 0.7),
         "weight_B": jnp.asarray(rng.uniform(0, 2, size), jnp.float32),

@@ -7,8 +7,9 @@ import pytest
 from contrast_oracle import contrast
 from test_step import CONFIG, make_batch
 
-from jina_jax.config import LossConfig, MeshConfig, RunConfig, T5Config
+from jina_jax.config import MeshConfig, RunConfig, T5Config
 from jina_jax.errors import UserError
+from jina_jax.loss_config import LossConfig
 from jina_jax.mesh import make_mesh
 from jina_jax.model.t5 import Execution, init_params
 from jina_jax.train.log_sums import Spread
