@@ -12,7 +12,7 @@ from typing import Annotated, TypeVar
 import tyro
 
 from jina_jax.config import RunConfig
-from jina_jax.config_file import config_names, load_config, to_json
+from jina_jax.config_file import config_names, each_phase, load_config, to_json
 from jina_jax.errors import Interrupted, UserError
 from jina_jax.validation import validate
 
@@ -25,7 +25,8 @@ usage: jina-jax VERB [arguments] [--help]
 
 Train text-embedding models: from raw text to a model that sentence-transformers loads.
 
-the main job, in this order (CONFIG is a Python file or the name of a shipped config)
+the main job, in this order (CONFIG is a Python file or the name of a shipped config; where that
+has several phases, a verb takes them in order, or one as CONFIG:PHASE)
   prepare CONFIG      read the sources, filter, deduplicate, tokenise, write shuffled shards
   train CONFIG        train on the shards; the same command resumes
   evaluate CONFIG     nDCG@10 and recall@10 on the held-out pairs, beside BM25
@@ -288,7 +289,8 @@ _PLAIN_VERBS: dict[str, Callable[..., None]] = {
 
 def _run(verb: str, args: list[str]) -> None:
     if verb in _CONFIG_VERBS:
-        _CONFIG_VERBS[verb](args)
+        for phase_args in [args] if verb == "demo" else each_phase(args):
+            _CONFIG_VERBS[verb](phase_args)
     elif verb in _PLAIN_VERBS:
         tyro.cli(_PLAIN_VERBS[verb], prog=f"jina-jax {verb}", args=args)
     else:

@@ -19,6 +19,7 @@ from jina_jax.filter_config import (
     MarginConfig,
     NearDuplicateConfig,
 )
+from jina_jax.loss_config import LossConfig
 
 
 def _changeable(default: Any) -> Any:
@@ -131,11 +132,11 @@ class FeedConfig:
     """From shards to packed global batches."""
 
     global_batch_size: int = 64
-    """Pairs in a batch over all devices; each pair's negatives are the rest of the batch."""
+    """Pairs or triplets in a batch over all devices; the texts of the others are negatives."""
     query_tokens: int = 64
     """Queries are cut to this many tokens."""
     positive_tokens: int = 128
-    """Positives are cut to this many tokens."""
+    """Positives and hard negatives are cut to this many tokens."""
     row_tokens: int = 128
     """Length of a packed row; several texts share a row and do not see each other."""
     texts_per_row: int = 16
@@ -213,20 +214,6 @@ class BertConfig:
 
 
 @dataclass(frozen=True)
-class LossConfig:
-    """The pair loss of Jina Embeddings (arXiv 2307.11224, section 3)."""
-
-    temperature: float = 0.05
-    mask_false_negatives: bool = True
-    """Leave out of the denominators texts known to match (same hash)."""
-    gather: Literal["all_gather", "ring"] = "all_gather"
-    """How the texts of the other devices are had: all at once, or in blocks that travel around the
-    devices, so that none holds the embeddings of all. The values differ in rounding."""
-    tile_bytes: int = 16 * 2**20
-    """Most memory of a tile of the similarity matrix, which is never held as a whole."""
-
-
-@dataclass(frozen=True)
 class OptimConfig:
     """Optimizer with warm-up. The paper gives no values for these: the defaults are ours."""
 
@@ -258,7 +245,8 @@ class TrainConfig:
     seed: int = 0
     """Seed of initial weights, dropout and batch order."""
     initial_weights: str = ""
-    """A Hugging Face `T5EncoderModel` folder or id (safetensors); empty starts at random."""
+    """A run folder (its newest checkpoint), an exported or other Hugging Face `T5EncoderModel`
+    folder, or an id (safetensors); empty starts at random. Optimizer and step start anew."""
     grad_cache_rows: int = 0
     """Rows encoded at once with their activations, over all devices; their gradients add up to
     those of the whole batch (GradCache), for a second encoding. 0 encodes the batch at once."""

@@ -7,6 +7,7 @@ from typing import Any
 from jina_jax.config import RunConfig, SourceConfig
 from jina_jax.errors import UserError, multiples_near
 from jina_jax.filter_config import filter_problems
+from jina_jax.loss_config import loss_problems
 
 
 def _positive(section: str, config: Any, *names: str) -> Iterator[str]:
@@ -106,7 +107,9 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
         yield from _positive("mesh", config.mesh, "data")
     if not 0 <= model.dropout_rate < 1:
         yield f"model.dropout_rate={model.dropout_rate} must lie in 0..1"
-    yield from _positive("loss", config.loss, "temperature", "tile_bytes")
+    yield from loss_problems(
+        config.loss, model.d_model, [s.name for s in config.data.sources if not s.negative_field]
+    )
     yield from _positive("optim", optim, "learning_rate", "clip_norm")
     if optim.optimizer == "adafactor" and optim.moment_dtype != "float32":
         yield "optim.moment_dtype=bfloat16: adafactor keeps no first moment; leave it at float32"

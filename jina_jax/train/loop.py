@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,6 +23,7 @@ from jina_jax.data.manifest import (
     verify_shards,
 )
 from jina_jax.data.shards import ShardSet
+from jina_jax.data.tokenizer import SPIECE_FILE
 from jina_jax.distributed import check_agreement, is_first, start
 from jina_jax.errors import Interrupted, UserError
 from jina_jax.feed.batch import Batch, PackedBatch
@@ -42,6 +44,7 @@ from jina_jax.train.step import (
 )
 from jina_jax.train.stop import StopLatch
 from jina_jax.train.throughput import Throughput
+from jina_jax.trained import is_run
 from jina_jax.validation import validate
 
 
@@ -87,17 +90,26 @@ def _words(mesh: Mesh) -> str:
 
 
 def check_data(config: RunConfig, manifest: Manifest) -> None:
-    """The shards must be of pairs, and the embedding table must cover their vocabulary."""
-    triplets = [s.name for s in config.data.sources if s.negative_field]
-    if triplets:
-        raise UserError(
-            f"sources of triplets can be prepared, but the pair loss would pass over their "
-            f"negatives: {', '.join(triplets)}; leave them out, or leave negative_field empty"
-        )
+    """The embedding table must cover the vocabulary of the shards, and know it where it is given.
+
+    Raises: UserError.
+    """
     if manifest.vocab_size > config.model.vocab_size:
         raise UserError(
             f"the shards use a vocabulary of {manifest.vocab_size} pieces, more than "
             f"model.vocab_size={config.model.vocab_size}; raise model.vocab_size to at least that"
+        )
+    start = Path(config.train.initial_weights).expanduser()
+    theirs = (start / "tokenizer" if is_run(start) else start) / SPIECE_FILE
+    ours = config.data_path / "tokenizer" / SPIECE_FILE
+    if (
+        config.train.initial_weights
+        and theirs.is_file()
+        and file_sha256(theirs) != file_sha256(ours)
+    ):
+        raise UserError(
+            f"train.initial_weights={config.train.initial_weights} learned another vocabulary than "
+            f"the prepared data have: set data.tokenizer.source={theirs.parent} and prepare again"
         )
 
 

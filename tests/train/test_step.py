@@ -24,15 +24,19 @@ CONFIG = RunConfig(
 )
 
 
-def make_batch(seed=0, config=CONFIG):
+def make_batch(seed=0, config=CONFIG, negatives=0):
+    """A batch of pairs, or of triplets of which about a third lack some of their negatives."""
     rng = np.random.default_rng(seed)
-    size = config.feed.global_batch_size
-    lengths = rng.integers(2, 14, (size, 2))
+    size, texts = config.feed.global_batch_size, 2 + negatives
+    lengths = rng.integers(2, 14, (size, texts))
+    lengths[:, 2:] *= rng.random((size, negatives)) < 0.7
     ids = rng.integers(2, 50, lengths.sum()).astype(np.uint16)
     ends = np.cumsum(lengths)
     ids[ends - 1] = 1
-    hashes = rng.integers(0, size, (size, 2, 2)).astype(np.uint64)  # some texts are the same
-    records = TokenisedRecords(ids, (ends - lengths.reshape(-1)).reshape(size, 2), lengths, hashes)
+    hashes = rng.integers(0, size, (size, texts, 2)).astype(np.uint64)  # some texts are the same
+    hashes[:, :, 1] //= 8
+    starts = (ends - lengths.reshape(-1)).reshape(size, texts)
+    records = TokenisedRecords(ids, starts, lengths, hashes)
     return pack_batch(records, config.feed)
 
 
