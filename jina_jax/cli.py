@@ -3,20 +3,18 @@
 import difflib
 import os
 import sys
-import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import tyro
 
+from jina_jax.arguments import config_verb, parse
 from jina_jax.config import RunConfig
-from jina_jax.config_file import config_names, load_config, to_json
+from jina_jax.config_file import config_names, to_json
 from jina_jax.errors import Interrupted, UserError
 from jina_jax.validation import validate
-
-_T = TypeVar("_T")
 
 # Heavy imports happen inside the verbs, so that --help and errors are quick.
 
@@ -30,6 +28,7 @@ the main job, in this order (CONFIG is a Python file or the name of a shipped co
   train CONFIG        train on the shards; the same command resumes
   evaluate CONFIG     nDCG@10 and recall@10 on the held-out pairs, beside BM25
   export CONFIG       write a Hugging Face folder for sentence-transformers
+  mine CONFIG         hard negatives for the training pairs, found with the trained model
   demo                all of these on the documentation of the installed Python packages
 
 use a model (MODEL is a run folder or an exported folder)
@@ -46,43 +45,6 @@ Any field of a config can be changed: jina-jax train demo --optim.learning-rate 
 """
 
 
-def _config_verb(verb: str, text: str, args: Sequence[str]) -> RunConfig:
-    """Parses `CONFIG --overrides` of a verb; prints the verb's help when asked."""
-    config = _parse(verb, text, args, RunConfig, lambda shipped: shipped)
-    validate(config)
-    return config
-
-
-def _parse(
-    verb: str, text: str, args: Sequence[str], parsed: type[_T], default: Callable[[RunConfig], _T]
-) -> _T:
-    """Parses the arguments after `CONFIG`, with the values of that config as defaults."""
-    wants_help = any(a in ("-h", "--help") for a in args)
-    names = [a for a in args if not a.startswith("-")][:1] if args and args[0][0] != "-" else []
-    if not names and not wants_help:
-        raise UserError(
-            f"`jina-jax {verb}` needs a config: a Python file with get_config(), or one of: "
-            f"{', '.join(config_names())}. For example: jina-jax {verb} demo"
-        )
-    config = load_config(names[0]) if names else RunConfig(name="NAME")
-    _refuse_fullwidth(args)
-    return tyro.cli(
-        parsed,
-        prog=f"jina-jax {verb} {names[0] if names else 'CONFIG'}",
-        description=textwrap.dedent(text).strip(),
-        default=default(config),
-        args=list(args[len(names) :]),
-    )
-
-
-def _refuse_fullwidth(args: Sequence[str]) -> None:
-    """Full-width digits parse as numbers in Python; typed here, they are a slip."""
-    for arg in args:
-        if arg.startswith("--") or not any("\uff00" <= c <= "\uffef" for c in arg):
-            continue
-        raise UserError(f"{arg!r} holds full-width characters; type it in plain ASCII")
-
-
 def _prepare(args: Sequence[str]) -> None:
     """Read the sources, drop what must not be trained on, and write shuffled shards.
 
@@ -92,7 +54,7 @@ def _prepare(args: Sequence[str]) -> None:
 
     example: jina-jax prepare my_config.py --data.eval-pairs 500
     """
-    config = _config_verb("prepare", _prepare.__doc__ or "", args)
+    config = config_verb("prepare", _prepare.__doc__ or "", args)
     from jina_jax.data.prepare import prepare
     from jina_jax.score.stages import configured_scorers
     from jina_jax.terminal import funnel
@@ -112,7 +74,7 @@ def _train(args: Sequence[str]) -> None:
 
     example: jina-jax train my_config.py --train.num-steps 5000
     """
-    config = _config_verb("train", _train.__doc__ or "", args)
+    config = config_verb("train", _train.__doc__ or "", args)
     from jina_jax.train.loop import train
 
     train(config)
@@ -126,7 +88,7 @@ def _evaluate(args: Sequence[str]) -> None:
     Prints nDCG@10 and recall@10 of the trained model, the model before training and BM25, and
     writes evaluation.json in the run folder.
     """
-    config = _config_verb("evaluate", _evaluate.__doc__ or "", args)
+    config = config_verb("evaluate", _evaluate.__doc__ or "", args)
     from jina_jax.evaluate.run import evaluate
     from jina_jax.terminal import scores
 
@@ -139,15 +101,34 @@ def _export(args: Sequence[str]) -> None:
     The folder loads with SentenceTransformer(path). It is read back and compared with the
     checkpoint before this command ends.
     """
-    config = _config_verb("export", _export.__doc__ or "", args)
+    config = config_verb("export", _export.__doc__ or "", args)
     from jina_jax.export.run import export
 
     print(f"exported: {export(config)}")
 
 
+def _mine(args: Sequence[str]) -> None:
+    """Find hard negatives for the training pairs, with the newest checkpoint.
+
+    Searches the passages of each source for its own queries, exactly, and takes the nearest that
+    score below the positive by a margin. Writes SOURCE.jsonl, triplets that `prepare` reads
+    with negative_field="negative", SOURCE.dropped.jsonl with what each rule dropped, and
+    mined.json. The same command again goes on from what is done.
+
+    example: jina-jax mine my_config.py --mine.negatives-per-pair 3 --mine.margin 0.05
+    """
+    config = config_verb("mine", _mine.__doc__ or "", args)
+    from jina_jax.mine.run import mine
+    from jina_jax.terminal import mined
+
+    report = mine(config)
+    print(mined(report))
+    print(f"mined triplets: {config.mine_path}")
+
+
 def _show_config(args: Sequence[str]) -> None:
     """Print every field of a config with its value, as JSON."""
-    print(to_json(_config_verb("show-config", _show_config.__doc__ or "", args)))
+    print(to_json(config_verb("show-config", _show_config.__doc__ or "", args)))
 
 
 def _plan(args: Sequence[str]) -> None:
@@ -168,7 +149,7 @@ def _plan(args: Sequence[str]) -> None:
         options: Annotated[PlanOptions, tyro.conf.arg(name="")]
         config: Annotated[RunConfig, tyro.conf.arg(name="")]
 
-    given = _parse(
+    given = parse(
         "plan", _plan.__doc__ or "", args, Arguments, lambda c: Arguments(PlanOptions(), c)
     )
     validate(given.config)
@@ -186,7 +167,7 @@ def _demo(args: Sequence[str]) -> None:
     """
     from jina_jax.demo import demo
 
-    demo(_config_verb("demo", _demo.__doc__ or "", ["demo", *args]))
+    demo(config_verb("demo", _demo.__doc__ or "", ["demo", *args]))
 
 
 def _encode(
@@ -276,6 +257,7 @@ _CONFIG_VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": _train,
     "evaluate": _evaluate,
     "export": _export,
+    "mine": _mine,
     "show-config": _show_config,
     "plan": _plan,
 }

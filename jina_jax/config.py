@@ -19,6 +19,7 @@ from jina_jax.filter_config import (
     MarginConfig,
     NearDuplicateConfig,
 )
+from jina_jax.mine_config import MineConfig
 
 
 def _changeable(default: Any) -> Any:
@@ -266,6 +267,7 @@ class RunConfig:
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    mine: MineConfig = MineConfig()
 
     @property
     def run_path(self) -> Path:
@@ -281,6 +283,11 @@ class RunConfig:
     def checkpoint_path(self) -> Path:
         """Folder of the Orbax checkpoints."""
         return self.run_path / "checkpoints"
+
+    @property
+    def mine_path(self) -> Path:
+        """Folder of the mined triplets."""
+        return Path(self.mine.output_dir or self.run_path / "mined").absolute()
 
     @property
     def export_path(self) -> Path:

@@ -12,6 +12,7 @@ from jina_jax.data.tokenizer import load_tokenizer
 from jina_jax.errors import UserError
 from jina_jax.evaluate.search import Hit
 from jina_jax.histograms import text_histograms
+from jina_jax.mine.run import MineReport
 from jina_jax.train.metrics import read_metrics
 
 _WIDTH = 96
@@ -71,6 +72,19 @@ def scores(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
         for system, values in results[task].items()
     ]
     return table(["held-out retrieval (%)", *measures], rows)
+
+
+def mined(report: MineReport) -> str:
+    """What was mined for each source, and how many passages each rule dropped."""
+    rules = list(report.sources[0].dropped)
+    rows = [
+        [s.name, *[f"{n:,}" for n in (s.pairs, s.passages, *s.dropped.values(), s.triplets,
+                                       s.pairs_without_negative)]]
+        for s in report.sources
+    ]  # fmt: skip
+    dropped = [f"dropped: {rule}" for rule in rules]
+    header = ["source", "pairs", "passages", *dropped, "triplets", "pairs without"]
+    return table(header, rows)
 
 
 def hits(found: Mapping[str, Sequence[Hit]]) -> str:

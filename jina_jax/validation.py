@@ -7,6 +7,7 @@ from typing import Any
 from jina_jax.config import RunConfig, SourceConfig
 from jina_jax.errors import UserError, multiples_near
 from jina_jax.filter_config import filter_problems
+from jina_jax.mine_config import mine_problems
 
 
 def _positive(section: str, config: Any, *names: str) -> Iterator[str]:
@@ -118,6 +119,7 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
             f"{config.train.num_steps}"
         )
     yield from _positive("evaluate", config.evaluate, "top_k", "batch_rows")
+    yield from mine_problems(config.mine)
 
 
 def _folder_problems(config: RunConfig) -> Iterator[str]:

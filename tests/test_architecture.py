@@ -8,7 +8,7 @@ import jina_jax
 ROOT = Path(jina_jax.__file__).parent
 
 # What each part may import of the others, besides itself.
-BASE = {"config", "errors", "filter_config", "types"}
+BASE = {"config", "errors", "filter_config", "mine_config", "types"}
 MODEL = BASE | {"model"}
 ALLOWED = {
     "errors": set(),
@@ -16,9 +16,10 @@ ALLOWED = {
     "progress": set(),
     "accelerators": set(),
     "filter_config": {"errors"},
-    "config": {"filter_config"},
+    "mine_config": set(),
+    "config": {"filter_config", "mine_config"},
     "config_file": {"config", "errors"},
-    "validation": {"config", "errors", "filter_config"},
+    "validation": {"config", "errors", "filter_config", "mine_config"},
     "data": BASE | {"config_file", "progress"},
     "feed": BASE | {"data"},
     "model": {"config", "errors"},
@@ -33,10 +34,11 @@ ALLOWED = {
     "checkpoint": BASE | {"train"},
     "evaluate": MODEL
     | {"data", "feed", "mesh", "hf_folder", "initial", "checkpoint", "packed_encoder"},
+    "mine": MODEL | {"data", "evaluate", "progress"},
     "plan": MODEL | {"accelerators", "data", "feed", "mesh", "progress", "train", "validation"},
     "export": MODEL | {"data", "hf_folder", "evaluate"},
 }
-SHELL = {"cli", "demo", "histograms", "terminal", "__init__"}
+SHELL = {"arguments", "cli", "demo", "histograms", "terminal", "__init__"}
 """What a person starts; these may import all."""
 
 
