@@ -9,7 +9,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -26,14 +25,21 @@ from jina_jax.train.loop import train
 from tests.prepared import CONFIG_FILE, tiny_config, write_jsonl
 
 ROOT = Path(__file__).parents[2]
-OPTIONS = {"negatives_per_pair": 2, "last_rank": 12, "query_block": 50, "corpus_block": 16}
+MARGIN, LAST = 0.01, 30
+OPTIONS = {
+    "negatives_per_pair": 2,
+    "last_rank": LAST,
+    "margin": MARGIN,
+    "query_block": 50,
+    "corpus_block": 16,
+}
 
 
 def configured(folder, **options):
     config = tiny_config(str(folder))
     sources = replace(config.data.sources[0], paths=("email", "logging")), config.data.sources[1]
     data = replace(config.data, sources=sources)
-    training = replace(config.train, num_steps=10)
+    training = replace(config.train, num_steps=40)
     mining = replace(config.mine, **(OPTIONS | options))
     return replace(config, data=data, train=training, mine=mining)
 
@@ -76,40 +82,38 @@ def trained_pairs(config, source):
 
 
 def by_brute_force(config, source, embedder):
-    """What the rules leave of a full sort of all cosines, pair by pair."""
+    """Query and positive of each pair → cosines of all passages by hash, and those to take."""
     pairs = trained_pairs(config, source)
-    passages = list({text_hash(p): p for _, p in reversed(pairs)}.values())[::-1]
-    queries = list({text_hash(q): q for q, _ in reversed(pairs)}.values())[::-1]
-    first = {text_hash(p): i for i, (_, p) in reversed(list(enumerate(pairs)))}
-    passages.sort(key=lambda p: first[text_hash(p)])
-    of_query = {text_hash(q): i for i, q in enumerate(queries)}
-    q, p = embedder.encode(queries), embedder.encode(passages)
-    positives = {}
+    passages = {text_hash(p): p for _, p in reversed(pairs)}
+    p = embedder.encode(list(passages.values()))
+    known = {}
     for query, positive in pairs:
-        positives.setdefault(text_hash(query), {text_hash(query)}).add(text_hash(positive))
+        hashes = {text_hash(query), text_hash(positive)}
+        known[text_hash(query)] = known.get(text_hash(query), set()) | hashes
+    found = {}
     for query, positive in pairs:
-        cosines = p @ q[of_query[text_hash(query)]]
-        own = cosines[[text_hash(x) for x in passages].index(text_hash(positive))]
-        order = np.argsort(-cosines, kind="stable")
-        order = [i for i in order if text_hash(passages[i]) not in positives[text_hash(query)]]
-        kept = [i for i in order[:12] if cosines[i] <= own - 0.05 * abs(own)]
-        yield query, positive, [passages[i] for i in kept[:2]]
+        cosines = dict(zip(passages, (p @ embedder.encode([query])[0]).tolist()))
+        own = cosines[text_hash(positive)]
+        others = sorted((c for h, c in cosines.items() if h not in known[text_hash(query)]))[::-1]
+        kept = [c for c in others[:LAST] if c <= own - MARGIN * abs(own)]
+        found[text_hash(query), text_hash(positive)] = cosines, kept[:2]
+    return found
 
 
 @pytest.mark.parametrize("index", [0, 1])
 def test_the_triplets_are_those_of_a_full_sort(folder, report, index):
     config = configured(folder)
     source = config.data.sources[index]
-    embedder = Embedder.from_run(config.run_path)
-    expected = [
-        (text_hash(query), text_hash(positive), text_hash(negative))
-        for query, positive, negatives in by_brute_force(config, source, embedder)
-        for negative in negatives
-    ]
-    rows = lines(config.mine_path / f"{source.name}.jsonl")
-    found = [tuple(text_hash(r[k]) for k in ("query", "positive", "negative")) for r in rows]
-    assert len(found) == report.sources[index].triplets > 50
-    assert sorted(found) == sorted(expected)
+    expected = by_brute_force(config, source, Embedder.from_run(config.run_path))
+    scores = {pair: [] for pair in expected}
+    for row in lines(config.mine_path / f"{source.name}.jsonl"):
+        pair = text_hash(row["query"]), text_hash(row["positive"])
+        cosines, _ = expected[pair]
+        assert row["negative_score"] == pytest.approx(cosines[text_hash(row["negative"])], abs=1e-5)
+        scores[pair].append(row["negative_score"])
+    for pair, found in scores.items():
+        assert found == pytest.approx(expected[pair][1], abs=1e-5)
+    assert sum(len(found) for found in scores.values()) == report.sources[index].triplets > 50
 
 
 def test_the_report_adds_up_with_what_was_dropped(folder, report):
@@ -122,7 +126,7 @@ def test_the_report_adds_up_with_what_was_dropped(folder, report):
         assert source.candidates == source.triplets + len(dropped)
         assert source.pairs == source.trained_pairs == summary.train
         for row in dropped:
-            above = row["score"] > 0.95 * row["positive_score"] - 1e-5
+            above = row["score"] > (1 - MARGIN) * row["positive_score"] - 1e-5
             same = text_hash(row["passage"]) in (
                 text_hash(row["query"]),
                 text_hash(row["positive"]),
@@ -164,13 +168,23 @@ def test_devices_and_blocks_change_nothing(folder, report):
     }
     subprocess.run(command(folder, config), env=environment, check=True, capture_output=True)
     for name in ("docs", "numbers"):
-        for ending in ("jsonl", "dropped.jsonl"):
-            here, there = (c.mine_path / f"{name}.{ending}" for c in (config, configured(folder)))
-            assert texts_of(here) == texts_of(there)
-
-
-def texts_of(path):
-    return [{k: v for k, v in row.items() if not k.endswith("score")} for row in lines(path)]
+        for ending, score in (("jsonl", "negative_score"), ("dropped.jsonl", "score")):
+            here, there = (
+                lines(c.mine_path / f"{name}.{ending}") for c in (config, configured(folder))
+            )
+            # Embeddings differ in rounding where texts are packed otherwise, and so does the order
+            # of two passages that score the same.
+            assert [r[score] for r in here] == pytest.approx([r[score] for r in there], abs=1e-5)
+            assert [r["rank"] for r in here] == [r["rank"] for r in there]
+            texts = [
+                [
+                    tuple(r.get(k) for k in ("query", "positive", "passage", "negative"))
+                    for r in rows
+                ]
+                for rows in (here, there)
+            ]
+            same = sum(a == b for a, b in zip(*texts))
+            assert same > 0.99 * len(here) > 0
 
 
 def command(folder, config):
@@ -211,7 +225,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(folder, report):
     blocks = sum(-(-s.queries // 5) for s in report.sources)
     assert len(searched) == blocks - len([p for p in done if "block" in p.name])
     for name in ("docs.jsonl", "docs.dropped.jsonl", "numbers.jsonl"):
-        assert texts_of(config.mine_path / name) == texts_of(configured(folder).mine_path / name)
+        assert lines(config.mine_path / name) == lines(configured(folder).mine_path / name)
     assert not markers.exists()
 
 
