@@ -1,8 +1,12 @@
 import numpy as np
 import pyarrow as pa
 
+from jina_jax.config import SourceConfig
 from jina_jax.data.normalise import text_hash
-from jina_jax.mine.pairs import Known, different_texts
+from jina_jax.data.runs import map_table
+from jina_jax.data.shards import ShardSet, ShardWriter, encode_record
+from jina_jax.mine.pairs import Known, collect_pairs, different_texts
+from tests.pairs import write
 
 PAIRS = [("b", "x"), ("a", "y"), ("B ", "z"), ("x", "y"), ("a", "X"), ("y", "w")]
 
@@ -35,3 +39,19 @@ def test_known_are_all_positives_of_a_query_and_its_own_text():
         [0, 1, 0, 1],  # y: itself and w
     ]
     assert known.most == 2
+
+
+def test_each_trained_pair_is_read_once_however_far_apart_it_comes_again(tmp_path):
+    rows = [{"query": f"q {i}", "positive": f"p {i}"} for i in range(5000)]
+    again = [{"query": "Q  7", "positive": "p 7"}, {"query": "q 8", "positive": "p 9"}]
+    source = write(tmp_path / "a.jsonl", [*rows[:9], *again[:1], *rows, *again])
+    shard = tmp_path / "a.arrayrecord"
+    with ShardWriter(shard) as writer:
+        for i in (4999, 7, 3, 9000):  # The last is not in the source.
+            writer.write(
+                encode_record([text_hash(f"q {i}"), text_hash(f"p {i}")], [np.array([1])] * 2)
+            )
+    out = tmp_path / "pairs.arrow"
+    assert collect_pairs(SourceConfig("a", paths=(str(source),)), ShardSet([shard]), out) == 3
+    assert map_table(out).column("query").to_pylist() == ["q 3", "q 7", "q 4999"]
+    assert map_table(out).column("positive_hash")[1].as_py() == text_hash("p 7")
