@@ -14,6 +14,7 @@ from jina_jax.arguments import config_verb, parse
 from jina_jax.config import RunConfig
 from jina_jax.config_file import config_names, to_json
 from jina_jax.errors import Interrupted, UserError
+from jina_jax.model_verbs import encode, negation_score, search
 from jina_jax.validation import validate
 
 # Heavy imports happen inside the verbs, so that --help and errors are quick.
@@ -26,7 +27,7 @@ Train text-embedding models: from raw text to a model that sentence-transformers
 the main job, in this order (CONFIG is a Python file or the name of a shipped config)
   prepare CONFIG      read the sources, filter, deduplicate, tokenise, write shuffled shards
   train CONFIG        train on the shards; the same command resumes
-  evaluate CONFIG     nDCG@10 and recall@10 on the held-out pairs, beside BM25
+  evaluate CONFIG     nDCG@10 and recall@10 on what is held out, beside BM25; negation of triplets
   export CONFIG       write a Hugging Face folder for sentence-transformers
   mine CONFIG         hard negatives for the training pairs, found with the trained model
   demo                all of these on the documentation of the installed Python packages
@@ -34,6 +35,7 @@ the main job, in this order (CONFIG is a Python file or the name of a shipped co
 use a model (MODEL is a run folder or an exported folder)
   encode MODEL IN OUT texts of a file → embeddings (.npy or .parquet)
   search MODEL CORPUS QUERY ...   the passages of a file nearest to each query
+  negation-score MODEL TRIPLETS   share of triplets whose negation is told apart
 
 look ahead and inside
   plan CONFIG         compile the step for a TPU slice without having one: does it fit, time, cost
@@ -82,17 +84,22 @@ def _train(args: Sequence[str]) -> None:
 
 
 def _evaluate(args: Sequence[str]) -> None:
-    """Measure retrieval on the held-out pairs.
+    """Measure retrieval on the held-out pairs, and negation on the held-out triplets.
 
     Each held-out query must find its positive among all held-out positives of its source.
     Prints nDCG@10 and recall@10 of the trained model, the model before training and BM25, and
-    writes evaluation.json in the run folder.
+    writes evaluation.json in the run folder. Of triplets (query, positive, negative) also the
+    shares with cos(q, p) > cos(q, n), easy negation, and cos(q, p) > cos(p, n), hard negation,
+    in negation.json.
     """
     config = config_verb("evaluate", _evaluate.__doc__ or "", args)
     from jina_jax.evaluate.run import evaluate
     from jina_jax.terminal import scores
 
-    print(scores(evaluate(config)))
+    found = evaluate(config)
+    print(scores(found.retrieval, "held-out retrieval"))
+    if found.negation:
+        print("\n" + scores(found.negation, "held-out triplets"))
 
 
 def _export(args: Sequence[str]) -> None:
@@ -170,60 +177,6 @@ def _demo(args: Sequence[str]) -> None:
     demo(config_verb("demo", _demo.__doc__ or "", ["demo", *args]))
 
 
-def _encode(
-    model: tyro.conf.Positional[Path],
-    texts: tyro.conf.Positional[Path],
-    output: tyro.conf.Positional[Path],
-    field: str = "text",
-    batch_rows: int = 32,
-) -> None:
-    """Encode the texts of a file.
-
-    Args:
-      model: a run folder or an exported folder.
-      texts: .txt (one text a line), .jsonl (.gz, .zst), .csv, .tsv or .parquet.
-      output: .npy (float32 [texts, dimension]) or .parquet (columns text, embedding).
-      field: field or column that holds the text.
-      batch_rows: packed rows encoded at once; more is faster on large devices.
-    """
-    from jina_jax.evaluate.embedder import Embedder
-    from jina_jax.evaluate.texts import check_output, read_texts, write_embeddings
-
-    check_output(output)
-    lines = read_texts(texts, field)
-    embeddings = Embedder.load(model, batch_rows=batch_rows).encode(lines, progress=True)
-    write_embeddings(output, lines, embeddings)
-    print(f"{embeddings.shape[0]} embeddings of {embeddings.shape[1]} dimensions: {output}")
-
-
-def _search(
-    model: tyro.conf.Positional[Path],
-    corpus: tyro.conf.Positional[Path],
-    queries: Annotated[tuple[str, ...], tyro.conf.Positional],
-    field: str = "text",
-    top_k: int = 5,
-) -> None:
-    """Find the passages of a file that are nearest to each query.
-
-    Args:
-      model: a run folder or an exported folder.
-      corpus: .txt (one passage a line), .jsonl (.gz, .zst), .csv, .tsv or .parquet.
-      queries: one or more.
-      field: field or column that holds the passage.
-      top_k: passages shown per query.
-    """
-    from jina_jax.evaluate.embedder import Embedder
-    from jina_jax.evaluate.search import search
-    from jina_jax.evaluate.texts import read_texts
-    from jina_jax.terminal import hits
-
-    if not queries:
-        raise UserError('`jina-jax search` needs a query: jina-jax search MODEL CORPUS "a query"')
-    passages = read_texts(corpus, field)
-    found = search(Embedder.load(model), passages, queries, top_k)
-    print(hits(found))
-
-
 def _inspect(
     folder: tyro.conf.Positional[Path],
     samples: int = 3,
@@ -262,8 +215,9 @@ _CONFIG_VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "plan": _plan,
 }
 _PLAIN_VERBS: dict[str, Callable[..., None]] = {
-    "encode": _encode,
-    "search": _search,
+    "encode": encode,
+    "search": search,
+    "negation-score": negation_score,
     "inspect": _inspect,
 }
 

@@ -61,8 +61,13 @@ def leaks(manifest: Manifest) -> str:
     return table(["evaluation set", "texts", "found in sources", "records dropped"], rows)
 
 
-def scores(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """Task by task, what each system scored (in percent)."""
+def scores(results: Mapping[str, Mapping[str, Mapping[str, float]]], what: str) -> str:
+    """Task by task, what each system scored (in percent).
+
+    Args:
+      results: task → system → measure → value in 0..1.
+      what: heads the table.
+    """
     tasks = [t for t in results if t != "average"]
     shown = tasks if len(tasks) == 1 else [*tasks, "average"]
     measures = list(next(iter(results[shown[0]].values())))
@@ -71,7 +76,7 @@ def scores(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
         for task in shown
         for system, values in results[task].items()
     ]
-    return table(["held-out retrieval (%)", *measures], rows)
+    return table([f"{what} (%)", *measures], rows)
 
 
 def mined(report: MineReport) -> str:
@@ -166,9 +171,10 @@ def _inspect_run(folder: Path, samples: int) -> str:
             for v in shown
         ]  # fmt: skip
         parts.append(table(["step", "loss", "accuracy", "learning rate", "pairs/s"], rows))
-    evaluation = folder / "evaluation.json"
-    if evaluation.is_file():
-        parts.append(scores(json.loads(evaluation.read_text(encoding="utf-8"))))
+    for name, what in (("evaluation", "held-out retrieval"), ("negation", "held-out triplets")):
+        path = folder / f"{name}.json"
+        if path.is_file():
+            parts.append(scores(json.loads(path.read_text(encoding="utf-8")), what))
     data = Path(config["data_dir"]) if config["data_dir"] else folder / "data"
     if (data / MANIFEST_FILE).is_file():
         parts.append(_inspect_data(data, samples))

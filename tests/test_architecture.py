@@ -38,7 +38,7 @@ ALLOWED = {
     "plan": MODEL | {"accelerators", "data", "feed", "mesh", "progress", "train", "validation"},
     "export": MODEL | {"data", "hf_folder", "evaluate"},
 }
-SHELL = {"arguments", "cli", "demo", "histograms", "terminal", "__init__"}
+SHELL = {"arguments", "cli", "demo", "histograms", "model_verbs", "terminal", "__init__"}
 """What a person starts; these may import all."""
 
 

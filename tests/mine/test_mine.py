@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -147,17 +148,45 @@ def test_no_held_out_text_and_no_positive_is_a_negative(folder, report):
             assert texts[2] != texts[0]
 
 
-def test_prepare_reads_what_was_mined(folder, report):
-    config = configured(folder)
-    source = SourceConfig(
-        "mined", paths=(str(config.mine_path / "docs.jsonl"),), negative_field="negative"
-    )
+@pytest.fixture(scope="module")
+def prepared_again(folder, report):
+    """The mined triplets of one source, prepared as a source themselves."""
+    path = configured(folder).mine_path / "docs.jsonl"
+    source = SourceConfig("mined", paths=(str(path),), negative_field="negative")
     data = DataConfig((source,), TokenizerConfig("train", vocab_size=300), eval_pairs=5)
-    (summary,) = prepare(data, folder / "again", progress=False).sources
+    return prepare(data, folder / "again", progress=False)
+
+
+def test_prepare_reads_what_was_mined(report, prepared_again):
+    (summary,) = prepared_again.sources
     assert summary.record == "triplet"
     assert (summary.read, summary.bad) == (report.sources[0].triplets, {})
     assert set(summary.dropped) <= {"held_out"}
     assert summary.train + summary.eval + summary.dropped.get("held_out", 0) == summary.read
+
+
+def test_negation_is_measured_on_held_out_triplets_and_on_files(folder, prepared_again, capsys):
+    config = configured(folder)
+    file = folder / "again" / prepared_again.sources[0].eval_path
+    rows = pq.read_table(file).to_pylist()
+    embedder = Embedder.from_run(config.run_path)
+    q, p, n = (embedder.encode([r[k] for r in rows]) for k in ("query", "positive", "negative"))
+    expected = {
+        "easy_negation": float(np.mean((q * p).sum(1) > (q * n).sum(1))),
+        "hard_negation": float(np.mean((q * p).sum(1) > (p * n).sum(1))),
+    }
+    arguments = [*command(folder, config)[4:5], "--data-dir", str(folder / "again")]
+    assert main(["evaluate", *arguments]) == 0
+    out = capsys.readouterr().out
+    assert "held-out retrieval (%)" in out and "mined · untrained" in out
+    found = json.loads((config.run_path / "negation.json").read_text())
+    assert found["mined"]["trained"] == expected
+    assert main(["negation-score", str(config.run_path), str(file)]) == 0
+    out = capsys.readouterr().out
+    assert f"{len(rows)} triplets (%)" in out
+    assert [f"{100 * v:.1f}" for v in expected.values()] == out.splitlines()[2].split()[-2:]
+    assert main(["negation-score", str(config.run_path), str(file), "--negative-field", "no"]) == 2
+    assert "no" in capsys.readouterr().err
 
 
 def test_devices_and_blocks_change_nothing(folder, report):
