@@ -29,6 +29,7 @@ the main job, in this order (CONFIG is a Python file or the name of a shipped co
   train CONFIG        train on the shards; the same command resumes
   evaluate CONFIG     nDCG@10 and recall@10 on what is held out, beside BM25; negation of triplets
   export CONFIG       write a Hugging Face folder for sentence-transformers
+  negation CONFIG     triplets of a sentence, its entailment and its negation
   mine CONFIG         hard negatives for the training pairs, found with the trained model
   demo                all of these on the documentation of the installed Python packages
 
@@ -112,6 +113,26 @@ def _export(args: Sequence[str]) -> None:
     from jina_jax.export.run import export
 
     print(f"exported: {export(config)}")
+
+
+def _negation(args: Sequence[str]) -> None:
+    """Make triplets of a sentence, its entailment and its negation.
+
+    Reads the sources of the config. Triplets, such as NLI data with the extractor nli_triplets,
+    are only checked; the positives of pairs get negations, by rules for English or from a chat
+    endpoint, whose cost is estimated before anything is sent and whose answers are kept. Writes
+    SOURCE.jsonl, triplets that `prepare` reads with negative_field="negative",
+    SOURCE.rejected.jsonl with reasons, and negation.json. The same command again goes on from
+    what is done.
+
+    example: jina-jax negation my_config.py --negation.method rules
+    """
+    config = config_verb("negation", _negation.__doc__ or "", args)
+    from jina_jax.data.negation import build_negations
+    from jina_jax.terminal import negations
+
+    print(negations(build_negations(config.negation, config.data, config.negation_path)))
+    print(f"negation triplets: {config.negation_path}")
 
 
 def _mine(args: Sequence[str]) -> None:
@@ -210,6 +231,7 @@ _CONFIG_VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": _train,
     "evaluate": _evaluate,
     "export": _export,
+    "negation": _negation,
     "mine": _mine,
     "show-config": _show_config,
     "plan": _plan,

@@ -7,6 +7,7 @@ from pathlib import Path
 from jina_jax.data.explain import explain, score_histograms
 from jina_jax.data.ledger import ledger_counts, ledger_samples
 from jina_jax.data.manifest import MANIFEST_FILE, Manifest, load_manifest
+from jina_jax.data.negation import NegationReport
 from jina_jax.data.shards import ShardSet
 from jina_jax.data.tokenizer import load_tokenizer
 from jina_jax.errors import UserError
@@ -77,6 +78,21 @@ def scores(results: Mapping[str, Mapping[str, Mapping[str, float]]], what: str) 
         for system, values in results[task].items()
     ]
     return table([f"{what} (%)", *measures], rows)
+
+
+def negations(report: NegationReport) -> str:
+    """How many triplets were made of each source, and why others were not."""
+    reasons = sorted({r for s in report.sources for r in (*s.bad, *s.rejected)})
+    rows = [
+        [
+            s.name,
+            f"{s.read:,}",
+            *[f"{s.bad.get(r, 0) + s.rejected.get(r, 0):,}" for r in reasons],
+            f"{s.triplets:,}",
+        ]
+        for s in report.sources
+    ]
+    return table(["source", "read", *reasons, "triplets"], rows)
 
 
 def mined(report: MineReport) -> str:

@@ -8,7 +8,7 @@ import jina_jax
 ROOT = Path(jina_jax.__file__).parent
 
 # What each part may import of the others, besides itself.
-BASE = {"config", "errors", "filter_config", "mine_config", "types"}
+BASE = {"config", "errors", "filter_config", "mine_config", "negation_config", "types"}
 MODEL = BASE | {"model"}
 ALLOWED = {
     "errors": set(),
@@ -17,9 +17,10 @@ ALLOWED = {
     "accelerators": set(),
     "filter_config": {"errors"},
     "mine_config": set(),
-    "config": {"filter_config", "mine_config"},
+    "negation_config": set(),
+    "config": {"filter_config", "mine_config", "negation_config"},
     "config_file": {"config", "errors"},
-    "validation": {"config", "errors", "filter_config", "mine_config"},
+    "validation": {"config", "errors", "filter_config", "mine_config", "negation_config"},
     "data": BASE | {"config_file", "progress"},
     "feed": BASE | {"data"},
     "model": {"config", "errors"},
