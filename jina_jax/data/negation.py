@@ -227,8 +227,11 @@ def _by_rules(query: str, positive: str) -> _Made:
         changed = paraphrase(query)
         if changed is None:
             return _Made(query, positive, "", "no_paraphrase")
+        # A contraction that the paraphrase brought in is not negated: then the sentence itself is.
+        negative = negate(changed) or negate(query)
         positive = changed
-    negative = negate(positive)
+    else:
+        negative = negate(positive)
     return _Made(query, positive, negative or "", "" if negative else "no_rule")
 
 

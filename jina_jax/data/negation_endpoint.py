@@ -3,10 +3,10 @@
 import json
 import os
 import random
-import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -66,10 +66,17 @@ class Endpoint:
           cache: folder of the answers; made when missing.
         """
         self._config, self._cache = config, cache
-        self._key = os.environ.get(config.key_variable, "")
+        self._key = os.environ.get(config.key_variable, "").strip()
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise UserError(f"${config.key_variable} holds no key: it has characters no key has")
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         self._client = httpx2.Client(headers=headers, timeout=config.timeout_s)
+        self._is_over = Event()
         self._url = config.base_url.rstrip("/") + "/chat/completions"
+        try:
+            httpx2.URL(self._url)
+        except httpx2.InvalidURL as error:
+            raise UserError(f"negation.endpoint.base_url={config.base_url!r}: {error}") from error
         cache.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> "Endpoint":
@@ -119,9 +126,9 @@ class Endpoint:
             try:
                 for _ in pool.map(self._fetch, missing):
                     pass
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+            finally:  # Also after Ctrl-C; without effect where all are answered.
+                self._is_over.set()
+        self._is_over.clear()
         for text in texts:
             kept = json.loads(self._path(self._request(text)).read_text(encoding="utf-8"))
             yield _parsed(kept["content"])
@@ -140,9 +147,18 @@ class Endpoint:
         return self._cache / f"{key}.json"
 
     def _fetch(self, request: dict[str, Any]) -> None:
-        """Asks until there is an answer, and keeps it."""
+        """Asks until there is an answer, and keeps it; ends early when another request failed."""
+        try:
+            self._ask(request)
+        except BaseException:
+            self._is_over.set()
+            raise
+
+    def _ask(self, request: dict[str, Any]) -> None:
         problem = ""
         for attempt in range(self._config.retries + 1):
+            if self._is_over.is_set():
+                return
             wait_s = self._config.backoff_s * 2**attempt * random.uniform(1, 1.25)
             try:
                 response = self._client.post(self._url, json=request)
@@ -161,7 +177,7 @@ class Endpoint:
                         raise UserError(self._told(f"{self._url} refused a request: {problem}"))
                     wait_s = _asked_wait_s(response, wait_s)
             if attempt < self._config.retries:
-                time.sleep(min(wait_s, _LONGEST_WAIT_S))
+                self._is_over.wait(min(wait_s, _LONGEST_WAIT_S))
         raise UserError(
             self._told(
                 f"{self._url} gave no answer in {self._config.retries + 1} tries: {problem}. "

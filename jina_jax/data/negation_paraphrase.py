@@ -2,50 +2,24 @@
 
 import re
 
-from jina_jax.data.negation_words import SYNONYMS
+from jina_jax.data.negation_words import SYNONYMS, words_in
 
 _FRONTED = re.compile(
     r"^(In|On|At|During|From|By|Near|Under|Inside|Outside)( [^,.;:!?]{2,60}?) ?, "
     r"([^,;:!?]+?)( ?[.])?\s*$"
 )
 _PRONOUN = re.compile(
-    r"\b(he|she|it|we|they|i|you) (is|are|am|will|would have|have been|has been)\b", re.IGNORECASE
+    r"\b(he|she|it|we|they|i|you) (is|are|am|will|would have|have been|has been)(?= \w)",
+    re.IGNORECASE,
 )
 _SHORT = {
     "is": "'s", "are": "'re", "am": "'m", "will": "'ll", "would have": "'d have",
     "have been": "'ve been", "has been": "'s been",
 }  # fmt: skip
-_LOWER_IN_A_SENTENCE = frozenset(
-    [
-        "the",
-        "a",
-        "an",
-        "this",
-        "these",
-        "those",
-        "he",
-        "she",
-        "it",
-        "we",
-        "they",
-        "there",
-        "his",
-        "her",
-        "its",
-        "their",
-        "our",
-        "my",
-        "your",
-        "one",
-        "two",
-        "three",
-        "some",
-        "many",
-        "most",
-        "several",
-        "another",
-    ]
-)
+_LOWER_IN_A_SENTENCE = words_in("""
+    the a an this these those he she it we they there his her its their our my your one two
+    three some many most several another
+""")
 _PHRASE = re.compile(
     r"\b("
     + "|".join(sorted(map(re.escape, SYNONYMS), key=len, reverse=True))

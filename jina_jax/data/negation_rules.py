@@ -91,6 +91,9 @@ def _negated_verb(word: str, after: str, then: str) -> str | None:
             return {"has": "does", "have": "do", "had": "did"}[word] + " not have"
         return None
     if word in AUXILIARIES:
+        # `is to` is no statement of what is; in `the tin can is open` the first is a noun.
+        if after == "to" or (after in AUXILIARIES and after != "have"):
+            return None
         return "cannot" if word == "can" else f"{word} not"
     if word in PRESENT:
         return f"does not {PRESENT[word]}"
