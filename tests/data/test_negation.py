@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -298,6 +299,19 @@ def test_a_refusal_and_too_many_faults_end_it_without_the_key(tmp_path, serve):
     server.server_close()
     with pytest.raises(UserError, match="gave no answer in 2 tries: ConnectError"):
         build(tmp_path, source, closed)
+
+
+def test_finished_blocks_are_not_done_again(tmp_path, serve):
+    texts = [f"The number {i} is in a row." for i in range(1200)]
+    source = sentences(tmp_path, texts)
+    server = serve(*[None] * 1100, refuse)
+    with pytest.raises(UserError, match="refused"):
+        build(tmp_path, source, asking(server))
+    shutil.rmtree(tmp_path / "out.answers")  # What the first block needs no more.
+    server.answered.clear()
+    assert build(tmp_path, source, asking(server)).triplets == 1200
+    assert sorted(server.answered) == sorted(texts[1000:])
+    assert [row["query"] for row in lines(tmp_path / "out" / "sentences.jsonl")] == texts
 
 
 def test_a_killed_run_pays_nothing_twice(tmp_path, serve):
