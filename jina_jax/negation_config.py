@@ -55,7 +55,7 @@ class EndpointConfig:
     timeout_s: float = _changeable(60.0)
     """Longest wait for an answer."""
     retries: int = _changeable(6)
-    """Further tries after 429, 5xx, a time-out or a lost connection."""
+    """Further tries after 408, 429, 5xx, a time-out or a lost connection."""
     backoff_s: float = _changeable(1.0)
     """Wait before the first of these; doubled each time, unless the server names a time."""
     price_per_million_input: float = _changeable(0.0)

@@ -173,7 +173,7 @@ class Endpoint:
                         return
                 else:
                     problem = f"{response.status_code}: {response.text[:_SHOWN_CHARACTERS]}"
-                    if response.status_code != 429 and response.status_code < 500:
+                    if response.status_code not in (408, 429) and response.status_code < 500:
                         raise UserError(self._told(f"{self._url} refused a request: {problem}"))
                     wait_s = _asked_wait_s(response, wait_s)
             if attempt < self._config.retries:
