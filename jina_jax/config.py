@@ -20,6 +20,8 @@ from jina_jax.filter_config import (
     NearDuplicateConfig,
 )
 from jina_jax.loss_config import LossConfig
+from jina_jax.mine_config import MineConfig
+from jina_jax.negation_config import NegationConfig
 
 
 def _changeable(default: Any) -> Any:
@@ -295,6 +297,8 @@ class RunConfig:
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    mine: MineConfig = MineConfig()
+    negation: NegationConfig = NegationConfig()
 
     @property
     def run_path(self) -> Path:
@@ -310,6 +314,16 @@ class RunConfig:
     def checkpoint_path(self) -> Path:
         """Folder of the Orbax checkpoints."""
         return self.run_path / "checkpoints"
+
+    @property
+    def negation_path(self) -> Path:
+        """Folder of the triplets with negations."""
+        return Path(self.negation.output_dir or self.run_path / "negation").absolute()
+
+    @property
+    def mine_path(self) -> Path:
+        """Folder of the mined triplets."""
+        return Path(self.mine.output_dir or self.run_path / "mined").absolute()
 
     @property
     def export_path(self) -> Path:

@@ -8,6 +8,8 @@ from jina_jax.config import RunConfig, SourceConfig
 from jina_jax.errors import UserError, multiples_near
 from jina_jax.filter_config import filter_problems
 from jina_jax.loss_config import loss_problems
+from jina_jax.mine_config import mine_problems
+from jina_jax.negation_config import negation_problems
 
 
 def _positive(section: str, config: Any, *names: str) -> Iterator[str]:
@@ -126,6 +128,8 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
             f"{config.train.num_steps}"
         )
     yield from _positive("evaluate", config.evaluate, "top_k", "batch_rows")
+    yield from mine_problems(config.mine)
+    yield from negation_problems(config.negation)
 
 
 def _distributed_problems(config: RunConfig) -> Iterator[str]:
