@@ -86,13 +86,12 @@ class Pipeline:
 
 @dataclass
 class Selected:
-    """Partitions with the keys of the tasks that made them, and how many make a shard."""
+    """Partitions with the keys of the tasks that made them."""
 
     partitions: list[Partition]
     keys: list[str]
     records: list[tuple[int, ...]]
     """Per partition and source."""
-    per_shard: int
 
 
 @dataclass(frozen=True)
@@ -157,17 +156,20 @@ def read_stage(run: Pipeline) -> tuple[Reads, Path]:
 
 
 def dedup_stage(run: Pipeline, reads: Reads, runs: Path) -> tuple[Selected, list[DedupResult]]:
-    """Makes partitions of unique records in shuffle order; their number follows the data's size."""
+    """Makes partitions of unique records in shuffle order; their number follows the data's size.
+
+    There are at least as many as the largest source has shards: a shard takes from few of them.
+    """
     config = run.config
     sources = range(len(run.names))
     most = max(sum(r.kept for r in reads.of_source(source)) for source in sources)
     shards = max(1, -(-most // config.records_per_shard))
     size_bytes = sum(result.table_bytes for result in reads.results)
-    per_shard = max(1, -(-size_bytes // (shards * _PARTITION_BYTES)))
+    parts = max(shards, -(-size_bytes // _PARTITION_BYTES))
     rules = DedupRules(run.names, source_ranks(run.names, config.source_priority), run.triplets)
     read_key = content_key(reads.keys, [r.lines for r in reads.results])
     tasks = []
-    for part, keys in enumerate(key_ranges(shards * per_shard)):
+    for part, keys in enumerate(key_ranges(parts)):
         name = f"dedup-{part:06d}"
         files = (run.work(f"{name}.arrow"), run.ledger(name))
         key = content_key("dedup", DEDUP_VERSION, dataclasses.asdict(rules), keys, read_key)
@@ -175,7 +177,7 @@ def dedup_stage(run: Pipeline, reads: Reads, runs: Path) -> tuple[Selected, list
     results = run.run(tasks, "deduplicate")
     partitions = [Partition(str(task.arguments[3]), "") for task in tasks]
     records = [result.unique for result in results]
-    return Selected(partitions, [task.key for task in tasks], records, per_shard), results
+    return Selected(partitions, [task.key for task in tasks], records), results
 
 
 def filter_stage(run: Pipeline, selected: Selected, stage: Filter) -> list[StageResult]:

@@ -66,9 +66,7 @@ class BertAttention(nnx.Module):
 
 def _attend(q_RLHK: Array, k_RLHK: Array, v_RLHK: Array, mask_RLL: Array) -> Array:
     """Mixed values [R, L, H, K] of all rows at once, in the dtype of `v_RLHK`."""
-    scores_RHLL = jnp.einsum(
-        "rqhk,rphk->rhqp", q_RLHK, k_RLHK, preferred_element_type=jnp.float32
-    )
+    scores_RHLL = jnp.einsum("rqhk,rphk->rhqp", q_RLHK, k_RLHK, preferred_element_type=jnp.float32)
     scores_RHLL = scores_RHLL * q_RLHK.shape[-1] ** -0.5
     scores_RHLL = jnp.where(mask_RLL[:, None], scores_RHLL, MASKED_SCORE)
     weights_RHLL = jax.nn.softmax(scores_RHLL, axis=-1).astype(v_RLHK.dtype)
