@@ -225,7 +225,7 @@ def _encode(
 ) -> list[list[EncodedShard]]:
     """Shards of each source: as many as its own records need, wherever partitions end."""
     folder, most = run.space.result, run.config.max_text_tokens
-    tasks, of_source = [], []
+    tasks, of_source, records = [], [], []
     for source, name in enumerate(run.names):
         shards = cut_shards([part.train[source] for part in splits], run.config.records_per_shard)
         for number, spans in enumerate(shards):
@@ -236,7 +236,9 @@ def _encode(
             key = content_key("encode", vocabulary.sha256, most, run.names, source, depends)
             tasks.append(Task(f"encode-{source:03d}-{number:06d}", encode_task, arguments, key))
             of_source.append(source)
+            records.append(sum(s.end - s.first for s in spans))
     found: list[list[EncodedShard]] = [[] for _ in run.names]
-    for source, shard in zip(of_source, run.run(tasks, "tokenise", "shards"), strict=True):
+    results = run.run(tasks, "tokenise", "shards", records)
+    for source, shard in zip(of_source, results, strict=True):
         found[source].append(shard)
     return found
