@@ -120,7 +120,7 @@ class DataConfig:
     max_bad_share: float = 0.01
     """Stop when more than this share of a source's records (after 1,000) cannot be read."""
     records_per_shard: int = 100_000
-    """Aim for this many training records in a shard file."""
+    """At most this many training records in a shard file; a source has as many as that takes."""
     seed: int = 0
     """Seed of the global shuffle and of the evaluation split."""
     source_priority: tuple[str, ...] = ()

@@ -1,6 +1,7 @@
 """Runs a model over any number of tokenised texts, in packed rows of a few fixed shapes."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -54,7 +55,11 @@ class PackedEncoder:
         self._mesh, self._shapes = mesh, tuple(shapes)
         self._params = jax.device_put(params, replicated(mesh))
         self._rows = split_first_axis(mesh)
-        self._encode_rows = jax.jit(encode_rows, static_argnames="texts_per_row")
+        # Rows are independent: each device runs the program of its own rows, also where a loop
+        # over rows would otherwise gather those of all devices.
+        self._encode_rows = jax.jit(
+            partial(_on_each_device, encode_rows, mesh), static_argnames="texts_per_row"
+        )
 
     def encode(self, tokens: Tokens) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Encodes all texts.
@@ -111,6 +116,18 @@ class PackedEncoder:
             rows *= 2
         rows = min(rows, batch_rows)
         return np.pad(x_RL, ((0, rows - len(x_RL)), (0, 0)))
+
+
+def _on_each_device(
+    encode_rows: EncodeRows, mesh: Mesh, params: Any, *arrays_RL: jax.Array, texts_per_row: int
+) -> jax.Array:
+    rows = split_first_axis(mesh).spec
+    return jax.shard_map(
+        partial(encode_rows, texts_per_row=texts_per_row),
+        mesh=mesh,
+        in_specs=(replicated(mesh).spec, *[rows] * len(arrays_RL)),
+        out_specs=rows,
+    )(params, *arrays_RL)
 
 
 def row_lengths(shortest: int, longest: int) -> list[int]:

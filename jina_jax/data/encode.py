@@ -1,9 +1,9 @@
 """The last step: learns from the training texts and turns them into shards of token ids."""
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import count
+from itertools import accumulate, count, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +76,45 @@ def _count_texts(table: pa.Table, row_N: np.ndarray) -> int:
 
 
 @dataclass(frozen=True)
+class Span:
+    """Records of one source that a partition gives to a shard."""
+
+    part: int
+    """Number of the partition."""
+    first: int
+    """Among the partition's records of the source, in shuffle order."""
+    end: int
+
+
+def cut_shards(counts: Sequence[int], records_per_shard: int) -> list[list[Span]]:
+    """Deals the records of a source out to as few shards as hold them, all of one size.
+
+    Args:
+      counts: the source's records in each partition.
+      records_per_shard: most records of a shard.
+    Returns: per shard the spans of which it is made, in order; shards differ by one record at most.
+    Example: partitions of 3, 0 and 4 records and 4 records a shard make a shard of records 0, 1 and
+      2 of partition 0, and one of the 4 of partition 2.
+    """
+    total = sum(counts)
+    shards = -(-total // records_per_shard)
+    bounds = [total * i // shards for i in range(shards + 1)] if total else [0]
+    ends = list(accumulate(counts))
+    found = []
+    for first, end in pairwise(bounds):
+        spans = []
+        # The first partition with a record at or after `first`.
+        for part in range(bisect_right(ends, first), len(counts)):
+            start = ends[part] - counts[part]
+            if start >= end:
+                break
+            if counts[part]:
+                spans.append(Span(part, max(first - start, 0), min(end - start, counts[part])))
+        found.append(spans)
+    return found
+
+
+@dataclass(frozen=True)
 class EncodedShard:
     """A shard of one source."""
 
@@ -86,52 +125,32 @@ class EncodedShard:
     """Of queries, positives and negatives: how many have 0, 1, 2, ... tokens, up to the longest."""
 
 
-@dataclass(frozen=True)
-class EncodeResult:
-    """Per source; None for a source without a record here."""
-
-    shards: tuple[EncodedShard | None, ...]
-
-
 def encode_task(
-    partitions: Sequence[Partition], tokenizer_dir: Path, max_text_tokens: int,
-    shards: Sequence[Path],
-) -> EncodeResult:  # fmt: skip
-    """Tokenises training records into one shard per source.
+    parts: Sequence[tuple[Partition, int, int]], source: int, tokenizer_dir: Path,
+    max_text_tokens: int, shard: Path,
+) -> EncodedShard:  # fmt: skip
+    """Tokenises training records of one source into a shard.
 
     Args:
-      partitions: of training records, in order.
+      parts: partitions of training records, in order, and as in `Span` which records of each.
+      source: position among the configured sources.
       tokenizer_dir: holds tokenizer.json.
       max_text_tokens: texts are cut to this many tokens, </s> included.
-      shards: per source, the file to write; none is written for 0 records.
+      shard: the file to write.
     """
     tokenizer = load_tokenizer(tokenizer_dir)
     tokenizer.enable_truncation(max_text_tokens)
-    found: list[EncodedShard | None] = []
-    # A source at a time: one file is open, and the tables are mapped, not read.
-    for source, path in enumerate(shards):
-        lengths = np.zeros((len(TEXTS), max_text_tokens + 1), np.int64)
-        records = 0
-        with ExitStack() as stack:
-            writer = None
-            for partition in partitions:
-                table, row_N = partition.open()
-                mine = row_N[table.column("source").to_numpy()[row_N] == source]
-                if not len(mine):
-                    continue
-                if writer is None:
-                    part = stack.enter_context(atomic_file(path))
-                    writer = stack.enter_context(ShardWriter(part))
-                for batch in batches(table, mine):
-                    counts = _encode_batch(batch, tokenizer, writer, max_text_tokens)
-                    lengths[: len(counts)] += counts
-                    records += len(batch)
-        if records == 0:
-            found.append(None)
-            continue
-        texts = tuple(tuple(np.trim_zeros(row, "b").tolist()) for row in lengths if row.any())
-        found.append(EncodedShard(records, path.stat().st_size, file_sha256(path), texts))
-    return EncodeResult(tuple(found))
+    lengths = np.zeros((len(TEXTS), max_text_tokens + 1), np.int64)
+    with atomic_file(shard) as part, ShardWriter(part) as writer:
+        for partition, first, end in parts:
+            table, row_N = partition.open()
+            mine = row_N[table.column("source").to_numpy()[row_N] == source][first:end]
+            assert len(mine) == end - first, f"{partition.table} has fewer records than it had"
+            for batch in batches(table, mine):
+                counts = _encode_batch(batch, tokenizer, writer, max_text_tokens)
+                lengths[: len(counts)] += counts
+    texts = tuple(tuple(np.trim_zeros(row, "b").tolist()) for row in lengths if row.any())
+    return EncodedShard(writer.records, shard.stat().st_size, file_sha256(shard), texts)
 
 
 def _encode_batch(

@@ -1,6 +1,8 @@
 """Input files, on this file system or, as URLs, wherever fsspec reads: gs://, s3://, https://."""
 
 import glob
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -10,6 +12,11 @@ import xxhash
 from jina_jax.errors import UserError
 
 _CHUNK_BYTES = 1 << 20
+_AHEAD_BYTES = 2 << 20
+"""Read ahead from a store. s3fs takes 50 MiB of its own accord, three times the part of a file that
+a task is there to read."""
+_STAMPS = ("etag", "ETag", "mtime", "md5Hash", "LastModified", "created")
+"""Under which of these a store says that a file changed; the first there is is taken."""
 
 
 def is_url(path: str) -> bool:
@@ -17,21 +24,38 @@ def is_url(path: str) -> bool:
     return "://" in path
 
 
-def _file_system(url: str) -> tuple[Any, str]:
+@contextmanager
+def _store(url: str) -> Iterator[tuple[Any, str]]:
+    """The file system of a URL and the name in it; what its library raises becomes an OSError.
+
+    Raises: UserError when no library reads such URLs.
+    """
     import fsspec
 
     try:
-        return fsspec.core.url_to_fs(url)
+        system, name = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
         raise UserError(f"{url} cannot be read: {error}") from error
+    try:
+        yield system, name
+    except OSError:
+        raise
+    except Exception as error:  # Each library has its own for want of credentials or of a network.
+        raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 def find_files(pattern: str) -> list[str]:
-    """Files that a path or glob matches, sorted; none when it matches nothing."""
+    """Files that a path or glob matches, sorted; none when it matches nothing.
+
+    Raises: UserError when a URL's store cannot be listed.
+    """
     if is_url(pattern):
-        system, path = _file_system(pattern)
-        found = [path] if system.isfile(path) else sorted(system.glob(path))
-        return [system.unstrip_protocol(name) for name in found if system.isfile(name)]
+        try:
+            with _store(pattern) as (system, path):
+                found = [path] if system.isfile(path) else sorted(system.glob(path))
+                return [system.unstrip_protocol(name) for name in found if system.isfile(name)]
+        except OSError as error:
+            raise UserError(f"{pattern} cannot be listed: {error}") from error
     expanded = Path(pattern).expanduser()
     if expanded.is_file():  # Its name may hold '[' or '*' itself.
         return [str(expanded)]
@@ -46,8 +70,8 @@ def open_file(path: str) -> IO[bytes]:
     Raises: OSError when it cannot be read.
     """
     if is_url(path):
-        system, name = _file_system(path)
-        return system.open(name, "rb")
+        with _store(path) as (system, name):
+            return system.open(name, "rb", block_size=_AHEAD_BYTES)
     return Path(path).open("rb")
 
 
@@ -63,9 +87,9 @@ class FileState:
 def file_state(path: str) -> FileState:
     """Size and stamp of a file or URL."""
     if is_url(path):
-        system, name = _file_system(path)
-        info = system.info(name)
-        stamp = next((str(info[k]) for k in ("etag", "ETag", "mtime", "md5Hash") if k in info), "")
+        with _store(path) as (system, name):
+            info = system.info(name)
+        stamp = next((str(info[key]) for key in _STAMPS if key in info), "")
         return FileState(int(info["size"]), stamp)
     stat = Path(path).stat()
     return FileState(stat.st_size, str(stat.st_mtime_ns))

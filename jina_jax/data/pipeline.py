@@ -9,6 +9,7 @@ its configuration and the keys of the tasks whose files it reads, back to the st
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +73,26 @@ class Pipeline:
         """A file of the working folder."""
         return self.space.work / name
 
-    def run(self, tasks: Sequence[Task], what: str, unit: str = "parts") -> list[Any]:
-        """Results of a stage."""
+    def run(
+        self, tasks: Sequence[Task], what: str, unit: str = "parts",
+        records: Sequence[int] | None = None,
+    ) -> list[Any]:  # fmt: skip
+        """Results of a stage, which shows how far it is.
+
+        Args:
+          tasks: of the stage.
+          what: names it.
+          unit: what a task works on, in the plural.
+          records: how many each task works through; None when it is not records that count.
+        """
         results = run_tasks(self.engine, tasks, self.space.markers)
-        return list(track(results, what, total=len(tasks), unit=unit, enabled=self.progress))
+        if records is None:
+            return list(track(results, what, total=len(tasks), unit=unit, enabled=self.progress))
+        shown = track(
+            zip(results, records, strict=True), what, total=len(tasks), unit=unit,
+            records=itemgetter(1), enabled=self.progress,
+        )  # fmt: skip
+        return [result for result, _ in shown]
 
     def ledger(self, name: str) -> Path:
         """The ledger of a task; it is merged after those before it."""
@@ -86,13 +103,17 @@ class Pipeline:
 
 @dataclass
 class Selected:
-    """Partitions with the keys of the tasks that made them, and how many make a shard."""
+    """Partitions with the keys of the tasks that made them."""
 
     partitions: list[Partition]
     keys: list[str]
     records: list[tuple[int, ...]]
     """Per partition and source."""
-    per_shard: int
+
+    @property
+    def counts(self) -> list[int]:
+        """Records of each partition."""
+        return [sum(of_sources) for of_sources in self.records]
 
 
 @dataclass(frozen=True)
@@ -135,7 +156,7 @@ def read_stage(run: Pipeline) -> tuple[Reads, Path]:
     current = -1
     shown_results = track(
         run_tasks(run.engine, tasks, run.space.markers), "read", total=len(tasks), unit="blocks",
-        enabled=run.progress,
+        records=attrgetter("read"), enabled=run.progress,
     )  # fmt: skip
     for block, task, result in zip(blocks, tasks, shown_results, strict=True):
         if block.source != current:
@@ -157,25 +178,31 @@ def read_stage(run: Pipeline) -> tuple[Reads, Path]:
 
 
 def dedup_stage(run: Pipeline, reads: Reads, runs: Path) -> tuple[Selected, list[DedupResult]]:
-    """Makes partitions of unique records in shuffle order; their number follows the data's size."""
+    """Makes partitions of unique records in shuffle order; their number follows the data's size.
+
+    There are at least as many as the largest source has shards: a shard takes from few of them.
+    """
     config = run.config
     sources = range(len(run.names))
     most = max(sum(r.kept for r in reads.of_source(source)) for source in sources)
     shards = max(1, -(-most // config.records_per_shard))
     size_bytes = sum(result.table_bytes for result in reads.results)
-    per_shard = max(1, -(-size_bytes // (shards * _PARTITION_BYTES)))
+    parts = max(shards, -(-size_bytes // _PARTITION_BYTES))
     rules = DedupRules(run.names, source_ranks(run.names, config.source_priority), run.triplets)
     read_key = content_key(reads.keys, [r.lines for r in reads.results])
     tasks = []
-    for part, keys in enumerate(key_ranges(shards * per_shard)):
+    for part, keys in enumerate(key_ranges(parts)):
         name = f"dedup-{part:06d}"
         files = (run.work(f"{name}.arrow"), run.ledger(name))
         key = content_key("dedup", DEDUP_VERSION, dataclasses.asdict(rules), keys, read_key)
         tasks.append(Task(name, dedup_task, (runs, keys, rules, *files), key))
-    results = run.run(tasks, "deduplicate")
+    # Keys are hashes: every range holds about as many records.
+    kept = sum(result.kept for result in reads.results)
+    expected = [kept * (part + 1) // parts - kept * part // parts for part in range(parts)]
+    results = run.run(tasks, "deduplicate", records=expected)
     partitions = [Partition(str(task.arguments[3]), "") for task in tasks]
     records = [result.unique for result in results]
-    return Selected(partitions, [task.key for task in tasks], records, per_shard), results
+    return Selected(partitions, [task.key for task in tasks], records), results
 
 
 def filter_stage(run: Pipeline, selected: Selected, stage: Filter) -> list[StageResult]:
@@ -187,7 +214,7 @@ def filter_stage(run: Pipeline, selected: Selected, stage: Filter) -> list[Stage
         key = content_key("filter", filter_key(stage), selected.keys[part])
         arguments = (partition, stage, run.names, run.triplets, *files)
         tasks.append(Task(name, filter_task, arguments, key))
-    results = run.run(tasks, stage.name)
+    results = run.run(tasks, stage.name, records=selected.counts)
     narrow_by(selected, tasks, results)
     return results
 
@@ -226,7 +253,8 @@ def split_stage(
     hashes = run.work("held-out.arrow")
     key = content_key("hold_out", SPLIT_VERSION, wanted, selected.keys)
     everything = (list(selected.partitions), wanted, list(evals), hashes)
-    (held,) = run.run([Task("held-out", hold_out_task, everything, key)], "hold out")
+    task = Task("held-out", hold_out_task, everything, key)
+    (held,) = run.run([task], "hold out", records=[sum(wanted)])
     tasks = []
     for part, partition in enumerate(selected.partitions):
         name = f"split-{part:06d}"
@@ -234,6 +262,6 @@ def split_stage(
         arguments = (partition, held.taken[part], hashes, run.names, *files)
         split_key = content_key("split", key, selected.keys[part], part)
         tasks.append(Task(name, split_task, arguments, split_key))
-    results = run.run(tasks, "split")
+    results = run.run(tasks, "split", records=selected.counts)
     _narrow(selected, tasks, -2)
     return list(held.taken), results

@@ -14,7 +14,13 @@ from pathlib import Path
 from jina_jax.config import DataConfig
 from jina_jax.config_file import difference, unchangeable_fields
 from jina_jax.data.blocks import plan_blocks
-from jina_jax.data.encode import EncodeResult, Vocabulary, encode_task, vocabulary_task
+from jina_jax.data.encode import (
+    EncodedShard,
+    Vocabulary,
+    cut_shards,
+    encode_task,
+    vocabulary_task,
+)
 from jina_jax.data.engine import Task, build_engine, content_key
 from jina_jax.data.evaluation_sets import DecontaminationFilter, leak_report
 from jina_jax.data.filters import Filter, Scorer, filter_key
@@ -39,6 +45,7 @@ from jina_jax.data.pipeline import (
     split_stage,
 )
 from jina_jax.data.score_stage import score_stage
+from jina_jax.data.split import SplitResult
 from jina_jax.data.stages import configured_filters
 from jina_jax.data.summary import VERSIONS, Outcome, eval_path, shard_path, summaries
 from jina_jax.data.workspace import discard_hidden, discard_leftovers, workspace
@@ -165,7 +172,7 @@ def _run(
         outcome.check_not_empty(source.name, index)
     if vocabulary is None:
         vocabulary = _vocabulary(run, selected)
-    encoded = _encode(run, selected, vocabulary)
+    encoded = _encode(run, selected, outcome.splits, vocabulary)
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         config=prepared_config(config),
@@ -213,16 +220,25 @@ def _vocabulary(run: Pipeline, selected: Selected | None) -> Vocabulary:
     return vocabulary
 
 
-def _encode(run: Pipeline, selected: Selected, vocabulary: Vocabulary) -> list[EncodeResult]:
-    folder, step = run.space.result, selected.per_shard
-    most = run.config.max_text_tokens
-    tasks = []
-    for shard, first in enumerate(range(0, len(selected.partitions), step)):
-        shards = [folder / shard_path(name, shard) for name in run.names]
-        arguments = (
-            selected.partitions[first : first + step], folder / "tokenizer", most, shards
-        )  # fmt: skip
-        keys = selected.keys[first : first + step]
-        key = content_key("encode", vocabulary.sha256, most, run.names, keys)
-        tasks.append(Task(f"encode-{shard:06d}", encode_task, arguments, key))
-    return run.run(tasks, "tokenise", "shards")
+def _encode(
+    run: Pipeline, selected: Selected, splits: Sequence[SplitResult], vocabulary: Vocabulary
+) -> list[list[EncodedShard]]:
+    """Shards of each source: as many as its own records need, wherever partitions end."""
+    folder, most = run.space.result, run.config.max_text_tokens
+    tasks, of_source, records = [], [], []
+    for source, name in enumerate(run.names):
+        shards = cut_shards([part.train[source] for part in splits], run.config.records_per_shard)
+        for number, spans in enumerate(shards):
+            parts = [(selected.partitions[s.part], s.first, s.end) for s in spans]
+            path = folder / shard_path(name, number)
+            arguments = (parts, source, folder / "tokenizer", most, path)
+            depends = [(selected.keys[s.part], s.first, s.end) for s in spans]
+            key = content_key("encode", vocabulary.sha256, most, run.names, source, depends)
+            tasks.append(Task(f"encode-{source:03d}-{number:06d}", encode_task, arguments, key))
+            of_source.append(source)
+            records.append(sum(s.end - s.first for s in spans))
+    found: list[list[EncodedShard]] = [[] for _ in run.names]
+    results = run.run(tasks, "tokenise", "shards", records)
+    for source, shard in zip(of_source, results, strict=True):
+        found[source].append(shard)
+    return found

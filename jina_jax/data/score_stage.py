@@ -38,7 +38,7 @@ def score_stage(run: Pipeline, selected: Selected, stage: Scorer) -> list[StageR
             partition, stage, learnt.folders, scores[part], run.names, run.triplets, *files
         )  # fmt: skip
         tasks.append(Task(name, decide_task, arguments, key))
-    results = run.run(tasks, f"{stage.name}: decide")
+    results = run.run(tasks, f"{stage.name}: decide", records=selected.counts)
     narrow_by(selected, tasks, results)
     return results
 
@@ -56,7 +56,8 @@ def _learn(run: Pipeline, selected: Selected, stage: Scorer) -> _Learnt:
         key = content_key(keys[source], str(run.scores_dir))
         name = f"{stage.name}-fit-{source:03d}"
         tasks.append(Task(name, fit_task, arguments, key, stage.needs_accelerator))
-    results = run.run(tasks, f"{stage.name}: learn", "sources")
+    records = [sum(part[source] for part in selected.records) for source in sources]
+    results = run.run(tasks, f"{stage.name}: learn", "sources", records)
     found = {
         s: content_key(score_key(stage), r.xxh3) for s, r in zip(sources, results, strict=True)
     }
@@ -84,7 +85,11 @@ def _score(
         name = f"{stage.name}-score-{part:06d}-{source:03d}-{block:06d}"
         key = content_key("score", *depends)
         tasks.append(Task(name, score_task, arguments, key, stage.needs_accelerator))
-    results = run.run(tasks, f"{stage.name}: score", "blocks")
+    counts = [
+        min(BLOCK_ROWS, selected.records[part][source] - block * BLOCK_ROWS)
+        for part, source, block in blocks
+    ]
+    results = run.run(tasks, f"{stage.name}: score", "blocks", counts)
     paths: list[list[list[str]]] = [[[] for _ in run.names] for _ in selected.partitions]
     for (part, source, _), result in zip(blocks, results, strict=True):
         paths[part][source].append(result.path)

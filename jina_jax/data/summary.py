@@ -8,7 +8,7 @@ import numpy as np
 
 from jina_jax.config import DataConfig
 from jina_jax.data.dedup import DEDUP_VERSION, DedupResult
-from jina_jax.data.encode import EncodeResult
+from jina_jax.data.encode import EncodedShard
 from jina_jax.data.ingest import CLEAN_VERSION
 from jina_jax.data.ledger import UnusableError
 from jina_jax.data.manifest import (
@@ -118,7 +118,7 @@ def _added(parts: Sequence[ScoreHistogram]) -> ScoreHistogram:
 
 def summaries(
     config: DataConfig, inputs: Sequence[tuple[InputFile, ...]], outcome: Outcome,
-    encoded: Sequence[EncodeResult],
+    encoded: Sequence[Sequence[EncodedShard]],
 ) -> tuple[SourceSummary, ...]:  # fmt: skip
     """The manifest's entry for each source.
 
@@ -126,14 +126,14 @@ def summaries(
       config: the data section.
       inputs: files of each source.
       outcome: of all stages.
-      encoded: shards, in order.
+      encoded: shards of each source, in order.
     """
     found = []
     for index, source in enumerate(config.sources):
-        shards = [(shard, part.shards[index]) for shard, part in enumerate(encoded)]
+        shards = encoded[index]
         held = sum(part[index] for part in outcome.taken)
-        lengths = [s.lengths for _, s in shards if s is not None]
-        counts = [_added_lengths(of_text) for of_text in zip(*lengths, strict=True)]
+        lengths = zip(*(shard.lengths for shard in shards), strict=True)
+        counts = [_added_lengths(of_text) for of_text in lengths]
         query, positive, *negative = map(length_stats, counts)
         found.append(
             SourceSummary(
@@ -151,9 +151,8 @@ def summaries(
                 positive_tokens=positive,
                 negative_tokens=negative[0] if negative else None,
                 shards=tuple(
-                    ShardFile(shard_path(source.name, shard), s.records, s.size_bytes, s.sha256)
-                    for shard, s in shards
-                    if s is not None
+                    ShardFile(shard_path(source.name, number), s.records, s.size_bytes, s.sha256)
+                    for number, s in enumerate(shards)
                 ),
                 eval_path=eval_path(source.name) if held else None,
             )
