@@ -10,7 +10,7 @@ MACHINES = {
     "v5e:16x16": Setting(),
     "v6e:8x8": Setting(remat="full"),
     "v5p:4x4x4": Setting(),
-    "h100:8": Setting(grad_cache_rows=4096),
+    "h100:8": Setting(grad_cache_rows=1024),
 }
 
 

@@ -10,7 +10,7 @@ MACHINES = {
     "v6e:16x16": Setting(),
     "v5e:16x16": Setting(remat="full"),
     "v5p:4x4x8": Setting(),
-    "h100:8": Setting(grad_cache_rows=2048, remat="dots"),
+    "h100:8": Setting(grad_cache_rows=1024, remat="dots"),
 }
 
 

@@ -9,7 +9,7 @@ from jina_jax.configs._sizes import Setting, sized
 MACHINES = {
     "v5e:8x8": Setting(),
     "v6e:4x4": Setting(remat="full"),
-    "h100:8": Setting(grad_cache_rows=8192),
+    "h100:8": Setting(grad_cache_rows=1024),
 }
 
 

@@ -10,7 +10,7 @@ MACHINES = {
     "v5p:8x8x8": Setting(fsdp=4),
     "v5e:16x16": Setting(fsdp=16, remat="full"),
     "v6e:16x16": Setting(fsdp=8, remat="full"),
-    "h100:8": Setting(fsdp=8, grad_cache_rows=1024, remat="full"),
+    "h100:8": Setting(fsdp=8, grad_cache_rows=512, remat="full"),
 }
 
 

@@ -25,7 +25,8 @@ usage: jina-jax VERB [arguments] [--help]
 Train text-embedding models: from raw text to a model that sentence-transformers loads.
 
 the main job, in this order (CONFIG is a Python file or the name of a shipped config; where that
-has several phases, a verb takes them in order, or one as CONFIG:PHASE)
+has several phases, a verb takes them in order, or one as CONFIG:PHASE; CONFIG@MACHINE takes its
+settings for a machine)
   prepare CONFIG      read the sources, filter, deduplicate, tokenise, write shuffled shards
   train CONFIG        train on the shards; the same command resumes
   evaluate CONFIG     nDCG@10 and recall@10 on what is held out, beside BM25; negation of triplets
@@ -74,7 +75,10 @@ def _train(args: Sequence[str]) -> None:
     Metrics go to metrics.jsonl and tensorboard/ in the run folder, states to checkpoints/. The
     same command again goes on from the newest checkpoint, with the same batches and losses as
     if nothing had happened; Ctrl-C saves first. A changed field is refused on resumption unless
-    it cannot change the result.
+    it cannot change the result; the mesh and the number of devices may change.
+
+    On several hosts, run it on each with --distributed.coordinator auto, or with HOST:PORT of the
+    first, --distributed.processes and --distributed.process-id.
 
     example: jina-jax train my_config.py --train.num-steps 5000
     """
