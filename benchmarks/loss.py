@@ -56,20 +56,22 @@ def _whole(q_BD: Any, p_BD: Any) -> Any:
 
 
 def _in_tiles(options: Options, devices: int, gather: Any) -> Callable[[Any, Any], Any]:
+    from jina_jax.config import MeshConfig
     from jina_jax.mesh import make_mesh
     from jina_jax.train.log_sums import Spread
-    from jina_jax.train.losses import pair_loss
+    from jina_jax.train.losses import contrastive_loss
 
-    spread = Spread(make_mesh(devices), gather, options.tile_bytes)
-    return lambda q, p: pair_loss(q, p, temperature=TEMPERATURE, spread=spread).loss
+    spread = Spread(make_mesh(MeshConfig(data=devices)), gather, options.tile_bytes)
+    return lambda q, p: contrastive_loss(q, p, temperature=TEMPERATURE, spread=spread).loss
 
 
 def _compile(loss: Callable[[Any, Any], Any], pairs: int, options: Options, devices: int) -> Any:
     import jax
 
+    from jina_jax.config import MeshConfig
     from jina_jax.mesh import make_mesh, replicated, split_first_axis
 
-    mesh = make_mesh(devices)
+    mesh = make_mesh(MeshConfig(data=devices))
     rows = split_first_axis(mesh)
     array = jax.ShapeDtypeStruct((pairs, options.dimension), np.float32, sharding=rows)
     step = jax.jit(

@@ -163,7 +163,8 @@ def _ours(options: Options, work: Path) -> Figures:
         model=replace(shape, compute_dtype=options.compute_dtype),
         loss=LossConfig(TEMPERATURE, mask_false_negatives=False),
         optim=OptimConfig(
-            LEARNING_RATE, "constant", warmup_steps=0, weight_decay=0.0, clip_norm=1e9
+            learning_rate=LEARNING_RATE, schedule="constant", warmup_steps=0, weight_decay=0.0,
+            clip_norm=1e9,
         ),
         train=TrainConfig(num_steps=1000, grad_cache_rows=options.mini_batch),
     )  # fmt: skip

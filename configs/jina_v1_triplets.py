@@ -36,7 +36,7 @@ SOURCES = (
 
 
 def get_config() -> RunConfig:
-    """As `jina_v1_pairs`; training starts from that run's export (`train.initial_weights`)."""
+    """As `jina_v1_pairs`; `jina_v1` starts its training from the end of that run."""
     return RunConfig(
         name="jina_v1_triplets",
         data=DataConfig(

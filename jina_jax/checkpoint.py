@@ -1,8 +1,8 @@
 """Orbax checkpoints of a run: the only file that knows Orbax.
 
 A checkpoint of step t holds two parts, so that evaluation reads parameters without the optimizer:
-`params` and `training` (step and optimizer state), each as flat path → array. Its metadata names
-the configuration and the manifest it was trained with.
+`params` and `training` (step, optimizer state, and what is learned beside the encoder), each as
+flat path → array. Its metadata names the configuration and the manifest it was trained with.
 """
 
 from pathlib import Path
@@ -24,6 +24,11 @@ def _flatten(tree: Any) -> dict[str, Any]:
 
 def _unflatten(like: Any, flat: dict[str, Any]) -> Any:
     return jax.tree.unflatten(jax.tree.structure(like), [flat[name] for name in _flatten(like)])
+
+
+def _training(state: TrainState) -> dict[str, Any]:
+    """What a state holds beside the parameters."""
+    return {"step": state.step, "opt_state": state.opt_state, "learned": state.learned}
 
 
 class Checkpoints:
@@ -65,7 +70,7 @@ class Checkpoints:
             int(state.step),
             {
                 "params": _flatten(state.params),
-                "training": _flatten({"step": state.step, "opt_state": state.opt_state}),
+                "training": _flatten(_training(state)),
             },
             custom_metadata=metadata,
             force=True,
@@ -82,14 +87,13 @@ class Checkpoints:
           step: a committed one.
           like: a state of `jax.ShapeDtypeStruct` with shardings: the shapes wanted.
         """
-        training = {"step": like.step, "opt_state": like.opt_state}
+        training = _training(like)
         loaded = self._checkpointer.load_checkpointables(
             step, {"params": _flatten(like.params), "training": _flatten(training)}
         )
         rest = _unflatten(training, loaded["training"])
-        return TrainState(
-            rest["step"], _unflatten(like.params, loaded["params"]), rest["opt_state"]
-        )
+        params = _unflatten(like.params, loaded["params"])
+        return TrainState(rest["step"], params, rest["opt_state"], rest["learned"])
 
     def restore_params(self, step: int, like: Any) -> Any:
         """Reads the parameters alone; `like` as for `restore`."""

@@ -3,20 +3,19 @@
 import difflib
 import os
 import sys
-import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import tyro
 
+from jina_jax.arguments import config_verb, parse
 from jina_jax.config import RunConfig
-from jina_jax.config_file import config_names, load_config, to_json
+from jina_jax.config_file import config_names, each_phase, to_json
 from jina_jax.errors import Interrupted, UserError
+from jina_jax.model_verbs import encode, negation_score, search
 from jina_jax.validation import validate
-
-_T = TypeVar("_T")
 
 # Heavy imports happen inside the verbs, so that --help and errors are quick.
 
@@ -25,16 +24,20 @@ usage: jina-jax VERB [arguments] [--help]
 
 Train text-embedding models: from raw text to a model that sentence-transformers loads.
 
-the main job, in this order (CONFIG is a Python file or the name of a shipped config)
+the main job, in this order (CONFIG is a Python file or the name of a shipped config; where that
+has several phases, a verb takes them in order, or one as CONFIG:PHASE)
   prepare CONFIG      read the sources, filter, deduplicate, tokenise, write shuffled shards
   train CONFIG        train on the shards; the same command resumes
-  evaluate CONFIG     nDCG@10 and recall@10 on the held-out pairs, beside BM25
+  evaluate CONFIG     nDCG@10 and recall@10 on what is held out, beside BM25; negation of triplets
   export CONFIG       write a Hugging Face folder for sentence-transformers
+  negation CONFIG     triplets of a sentence, its entailment and its negation
+  mine CONFIG         hard negatives for the training pairs, found with the trained model
   demo                all of these on the documentation of the installed Python packages
 
 use a model (MODEL is a run folder or an exported folder)
   encode MODEL IN OUT texts of a file → embeddings (.npy or .parquet)
   search MODEL CORPUS QUERY ...   the passages of a file nearest to each query
+  negation-score MODEL TRIPLETS   share of triplets whose negation is told apart
 
 look ahead and inside
   plan CONFIG         compile the step for a TPU slice without having one: does it fit, time, cost
@@ -46,43 +49,6 @@ Any field of a config can be changed: jina-jax train demo --optim.learning-rate 
 """
 
 
-def _config_verb(verb: str, text: str, args: Sequence[str]) -> RunConfig:
-    """Parses `CONFIG --overrides` of a verb; prints the verb's help when asked."""
-    config = _parse(verb, text, args, RunConfig, lambda shipped: shipped)
-    validate(config)
-    return config
-
-
-def _parse(
-    verb: str, text: str, args: Sequence[str], parsed: type[_T], default: Callable[[RunConfig], _T]
-) -> _T:
-    """Parses the arguments after `CONFIG`, with the values of that config as defaults."""
-    wants_help = any(a in ("-h", "--help") for a in args)
-    names = [a for a in args if not a.startswith("-")][:1] if args and args[0][0] != "-" else []
-    if not names and not wants_help:
-        raise UserError(
-            f"`jina-jax {verb}` needs a config: a Python file with get_config(), or one of: "
-            f"{', '.join(config_names())}. For example: jina-jax {verb} demo"
-        )
-    config = load_config(names[0]) if names else RunConfig(name="NAME")
-    _refuse_fullwidth(args)
-    return tyro.cli(
-        parsed,
-        prog=f"jina-jax {verb} {names[0] if names else 'CONFIG'}",
-        description=textwrap.dedent(text).strip(),
-        default=default(config),
-        args=list(args[len(names) :]),
-    )
-
-
-def _refuse_fullwidth(args: Sequence[str]) -> None:
-    """Full-width digits parse as numbers in Python; typed here, they are a slip."""
-    for arg in args:
-        if arg.startswith("--") or not any("\uff00" <= c <= "\uffef" for c in arg):
-            continue
-        raise UserError(f"{arg!r} holds full-width characters; type it in plain ASCII")
-
-
 def _prepare(args: Sequence[str]) -> None:
     """Read the sources, drop what must not be trained on, and write shuffled shards.
 
@@ -92,7 +58,7 @@ def _prepare(args: Sequence[str]) -> None:
 
     example: jina-jax prepare my_config.py --data.eval-pairs 500
     """
-    config = _config_verb("prepare", _prepare.__doc__ or "", args)
+    config = config_verb("prepare", _prepare.__doc__ or "", args)
     from jina_jax.data.prepare import prepare
     from jina_jax.score.stages import configured_scorers
     from jina_jax.terminal import funnel
@@ -112,7 +78,7 @@ def _train(args: Sequence[str]) -> None:
 
     example: jina-jax train my_config.py --train.num-steps 5000
     """
-    config = _config_verb("train", _train.__doc__ or "", args)
+    config = config_verb("train", _train.__doc__ or "", args)
     from jina_jax.train.loop import train
 
     train(config)
@@ -120,17 +86,22 @@ def _train(args: Sequence[str]) -> None:
 
 
 def _evaluate(args: Sequence[str]) -> None:
-    """Measure retrieval on the held-out pairs.
+    """Measure retrieval on the held-out pairs, and negation on the held-out triplets.
 
     Each held-out query must find its positive among all held-out positives of its source.
     Prints nDCG@10 and recall@10 of the trained model, the model before training and BM25, and
-    writes evaluation.json in the run folder.
+    writes evaluation.json in the run folder. Of triplets (query, positive, negative) also the
+    shares with cos(q, p) > cos(q, n), easy negation, and cos(q, p) > cos(p, n), hard negation,
+    in negation.json.
     """
-    config = _config_verb("evaluate", _evaluate.__doc__ or "", args)
+    config = config_verb("evaluate", _evaluate.__doc__ or "", args)
     from jina_jax.evaluate.run import evaluate
     from jina_jax.terminal import scores
 
-    print(scores(evaluate(config)))
+    found = evaluate(config)
+    print(scores(found.retrieval, "held-out retrieval"))
+    if found.negation:
+        print("\n" + scores(found.negation, "held-out triplets"))
 
 
 def _export(args: Sequence[str]) -> None:
@@ -139,15 +110,54 @@ def _export(args: Sequence[str]) -> None:
     The folder loads with SentenceTransformer(path). It is read back and compared with the
     checkpoint before this command ends.
     """
-    config = _config_verb("export", _export.__doc__ or "", args)
+    config = config_verb("export", _export.__doc__ or "", args)
     from jina_jax.export.run import export
 
     print(f"exported: {export(config)}")
 
 
+def _negation(args: Sequence[str]) -> None:
+    """Make triplets of a sentence, its entailment and its negation.
+
+    Reads the sources of the config. Triplets, such as NLI data with the extractor nli_triplets,
+    are only checked; the positives of pairs get negations, by rules for English or from a chat
+    endpoint, whose cost is estimated before anything is sent and whose answers are kept. Writes
+    SOURCE.jsonl, triplets that `prepare` reads with negative_field="negative",
+    SOURCE.rejected.jsonl with reasons, and negation.json. The same command again goes on from
+    what is done.
+
+    example: jina-jax negation my_config.py --negation.method rules
+    """
+    config = config_verb("negation", _negation.__doc__ or "", args)
+    from jina_jax.data.negation import build_negations
+    from jina_jax.terminal import negations
+
+    print(negations(build_negations(config.negation, config.data, config.negation_path)))
+    print(f"negation triplets: {config.negation_path}")
+
+
+def _mine(args: Sequence[str]) -> None:
+    """Find hard negatives for the training pairs, with the newest checkpoint.
+
+    Searches the passages of each source for its own queries, exactly, and takes the nearest that
+    score below the positive by a margin. Writes SOURCE.jsonl, triplets that `prepare` reads
+    with negative_field="negative", SOURCE.dropped.jsonl with what each rule dropped, and
+    mined.json. The same command again goes on from what is done.
+
+    example: jina-jax mine my_config.py --mine.negatives-per-pair 3 --mine.margin 0.05
+    """
+    config = config_verb("mine", _mine.__doc__ or "", args)
+    from jina_jax.mine.run import mine
+    from jina_jax.terminal import mined
+
+    report = mine(config)
+    print(mined(report))
+    print(f"mined triplets: {config.mine_path}")
+
+
 def _show_config(args: Sequence[str]) -> None:
     """Print every field of a config with its value, as JSON."""
-    print(to_json(_config_verb("show-config", _show_config.__doc__ or "", args)))
+    print(to_json(config_verb("show-config", _show_config.__doc__ or "", args)))
 
 
 def _plan(args: Sequence[str]) -> None:
@@ -168,7 +178,7 @@ def _plan(args: Sequence[str]) -> None:
         options: Annotated[PlanOptions, tyro.conf.arg(name="")]
         config: Annotated[RunConfig, tyro.conf.arg(name="")]
 
-    given = _parse(
+    given = parse(
         "plan", _plan.__doc__ or "", args, Arguments, lambda c: Arguments(PlanOptions(), c)
     )
     validate(given.config)
@@ -186,61 +196,7 @@ def _demo(args: Sequence[str]) -> None:
     """
     from jina_jax.demo import demo
 
-    demo(_config_verb("demo", _demo.__doc__ or "", ["demo", *args]))
-
-
-def _encode(
-    model: tyro.conf.Positional[Path],
-    texts: tyro.conf.Positional[Path],
-    output: tyro.conf.Positional[Path],
-    field: str = "text",
-    batch_rows: int = 32,
-) -> None:
-    """Encode the texts of a file.
-
-    Args:
-      model: a run folder or an exported folder.
-      texts: .txt (one text a line), .jsonl (.gz, .zst), .csv, .tsv or .parquet.
-      output: .npy (float32 [texts, dimension]) or .parquet (columns text, embedding).
-      field: field or column that holds the text.
-      batch_rows: packed rows encoded at once; more is faster on large devices.
-    """
-    from jina_jax.evaluate.embedder import Embedder
-    from jina_jax.evaluate.texts import check_output, read_texts, write_embeddings
-
-    check_output(output)
-    lines = read_texts(texts, field)
-    embeddings = Embedder.load(model, batch_rows=batch_rows).encode(lines, progress=True)
-    write_embeddings(output, lines, embeddings)
-    print(f"{embeddings.shape[0]} embeddings of {embeddings.shape[1]} dimensions: {output}")
-
-
-def _search(
-    model: tyro.conf.Positional[Path],
-    corpus: tyro.conf.Positional[Path],
-    queries: Annotated[tuple[str, ...], tyro.conf.Positional],
-    field: str = "text",
-    top_k: int = 5,
-) -> None:
-    """Find the passages of a file that are nearest to each query.
-
-    Args:
-      model: a run folder or an exported folder.
-      corpus: .txt (one passage a line), .jsonl (.gz, .zst), .csv, .tsv or .parquet.
-      queries: one or more.
-      field: field or column that holds the passage.
-      top_k: passages shown per query.
-    """
-    from jina_jax.evaluate.embedder import Embedder
-    from jina_jax.evaluate.search import search
-    from jina_jax.evaluate.texts import read_texts
-    from jina_jax.terminal import hits
-
-    if not queries:
-        raise UserError('`jina-jax search` needs a query: jina-jax search MODEL CORPUS "a query"')
-    passages = read_texts(corpus, field)
-    found = search(Embedder.load(model), passages, queries, top_k)
-    print(hits(found))
+    demo(config_verb("demo", _demo.__doc__ or "", ["demo", *args]))
 
 
 def _inspect(
@@ -276,19 +232,23 @@ _CONFIG_VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": _train,
     "evaluate": _evaluate,
     "export": _export,
+    "negation": _negation,
+    "mine": _mine,
     "show-config": _show_config,
     "plan": _plan,
 }
 _PLAIN_VERBS: dict[str, Callable[..., None]] = {
-    "encode": _encode,
-    "search": _search,
+    "encode": encode,
+    "search": search,
+    "negation-score": negation_score,
     "inspect": _inspect,
 }
 
 
 def _run(verb: str, args: list[str]) -> None:
     if verb in _CONFIG_VERBS:
-        _CONFIG_VERBS[verb](args)
+        for phase_args in [args] if verb == "demo" else each_phase(args):
+            _CONFIG_VERBS[verb](phase_args)
     elif verb in _PLAIN_VERBS:
         tyro.cli(_PLAIN_VERBS[verb], prog=f"jina-jax {verb}", args=args)
     else:

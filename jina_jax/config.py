@@ -19,6 +19,9 @@ from jina_jax.filter_config import (
     MarginConfig,
     NearDuplicateConfig,
 )
+from jina_jax.loss_config import LossConfig
+from jina_jax.mine_config import MineConfig
+from jina_jax.negation_config import NegationConfig
 
 
 def _changeable(default: Any) -> Any:
@@ -131,11 +134,11 @@ class FeedConfig:
     """From shards to packed global batches."""
 
     global_batch_size: int = 64
-    """Pairs in a batch over all devices; each pair's negatives are the rest of the batch."""
+    """Pairs or triplets in a batch over all devices; the texts of the others are negatives."""
     query_tokens: int = 64
     """Queries are cut to this many tokens."""
     positive_tokens: int = 128
-    """Positives are cut to this many tokens."""
+    """Positives and hard negatives are cut to this many tokens."""
     row_tokens: int = 128
     """Length of a packed row; several texts share a row and do not see each other."""
     texts_per_row: int = 16
@@ -170,6 +173,33 @@ class T5Config:
 
 
 @dataclass(frozen=True)
+class MeshConfig:
+    """Devices along the axes of the mesh. It decides where things are computed, not what."""
+
+    data: int = _changeable(-1)
+    """Divides the rows of a batch. -1 takes all devices that the other axes leave; a smaller
+    number uses the first devices alone."""
+    fsdp: int = _changeable(1)
+    """Divides the rows of a batch, and parameters and optimizer state too."""
+    tensor: int = _changeable(1)
+    """Divides heads and the feed-forward's inner dimension."""
+
+
+@dataclass(frozen=True)
+class DistributedConfig:
+    """Training by several processes, one for each host, that all run the same command."""
+
+    coordinator: str = _changeable("")
+    """HOST:PORT of process 0, or `auto` on Cloud TPU, GKE, SLURM and Open MPI, which know it and
+    the two numbers below. Empty trains in this process alone."""
+    processes: int | None = _changeable(None)
+    process_id: int | None = _changeable(None)
+    """Number of this process, from 0."""
+    timeout_s: int = _changeable(300)
+    """How long processes wait for each other at the start."""
+
+
+@dataclass(frozen=True)
 class BertConfig:
     """Shape of a BERT encoder (Devlin et al. 2019), in the names of Hugging Face's `BertConfig`."""
 
@@ -186,22 +216,14 @@ class BertConfig:
 
 
 @dataclass(frozen=True)
-class LossConfig:
-    """The pair loss of Jina Embeddings (arXiv 2307.11224, section 3)."""
-
-    temperature: float = 0.05
-    mask_false_negatives: bool = True
-    """Leave out of the denominators texts known to match (same hash)."""
-    gather: Literal["all_gather", "ring"] = "all_gather"
-    """How the texts of the other devices are had: all at once, or in blocks that travel around the
-    devices, so that none holds the embeddings of all. The values differ in rounding."""
-    tile_bytes: int = 16 * 2**20
-    """Most memory of a tile of the similarity matrix, which is never held as a whole."""
-
-
-@dataclass(frozen=True)
 class OptimConfig:
-    """AdamW with warm-up. The paper gives no values for these: the defaults are ours."""
+    """Optimizer with warm-up. The paper gives no values for these: the defaults are ours."""
+
+    optimizer: Literal["adamw", "adafactor", "lion"] = "adamw"
+    """AdamW keeps two moments of each parameter, Lion one (it wants a third of AdamW's rate and a
+    `b2` of 0.99), Adafactor a row and a column of each matrix's second moment and no first."""
+    moment_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the first moment of AdamW and Lion; the second stays float32."""
 
     learning_rate: float = 1e-3
     """Peak learning rate."""
@@ -225,12 +247,17 @@ class TrainConfig:
     seed: int = 0
     """Seed of initial weights, dropout and batch order."""
     initial_weights: str = ""
-    """A Hugging Face `T5EncoderModel` folder or id (safetensors); empty starts at random."""
+    """A run folder (its newest checkpoint), an exported or other Hugging Face `T5EncoderModel`
+    folder, or an id (safetensors); empty starts at random. Optimizer and step start anew."""
     grad_cache_rows: int = 0
     """Rows encoded at once with their activations, over all devices; their gradients add up to
     those of the whole batch (GradCache), for a second encoding. 0 encodes the batch at once."""
-    devices: int | None = _changeable(None)
-    """Use this many local devices; all of them by default."""
+    scan_layers: bool = _changeable(False)
+    """Compile one layer and loop over all: compiles faster and schedules memory layer by layer;
+    on CPU the step is slower."""
+    remat: Literal["none", "dots", "full"] = _changeable("none")
+    """Activations of a layer that are computed again in the backward pass instead of being kept:
+    none, all but the matrix products with weights (`dots`), or all (`full`)."""
     log_every_steps: int = _changeable(10)
     checkpoint_every_steps: int = _changeable(200)
     keep_checkpoints: int = _changeable(3)
@@ -259,13 +286,19 @@ class RunConfig:
     """Everything is written below this folder; empty means `runs/NAME`."""
     data_dir: str = _changeable("")
     """Prepared shards, when several runs share them; empty means `WORKDIR/data`."""
+    machine: str = _changeable("")
+    """What the run is set for, as `jina-jax plan` names it; empty where it is nothing special."""
     data: DataConfig = DataConfig()
     feed: FeedConfig = FeedConfig()
     model: T5Config = T5Config()
+    mesh: MeshConfig = MeshConfig()
+    distributed: DistributedConfig = DistributedConfig()
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    mine: MineConfig = MineConfig()
+    negation: NegationConfig = NegationConfig()
 
     @property
     def run_path(self) -> Path:
@@ -281,6 +314,16 @@ class RunConfig:
     def checkpoint_path(self) -> Path:
         """Folder of the Orbax checkpoints."""
         return self.run_path / "checkpoints"
+
+    @property
+    def negation_path(self) -> Path:
+        """Folder of the triplets with negations."""
+        return Path(self.negation.output_dir or self.run_path / "negation").absolute()
+
+    @property
+    def mine_path(self) -> Path:
+        """Folder of the mined triplets."""
+        return Path(self.mine.output_dir or self.run_path / "mined").absolute()
 
     @property
     def export_path(self) -> Path:

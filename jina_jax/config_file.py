@@ -2,7 +2,10 @@
 
 import dataclasses
 import importlib.util
+import inspect
 import json
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +20,71 @@ def config_names() -> list[str]:
     return sorted(p.stem for d in folders or () for p in Path(d).glob("[a-z]*.py"))
 
 
-def load_config(name_or_path: str) -> RunConfig:
-    """Runs `get_config()` of a config file.
+def load_config(name: str) -> RunConfig:
+    """Loads the config of one run.
 
     Args:
-      name_or_path: a Python file, or the name of a shipped config such as `demo`.
-    Raises: UserError when there is no such file, or it gives no RunConfig.
+      name: CONFIG[:PHASE][@MACHINE]. CONFIG is a Python file, or the name of a shipped config such
+        as `demo`; PHASE is one of several; MACHINE is given to its `get_config(machine)`, as in
+        `base@v5e:16x16`.
+    Raises: UserError when there is no such file or phase, or the name leaves the phase open.
     """
+    file, phase = _split(name)
+    phases = load_phases(file)
+    names = [config.name for config in phases]
+    if phase in names:
+        return phases[names.index(phase)]
+    if phase is None and len(phases) == 1:
+        return phases[0]
+    of = f"no phase {phase!r}" if phase else "several phases"
+    raise UserError(f"{file} has {of}; choose {' or '.join(_of_phase(file, n) for n in names)}")
+
+
+def each_phase(args: Sequence[str]) -> list[list[str]]:
+    """The arguments of a verb, once for each phase of the config that they begin with.
+
+    Raises: UserError where it has several and other arguments follow: they are one phase's.
+    """
+    if not args or args[0].startswith("-"):
+        return [list(args)]
+    file, phase = _split(args[0])
+    phases = load_phases(file)
+    if phase is not None or len(phases) == 1:
+        return [list(args)]
+    names = [_of_phase(file, config.name) for config in phases]
+    if {"-h", "--help"}.intersection(args):
+        names = names[:1]
+    elif len(args) > 1:
+        raise UserError(
+            f"{file} has several phases; say which one the other arguments are for: "
+            f"{' or '.join(names)}"
+        )
+    return [[name, *args[1:]] for name in names]
+
+
+def _split(name: str) -> tuple[str, str | None]:
+    before, at, machine = name.partition("@")
+    file, colon, phase = before.rpartition(":")
+    return (f"{file}{at}{machine}", phase) if colon else (name, None)
+
+
+def _of_phase(file: str, phase: str) -> str:
+    before, at, machine = file.partition("@")
+    return f"{before}:{phase}{at}{machine}"
+
+
+def load_phases(name_or_path: str) -> tuple[RunConfig, ...]:
+    """Runs `get_config()` of a config file.
+
+    It gives a RunConfig or several, which are trained one after another: a phase that names no
+    initial weights starts from the parameters that the one before it ends with.
+
+    Args:
+      name_or_path: a Python file or the name of a shipped config, with or without @MACHINE.
+    Raises: UserError when there is no such file, it gives something else, or knows no such
+      machine.
+    """
+    name_or_path, at, machine = name_or_path.partition("@")
     if name_or_path in config_names():
         module = importlib.import_module(f"jina_jax.configs.{name_or_path}")
     else:
@@ -40,10 +101,30 @@ def load_config(name_or_path: str) -> RunConfig:
             spec.loader.exec_module(module)
         except Exception as error:
             raise UserError(f"{path} failed to load: {type(error).__name__}: {error}") from error
-    config = getattr(module, "get_config", lambda: None)()
-    if not isinstance(config, RunConfig):
-        raise UserError(f"{name_or_path}: get_config() must return a jina_jax.config.RunConfig")
-    return config
+    get_config = getattr(module, "get_config", lambda *_: None)
+    if at and not inspect.signature(get_config).parameters:
+        raise UserError(f"{name_or_path}: its get_config() takes no machine; leave out @{machine}")
+    given = get_config(machine) if at else get_config()
+    phases = given if isinstance(given, tuple) else (given,)
+    if not phases or not all(isinstance(config, RunConfig) for config in phases):
+        raise UserError(
+            f"{name_or_path}: get_config() must return a jina_jax.config.RunConfig, or a tuple of "
+            f"them for phases"
+        )
+    return _chained(name_or_path, phases)
+
+
+def _chained(file: str, phases: tuple[RunConfig, ...]) -> tuple[RunConfig, ...]:
+    for what in ("name", "run_path"):
+        values = [getattr(config, what) for config in phases]
+        if len(set(values)) < len(values):
+            raise UserError(f"{file}: each phase needs a {what.removesuffix('_path')} of its own")
+    chained = [phases[0]]
+    for before, config in pairwise(phases):
+        start = config.train.initial_weights or before.workdir or f"runs/{before.name}"
+        train = dataclasses.replace(config.train, initial_weights=start)
+        chained.append(dataclasses.replace(config, train=train))
+    return tuple(chained)
 
 
 def to_json(config: Any) -> str:

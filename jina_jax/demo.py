@@ -28,8 +28,8 @@ def demo(config: RunConfig) -> None:
     say("2/5 train")
     train(config)
     say("3/5 evaluate")
-    results = evaluate(config)
-    print(scores(results))
+    results = evaluate(config).retrieval
+    print(scores(results, "held-out retrieval"))
     say("4/5 export")
     folder = export(config)
     say("5/5 search, with the exported model")

@@ -1,29 +1,89 @@
-"""The device mesh and how arrays lie on it."""
+"""The device mesh, and how batches and parameters lie on it.
 
+The mesh has three axes. `data` and `fsdp` divide the rows of a batch; `fsdp` divides each matrix of
+the parameters too, which is gathered where it is used; `tensor` divides heads and the inner
+dimension of the feed-forward, so that its devices work on the same rows (Shoeybi et al. 2019, arXiv
+1909.08053). The results do not depend on the mesh, but for rounding.
+"""
+
+import fnmatch
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jina_jax.config import RunConfig
+from jina_jax.config import MeshConfig, RunConfig
 from jina_jax.errors import UserError, multiples_near
 
-DATA = "data"
+DATA, FSDP, TENSOR = AXES = ("data", "fsdp", "tensor")
+ROWS = (DATA, FSDP)
+"""The axes that divide the rows of a batch."""
+
+_PARAMETERS = {
+    "embedding_VD": PartitionSpec(TENSOR, FSDP),
+    "position_bias/table": PartitionSpec(None, TENSOR),
+    "*/attention/[qkv]/kernel": PartitionSpec(FSDP, TENSOR),
+    "*/attention/o/kernel": PartitionSpec(TENSOR, FSDP),
+    "*/feed_forward/wi*/kernel": PartitionSpec(FSDP, TENSOR),
+    "*/feed_forward/wo/kernel": PartitionSpec(TENSOR, FSDP),
+}
+"""Path of a parameter → the axes that divide it. The others, which are norms, are everywhere."""
 
 
-def make_mesh(num_devices: int | None = None, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A data-parallel mesh over the first `num_devices` devices, or over all.
+def make_mesh(
+    config: MeshConfig | None = None, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """A mesh of ('data', 'fsdp', 'tensor') over the first devices that its sizes need, or over all.
+
+    Devices of several TPU slices are laid out so that only `data` crosses from slice to slice.
 
     Args:
-      num_devices: how many; all by default.
-      devices: those to choose from; they need not be attached. This machine's by default.
-    Raises: UserError when there are fewer devices.
+      config: sizes of the axes; -1 for `data` takes what the others leave. All on `data` by
+        default.
+      devices: those to choose from; they need not be attached. All processes' by default.
+    Raises: UserError when the sizes do not fit the devices.
     """
     devices = jax.devices() if devices is None else devices
-    count = len(devices) if num_devices is None else num_devices
-    if not 0 < count <= len(devices):
-        raise UserError(f"train.devices={count}, but this machine has {len(devices)} devices")
-    return jax.make_mesh((count,), (DATA,), axis_types=(AxisType.Auto,), devices=devices[:count])
+    shape = _shape(config or MeshConfig(), len(devices))
+    count = math.prod(shape)
+    if count < len(devices) and len({d.process_index for d in devices}) > 1:
+        raise UserError(
+            f"mesh.data={shape[0]} · fsdp={shape[1]} · tensor={shape[2]} uses {count} of "
+            f"{len(devices)} devices, but each process must use its own; leave mesh.data at -1"
+        )
+    devices = devices[:count]
+    slices = len({getattr(d, "slice_index", 0) for d in devices})
+    if slices == 1:
+        return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    if shape[0] % slices:
+        raise UserError(
+            f"mesh.data={shape[0]} does not divide by {slices} slices; "
+            f"use {multiples_near(shape[0], slices)}"
+        )
+    within = (shape[0] // slices, *shape[1:])
+    grid = mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def _shape(config: MeshConfig, count: int) -> tuple[int, int, int]:
+    inner = config.fsdp * config.tensor
+    data = config.data if config.data != -1 else count // inner
+    if config.data == -1 and (data == 0 or count % inner):
+        raise UserError(
+            f"mesh.fsdp={config.fsdp} · mesh.tensor={config.tensor} does not divide {count} "
+            f"devices; their product must be one of "
+            f"{', '.join(str(n) for n in range(1, count + 1) if count % n == 0)}"
+        )
+    if data * inner > count:
+        raise UserError(
+            f"mesh.data={data} · fsdp={config.fsdp} · tensor={config.tensor} needs "
+            f"{data * inner} devices, and there are {count}; leave mesh.data at -1 to use them all"
+        )
+    return data, config.fsdp, config.tensor
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -32,23 +92,64 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def split_first_axis(mesh: Mesh) -> NamedSharding:
-    """Rows of a batch divided over the devices."""
-    return NamedSharding(mesh, PartitionSpec(DATA))
+    """Rows of a batch divided over the devices; those of one `tensor` group hold the same."""
+    return NamedSharding(mesh, PartitionSpec(ROWS))
+
+
+def param_shardings(params: Any, mesh: Mesh) -> Any:
+    """How the parameters of a T5 encoder lie on the mesh.
+
+    Args:
+      params: of `model.t5.init_params`, as arrays or as shapes.
+      mesh: one that `check_divides` has passed.
+    Returns: a pytree like `params`.
+    """
+
+    def of(path: Any, _: Any) -> NamedSharding:
+        name = jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
+        specs = (spec for rule, spec in _PARAMETERS.items() if fnmatch.fnmatchcase(name, rule))
+        return NamedSharding(mesh, next(specs, PartitionSpec()))
+
+    return jax.tree_util.tree_map_with_path(of, params)
+
+
+def put(tree: Any, shardings: Any) -> Any:
+    """Arrays of this process, which every process holds alike, onto the mesh of all processes."""
+
+    def one(x: Any, sharding: NamedSharding) -> jax.Array:
+        host = np.asarray(x)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(one, tree, shardings)
 
 
 def check_divides(config: RunConfig, mesh: Mesh) -> None:
-    """Every device must get the same number of rows and of pairs, also of a chunk's.
+    """Every device must get the same number of rows, of pairs and of columns of each matrix.
 
     Raises: UserError naming the nearest sizes that divide.
     """
+    model, feed = config.model, config.feed
+    rows = math.prod(mesh.shape[axis] for axis in ROWS)
     sizes = {
-        "feed.global_batch_size": config.feed.global_batch_size,
-        "feed.rows_multiple": config.feed.rows_multiple,
-        "train.grad_cache_rows": config.train.grad_cache_rows,
-    }
-    for name, value in sizes.items():
-        if value % mesh.size:
+        "feed.global_batch_size": (feed.global_batch_size, mesh.size, "devices"),
+        "feed.rows_multiple": (feed.rows_multiple, rows, "devices of mesh.data · mesh.fsdp"),
+        "train.grad_cache_rows": (
+            config.train.grad_cache_rows, rows, "devices of mesh.data · mesh.fsdp",
+        ),
+        "model.d_model": (model.d_model, mesh.shape[FSDP], "devices of mesh.fsdp"),
+        "model.num_heads": (model.num_heads, mesh.shape[TENSOR], "devices of mesh.tensor"),
+        "model.d_ff": (model.d_ff, mesh.shape[TENSOR], "devices of mesh.tensor"),
+        "model.vocab_size": (model.vocab_size, mesh.shape[TENSOR], "devices of mesh.tensor"),
+    }  # fmt: skip
+    for name, (value, divisor, of) in sizes.items():
+        if value % divisor:
             raise UserError(
-                f"{name}={value} does not divide by {mesh.size} devices; "
-                f"use {multiples_near(value, mesh.size)}"
+                f"{name}={value} does not divide by {divisor} {of}; "
+                f"use {multiples_near(value, divisor)}"
             )
+    slots = feed.rows_multiple * feed.texts_per_row
+    if config.loss.gather == "ring" and slots % mesh.size:
+        raise UserError(
+            f"feed.rows_multiple · feed.texts_per_row = {slots} does not divide by {mesh.size} "
+            f"devices, which loss.gather=ring needs; use {multiples_near(slots, mesh.size)}"
+        )

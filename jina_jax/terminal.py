@@ -7,11 +7,13 @@ from pathlib import Path
 from jina_jax.data.explain import explain, score_histograms
 from jina_jax.data.ledger import ledger_counts, ledger_samples
 from jina_jax.data.manifest import MANIFEST_FILE, Manifest, load_manifest
+from jina_jax.data.negation import NegationReport
 from jina_jax.data.shards import ShardSet
 from jina_jax.data.tokenizer import load_tokenizer
 from jina_jax.errors import UserError
 from jina_jax.evaluate.search import Hit
 from jina_jax.histograms import text_histograms
+from jina_jax.mine.run import MineReport
 from jina_jax.train.metrics import read_metrics
 
 _WIDTH = 96
@@ -60,8 +62,13 @@ def leaks(manifest: Manifest) -> str:
     return table(["evaluation set", "texts", "found in sources", "records dropped"], rows)
 
 
-def scores(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """Task by task, what each system scored (in percent)."""
+def scores(results: Mapping[str, Mapping[str, Mapping[str, float]]], what: str) -> str:
+    """Task by task, what each system scored (in percent).
+
+    Args:
+      results: task → system → measure → value in 0..1.
+      what: heads the table.
+    """
     tasks = [t for t in results if t != "average"]
     shown = tasks if len(tasks) == 1 else [*tasks, "average"]
     measures = list(next(iter(results[shown[0]].values())))
@@ -70,7 +77,35 @@ def scores(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
         for task in shown
         for system, values in results[task].items()
     ]
-    return table(["held-out retrieval (%)", *measures], rows)
+    return table([f"{what} (%)", *measures], rows)
+
+
+def negations(report: NegationReport) -> str:
+    """How many triplets were made of each source, and why others were not."""
+    reasons = sorted({r for s in report.sources for r in (*s.bad, *s.rejected)})
+    rows = [
+        [
+            s.name,
+            f"{s.read:,}",
+            *[f"{s.bad.get(r, 0) + s.rejected.get(r, 0):,}" for r in reasons],
+            f"{s.triplets:,}",
+        ]
+        for s in report.sources
+    ]
+    return table(["source", "read", *reasons, "triplets"], rows)
+
+
+def mined(report: MineReport) -> str:
+    """What was mined for each source, and how many passages each rule dropped."""
+    rules = list(report.sources[0].dropped)
+    rows = [
+        [s.name, *[f"{n:,}" for n in (s.pairs, s.passages, *s.dropped.values(), s.triplets,
+                                       s.pairs_without_negative)]]
+        for s in report.sources
+    ]  # fmt: skip
+    dropped = [f"dropped: {rule}" for rule in rules]
+    header = ["source", "pairs", "passages", *dropped, "triplets", "pairs without"]
+    return table(header, rows)
 
 
 def hits(found: Mapping[str, Sequence[Hit]]) -> str:
@@ -152,9 +187,10 @@ def _inspect_run(folder: Path, samples: int) -> str:
             for v in shown
         ]  # fmt: skip
         parts.append(table(["step", "loss", "accuracy", "learning rate", "pairs/s"], rows))
-    evaluation = folder / "evaluation.json"
-    if evaluation.is_file():
-        parts.append(scores(json.loads(evaluation.read_text(encoding="utf-8"))))
+    for name, what in (("evaluation", "held-out retrieval"), ("negation", "held-out triplets")):
+        path = folder / f"{name}.json"
+        if path.is_file():
+            parts.append(scores(json.loads(path.read_text(encoding="utf-8")), what))
     data = Path(config["data_dir"]) if config["data_dir"] else folder / "data"
     if (data / MANIFEST_FILE).is_file():
         parts.append(_inspect_data(data, samples))

@@ -4,9 +4,10 @@ Axis letters, used as suffixes of array names (`z_BD`) and in jaxtyping annotati
 
 | letter | axis |
 |---|---|
-| B | pairs of the global batch |
+| B | pairs or triplets of the global batch |
 | C | passages of a corpus |
 | D | embedding dimension (`d_model`) |
+| E | first dimensions of an embedding |
 | F | feed-forward dimension (`d_ff`) |
 | H | attention heads |
 | K | dimension of one head (`d_kv`) |
@@ -16,6 +17,7 @@ Axis letters, used as suffixes of array names (`z_BD`) and in jaxtyping annotati
 | Q, P | query and key positions inside attention |
 | R | packed rows |
 | S | segments (texts) of a packed row |
+| T | texts of a record: query, positive and hard negatives |
 | V | vocabulary |
 """
 

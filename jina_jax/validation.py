@@ -7,6 +7,9 @@ from typing import Any
 from jina_jax.config import RunConfig, SourceConfig
 from jina_jax.errors import UserError, multiples_near
 from jina_jax.filter_config import filter_problems
+from jina_jax.loss_config import loss_problems
+from jina_jax.mine_config import mine_problems
+from jina_jax.negation_config import negation_problems
 
 
 def _positive(section: str, config: Any, *names: str) -> Iterator[str]:
@@ -101,10 +104,17 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
     yield from _positive(
         "model", model, "vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads"
     )
+    yield from _positive("mesh", config.mesh, "fsdp", "tensor")
+    if config.mesh.data != -1:
+        yield from _positive("mesh", config.mesh, "data")
     if not 0 <= model.dropout_rate < 1:
         yield f"model.dropout_rate={model.dropout_rate} must lie in 0..1"
-    yield from _positive("loss", config.loss, "temperature", "tile_bytes")
+    yield from loss_problems(
+        config.loss, model.d_model, [s.name for s in config.data.sources if not s.negative_field]
+    )
     yield from _positive("optim", optim, "learning_rate", "clip_norm")
+    if optim.optimizer == "adafactor" and optim.moment_dtype != "float32":
+        yield "optim.moment_dtype=bfloat16: adafactor keeps no first moment; leave it at float32"
     yield from _positive(
         "train", config.train, "num_steps", "log_every_steps", "checkpoint_every_steps",
         "keep_checkpoints",
@@ -118,6 +128,28 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
             f"{config.train.num_steps}"
         )
     yield from _positive("evaluate", config.evaluate, "top_k", "batch_rows")
+    yield from mine_problems(config.mine)
+    yield from negation_problems(config.negation)
+
+
+def _distributed_problems(config: RunConfig) -> Iterator[str]:
+    given = config.distributed
+    yield from _positive("distributed", given, "timeout_s")
+    if given.coordinator in ("", "auto"):
+        if given.processes is not None or given.process_id is not None:
+            yield (
+                "distributed.processes and process_id belong to a distributed.coordinator=HOST:PORT"
+            )
+        return
+    if not re.fullmatch(r".+:\d+", given.coordinator):
+        yield f"distributed.coordinator={given.coordinator!r} is neither HOST:PORT nor auto"
+    if given.processes is None or given.process_id is None:
+        yield "distributed.coordinator=HOST:PORT needs distributed.processes and process_id"
+    elif not 0 <= given.process_id < given.processes:
+        yield (
+            f"distributed.process_id={given.process_id} must lie in 0..{given.processes - 1}, "
+            f"below distributed.processes"
+        )
 
 
 def _folder_problems(config: RunConfig) -> Iterator[str]:
@@ -134,7 +166,10 @@ def validate(config: RunConfig) -> None:
 
     Raises: UserError listing every field that is wrong.
     """
-    parts = (_folder_problems, _data_problems, _feed_problems, _training_problems)
+    parts = (
+        _folder_problems, _data_problems, _feed_problems, _training_problems,
+        _distributed_problems,
+    )  # fmt: skip
     problems = [problem for part in parts for problem in part(config)]
     if problems:
         raise UserError("the configuration cannot be used:\n  " + "\n  ".join(problems))

@@ -14,6 +14,9 @@ from jina_jax.config import (
     TrainConfig,
 )
 
+STEPS = 40
+"""Of a run of `tiny_config`."""
+
 CONFIG_FILE = """
 from dataclasses import replace
 from tests.prepared import tiny_config
@@ -57,5 +60,5 @@ def tiny_config(folder: str) -> RunConfig:
             vocab_size=512, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4
         ),
         optim=OptimConfig(learning_rate=3e-3, warmup_steps=5),
-        train=TrainConfig(num_steps=40, log_every_steps=1, checkpoint_every_steps=7),
+        train=TrainConfig(num_steps=STEPS, log_every_steps=1, checkpoint_every_steps=7),
     )  # fmt: skip

@@ -2,7 +2,7 @@ import socket
 
 import pytest
 
-from jina_jax.config_file import load_config
+from jina_jax.config_file import load_config, load_phases
 from jina_jax.data.catalogue_entries import ENTRIES
 from jina_jax.data.catalogue_entry import FAMILIES
 from jina_jax.validation import validate
@@ -43,3 +43,10 @@ def test_triplets_hold_the_negation_set_and_skip_the_language_filter(config):
     assert "negation" in families(config) and len(families(config)) >= 7
     assert not config.data.language.enabled
     assert (config.data.margin.enabled, config.data.margin.threshold) == (True, 0.2)
+
+
+def test_triplets_follow_pairs_from_where_they_end():
+    pairs, triplets = load_phases("jina_v1")
+    assert pairs == load_config("jina_v1_pairs") == load_config("jina_v1:jina_v1_pairs")
+    assert triplets.train.initial_weights == "runs/jina_v1_pairs"
+    assert pairs.data.tokenizer == triplets.data.tokenizer

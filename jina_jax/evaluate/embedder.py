@@ -4,23 +4,23 @@ import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from jina_jax.checkpoint import open_for_reading
 from jina_jax.config import T5Config
 from jina_jax.data.tokenizer import load_tokenizer
 from jina_jax.errors import UserError
 from jina_jax.hf_folder import WEIGHTS_FILE, read_encoder
 from jina_jax.mesh import make_mesh
 from jina_jax.model.pooling import mean_pool
-from jina_jax.model.t5 import apply, init_params
+from jina_jax.model.t5 import apply
 from jina_jax.model.weights import from_huggingface
 from jina_jax.packed_encoder import PackedEncoder, RowShape, Tokens, row_lengths
+from jina_jax.trained import is_run, load_checkpoint
 
 _TEXTS_PER_ROW = 32
 _SHORTEST_ROW = 128
@@ -68,7 +68,7 @@ class Embedder:
         Raises: UserError when `path` is neither.
         """
         path = Path(path)
-        if (path / "checkpoints").is_dir():
+        if is_run(path):
             return cls.from_run(path, batch_rows=batch_rows)
         if not (path / WEIGHTS_FILE).is_file():
             raise UserError(
@@ -114,36 +114,6 @@ class Embedder:
     def _cut(self, ids: list[int]) -> np.ndarray:
         kept = ids if len(ids) <= self.max_tokens else [*ids[: self.max_tokens - 1], ids[-1]]
         return np.array(kept, np.int32)
-
-
-class Trained(NamedTuple):
-    """What a run's newest checkpoint holds of the model."""
-
-    params: Any
-    config: T5Config
-    max_tokens: int
-    """Tokens of the longest text that training could see."""
-    step: int
-
-
-def load_checkpoint(run_path: Path) -> Trained:
-    """Reads the newest parameters of a run, without the optimizer.
-
-    Raises: UserError when the folder is no run, or has no finished checkpoint.
-    """
-    config_path = run_path / "config.json"
-    if not config_path.is_file():
-        raise UserError(f"{run_path} holds no trained model: run `jina-jax train` first")
-    run = json.loads(config_path.read_text(encoding="utf-8"))
-    config = T5Config(**run["model"])
-    max_tokens = max(run["feed"]["query_tokens"], run["feed"]["positive_tokens"])
-    like = jax.eval_shape(partial(init_params, config), jax.random.key(0))
-    place_at = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place_at), like)
-    with open_for_reading(run_path / "checkpoints") as checkpoints:
-        step = checkpoints.latest
-        assert step is not None
-        return Trained(checkpoints.restore_params(step, like), config, max_tokens, step)
 
 
 def _encode_rows(

@@ -1,56 +1,145 @@
-"""Exact nearest neighbours by blocks of the corpus."""
+"""Exact nearest neighbours by blocks of queries and of the corpus, over all devices."""
 
+import functools
 import sys
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Float, Int
 
 from jina_jax.evaluate.embedder import Embedder
+from jina_jax.mesh import DATA, make_mesh, replicated, split_first_axis
+
+_NOTHING = np.iinfo(np.int32).max
+"""Index of a place that no passage has taken yet: after all others."""
 
 
-@partial(jax.jit, static_argnames="k")
+class Best(NamedTuple):
+    """The k best passages that each device has seen so far."""
+
+    score_EQK: Array
+    index_EQK: Array
+
+
 def _merge(
-    best_QK: jax.Array, index_QK: jax.Array, q_QD: jax.Array, block_CD: jax.Array,
-    first: jax.Array, size: jax.Array, *, k: int,
-) -> tuple[jax.Array, jax.Array]:  # fmt: skip
-    score_QC = jnp.matmul(q_QD, block_CD.T, precision=jax.lax.Precision.HIGHEST)
-    column_C = jnp.arange(block_CD.shape[0], dtype=jnp.int32)
-    score_QC = jnp.where((column_C < size)[None, :], score_QC, -jnp.inf)
-    index_QC = jnp.broadcast_to((first + column_C)[None, :], score_QC.shape)
+    score_EQK: Float[Array, "1 Q K"],
+    index_EQK: Int[Array, "1 Q K"],
+    q_QD: Float[Array, "Q D"],
+    part_CD: Float[Array, "C D"],
+    first: Int[Array, ""],
+    end: Int[Array, ""],
+) -> Best:
+    """One device's part: all queries against its share of a block.
+
+    Args:
+      score_EQK: best so far on this device.
+      index_EQK: their places in the corpus.
+      q_QD: all queries.
+      part_CD: this device's passages, which follow those of the device before.
+      first: place of the block's first passage.
+      end: passages of the corpus; what stands at or behind it is padding.
+    """
+    size, k = part_CD.shape[0], score_EQK.shape[2]
+    index_C = first + jax.lax.axis_index(DATA) * size + jnp.arange(size, dtype=jnp.int32)
+    score_QC = jnp.einsum("qd,cd->qc", q_QD, part_CD, precision=jax.lax.Precision.HIGHEST)
+    score_QC = jnp.where((index_C < end)[None, :], score_QC, -jnp.inf)
+    index_QC = jnp.broadcast_to(index_C[None, :], score_QC.shape)
     # Earlier passages stand first, and top_k keeps the first of equals.
-    score, where = jax.lax.top_k(jnp.concatenate([best_QK, score_QC], axis=1), k)
-    index = jnp.concatenate([index_QK, index_QC], axis=1)
-    return score, jnp.take_along_axis(index, where, axis=1)
+    score, where = jax.lax.top_k(jnp.concatenate([score_EQK[0], score_QC], axis=1), k)
+    index = jnp.take_along_axis(jnp.concatenate([index_EQK[0], index_QC], axis=1), where, axis=1)
+    return Best(score[None], index[None])
+
+
+@functools.lru_cache
+def _merger(mesh: Mesh) -> Callable[..., Best]:
+    split, whole = PartitionSpec(DATA), PartitionSpec()
+    specs = (split, split, whole, split, whole, whole)
+    return jax.jit(jax.shard_map(_merge, mesh=mesh, in_specs=specs, out_specs=Best(split, split)))
+
+
+@functools.lru_cache
+def _finisher(mesh: Mesh) -> Callable[[Best], tuple[jax.Array, jax.Array]]:
+    def finish(best: Best) -> tuple[jax.Array, jax.Array]:
+        """Puts the devices' best in one order: by score, then by place."""
+        k = best.score_EQK.shape[2]
+        score, index = (x.transpose(1, 0, 2).reshape(x.shape[1], -1) for x in best)
+        negated, index = jax.lax.sort((-score, index), dimension=1, num_keys=2)
+        return -negated[:, :k], index[:, :k]
+
+    return jax.jit(finish, out_shardings=replicated(mesh))
 
 
 def top_k(
-    q_QD: np.ndarray, corpus_CD: np.ndarray, k: int, *, block: int = 8192
+    q_QD: np.ndarray,
+    corpus_CD: np.ndarray,
+    k: int,
+    *,
+    query_block: int = 4096,
+    block: int = 8192,
+    mesh: Mesh | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k passages with the highest inner product per query.
 
-    Memory is that of one block of scores, whatever the size of the corpus.
+    The corpus is read block by block, once for each block of queries, and may be memory-mapped.
+    A device holds at a time one block of queries, two blocks of passages and one tile of
+    query_block × (block + k) scores, whatever the size of the corpus.
 
     Args:
       q_QD: float32 queries.
-      corpus_CD: float32 passages.
+      corpus_CD: float32 passages, fewer than 2³¹.
       k: at most C are returned.
-      block: passages scored at once.
+      query_block: queries compared at once.
+      block: passages compared at once on each device.
+      mesh: over which each block of passages is divided; all devices by default.
     Returns: (scores float32 [Q, k], indices int32 [Q, k]), best first; of equal scores the lower
       index stands first.
     """
+    assert len(corpus_CD) < _NOTHING
+    mesh = make_mesh() if mesh is None else mesh
     k = min(k, len(corpus_CD))
-    block = min(block, max(1, len(corpus_CD)))
-    score = jnp.full((len(q_QD), k), -jnp.inf, jnp.float32)
-    index = jnp.zeros((len(q_QD), k), jnp.int32)
-    for first in range(0, len(corpus_CD), block):
-        part_CD = corpus_CD[first : first + block]
-        padded_CD = np.pad(part_CD, ((0, block - len(part_CD)), (0, 0)))
-        score, index = _merge(score, index, q_QD, padded_CD, first, len(part_CD), k=k)
-    return np.asarray(score), np.asarray(index)
+    found_score = np.zeros((len(q_QD), k), np.float32)
+    found_index = np.zeros((len(q_QD), k), np.int32)
+    if not k:
+        return found_score, found_index
+    size = min(block, _power_of_two(-(-len(corpus_CD) // mesh.size)))
+    rows = min(query_block, _power_of_two(len(q_QD)))
+    for first in range(0, len(q_QD), rows):
+        part = slice(first, first + rows)
+        part_QD = jax.device_put(_padded(q_QD[part], rows), replicated(mesh))
+        score, index = _finisher(mesh)(_search(part_QD, corpus_CD, k, size, mesh))
+        count = len(found_score[part])
+        found_score[part], found_index[part] = np.asarray(score)[:count], np.asarray(index)[:count]
+    return found_score, found_index
+
+
+def _search(q_QD: jax.Array, corpus_CD: np.ndarray, k: int, size: int, mesh: Mesh) -> Best:
+    shape, split = (mesh.size, len(q_QD), k), split_first_axis(mesh)
+    best = Best(
+        jax.device_put(np.full(shape, -np.inf, np.float32), split),
+        jax.device_put(np.full(shape, _NOTHING, np.int32), split),
+    )
+    rows = size * mesh.size
+    for first in range(0, len(corpus_CD), rows):
+        block_CD = jax.device_put(_padded(corpus_CD[first : first + rows], rows), split)
+        merged = _merger(mesh)(
+            *best, q_QD, block_CD, np.int32(first), np.int32(len(corpus_CD))
+        )  # fmt: skip
+        # One block is compared while the next is read, and no third waits in memory.
+        jax.block_until_ready(best)
+        best = merged
+    return best
+
+
+def _power_of_two(size: int) -> int:
+    return 1 << max(size - 1, 0).bit_length()
+
+
+def _padded(x_ND: np.ndarray, rows: int) -> np.ndarray:
+    return np.pad(np.asarray(x_ND, np.float32), ((0, rows - len(x_ND)), (0, 0)))
 
 
 class Hit(NamedTuple):

@@ -33,18 +33,31 @@ def read_texts(path: Path, field: str) -> list[str]:
     """
     if path.suffix == ".txt":
         return _read_lines(path)
-    kind = next((k for ending, k in _KINDS.items() if path.name.endswith(ending)), None)
-    if kind is None:
-        raise UserError(f"{path}: unknown ending; use .txt, {', '.join(_KINDS)}")
-    source = SourceConfig(
-        "texts", kind, (str(path),), query_field=field, positive_field=field  # type: ignore[arg-type]
-    )  # fmt: skip
+    source = file_source(path, (field, field))
     texts = []
     for record in read_source(source):
         if isinstance(record, BadRecord):
             raise UserError(f"{record.origin.file}:{record.origin.row}: {record.detail}")
         texts.append(record.query)
     return texts
+
+
+def file_source(path: Path, fields: Sequence[str]) -> SourceConfig:
+    """A file as a source of pairs or triplets.
+
+    Args:
+      path: .jsonl (.gz, .zst), .csv, .tsv or .parquet.
+      fields: of the query, the positive and, for triplets, the negative.
+    Raises: UserError for another ending.
+    """
+    kind = next((k for ending, k in _KINDS.items() if path.name.endswith(ending)), None)
+    if kind is None:
+        raise UserError(f"{path}: unknown ending; use .txt for texts, or {', '.join(_KINDS)}")
+    query, positive, *negative = fields
+    return SourceConfig(
+        "texts", kind, (str(path),), query_field=query,  # type: ignore[arg-type]
+        positive_field=positive, negative_field=negative[0] if negative else "",
+    )  # fmt: skip
 
 
 def _read_lines(path: Path) -> list[str]:

@@ -4,15 +4,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from jina_jax.loss_config import LossConfig
+
 
 @dataclass(frozen=True)
 class CardSource:
-    """One source of training pairs."""
+    """One source of training pairs or triplets."""
 
     name: str
     licence: str
     pairs: int
-    """Pairs that training could draw from, after all filters."""
+    """Pairs or triplets that training could draw from, after all filters."""
     hub_id: str = ""
     """Id of the data set on the Hugging Face hub, if it is there."""
 
@@ -43,7 +45,9 @@ class ModelCard:
     """Folder or id that training started from; empty means random weights."""
     num_steps: int
     global_batch_size: int
-    temperature: float
+    loss: LossConfig
+    has_triplets: bool
+    """Whether one of the sources is of triplets."""
     sources: tuple[CardSource, ...]
     scores: tuple[CardScore, ...]
     limits: tuple[str, ...]
@@ -115,16 +119,37 @@ weights), take the mean over the tokens and normalise."""
 
 def _training(card: ModelCard) -> str:
     start = f"`{card.initial_weights}`" if card.initial_weights else "random weights"
+    records = "pairs or triplets" if card.has_triplets else "pairs"
     text = (
-        f"## Training\n\n{card.num_steps:,} steps from {start}, {card.global_batch_size:,} pairs "
-        f"a batch, InfoNCE in both directions with in-batch negatives at temperature "
-        f"{card.temperature:g}."
+        f"## Training\n\n{card.num_steps:,} steps from {start}, {card.global_batch_size:,} "
+        f"{records} a batch: {_loss(card.loss, card.has_triplets)}."
     )
     if not card.sources:
         return text
     rows = [(_cell(s.name), f"{s.pairs:,}", _cell(s.licence)) for s in card.sources]
     rows.append(("total", f"{sum(s.pairs for s in card.sources):,}", ""))
     return f"{text}\n\n{_table(('source', 'pairs', 'licence'), rows)}"
+
+
+def _loss(loss: LossConfig, has_triplets: bool) -> str:
+    """The terms of the loss that count, in words."""
+    hard = " and hard" if has_triplets else ""
+    ways = {
+        f"from queries to positives with in-batch{hard} negatives": loss.query_weight,
+        "from positives to queries": loss.positive_weight,
+    }
+    terms = [f"InfoNCE {way}{_times(weight)}" for way, weight in ways.items() if weight]
+    if terms:
+        terms[-1] += f", at temperature {loss.temperature:g}"
+    if has_triplets and loss.margin_weight:
+        terms.append(
+            f"a margin of {loss.margin:g} in cosine over hard negatives{_times(loss.margin_weight)}"
+        )
+    return "; ".join(terms)
+
+
+def _times(weight: float) -> str:
+    return "" if weight == 1 else f" (times {weight:g})"
 
 
 def _scores(card: ModelCard) -> str:

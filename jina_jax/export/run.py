@@ -7,10 +7,10 @@ import pyarrow.parquet as pq
 
 from jina_jax.config import RunConfig
 from jina_jax.data.manifest import Manifest, load_manifest
-from jina_jax.evaluate.embedder import Trained, load_checkpoint
 from jina_jax.export.huggingface import export_huggingface, verify_export
 from jina_jax.export.model_card import CardScore, CardSource, ModelCard, render_card
 from jina_jax.model.weights import parameter_count
+from jina_jax.trained import Trained, load_checkpoint
 
 _TEXTS_COMPARED = 64
 
@@ -45,7 +45,8 @@ def _card(config: RunConfig, manifest: Manifest, trained: Trained) -> ModelCard:
         initial_weights=config.train.initial_weights,
         num_steps=trained.step,
         global_batch_size=config.feed.global_batch_size,
-        temperature=config.loss.temperature,
+        loss=config.loss,
+        has_triplets=any(s.record == "triplet" for s in manifest.sources),
         sources=tuple(CardSource(s.name, s.licence, s.train) for s in manifest.sources),
         scores=tuple(
             CardScore(f"{task} (held out)", measure, value)

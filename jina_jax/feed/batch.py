@@ -11,16 +11,17 @@ from jina_jax.feed.packing import bucket_rows, fill, place
 
 
 class PackedBatch(NamedTuple):
-    """What the train step takes. T texts a record: 0 is the query, 1 the positive."""
+    """What the train step takes. T texts a record: query, positive and hard negatives, in order."""
 
     ids_RL: Int32[np.ndarray, "R L"]
     """Token ids; 0 where there is padding."""
     segments_RL: Int32[np.ndarray, "R L"]
     """0 for padding, else 1 + the slot of the text in its row."""
     slot_BT: Int32[np.ndarray, "B T"]
-    """Where text t of record b lies: row · texts_per_row + slot."""
+    """Where text t of record b lies: row · texts_per_row + slot; -1 where it isn't there."""
     identity_BT: Int32[np.ndarray, "B T"]
-    """Equal for two texts of the batch when their text hashes are equal."""
+    """0 or more, and equal for two texts of the batch when their text hashes are equal; -1 where
+    the text isn't there."""
 
 
 class Batch(NamedTuple):
@@ -38,13 +39,15 @@ def pack_batch(records: TokenisedRecords, config: FeedConfig) -> PackedBatch:
     """Packs the texts of B records.
 
     Args:
-      records: B records of T texts that end in end-of-sequence.
+      records: B records of T texts that end in end-of-sequence. A hard negative of no tokens isn't
+        there: records may have fewer than the T - 2 that they have places for.
       config: lengths and row shape. A text cut to its limit keeps its end-of-sequence.
     """
     records_B, texts_T = records.lengths_NS.shape
     limit_T = np.array([config.query_tokens] + [config.positive_tokens] * (texts_T - 1))
+    is_text_BT = records.lengths_NS > 0
     length_BT = np.minimum(records.lengths_NS, limit_T[None])
-    length_N, start_N = length_BT.reshape(-1), records.starts_NS.reshape(-1)
+    length_N, start_N = length_BT[is_text_BT], records.starts_NS[is_text_BT]
     placement = place(length_N, row_tokens=config.row_tokens, texts_per_row=config.texts_per_row)
     ids_RL, segments_RL = fill(
         records.ids_T, start_N, length_N, placement,
@@ -52,14 +55,11 @@ def pack_batch(records: TokenisedRecords, config: FeedConfig) -> PackedBatch:
         row_tokens=config.row_tokens,
     )  # fmt: skip
     # Where the text was cut, its last kept token gives way to its end-of-sequence.
-    last_N = start_N + records.lengths_NS.reshape(-1) - 1
+    last_N = start_N + records.lengths_NS[is_text_BT] - 1
     ids_RL[placement.row_N, placement.start_N + length_N - 1] = records.ids_T[last_N]
-    slot_N = placement.row_N * config.texts_per_row + placement.slot_N
+    slot_BT = np.full(is_text_BT.shape, -1, np.int32)
+    slot_BT[is_text_BT] = placement.row_N * config.texts_per_row + placement.slot_N
     whole_hash_NS = np.ascontiguousarray(records.hashes_NSx2).view([("low", "u8"), ("high", "u8")])
     identity_N = np.unique(whole_hash_NS, return_inverse=True)[1]
-    return PackedBatch(
-        ids_RL,
-        segments_RL,
-        slot_N.reshape(records_B, texts_T),
-        identity_N.reshape(records_B, texts_T).astype(np.int32),
-    )
+    identity_BT = np.where(is_text_BT, identity_N.reshape(records_B, texts_T), -1)
+    return PackedBatch(ids_RL, segments_RL, slot_BT, identity_BT.astype(np.int32))

@@ -68,7 +68,7 @@ def batches(
     """The batches of steps start, start + 1, ..., num_steps - 1.
 
     Args:
-      sources: name → shards; each batch comes from one source.
+      sources: name → shards of pairs or of triplets; each batch comes from one source.
       weights: name → relative share of batches, > 0.
       config: batch size, lengths, packing, workers.
       seed: of the order of rows.
@@ -79,7 +79,7 @@ def batches(
     for name, shards in sources.items():
         if len(shards) < config.global_batch_size:
             raise UserError(
-                f"source {name!r} has {len(shards)} training pairs, fewer than "
+                f"source {name!r} has {len(shards)} training records, fewer than "
                 f"feed.global_batch_size={config.global_batch_size}; lower the batch size or "
                 f"leave the source out"
             )

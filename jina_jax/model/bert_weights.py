@@ -74,7 +74,7 @@ def from_huggingface(tensors: Mapping[str, np.ndarray], config: BertConfig) -> n
       tensors: name → array, as in `model.safetensors`, with or without the prefix `bert.`; pooler
         and heads are left out.
       config: the shape that the tensors must have.
-    Returns: float32 parameters on the default device, in the structure of `bert.init_params`.
+    Returns: float32 parameters in host memory, in the structure of `bert.init_params`.
     Raises: UserError naming each missing, unexpected and mis-shaped tensor.
     """
     bare = {_modern(k).removeprefix(_CLASSIFIER_PREFIX): v for k, v in tensors.items()}

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -35,7 +34,7 @@ def fill_params(
       tensors: name → array of any float dtype.
       init: draws random parameters from a key; called for shapes alone.
       what: names the model in errors.
-    Returns: float32 parameters on the default device, in the structure that `init` gives.
+    Returns: float32 parameters in host memory, in the structure that `init` gives.
     Raises: UserError naming each missing, unexpected and mis-shaped tensor.
     """
     flat = dict(nnx.to_flat_state(jax.eval_shape(init, jax.random.key(0))))
@@ -50,7 +49,7 @@ def fill_params(
             shape = tuple(reversed(expected)) if is_transposed else expected
             problems.append(f"{name} has shape {tensors[name].shape}, expected {shape}")
             continue
-        flat[path] = flat[path].replace(jnp.asarray(np.ascontiguousarray(array), jnp.float32))
+        flat[path] = flat[path].replace(np.ascontiguousarray(array, np.float32))
     if problems:
         raise UserError(
             "the weights do not fit the model's shape; check config.json, or that the file is a "

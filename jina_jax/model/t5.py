@@ -1,6 +1,8 @@
 """The T5 encoder (Raffel et al. 2020), v1.0 and v1.1, for packed rows."""
 
 import functools
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,21 @@ from jina_jax.model.attention import RelativePositionBias, SelfAttention, segmen
 from jina_jax.model.dropout import DropoutKey, Site, dropout
 from jina_jax.model.feed_forward import FeedForward
 from jina_jax.model.norm import RMSNorm
+
+
+class Execution(NamedTuple):
+    """How the layers are run. It changes time, memory and rounding, not the function."""
+
+    scan: bool = False
+    """Compile one layer and loop over all, on parameters that are stacked in the step alone."""
+    remat: Literal["none", "dots", "full"] = "none"
+    """What the backward pass computes again instead of keeping: nothing, all but the products with
+    weights, or whole layers."""
+    pin: Callable[[Array], Array] = lambda x_ND: x_ND
+    """Maps hidden states to the same with a sharding on them, between layers."""
+
+
+AT_ONCE = Execution()
 
 
 class Block(nnx.Module):
@@ -72,6 +89,7 @@ class T5Encoder(nnx.Module):
         segments_RL: Int[Array, "R L"],
         *,
         dropout_key: DropoutKey | None = None,
+        execution: Execution = AT_ONCE,
     ) -> Float[Array, "R L D"]:
         """Encodes packed rows; texts of a row do not see each other.
 
@@ -81,24 +99,60 @@ class T5Encoder(nnx.Module):
             row has segments 0 and 1 alone.
           dropout_key: the same key and row numbers repeat the same dropout exactly. None turns
             dropout off.
+          execution: how the layers are run.
         Returns: float32 [R, L, D]; positions of padding hold no meaning.
         """
         rows, length = ids_RL.shape
-
-        def layer_key(layer: int) -> DropoutKey | None:
-            return None if dropout_key is None else dropout_key.fold_in(layer)
-
+        outside = None if dropout_key is None else dropout_key.fold_in(0)
         # Tokens stay in one axis between attentions: CPU products of two matrices are faster
         # than products with a batch axis.
         x_ND = jnp.take(self.embedding_VD[...], ids_RL.reshape(-1), axis=0)
-        x_ND = dropout(x_ND, layer_key(0), Site.EMBEDDING, self.dropout_rate)
+        x_ND = execution.pin(dropout(x_ND, outside, Site.EMBEDDING, self.dropout_rate))
         bias_HLL = self.position_bias(length)
         mask_RLL = segment_mask(segments_RL)
-        for layer, block in enumerate(self.blocks):
-            x_ND = block(x_ND, bias_HLL, mask_RLL, dropout_key=layer_key(layer))
+        x_ND = _run_layers(
+            list(self.blocks), x_ND,
+            lambda block, x_ND, key: block(x_ND, bias_HLL, mask_RLL, dropout_key=key),
+            dropout_key, execution,
+        )  # fmt: skip
         x_ND = self.final_norm(x_ND)
-        x_ND = dropout(x_ND, layer_key(0), Site.FINAL_NORM, self.dropout_rate)
+        x_ND = dropout(x_ND, outside, Site.FINAL_NORM, self.dropout_rate)
         return x_ND.reshape(rows, length, -1)
+
+
+def _run_layers(
+    blocks: list[Block],
+    x_ND: Float[Array, "N D"],
+    run: Callable[[Block, Array, DropoutKey | None], Array],
+    dropout_key: DropoutKey | None,
+    execution: Execution,
+) -> Float[Array, "N D"]:
+    graphdef = nnx.graphdef(blocks[0])
+    params = [nnx.state(block, nnx.Param) for block in blocks]
+
+    def layer(x_ND: Array, params: nnx.State, number: Int[Array, ""]) -> Array:
+        key = None if dropout_key is None else dropout_key.fold_in(number)
+        return execution.pin(run(nnx.merge(graphdef, params), x_ND, key))
+
+    if execution.remat != "none":
+        policies = jax.checkpoint_policies
+        kept = {
+            "dots": policies.dots_with_no_batch_dims_saveable,
+            "full": policies.nothing_saveable,
+        }
+        # A loop keeps XLA from merging the second computation with the first by itself.
+        layer = jax.checkpoint(layer, policy=kept[execution.remat], prevent_cse=not execution.scan)
+    numbers = jnp.arange(len(blocks))
+    if not execution.scan:
+        for number, of_layer in zip(numbers, params, strict=True):
+            x_ND = layer(x_ND, of_layer, number)
+        return x_ND
+    # Matrices are stacked in the dtype they are multiplied in, which is half the copy.
+    dtype = blocks[0].attention.q.dtype
+    stacked = jax.tree.map(
+        lambda *xs: jnp.stack([x.astype(dtype) if x.ndim > 1 else x for x in xs]), *params
+    )
+    return jax.lax.scan(lambda x_ND, xs: (layer(x_ND, *xs), None), x_ND, (stacked, numbers))[0]
 
 
 def init_params(config: T5Config, key: jax.Array) -> nnx.State:
@@ -124,6 +178,7 @@ def apply(
     ids_RL: Int[Array, "R L"],
     segments_RL: Int[Array, "R L"],
     dropout_key: DropoutKey | None = None,
+    execution: Execution = AT_ONCE,
 ) -> Float[Array, "R L D"]:
     """Encodes packed rows with the given weights: `T5Encoder.__call__` as a pure function.
 
@@ -133,6 +188,8 @@ def apply(
       ids_RL: int token ids.
       segments_RL: int, 0 for padding, 1.. for the texts of a row.
       dropout_key: None turns dropout off.
+      execution: how the layers are run.
     Returns: float32 [R, L, D].
     """
-    return nnx.merge(_graphdef(config), params)(ids_RL, segments_RL, dropout_key=dropout_key)
+    encoder = nnx.merge(_graphdef(config), params)
+    return encoder(ids_RL, segments_RL, dropout_key=dropout_key, execution=execution)

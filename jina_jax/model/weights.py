@@ -73,7 +73,7 @@ def from_huggingface(tensors: Mapping[str, np.ndarray], config: T5Config) -> nnx
         called `shared.weight` or `encoder.embed_tokens.weight`; `decoder.*` and `lm_head.*` are
         left out.
       config: the shape that the tensors must have.
-    Returns: float32 parameters on the default device, in the structure of `init_params`.
+    Returns: float32 parameters in host memory, in the structure of `init_params`.
     Raises: UserError naming each missing, unexpected and mis-shaped tensor.
     """
     return fill_params(

@@ -12,7 +12,7 @@ from jina_jax.data.environment import package_key
 from jina_jax.plan.compile import Compiled, Request
 from jina_jax.plan.topology import LOCAL
 
-_SECTIONS = ("model", "feed", "loss", "optim", "train")
+_SECTIONS = ("model", "mesh", "feed", "loss", "optim", "train")
 """Parts of a configuration that the step depends on."""
 
 

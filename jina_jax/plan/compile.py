@@ -62,13 +62,11 @@ def abstract_arguments(config: RunConfig, shape: BatchShape) -> tuple[Any, Any]:
     import jax.numpy as jnp
 
     from jina_jax.feed.batch import PackedBatch
-    from jina_jax.model.t5 import init_params
-    from jina_jax.train.step import init_state
+    from jina_jax.train.step import state_shapes
 
-    state = jax.eval_shape(lambda: init_state(config, init_params(config.model, jax.random.key(0))))
     rows = jax.ShapeDtypeStruct((shape.rows, shape.row_tokens), jnp.int32)
     texts = jax.ShapeDtypeStruct((shape.pairs, TEXTS_PER_PAIR), jnp.int32)
-    return state, PackedBatch(rows, rows, texts, texts)
+    return state_shapes(config), PackedBatch(rows, rows, texts, texts)
 
 
 def topology_devices(name: str) -> Sequence[Any]:
@@ -94,7 +92,7 @@ def compile_step(request: Request, progress: Callable[[str], None]) -> Compiled:
     from jina_jax.plan.traffic import measure
     from jina_jax.train.step import make_train_step
 
-    mesh = make_mesh(request.config.train.devices, topology_devices(request.topology))
+    mesh = make_mesh(request.config.mesh, topology_devices(request.topology))
     devices = list(mesh.devices.flat)
     check_divides(request.config, mesh)
     kind, began = devices[0].device_kind, time.perf_counter()

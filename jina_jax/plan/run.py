@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from jina_jax.accelerators import Accelerator, accelerator
 from jina_jax.config import RunConfig
@@ -21,8 +22,9 @@ from jina_jax.progress import say
 class PlanOptions:
     """What to plan for."""
 
-    topology: str = LOCAL
-    """A TPU slice such as v5e:16x16, which need not be at hand, or `local` for this machine."""
+    topology: str = ""
+    """A TPU slice such as v5e:16x16, which need not be at hand, or `local` for this machine; empty
+    takes the machine that the config is set for, or else this one."""
     tokens: int = 0
     """Tokens of each text; 0 takes texts at the limits of the feed."""
     pairs: float = 0
@@ -72,12 +74,13 @@ def plan(config: RunConfig, options: PlanOptions) -> list[Plan]:
       tried; the last one fits, unless none does.
     Raises: UserError for an unknown topology, a missing compiler, or a batch that doesn't divide.
     """
+    options = dataclasses.replace(options, topology=options.topology or config.machine or LOCAL)
     if options.topology != LOCAL:
         find_topology(options.topology)
     plans = [_plan(config, options, "")]
     if plans[0].compiled.fits:
         return plans
-    for remedy, changed in remedies(config):
+    for remedy, changed in remedies(config, plans[0].compiled.devices):
         say(f"plan: it does not fit; trying {remedy}")
         try:
             plans.append(_plan(changed, options, remedy))
@@ -108,22 +111,45 @@ def _flops(config: RunConfig, shape: BatchShape) -> StepFlops:
     return step_flops(
         config.model, rows=shape.computed, texts=shape.texts,
         queries=shape.pairs, keys=shape.pairs * (TEXTS_PER_PAIR - 1),
-        encoded_again=int(config.train.grad_cache_rows > 0),
+        encoded_again=(config.train.grad_cache_rows > 0) + (config.train.remat == "full"),
     )  # fmt: skip
 
 
-def remedies(config: RunConfig) -> Iterator[tuple[str, RunConfig]]:
-    """Changes that make a step smaller, those that change the result last.
+def remedies(config: RunConfig, devices: int) -> Iterator[tuple[str, RunConfig]]:
+    """Changes that make a step smaller, each on top of those before, cheaper ones first.
 
+    Those that leave the result as it is come first: layers one by one and computed again,
+    parameters divided over more devices, rows encoded in chunks. The last ones take smaller
+    batches, which are another run.
+
+    Args:
+      config: what does not fit.
+      devices: of the machine.
     Returns: (flags, changed configuration), each to be compiled.
     """
+    flags: dict[str, object] = {}
+
+    def changed(section: str, **values: object) -> tuple[str, RunConfig]:
+        nonlocal config
+        replace: Callable[..., Any] = dataclasses.replace
+        config = replace(config, **{section: replace(getattr(config, section), **values)})
+        flags.update({f"--{section}.{k.replace('_', '-')}": v for k, v in values.items()})
+        words = (k if v is True else f"{k} {v}" for k, v in flags.items())
+        return " ".join(words), config
+
+    if not config.train.scan_layers or config.train.remat != "full":
+        yield changed("train", scan_layers=True, remat="full")
+    divisors = [
+        n for n in range(1, devices + 1) if not devices % n and not config.model.d_model % n
+    ]
+    for fsdp in (8, max(divisors)):
+        if fsdp in divisors and fsdp > config.mesh.fsdp:
+            yield changed("mesh", fsdp=fsdp)
+    rows = devices // config.mesh.tensor
+    for share in (1, 4):
+        chunk = max(config.feed.rows_multiple // share // rows * rows, rows)
+        if not config.train.grad_cache_rows or chunk < config.train.grad_cache_rows:
+            yield changed("train", grad_cache_rows=chunk)
     pairs = config.feed.global_batch_size
     for divisor in (2, 4, 8, 16):
-        yield _changed(config, "feed", global_batch_size=max(2, pairs // divisor))
-
-
-def _changed(config: RunConfig, section: str, **values: object) -> tuple[str, RunConfig]:
-    replace: Callable[..., RunConfig] = dataclasses.replace
-    part = dataclasses.replace(getattr(config, section), **values)
-    flags = (f"--{section}.{k.replace('_', '-')} {v}" for k, v in values.items())
-    return " ".join(flags), replace(config, **{section: part})
+        yield changed("feed", global_batch_size=max(2, pairs // divisor))

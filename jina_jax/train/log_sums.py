@@ -60,6 +60,8 @@ class LogSums(NamedTuple):
     """Log-sum-exp of each key over the rows that count; `LOWEST` where it was not asked for."""
     row_max_B: Float32[Array, "B"]
     """Largest logit of each row among the keys that count; not differentiated."""
+    masked_B: Float32[Array, "B"]
+    """How many keys do not count for each row; not differentiated."""
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
@@ -149,21 +151,32 @@ class _Sum(NamedTuple):
         return self.max_N + jnp.log(jnp.maximum(self.total_N, 1e-30))
 
 
+class _Rows(NamedTuple):
+    """What is gathered over the rows of a device."""
+
+    sum: _Sum
+    masked_B: Array
+
+    def add(self, logits_BN: Array) -> "_Rows":
+        masked_B = jnp.sum((logits_BN == LOWEST).astype(jnp.float32), axis=1)
+        return _Rows(self.sum.add_axis(logits_BN, 1), self.masked_B + masked_B)
+
+
 def _forward_local(
     q_BD: Array, k_ND: Array, scale: Array, row_marks: Marks | None, key_marks: Marks | None,
     *, of_keys: bool, spread: Spread,
 ) -> LogSums:  # fmt: skip
     axes = spread.mesh.axis_names
 
-    def visit(block: tuple[Array, Marks | None], rows: _Sum) -> tuple[_Sum, _Sum]:
+    def visit(block: tuple[Array, Marks | None], rows: _Rows) -> tuple[_Rows, _Sum]:
         k_MD, marks = block
 
-        def tile(row: Part, key: Part, sums: tuple[_Sum, _Sum]) -> tuple[_Sum, _Sum]:
+        def tile(row: Part, key: Part, sums: tuple[_Rows, _Sum]) -> tuple[_Rows, _Sum]:
             rows, keys = sums
             logits = _logits(
                 row.of(q_BD), key.of(k_MD), scale, row.of(row_marks), key.of(marks)
             )  # fmt: skip
-            rows = row.put(rows, row.of(rows).add_axis(logits, 1))
+            rows = row.put(rows, row.of(rows).add(logits))
             if of_keys:
                 keys = key.put(keys, key.of(keys).add_axis(logits, 0))
             return rows, keys
@@ -177,11 +190,12 @@ def _forward_local(
         own_N = _own_part(max_N, axes)
         return _Sum(own_N, jax.lax.psum_scatter(total_N, axes, tiled=True))
 
+    none = _Rows(_Sum.empty(len(q_BD)), jnp.zeros(len(q_BD), jnp.float32))
     rows, keys = _visit_all_keys(
-        (k_ND, key_marks), _varying(_Sum.empty(len(q_BD)), axes), visit,
+        (k_ND, key_marks), _varying(none, axes), visit,
         merge=_Sum.merge, reduce=reduce, spread=spread,
     )  # fmt: skip
-    return LogSums(rows.log(), keys.log(), rows.max_N)
+    return LogSums(rows.sum.log(), keys.log(), rows.sum.max_N, rows.masked_B)
 
 
 def _backward_local(

@@ -1,4 +1,4 @@
-"""Contrastive losses over the pairs of one global batch, on every device of a mesh.
+"""Contrastive losses over the pairs or triplets of one global batch, on every device of a mesh.
 
 None of them holds the similarity matrix of the batch: see log_sums.py.
 """
@@ -7,115 +7,201 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float32, Int32
+from jaxtyping import Array, Bool, Float32, Int32
 
-from jina_jax.train.log_sums import Marks, Spread, log_sums
+from jina_jax.train.log_sums import LogSums, Marks, Spread, log_sums
+
+
+class Terms(NamedTuple):
+    """Weights of the terms of a loss; 0 leaves one out. All are 0 or more."""
+
+    query: float = 1.0
+    """InfoNCE from queries to positives; with hard negatives among the keys, NCE⁺."""
+    positive: float = 1.0
+    """InfoNCE from positives to queries."""
+    margin: float = 1.0
+    """Hinge of each query's own hard negatives; of triplets alone."""
+    epsilon: float = 0.05
+    """A cosine: how much farther than the positive the margin wants a hard negative."""
+
+
+ALL_TERMS = Terms()
 
 
 class Contrast(NamedTuple):
     """A loss and what the same pass tells."""
 
     loss: Float32[Array, ""]
+    """The weighted sum of the terms."""
+    query_loss: Float32[Array, ""]
     """Nats."""
+    positive_loss: Float32[Array, ""] | None
+    """Nats; None where its weight is 0."""
+    margin_loss: Float32[Array, ""] | None
+    """A cosine; None for pairs."""
     accuracy: Float32[Array, ""]
     """Share of queries whose own positive has the highest cosine among the keys that count."""
+    positive_cosine: Float32[Array, ""]
+    """Mean of queries and their own positives."""
+    in_batch_cosine: Float32[Array, ""]
+    """Mean of queries and the positives of all other queries."""
+    negative_cosine: Float32[Array, ""] | None
+    """Mean of queries and their own hard negatives that count; None for pairs."""
+    masked_share: Float32[Array, ""]
+    """Of all (query, key other than its positive): those that do not count, being known matches."""
 
 
-def info_nce(
+class _Negatives(NamedTuple):
+    """The hard negatives of all queries: sums over them, and each query's own."""
+
+    sums: LogSums
+    missing: Array
+    """Places without a negative, as float32."""
+    cosine_BN: Array
+    counts_BN: Array
+    """Whether a query's own negative is there and no known match of it."""
+
+
+def contrastive_loss(
     q_BD: Float32[Array, "B D"],
     p_BD: Float32[Array, "B D"],
-    negatives_ND: Float32[Array, "N D"] | None = None,
+    negatives_BND: Float32[Array, "B N D"] | None = None,
     *,
     temperature: float | Float32[Array, ""],
     spread: Spread,
+    terms: Terms = ALL_TERMS,
     identity_BT: Int32[Array, "B T"] | None = None,
-    negative_identity_NU: Int32[Array, "N U"] | None = None,
+    has_negative_BN: Bool[Array, "B N"] | None = None,
     weight_B: Float32[Array, "B"] | None = None,
 ) -> Contrast:
-    """Mean cross-entropy of each query against every positive and every hard negative.
+    """Weighted sum of InfoNCE from queries to positives, its reverse, and a margin.
+
+    With cosines s, and τ the temperature:
+
+        query     mean of −log exp(s(q,p)/τ) / Σᵢ [exp(s(q,pᵢ)/τ) + Σⱼ exp(s(q,nᵢⱼ)/τ)]
+        positive  mean of −log exp(s(q,p)/τ) / Σᵢ exp(s(qᵢ,p)/τ)
+        margin    mean of ReLU(s(q,n) − s(q,p) + ε) over each query's own hard negatives
+
+    where i runs over the whole batch, whatever device holds it.
 
     Args:
       q_BD: L2-normalised queries, on the first axis divided over the devices, as all that follow.
       p_BD: L2-normalised positives; row i is query i's.
-      negatives_ND: L2-normalised hard negatives of all queries, in any number and order.
+      negatives_BND: L2-normalised hard negatives; row i are query i's. None for pairs.
       temperature: > 0, dimensionless; divides the cosines (typically 0.05). A traced scalar has a
         gradient.
       spread: how the work is divided. It changes the values in rounding only.
-      identity_BT: equal numbers for equal texts of the pairs (column 0 queries, 1 positives).
-        Where given, keys of pairs that share a text with a query's pair do not count for it.
-      negative_identity_NU: the same numbers for the hard negatives. Where given, a negative that
-        is a text of a query's pair does not count for it.
-      weight_B: of each query in the mean; equal where not given.
+      terms: which terms, and the margin's ε.
+      identity_BT: equal numbers of 0 or more for equal texts (columns: query, positive, hard
+        negatives). Where given, keys of pairs that share a text with a query's pair do not count
+        for it, nor do hard negatives that are a text of its pair.
+      has_negative_BN: False where a query has fewer hard negatives; what stands there has no
+        influence. All have them where not given.
+      weight_B: of each query in the means; equal where not given.
     Returns: Contrast.
     Raises: ValueError where sizes do not fit each other or the devices.
-    Example: two orthogonal pairs at temperature 1 give log(1 + 1/e) = 0.3133.
-    Source: van den Oord et al. 2018, eq. 4.
+    Example: two orthogonal pairs at temperature 1 give 2 log(1 + 1/e) = 0.6265, half of it from
+      each direction.
+    Source: Jina Embeddings, arXiv 2307.11224, section 3.1, and 3.2 for hard negatives; van den
+      Oord et al. 2018, eq. 4, for one direction.
     """
-    return _contrast(
-        q_BD, p_BD, negatives_ND, temperature, spread,
-        identity_BT, negative_identity_NU, weight_B, both_ways=False,
-    )  # fmt: skip
-
-
-def pair_loss(
-    q_BD: Float32[Array, "B D"],
-    p_BD: Float32[Array, "B D"],
-    negatives_ND: Float32[Array, "N D"] | None = None,
-    *,
-    temperature: float | Float32[Array, ""],
-    spread: Spread,
-    identity_BT: Int32[Array, "B T"] | None = None,
-    negative_identity_NU: Int32[Array, "N U"] | None = None,
-    weight_B: Float32[Array, "B"] | None = None,
-) -> Contrast:
-    """InfoNCE from queries to positives plus InfoNCE from positives to queries, in one pass.
-
-    Args: those of `info_nce`. Hard negatives are keys of the queries alone; the positives are
-      compared with the queries.
-    Returns: Contrast; the loss is the sum of both directions, the accuracy that of the queries.
-    Raises: ValueError where sizes do not fit each other or the devices.
-    Source: Jina Embeddings, arXiv 2307.11224, section 3.1; with hard negatives, the first two
-      terms of section 3.2.
-    """
-    return _contrast(
-        q_BD, p_BD, negatives_ND, temperature, spread,
-        identity_BT, negative_identity_NU, weight_B, both_ways=True,
-    )  # fmt: skip
-
-
-def _contrast(
-    q_BD: Array, p_BD: Array, negatives_ND: Array | None, temperature: float | Array,
-    spread: Spread, identity_BT: Array | None, negative_identity_NU: Array | None,
-    weight_B: Array | None, *, both_ways: bool,
-) -> Contrast:  # fmt: skip
-    _check_sizes(q_BD, p_BD, negatives_ND, spread.mesh.size)
+    _check_sizes(q_BD, p_BD, negatives_BND, identity_BT, spread.mesh.size)
+    size = len(q_BD)
     scale = 1 / jnp.asarray(temperature, jnp.float32)
-    pairs = None if identity_BT is None else Marks(jnp.arange(len(q_BD)), identity_BT)
+    both_ways = terms.positive > 0
+    pairs = None if identity_BT is None else Marks(jnp.arange(size), identity_BT[:, :2])
     sums = log_sums(q_BD, p_BD, scale, pairs, pairs, both_ways, spread)
-    row_B, max_B = sums.row_B, sums.row_max_B
-    if negatives_ND is not None:
-        marks = None
-        if negative_identity_NU is not None:
-            of_no_row_N = jnp.full(len(negatives_ND), -1, jnp.int32)
-            marks = Marks(of_no_row_N, negative_identity_NU)
-        hard = log_sums(q_BD, negatives_ND, scale, pairs, marks, False, spread)
-        row_B, max_B = jnp.logaddexp(row_B, hard.row_B), jnp.maximum(max_B, hard.row_max_B)
-    positive_B = scale * jnp.sum(q_BD * p_BD, axis=-1)
-    loss_B = row_B - positive_B
+    row_B, max_B, masked_B, others = sums.row_B, sums.row_max_B, sums.masked_B, size - 1.0
+    cosine_B = jnp.sum(q_BD * p_BD, axis=-1)
+    positive_B = scale * cosine_B
+    margin_loss = negative_cosine = positive_loss = None
+    if negatives_BND is not None:
+        hard = _against_negatives(q_BD, negatives_BND, scale, spread, identity_BT, has_negative_BN)
+        row_B, max_B = (
+            jnp.logaddexp(row_B, hard.sums.row_B),
+            jnp.maximum(max_B, hard.sums.row_max_B),
+        )
+        masked_B += hard.sums.masked_B - hard.missing
+        others += hard.cosine_BN.size - hard.missing
+        hinge_BN = jax.nn.relu(hard.cosine_BN - cosine_B[:, None] + terms.epsilon)
+        margin_loss = _mean_own(hinge_BN, hard.counts_BN, weight_B)
+        negative_cosine = _mean_own(hard.cosine_BN, hard.counts_BN, None)
+    query_loss = _mean(row_B - positive_B, weight_B)
+    loss = terms.query * query_loss
     if both_ways:
-        loss_B += sums.key_N - positive_B
+        positive_loss = _mean(sums.key_N - positive_B, weight_B)
+        loss += terms.positive * positive_loss
+    if margin_loss is not None:
+        loss += terms.margin * margin_loss
     # A tolerance on the cosines, since the two products round differently.
     is_first_B = positive_B >= jax.lax.stop_gradient(max_B) - 1e-6 * scale
-    return Contrast(_mean(loss_B, weight_B), jnp.mean(is_first_B.astype(jnp.float32)))
+    # The mean over all (i, j ≠ i) from the sums of the vectors.
+    of_all = jnp.sum(q_BD.sum(0) * p_BD.sum(0))
+    return Contrast(
+        loss, query_loss, positive_loss, margin_loss,
+        accuracy=jnp.mean(is_first_B.astype(jnp.float32)),
+        positive_cosine=jnp.mean(cosine_B),
+        in_batch_cosine=(of_all - jnp.sum(cosine_B)) / max(size * (size - 1.0), 1.0),
+        negative_cosine=negative_cosine,
+        masked_share=jnp.mean(masked_B) / jnp.maximum(others, 1.0),
+    )  # fmt: skip
+
+
+def _against_negatives(
+    q_BD: Array, negatives_BND: Array, scale: Array, spread: Spread,
+    identity_BT: Array | None, has_negative_BN: Array | None,
+) -> _Negatives:  # fmt: skip
+    size, negatives, dimension = negatives_BND.shape
+    if has_negative_BN is None:
+        has_negative_BN = jnp.ones((size, negatives), bool)
+    # −1 stands for a negative that is not there, and is put among the texts of every query.
+    nothing_B1 = jnp.full((size, 1), -1, jnp.int32)
+    if identity_BT is None:
+        texts_BT, identity_BN = nothing_B1, jnp.zeros((size, negatives), jnp.int32)
+    else:
+        texts_BT = jnp.concatenate([identity_BT[:, :2], nothing_B1], axis=1)
+        identity_BN = identity_BT[:, 2:]
+    identity_BN = jnp.where(has_negative_BN, identity_BN, -1)
+    of_no_row = jnp.full(size * negatives, -1, jnp.int32)
+    sums = log_sums(
+        q_BD, negatives_BND.reshape(-1, dimension), scale,
+        Marks(jnp.arange(size), texts_BT), Marks(of_no_row, identity_BN.reshape(-1, 1)),
+        False, spread,
+    )  # fmt: skip
+    is_match_BN = (identity_BN[:, :, None] == texts_BT[:, None, :]).any(-1)
+    return _Negatives(
+        sums,
+        jnp.sum(~has_negative_BN).astype(jnp.float32),
+        jnp.sum(q_BD[:, None] * negatives_BND, axis=-1),
+        ~is_match_BN,
+    )
 
 
 def _mean(x_B: Array, weight_B: Array | None) -> Array:
     return jnp.mean(x_B) if weight_B is None else jnp.sum(x_B * weight_B) / jnp.sum(weight_B)
 
 
-def _check_sizes(q_BD: Array, p_BD: Array, negatives_ND: Array | None, devices: int) -> None:
-    if len(q_BD) != len(p_BD):
-        raise ValueError(f"{len(p_BD)} positives for {len(q_BD)} queries; each needs its own")
-    for what, x_ND in (("pairs", q_BD), ("hard negatives", negatives_ND)):
-        if x_ND is not None and len(x_ND) % devices:
-            raise ValueError(f"{len(x_ND)} {what} do not divide by {devices} devices")
+def _mean_own(x_BN: Array, counts_BN: Array, weight_B: Array | None) -> Array:
+    """Mean over the negatives that count; 0 where none does."""
+    weight_BN = counts_BN.astype(jnp.float32)
+    if weight_B is not None:
+        weight_BN *= weight_B[:, None]
+    total = jnp.sum(weight_BN)
+    return jnp.sum(x_BN * weight_BN) / jnp.where(total > 0, total, 1.0)
+
+
+def _check_sizes(
+    q_BD: Array, p_BD: Array, negatives_BND: Array | None, identity_BT: Array | None, devices: int
+) -> None:
+    size, texts = len(q_BD), 2
+    for what, x in (("positives", p_BD), ("rows of hard negatives", negatives_BND)):
+        if x is not None and len(x) != size:
+            raise ValueError(f"{len(x)} {what} for {size} queries; each needs its own")
+    if negatives_BND is not None:
+        texts += negatives_BND.shape[1]
+    if identity_BT is not None and identity_BT.shape != (size, texts):
+        raise ValueError(
+            f"identities of shape {identity_BT.shape} for {size} records of {texts} texts"
+        )
+    if size % devices:
+        raise ValueError(f"{size} pairs do not divide by {devices} devices")

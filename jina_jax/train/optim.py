@@ -1,4 +1,4 @@
-"""The optimizer: AdamW behind a global-norm clip, with a warm-up and a schedule."""
+"""The optimizers, behind a global-norm clip, with a warm-up and a schedule."""
 
 import jax
 import jax.numpy as jnp
@@ -32,15 +32,26 @@ def learning_rate_schedule(config: OptimConfig, num_steps: int) -> optax.Schedul
 
 
 def make_optimizer(config: OptimConfig, num_steps: int) -> optax.GradientTransformation:
-    """AdamW (Loshchilov & Hutter 2019); weight decay acts on matrices, not on norm scales."""
+    """Clips, scales, decays and steps; weight decay acts on matrices, not on norm scales.
+
+    Source: AdamW, Loshchilov & Hutter 2019 (arXiv 1711.05101); Adafactor, Shazeer & Stern 2018
+    (arXiv 1804.04235), with the learning rate of the schedule and not relative to the parameters;
+    Lion, Chen et al. 2023 (arXiv 2302.06675).
+    """
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(
-            learning_rate_schedule(config, num_steps),
-            b1=config.b1,
-            b2=config.b2,
-            eps=config.eps,
-            weight_decay=config.weight_decay,
-            mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+        *_scaling(config),
+        optax.add_decayed_weights(
+            config.weight_decay, mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
         ),
+        optax.scale_by_learning_rate(learning_rate_schedule(config, num_steps)),
     )
+
+
+def _scaling(config: OptimConfig) -> tuple[optax.GradientTransformation, ...]:
+    dtype = jnp.dtype(config.moment_dtype)
+    if config.optimizer == "adamw":
+        return (optax.scale_by_adam(config.b1, config.b2, config.eps, mu_dtype=dtype),)
+    if config.optimizer == "lion":
+        return (optax.scale_by_lion(config.b1, config.b2, mu_dtype=dtype),)
+    return optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)

@@ -11,11 +11,11 @@ from jina_jax.train.log_sums import Spread
 def take_slots(
     z_ND: Float32[Array, "N D"], slot_BT: Int32[Array, "B T"], spread: Spread
 ) -> Float32[Array, "B T D"]:
-    """`z_ND[slot_BT]`, divided over all devices by pairs.
+    """`z_ND[slot_BT]`, divided over all devices by pairs, and zeros for texts that are not there.
 
     Args:
       z_ND: a vector per slot; N divides by the devices.
-      slot_BT: which slot holds each text, in 0..N-1; B divides by the devices.
+      slot_BT: which slot holds each text, in 0..N-1, or -1; B divides by the devices.
       spread: `all_gather` brings all slots to every device, `ring` sends blocks of them around.
     Returns: [B, T, D].
     """
@@ -25,6 +25,7 @@ def take_slots(
     if spread.gather == "all_gather":
         everywhere = NamedSharding(mesh, PartitionSpec())
         z_BTD = jax.lax.with_sharding_constraint(z_ND, everywhere)[slot_BT]
+        z_BTD = jnp.where(slot_BT[..., None] >= 0, z_BTD, 0)
         return jax.lax.with_sharding_constraint(z_BTD, NamedSharding(mesh, pairs))
 
     def local(block_MD: Array, slot_bT: Array) -> Array:

@@ -1,5 +1,6 @@
 """One optimization step: a pure function of the state and a packed batch."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,18 +13,28 @@ from jaxtyping import Array, Float32
 
 from jina_jax.config import RunConfig, T5Config
 from jina_jax.feed.batch import PackedBatch
-from jina_jax.mesh import replicated, split_first_axis
+from jina_jax.loss_config import LossConfig
+from jina_jax.mesh import param_shardings, replicated, split_first_axis
 from jina_jax.model.dropout import DropoutKey
 from jina_jax.model.pooling import mean_pool
-from jina_jax.model.t5 import apply
+from jina_jax.model.t5 import Execution, apply, init_params
 from jina_jax.train.gradcache import encode_in_chunks
 from jina_jax.train.log_sums import Spread
-from jina_jax.train.losses import pair_loss
+from jina_jax.train.losses import Contrast, Terms, contrastive_loss
+from jina_jax.train.matryoshka import first_dimensions
 from jina_jax.train.optim import learning_rate_schedule, make_optimizer
 from jina_jax.train.slots import take_slots
 
 Params = Any
 Metrics = dict[str, Array]
+
+
+class Learned(NamedTuple):
+    """What training learns beside the encoder, and no exported model needs."""
+
+    log_temperature: Array
+    """float32: natural logarithm of the loss's temperature."""
+    opt_state: Any
 
 
 class TrainState(NamedTuple):
@@ -33,12 +44,18 @@ class TrainState(NamedTuple):
     """int32: steps done."""
     params: Params
     opt_state: Any
+    learned: Learned | None = None
+    """None where the temperature is fixed."""
 
 
 def init_state(config: RunConfig, params: Params) -> TrainState:
     """The state before the first step."""
     optimizer = make_optimizer(config.optim, config.train.num_steps)
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    learned = None
+    if config.loss.learn_temperature:
+        log_temperature = jnp.log(jnp.float32(config.loss.temperature))
+        learned = Learned(log_temperature, optimizer.init(log_temperature))
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), learned)
 
 
 def embed_texts(
@@ -48,6 +65,7 @@ def embed_texts(
     *,
     texts_per_row: int,
     chunk_rows: int,
+    execution: Execution,
     spread: Spread,
     dropout_key: Array | None,
 ) -> Float32[Array, "B T D"]:
@@ -57,41 +75,74 @@ def embed_texts(
     pooled texts are gathered, since a text may lie on another device than its partner.
     """
 
-    def encode(params: Params, rows: tuple[Array, Array, Array]) -> Array:
+    def encode(params: Params, rows: tuple[Array, Array, Array], execution: Execution) -> Array:
         ids_ML, segments_ML, row_M = rows
         key = None if dropout_key is None else DropoutKey(dropout_key, row_M)
-        hidden_MLD = apply(config, params, ids_ML, segments_ML, key)
+        hidden_MLD = apply(config, params, ids_ML, segments_ML, key, execution)
         return mean_pool(hidden_MLD, segments_ML, texts_per_row)
 
     rows = batch.ids_RL, batch.segments_RL, jnp.arange(len(batch.ids_RL))
     if chunk_rows:
-        z_RSD = encode_in_chunks(encode, params, rows, chunk_rows=chunk_rows, mesh=spread.mesh)
+        # Each device has its own rows there, and nothing is left to pin.
+        z_RSD = encode_in_chunks(
+            partial(encode, execution=execution), params, rows,
+            chunk_rows=chunk_rows, mesh=spread.mesh,
+        )  # fmt: skip
     else:
-        z_RSD = encode(params, rows)
+        # Without this the compiler may divide hidden states as the parameters are divided.
+        tokens = split_first_axis(spread.mesh)
+        pin = partial(jax.lax.with_sharding_constraint, shardings=tokens)
+        z_RSD = encode(params, rows, execution._replace(pin=pin))
     return take_slots(z_RSD.reshape(-1, z_RSD.shape[-1]), batch.slot_BT, spread)
 
 
 def batch_loss(
-    params: Params, batch: PackedBatch, config: RunConfig, mesh: Mesh, dropout_key: Array | None
-) -> tuple[Array, Metrics]:
+    params: Params, batch: PackedBatch, config: RunConfig, mesh: Mesh, dropout_key: Array | None,
+    log_temperature: Array | None = None,
+) -> tuple[Array, Metrics]:  # fmt: skip
     """Loss of one global batch, and what else is read off it.
 
-    Returns: (loss in nats, {"accuracy": share of queries that find their positive}).
+    The batch is of triplets where it has more than two texts a record. `log_temperature` is given
+    where it is learned.
+
+    Returns: (loss, what else `train.losses.Contrast` tells, by name).
     """
     # Each device compares its own pairs with all others, whatever the axes of the mesh are for.
     spread = Spread(mesh, config.loss.gather, config.loss.tile_bytes)
     z_BTD = embed_texts(
         params, batch, config.model,
         texts_per_row=config.feed.texts_per_row, chunk_rows=config.train.grad_cache_rows,
+        execution=Execution(config.train.scan_layers, config.train.remat),
         spread=spread, dropout_key=dropout_key,
     )  # fmt: skip
-    contrast = pair_loss(
-        z_BTD[:, 0], z_BTD[:, 1],
-        temperature=config.loss.temperature,
+    temperature: float | Array = config.loss.temperature
+    if log_temperature is not None:
+        temperature = jnp.exp(log_temperature)
+    contrast = _contrast(z_BTD, batch, config.loss, temperature, spread)
+    told = contrast._asdict()
+    loss = told.pop("loss")
+    dims = config.loss.matryoshka_dims
+    weights = config.loss.matryoshka_weights or (1.0,) * len(dims)
+    for count, weight in zip(dims, weights, strict=True):
+        z_BTE = first_dimensions(z_BTD, count)
+        contrast = _contrast(z_BTE, batch, config.loss, temperature, spread)
+        loss += weight * contrast.loss
+        told |= {f"loss_at_{count}": contrast.loss, f"accuracy_at_{count}": contrast.accuracy}
+    return loss, {name: value for name, value in told.items() if value is not None}
+
+
+def _contrast(
+    z_BTD: Array, batch: PackedBatch, loss: LossConfig, temperature: float | Array, spread: Spread
+) -> Contrast:
+    has_negatives = batch.slot_BT.shape[1] > 2
+    return contrastive_loss(
+        z_BTD[:, 0], z_BTD[:, 1], z_BTD[:, 2:] if has_negatives else None,
+        temperature=temperature,
         spread=spread,
-        identity_BT=batch.identity_BT if config.loss.mask_false_negatives else None,
+        terms=Terms(loss.query_weight, loss.positive_weight, loss.margin_weight, loss.margin),
+        identity_BT=batch.identity_BT if loss.mask_false_negatives else None,
+        has_negative_BN=batch.slot_BT[:, 2:] >= 0 if has_negatives else None,
     )  # fmt: skip
-    return contrast.loss, {"accuracy": contrast.accuracy}
 
 
 def _train_step(
@@ -100,19 +151,57 @@ def _train_step(
     dropout_key = None
     if config.model.dropout_rate > 0:
         dropout_key = jax.random.fold_in(jax.random.key(config.train.seed + 1), state.step)
-    (loss, metrics), grads = jax.value_and_grad(batch_loss, has_aux=True)(
-        state.params, batch, config, mesh, dropout_key
-    )
+    log_temperature = None if state.learned is None else state.learned.log_temperature
+    (loss, metrics), (grads, of_temperature) = jax.value_and_grad(
+        batch_loss, argnums=(0, 5), has_aux=True
+    )(state.params, batch, config, mesh, dropout_key, log_temperature)
     optimizer = make_optimizer(config.optim, config.train.num_steps)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    learned = state.learned
+    if learned is not None:
+        metrics["temperature"] = jnp.exp(learned.log_temperature)
+        learned = _learn(learned, of_temperature, config)
     metrics = metrics | {
         "loss": loss,
         "gradient_norm": optax.tree.norm(grads),
         "learning_rate": learning_rate_schedule(config.optim, config.train.num_steps)(state.step),
     }
     return TrainState(
-        state.step + 1, optax.apply_updates(state.params, updates), opt_state
+        state.step + 1, optax.apply_updates(state.params, updates), opt_state, learned
     ), metrics
+
+
+def _learn(learned: Learned, gradient: Array, config: RunConfig) -> Learned:
+    """One step of the temperature, and back into its bounds."""
+    optimizer = make_optimizer(config.optim, config.train.num_steps)
+    update, opt_state = optimizer.update(gradient, learned.opt_state, learned.log_temperature)
+    log_temperature = jnp.clip(
+        learned.log_temperature + update,
+        math.log(config.loss.min_temperature), math.log(config.loss.max_temperature),
+    )  # fmt: skip
+    return Learned(log_temperature, opt_state)
+
+
+def state_shapes(config: RunConfig) -> TrainState:
+    """Shapes and dtypes of a state, without values."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return jax.eval_shape(lambda key: init_state(config, init_params(config.model, key)), key)
+
+
+def state_shardings(config: RunConfig, mesh: Mesh) -> TrainState:
+    """How a state lies on the mesh: what the optimizer keeps of a parameter lies as it does."""
+    state, everywhere = state_shapes(config), replicated(mesh)
+    params = param_shardings(state.params, mesh)
+
+    def beside(kept: Any, param: Any, sharding: Any) -> Any:
+        return sharding if kept.shape == param.shape else everywhere
+
+    opt_state = optax.tree_utils.tree_map_params(
+        make_optimizer(config.optim, config.train.num_steps), beside,
+        state.opt_state, state.params, params, transform_non_params=lambda _: everywhere,
+    )  # fmt: skip
+    learned = jax.tree.map(lambda _: everywhere, state.learned)
+    return TrainState(everywhere, params, opt_state, learned)
 
 
 def batch_shardings(mesh: Mesh) -> PackedBatch:
@@ -125,9 +214,10 @@ def make_train_step(
     config: RunConfig, mesh: Mesh
 ) -> Callable[[TrainState, PackedBatch], tuple[TrainState, Metrics]]:
     """The compiled step; it reuses the memory of the state it is given."""
+    state = state_shardings(config, mesh)
     return jax.jit(
         partial(_train_step, config=config, mesh=mesh),
-        in_shardings=(replicated(mesh), batch_shardings(mesh)),
-        out_shardings=replicated(mesh),
+        in_shardings=(state, batch_shardings(mesh)),
+        out_shardings=(state, replicated(mesh)),
         donate_argnums=0,
     )

@@ -3,6 +3,7 @@ import dataclasses
 import yaml
 
 from jina_jax.export.model_card import CardScore, CardSource, ModelCard, render_card
+from jina_jax.loss_config import LossConfig
 
 CARD = ModelCard(
     name="tiny",
@@ -14,7 +15,8 @@ CARD = ModelCard(
     initial_weights="",
     num_steps=1000,
     global_batch_size=64,
-    temperature=0.05,
+    loss=LossConfig(),
+    has_triplets=False,
     sources=(
         CardSource("a|b", "CC0: public", 1200, hub_id="owner/name"),
         CardSource("docs", "various", 34),
@@ -47,6 +49,22 @@ def test_facts_are_printed():
         "| total | 1,234 |", "| docs | nDCG@10 | 0.5123 |", "- English only.",
     ):  # fmt: skip
         assert fact in text, fact
+
+
+def test_the_terms_of_the_loss_are_named_as_they_are_weighted():
+    pairs = dataclasses.replace(CARD, loss=LossConfig(query_weight=0.0, temperature=0.1))
+    assert (
+        "64 pairs a batch: InfoNCE from positives to queries, at temperature 0.1."
+    ) in render_card(pairs)
+    triplets = dataclasses.replace(CARD, has_triplets=True, loss=LossConfig(margin_weight=2.0))
+    assert (
+        "64 pairs or triplets a batch: InfoNCE from queries to positives with in-batch and hard "
+        "negatives; InfoNCE from positives to queries, at temperature 0.05; a margin of 0.05 in "
+        "cosine over hard negatives (times 2)."
+    ) in render_card(triplets)
+    only = LossConfig(query_weight=0.0, positive_weight=0.0, margin=0.1)
+    text = render_card(dataclasses.replace(CARD, has_triplets=True, loss=only))
+    assert "InfoNCE" not in text and "batch: a margin of 0.1 in cosine" in text
 
 
 def test_what_is_not_known_is_left_out_or_said():

@@ -33,6 +33,20 @@ def sources(tmp_path_factory):
     return found
 
 
+@pytest.fixture(scope="module")
+def triplets(tmp_path_factory):
+    """Records of a query, a positive and up to two hard negatives; every third has one."""
+    path = tmp_path_factory.mktemp("triplets") / "shard"
+    with ShardWriter(path) as writer:
+        for r in range(40):
+            texts = [text(2, r, position) for position in range(4)]
+            if r % 3 == 0:
+                texts[3] = []
+            hashes = [bytes([2, r, p if texts[p] else 0] + [0] * 13) for p in range(4)]
+            writer.write(encode_record(hashes, texts))
+    return ShardSet([path])
+
+
 def run(sources, start=0, num_steps=24, seed=3, weights=(2.0, 1.0), **changes):
     config = dataclasses.replace(FEED, **changes)
     named = dict(zip(SIZES, weights))
@@ -85,6 +99,39 @@ def test_batches_hold_the_texts_of_their_records(sources):
                 assert a.ids_RL[row][a.segments_RL[row] == slot + 1].tolist() == kept
 
 
+def test_batches_of_triplets_hold_their_negatives(triplets):
+    found = list(batches({"t": triplets}, {"t": 1.0}, FEED, seed=3, num_steps=5))
+    for batch in found:
+        a = batch.arrays
+        assert a.slot_BT.shape == (8, 4)
+        kept_tokens = 0
+        for i, record in enumerate(batch.record_B):
+            has = [True, True, True, record % 3 != 0]
+            assert (a.slot_BT[i] >= 0).tolist() == (a.identity_BT[i] >= 0).tolist() == has
+            assert len(set(a.identity_BT[i].tolist())) == 4
+            for position in range(2, 4):
+                if not has[position]:
+                    continue
+                row, slot = divmod(int(a.slot_BT[i, position]), FEED.texts_per_row)
+                whole = text(2, record, position)
+                kept = whole if len(whole) <= 10 else [*whole[:9], 1]
+                assert a.ids_RL[row][a.segments_RL[row] == slot + 1].tolist() == kept
+            kept_tokens += sum(
+                min(len(text(2, record, p)), 10 if p else 6) for p in range(4) if has[p]
+            )
+        assert (a.segments_RL > 0).sum() == kept_tokens
+    assert any((b.arrays.slot_BT < 0).any() for b in found)
+
+
+def test_a_run_mixes_pairs_and_triplets_but_no_batch_does(sources, triplets):
+    mixed = {"pairs": sources["long"], "triplets": triplets}
+    weights = {"pairs": 2.0, "triplets": 1.0}
+    found = list(batches(mixed, weights, FEED, seed=3, num_steps=12))
+    assert [b.arrays.slot_BT.shape[1] for b in found] == [[2, 4][b.source] for b in found]
+    assert sum(b.source for b in found) == 4
+    assert_equal(found[5:], list(batches(mixed, weights, FEED, seed=3, num_steps=12, start=5)))
+
+
 def test_mix_is_within_one_percent_of_the_weights(sources):
     found = run(sources, num_steps=1000, weights=(0.7, 0.3))
     assert abs(np.mean([b.source == 0 for b in found]) - 0.7) < 0.01
@@ -98,5 +145,5 @@ def test_equal_texts_have_equal_identity(sources):
 
 
 def test_a_source_smaller_than_a_batch_is_refused(sources):
-    with pytest.raises(UserError, match="'short' has 30 training pairs, fewer than"):
+    with pytest.raises(UserError, match="'short' has 30 training records, fewer than"):
         run(sources, global_batch_size=40)

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from jina_jax.config import MeshConfig
 from jina_jax.filter_config import ConsistencyConfig
 from jina_jax.mesh import make_mesh
 from jina_jax.score.consistency import (
@@ -50,7 +51,7 @@ def pairs():
 def ranks(pairs, sampled, config=SMALL, devices=8):
     q, p, text = pairs
     sample = Sample(p[sampled], words(text[sampled]))
-    return Ranker(sample, config, make_mesh(devices)).ranks(q, p, words(text))
+    return Ranker(sample, config, make_mesh(MeshConfig(data=devices))).ranks(q, p, words(text))
 
 
 @pytest.mark.parametrize("devices", [1, 8])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import sentence_transformers
 
+from jina_jax.config import MeshConfig
 from jina_jax.errors import UserError
 from jina_jax.mesh import make_mesh
 from jina_jax.score import encoder as encoder_module
@@ -37,7 +38,7 @@ def test_equals_sentence_transformers(encoder, expected):
 
 def test_one_device_and_blocks_of_the_stream_change_nothing(sentence_folder, expected, monkeypatch):
     monkeypatch.setattr(encoder_module, "_TEXTS_AT_ONCE", 7)
-    one = SentenceEncoder(sentence_folder, batch_tokens=256, mesh=make_mesh(1))
+    one = SentenceEncoder(sentence_folder, batch_tokens=256, mesh=make_mesh(MeshConfig(data=1)))
     blocks = list(one.stream(text for text in TEXTS))
     assert [len(block) for block in blocks] == [7] * 9 + [2]
     np.testing.assert_allclose(np.concatenate(blocks), expected, rtol=0, atol=1e-5)

@@ -5,6 +5,7 @@ import pytest
 import sentence_transformers
 import torch
 
+from jina_jax.config import MeshConfig
 from jina_jax.filter_config import MarginConfig
 from jina_jax.mesh import make_mesh
 from jina_jax.score import margin as margin_module
@@ -40,7 +41,7 @@ def test_logits_equal_sentence_transformers(cross_encoder, expected):
 
 def test_one_device_and_blocks_change_nothing(cross_encoder_folder, expected, monkeypatch):
     monkeypatch.setattr(margin_module, "_PAIRS_AT_ONCE", 9)
-    one = CrossEncoder(cross_encoder_folder, batch_tokens=512, mesh=make_mesh(1))
+    one = CrossEncoder(cross_encoder_folder, batch_tokens=512, mesh=make_mesh(MeshConfig(data=1)))
     np.testing.assert_allclose(one.logits(iter(PAIRS)), expected, rtol=0, atol=1e-4)
 
 

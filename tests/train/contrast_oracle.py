@@ -1,6 +1,22 @@
 """Contrastive losses with the whole similarity matrix, in float64 NumPy."""
 
+from typing import NamedTuple
+
 import numpy as np
+
+
+class Expected(NamedTuple):
+    loss: float
+    gradients: tuple
+    """With respect to (q, p, negatives, temperature)."""
+    query_loss: float
+    positive_loss: float
+    margin_loss: float
+    accuracy: float
+    positive_cosine: float
+    in_batch_cosine: float
+    negative_cosine: float
+    masked_share: float
 
 
 def shares_text(rows, keys):
@@ -19,30 +35,59 @@ def log_sum(logits, axis):
 
 
 def contrast(
-    q, p, negatives=None, *, temperature, both_ways, identity=None, negative_identity=None,
-    weight=None,
-):  # fmt: skip
-    """Loss, gradients with respect to (q, p, negatives, temperature), and accuracy."""
+    q, p, negatives=None, *, temperature, terms, identity=None, has_negative=None, weight=None
+):
+    """Loss, gradients and what else is told of a batch; `negatives` is [B, K, D]."""
     q, p = np.asarray(q, np.float64), np.asarray(p, np.float64)
-    b = len(q)
-    n = np.zeros((0, q.shape[1])) if negatives is None else np.asarray(negatives, np.float64)
+    b, d = q.shape
+    n = np.zeros((b, 0, d)) if negatives is None else np.asarray(negatives, np.float64)
+    has = np.ones(n.shape[:2], bool) if has_negative is None else np.asarray(has_negative)
     weight = np.ones(b) if weight is None else np.asarray(weight, np.float64)
-    weight = weight / weight.sum()
-    keys = np.concatenate([p, n])
+    share = weight / weight.sum()
+    keys = np.concatenate([p, n.reshape(-1, d)])
     cosine = q @ keys.T
-    logits = cosine / temperature
+    masked = np.zeros(cosine.shape, bool)
+    own_match = np.zeros(has.shape, bool)
     if identity is not None:
-        logits[:, :b][shares_text(identity, identity) & ~np.eye(b, dtype=bool)] = -np.inf
-    if negative_identity is not None:
-        logits[:, b:][shares_text(identity, negative_identity)] = -np.inf
+        pair = identity[:, :2]
+        masked[:, :b] = shares_text(pair, pair) & ~np.eye(b, dtype=bool)
+        masked[:, b:] = shares_text(pair, identity[:, 2:].reshape(-1, 1))
+        own_match = (identity[:, 2:, None] == pair[:, None]).any(2)
+    there = np.concatenate([np.ones(b, bool), has.reshape(-1)])
+    logits = np.where(masked | ~there, -np.inf, cosine / temperature)
     own = np.diag(logits[:, :b])
-    loss = weight @ (log_sum(logits, 1) - own)
-    # Gradient with respect to the logits.
-    d = weight[:, None] * softmax(logits, 1)
-    d[:, :b] -= np.diag(weight)
-    if both_ways:
-        loss += weight @ (log_sum(logits[:, :b], 0) - own)
-        d[:, :b] += softmax(logits[:, :b], 0) * weight[None] - np.diag(weight)
-    dkeys = d.T @ q / temperature
-    gradients = d @ keys / temperature, dkeys[:b], dkeys[b:], -(d * cosine).sum() / temperature**2
-    return loss, gradients, (own >= logits.max(1) - 1e-9).mean()
+    forward = share @ (log_sum(logits, 1) - own)
+    backward = share @ (log_sum(logits[:, :b], 0) - own)
+    # Gradient with respect to the cosines.
+    of_query, of_positive = share[:, None] * softmax(logits, 1), np.zeros(cosine.shape)
+    of_query[:, :b] -= np.diag(share)
+    of_positive[:, :b] = softmax(logits[:, :b], 0) * share[None] - np.diag(share)
+    dcosine = (terms.query * of_query + terms.positive * of_positive) / temperature
+    dtemperature = -(dcosine * cosine).sum() / temperature
+    # Margin, negative by negative.
+    margin = total = 0.0
+    cosines, dmargin = [], np.zeros(cosine.shape)
+    for i, k in np.argwhere(has & ~own_match):
+        column = b + i * n.shape[1] + k
+        hinge = cosine[i, column] - cosine[i, i] + terms.epsilon
+        margin += weight[i] * max(hinge, 0)
+        total += weight[i]
+        cosines.append(cosine[i, column])
+        if hinge > 0:
+            dmargin[i, column] += weight[i]
+            dmargin[i, i] -= weight[i]
+    if total:
+        margin /= total
+        dcosine += terms.margin * dmargin / total
+    dkeys = dcosine.T @ q
+    counted = (masked & there[None]).sum()
+    return Expected(
+        terms.query * forward + terms.positive * backward + terms.margin * margin,
+        (dcosine @ keys, dkeys[:b], dkeys[b:].reshape(n.shape), dtemperature),
+        forward, backward, margin,
+        accuracy=(own >= logits.max(1) - 1e-9).mean(),
+        positive_cosine=np.diag(cosine).mean(),
+        in_batch_cosine=cosine[:, :b][~np.eye(b, dtype=bool)].mean(),
+        negative_cosine=np.mean(cosines) if cosines else 0.0,
+        masked_share=counted / (b * (there.sum() - 1)),
+    )  # fmt: skip

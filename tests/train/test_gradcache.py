@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_step import CONFIG, make_batch
 
-from jina_jax.config import FeedConfig, RunConfig, TrainConfig
+from jina_jax.config import FeedConfig, MeshConfig, RunConfig, TrainConfig
 from jina_jax.errors import UserError
 from jina_jax.mesh import check_divides, make_mesh, replicated, split_first_axis
 from jina_jax.model.t5 import init_params
@@ -39,14 +39,14 @@ def plain():
     batch, params = make_batch(config=with_chunks(0)), init_params(CONFIG.model, jax.random.key(0))
     assert len(batch.ids_RL) % 16 == 0 and len(batch.ids_RL) >= 64
     assert batch.segments_RL.max() > 1  # several texts a row
-    return batch, params, gradient_of(0, make_mesh(1))(params, batch)
+    return batch, params, gradient_of(0, make_mesh(MeshConfig(data=1)))(params, batch)
 
 
 @pytest.mark.parametrize(("chunk_rows", "devices"), [(1, 1), (4, 2), (8, 8), (16, 1), (16, 8)])
 def test_gradient_is_that_of_the_whole_batch_with_dropout(plain, chunk_rows, devices):
     batch, params, (loss, gradient) = plain
     assert CONFIG.model.dropout_rate > 0
-    found_loss, found = gradient_of(chunk_rows, make_mesh(devices))(params, batch)
+    found_loss, found = gradient_of(chunk_rows, make_mesh(MeshConfig(data=devices)))(params, batch)
     assert float(found_loss) == pytest.approx(float(loss), rel=1e-6)
     for one, many in zip(jax.tree.leaves(gradient), jax.tree.leaves(found)):
         assert np.linalg.norm(np.asarray(many) - one) <= 1e-5 * np.linalg.norm(one)
@@ -64,14 +64,14 @@ def test_gradient_is_that_of_the_whole_batch_on_a_mesh_of_two_axes(plain):
 def test_another_dropout_is_noticed(plain):
     """The comparison above would see masks that are drawn for each chunk anew."""
     batch, params, (loss, _) = plain
-    mesh, config = make_mesh(1), with_chunks(0)
+    mesh, config = make_mesh(MeshConfig(data=1)), with_chunks(0)
     other = batch_loss(params, jax.tree.map(jnp.asarray, batch), config, mesh, jax.random.key(4))
     assert abs(float(other[0]) - float(loss)) > 1e-3
 
 
 def test_a_step_with_chunks_is_a_step_without(plain):
     batch, params, _ = plain
-    mesh = make_mesh(8)
+    mesh = make_mesh(MeshConfig(data=8))
     after = []
     for chunk_rows in (0, 8):
         config = with_chunks(chunk_rows)
@@ -84,7 +84,10 @@ def test_a_step_with_chunks_is_a_step_without(plain):
 def test_memory_is_that_of_a_chunk(plain):
     batch, params, _ = plain
     wanted = [
-        gradient_of(rows, make_mesh(1)).lower(params, batch).compile().memory_analysis()
+        gradient_of(rows, make_mesh(MeshConfig(data=1)))
+        .lower(params, batch)
+        .compile()
+        .memory_analysis()
         for rows in (0, 16, 8)
     ]
     whole, of_16, of_8 = (m.temp_size_in_bytes for m in wanted)
@@ -92,7 +95,7 @@ def test_memory_is_that_of_a_chunk(plain):
 
 
 def test_rows_keep_their_order_and_their_device():
-    mesh = make_mesh(8)
+    mesh = make_mesh(MeshConfig(data=8))
     rows = jax.device_put(jnp.arange(48.0).reshape(48, 1), split_first_axis(mesh))
     seen = []
 
@@ -116,7 +119,12 @@ def test_rows_keep_their_order_and_their_device():
 @pytest.mark.parametrize("chunk_rows", [8, 16])
 def test_devices_sum_their_gradients_once_whatever_the_chunks(plain, chunk_rows):
     batch, params, _ = plain
-    text = gradient_of(chunk_rows, make_mesh(8)).lower(params, batch).compile().as_text()
+    text = (
+        gradient_of(chunk_rows, make_mesh(MeshConfig(data=8)))
+        .lower(params, batch)
+        .compile()
+        .as_text()
+    )
     parts = re.split(r"\n(?=(?:ENTRY )?%?[\w.-]+ \()", text)
     reducing = [part for part in parts if re.search(r" all-reduce(-start)?\(", part)]
     assert re.search(r"body=", text)
@@ -138,6 +146,6 @@ def test_numbers_that_do_not_divide_are_refused_with_those_that_do():
         validate(config(8, 16))
     with pytest.raises(UserError, match="grad_cache_rows=-8 must not be negative"):
         validate(config(8, -8))
-    check_divides(config(8, 0), make_mesh(8))
-    with pytest.raises(UserError, match="rows=12 does not divide by 8 devices; use 8 or 16"):
-        check_divides(config(24, 12), make_mesh(8))
+    check_divides(config(8, 0), make_mesh(MeshConfig(data=8)))
+    with pytest.raises(UserError, match=r"rows=12 does not divide by 8 devices of .*; use 8 or 16"):
+        check_divides(config(24, 12), make_mesh(MeshConfig(data=8)))

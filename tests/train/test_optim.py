@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -47,3 +48,43 @@ def test_first_step_is_clipped_and_signed():
     assert np.allclose(new["scale"], 1.0, atol=0)
     # Clipped to norm 1, the first moment is a tenth of (0.6, -0.8).
     assert np.allclose(optax.tree.get(state, "mu")["matrix"], [[0.06, -0.08]], atol=1e-6)
+
+
+def _first_step(config):
+    params = {"matrix": jnp.full((1, 2), 2.0), "scale": jnp.full(2, 2.0)}
+    optimizer = make_optimizer(config, 10)
+    grads = {"matrix": jnp.array([[0.3, -0.4]]), "scale": jnp.array([0.1, 0.2])}
+    updates, state = optimizer.update(grads, optimizer.init(params), params)
+    return optax.apply_updates(params, updates), state
+
+
+def test_lion_steps_by_the_sign_and_decays_matrices_alone():
+    config = OptimConfig(
+        optimizer="lion", learning_rate=0.1, schedule="constant", warmup_steps=0, weight_decay=0.5,
+        b1=0.9, b2=0.99, moment_dtype="bfloat16",
+    )  # fmt: skip
+    new, state = _first_step(config)
+    assert np.allclose(new["matrix"], [[2 - 0.1 - 0.1, 2 + 0.1 - 0.1]], atol=1e-6)
+    assert np.allclose(new["scale"], [1.9, 1.9], atol=1e-6)
+    mu = optax.tree.get(state, "mu")["matrix"]
+    assert mu.dtype == jnp.bfloat16
+    assert np.allclose(mu.astype(jnp.float32), [[0.003, -0.004]], rtol=2**-8)
+
+
+def test_adafactor_divides_by_the_root_mean_square_and_limits_it():
+    config = OptimConfig(
+        optimizer="adafactor", learning_rate=0.1, schedule="constant", warmup_steps=0,
+        weight_decay=0.5, clip_norm=10.0,
+    )  # fmt: skip
+    new, _ = _first_step(config)
+    # The first estimate of the second moment is the square itself, so the step is the sign.
+    assert np.allclose(new["matrix"], [[2 - 0.1 - 0.1, 2 + 0.1 - 0.1]], atol=1e-5)
+    assert np.allclose(new["scale"], [1.9, 1.9], atol=1e-5)
+
+
+def test_adafactor_keeps_a_row_and_a_column_of_a_large_matrix():
+    config = OptimConfig(optimizer="adafactor")
+    params = {"matrix": jnp.zeros((256, 512))}
+    state = make_optimizer(config, 10).init(params)
+    kept = sum(x.size for x in jax.tree.leaves(state) if x.ndim)
+    assert kept == 256 + 512 + 1

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jina_jax.config import FeedConfig, OptimConfig, RunConfig, T5Config, TrainConfig
+from jina_jax.config import FeedConfig, MeshConfig, OptimConfig, RunConfig, T5Config, TrainConfig
 from jina_jax.data.shards import TokenisedRecords
 from jina_jax.errors import UserError
 from jina_jax.feed.batch import pack_batch
@@ -24,15 +24,19 @@ CONFIG = RunConfig(
 )
 
 
-def make_batch(seed=0, config=CONFIG):
+def make_batch(seed=0, config=CONFIG, negatives=0):
+    """A batch of pairs, or of triplets of which about a third lack some of their negatives."""
     rng = np.random.default_rng(seed)
-    size = config.feed.global_batch_size
-    lengths = rng.integers(2, 14, (size, 2))
+    size, texts = config.feed.global_batch_size, 2 + negatives
+    lengths = rng.integers(2, 14, (size, texts))
+    lengths[:, 2:] *= rng.random((size, negatives)) < 0.7
     ids = rng.integers(2, 50, lengths.sum()).astype(np.uint16)
     ends = np.cumsum(lengths)
     ids[ends - 1] = 1
-    hashes = rng.integers(0, size, (size, 2, 2)).astype(np.uint64)  # some texts are the same
-    records = TokenisedRecords(ids, (ends - lengths.reshape(-1)).reshape(size, 2), lengths, hashes)
+    hashes = rng.integers(0, size, (size, texts, 2)).astype(np.uint64)  # some texts are the same
+    hashes[:, :, 1] //= 8
+    starts = (ends - lengths.reshape(-1)).reshape(size, texts)
+    records = TokenisedRecords(ids, starts, lengths, hashes)
     return pack_batch(records, config.feed)
 
 
@@ -45,7 +49,7 @@ def test_loss_and_gradients_do_not_depend_on_the_devices(devices):
     batch, key = make_batch(), jax.random.key(3)
     results = []
     for count in (1, devices):
-        mesh = make_mesh(count)
+        mesh = make_mesh(MeshConfig(data=count))
         value_and_grad = jax.jit(
             jax.value_and_grad(lambda p, b, m=mesh: batch_loss(p, b, CONFIG, m, key)[0])
         )
@@ -60,7 +64,7 @@ def test_packing_does_not_change_the_loss():
     padded = FeedConfig(
         global_batch_size=24, query_tokens=8, positive_tokens=16, row_tokens=16, texts_per_row=1
     )
-    mesh, losses = make_mesh(1), []
+    mesh, losses = make_mesh(MeshConfig(data=1)), []
     for feed in (CONFIG.feed, padded):
         config = RunConfig(name="tiny", feed=feed, model=CONFIG.model)
         batch = jax.tree.map(jnp.asarray, make_batch(config=config))
@@ -73,7 +77,7 @@ def test_packing_does_not_change_the_loss():
 def test_steps_learn_a_batch_and_repeat_exactly():
     batch, curves = make_batch(), []
     for _ in range(2):
-        mesh = make_mesh(2)
+        mesh = make_mesh(MeshConfig(data=2))
         state = jax.device_put(
             init_state(CONFIG, init_params(CONFIG.model, jax.random.key(0))), replicated(mesh)
         )
@@ -90,6 +94,6 @@ def test_steps_learn_a_batch_and_repeat_exactly():
 def test_batches_that_do_not_divide_are_refused_with_the_sizes_that_do():
     config = RunConfig("tiny", feed=FeedConfig(global_batch_size=100))
     with pytest.raises(UserError, match="size=100 does not divide by 8 devices; use 96 or 104"):
-        check_divides(config, make_mesh(8))
-    with pytest.raises(UserError, match="has 8 devices"):
-        make_mesh(9)
+        check_divides(config, make_mesh(MeshConfig(data=8)))
+    with pytest.raises(UserError, match="needs 9 devices, and there are 8"):
+        make_mesh(MeshConfig(data=9))

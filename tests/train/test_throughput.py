@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jina_jax.accelerators import accelerator
-from jina_jax.config import FeedConfig, RunConfig, T5Config
+from jina_jax.config import FeedConfig, MeshConfig, RunConfig, T5Config
 from jina_jax.feed.batch import PackedBatch
 from jina_jax.mesh import make_mesh
 from jina_jax.model.flops import Work
@@ -34,7 +34,7 @@ def test_texts_are_counted_within_their_rows():
 
 
 def test_rates_by_hand(clock):
-    rates = Throughput(CONFIG, make_mesh(4))
+    rates = Throughput(CONFIG, make_mesh(MeshConfig(data=4)))
     rates.add(batch())
     rates.add(batch())
     rates.data_wait_s = 1.0
@@ -59,7 +59,7 @@ def test_rates_by_hand(clock):
 def test_share_of_the_peak_where_it_is_known(clock, monkeypatch):
     monkeypatch.setattr(throughput, "accelerator", lambda _: accelerator("NVIDIA H200"))
     model = dataclasses.replace(MODEL, compute_dtype="bfloat16")
-    rates = Throughput(dataclasses.replace(CONFIG, model=model), make_mesh(4))
+    rates = Throughput(dataclasses.replace(CONFIG, model=model), make_mesh(MeshConfig(data=4)))
     rates.add(batch())
     clock[0] += 0.5
     values = rates.read()
@@ -69,7 +69,7 @@ def test_share_of_the_peak_where_it_is_known(clock, monkeypatch):
 
 
 def test_reading_starts_anew(clock):
-    rates = Throughput(CONFIG, make_mesh(1))
+    rates = Throughput(CONFIG, make_mesh(MeshConfig(data=1)))
     rates.add(batch())
     clock[0] += 1.0
     first = rates.read()

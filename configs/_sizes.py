@@ -1,0 +1,79 @@
+"""What the five sizes share: the paper's pairs, one batch, and settings for a machine."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from jina_jax.config import (
+    FeedConfig,
+    LossConfig,
+    MeshConfig,
+    OptimConfig,
+    RunConfig,
+    T5Config,
+    TrainConfig,
+)
+from jina_jax.configs.jina_v1_pairs import get_config as jina_v1_pairs
+from jina_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a size is laid out on a machine. It changes memory and speed, not what is learnt."""
+
+    fsdp: int = 1
+    remat: Literal["none", "dots", "full"] = "none"
+    scan_layers: bool = True
+    grad_cache_rows: int = 0
+    gather: Literal["all_gather", "ring"] = "all_gather"
+
+
+def sized(
+    name: str,
+    model: T5Config,
+    settings: Mapping[str, Setting],
+    machine: str,
+    *,
+    initial_weights: str = "",
+) -> RunConfig:
+    """A run of the pair phase at a global batch of 16,384 pairs of up to 128 + 128 tokens.
+
+    Args:
+      name: of the run.
+      model: its shape.
+      settings: machine → how the run lies on it; a slice as `jina-jax plan` names it, or h100:8.
+      machine: one of them; empty takes the first.
+      initial_weights: where training starts.
+    Raises: UserError naming the machines that there are settings for.
+    """
+    machine = machine or next(iter(settings))
+    if machine not in settings:
+        raise UserError(
+            f"{name} has no settings for {machine!r}, only for {', '.join(settings)}; take one of "
+            f"these and change --mesh.fsdp and --train.remat"
+        )
+    setting = settings[machine]
+    return RunConfig(
+        name=name,
+        machine=machine,
+        data=jina_v1_pairs().data,
+        feed=FeedConfig(
+            global_batch_size=16_384,
+            query_tokens=128,
+            positive_tokens=128,
+            row_tokens=128,
+            texts_per_row=8,
+            rows_multiple=1024,
+        ),
+        model=replace(model, compute_dtype="bfloat16"),
+        mesh=MeshConfig(fsdp=setting.fsdp),
+        loss=LossConfig(gather=setting.gather),
+        optim=OptimConfig(warmup_steps=1000),
+        train=TrainConfig(
+            num_steps=23_500,  # 385 million pairs
+            initial_weights=initial_weights,
+            grad_cache_rows=setting.grad_cache_rows,
+            scan_layers=setting.scan_layers,
+            remat=setting.remat,
+        ),
+    )

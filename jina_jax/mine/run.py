@@ -1,0 +1,161 @@
+"""The `mine` verb: hard negatives for the pairs of a run, with its trained model.
+
+OUTPUT/SOURCE.jsonl          triplets, which `prepare` reads as a source with a negative_field
+OUTPUT/SOURCE.dropped.jsonl  the passages that a rule dropped, with rank and scores
+OUTPUT/mined.json            where they came from, and how many each rule dropped
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import xxhash
+
+from jina_jax.config import RunConfig, SourceConfig
+from jina_jax.data.atomic import write_atomically
+from jina_jax.data.engine import content_key
+from jina_jax.data.manifest import (
+    MANIFEST_FILE,
+    Manifest,
+    SourceSummary,
+    file_sha256,
+    from_json,
+    load_manifest,
+    verify_shards,
+)
+from jina_jax.data.tokenizer import load_tokenizer
+from jina_jax.data.workspace import discard_leftovers, workspace
+from jina_jax.errors import UserError
+from jina_jax.evaluate.embedder import Embedder, load_checkpoint
+from jina_jax.mine.source import SourceMiner
+from jina_jax.progress import say
+
+REPORT_FILE = "mined.json"
+
+
+@dataclass(frozen=True)
+class MinedSource:
+    """What was mined for a source."""
+
+    name: str
+    licence: str
+    trained_pairs: int
+    """Training pairs of the run."""
+    pairs: int
+    """Those of them that the source still has."""
+    queries: int
+    """Different ones; each is searched for once."""
+    passages: int
+    """Different ones: what is searched."""
+    candidates: int
+    """Passages looked at: triplets + dropped."""
+    triplets: int
+    dropped: dict[str, int]
+    """Rule → passages."""
+    pairs_without_negative: int
+
+
+@dataclass(frozen=True)
+class MineReport:
+    """What was mined, and with what."""
+
+    identity: str
+    """Equal for two runs of `mine` that give the same."""
+    options: dict[str, Any]
+    step: int
+    """Of the checkpoint."""
+    params_xxh3: str
+    manifest_sha256: str
+    """Of the prepared data."""
+    sources: tuple[MinedSource, ...]
+
+
+def mine(config: RunConfig, *, progress: bool = True) -> MineReport:
+    """Mines hard negatives for the training pairs of a run, with its newest checkpoint.
+
+    The passages of a source are searched for its own queries, exactly. The folder appears when it
+    is complete; a run that is killed goes on, when it is called again, from the texts it had
+    embedded and the blocks of queries it had searched.
+
+    Args:
+      config: of a run that was prepared and trained.
+      progress: show it on standard error.
+    Returns: the report, which is also in `mined.json`.
+    Raises: UserError when there is no checkpoint, no prepared data or no pair, or the folder holds
+      something else.
+    """
+    out = config.mine_path
+    manifest = load_manifest(config.data_path)
+    chosen = _chosen(config, manifest)
+    verify_shards(manifest, config.data_path)
+    trained = load_checkpoint(config.run_path)
+    options = {k: v for k, v in vars(config.mine).items() if k != "output_dir"}
+    report = MineReport(
+        "", options, trained.step, _params_xxh3(trained.params),
+        file_sha256(config.data_path / MANIFEST_FILE), (),
+    )  # fmt: skip
+    report = dataclasses.replace(report, identity=content_key(dataclasses.asdict(report)))
+    if (before := _already_mined(report, out)) is not None:
+        say(f"{out} already holds what this configuration mines", enabled=progress)
+        return before
+    embedder = Embedder(
+        trained.params, trained.config, load_tokenizer(config.run_path / "tokenizer"),
+        max_tokens=trained.max_tokens, batch_rows=config.evaluate.batch_rows,
+    )  # fmt: skip
+    with workspace(out, report.identity) as space:
+        found = []
+        for source, summary in chosen:
+            miner = SourceMiner(source, space, embedder, config.mine, progress)
+            values = miner.run([config.data_path / s.path for s in summary.shards])
+            found.append(MinedSource(source.name, source.licence, summary.train, **values))
+        report = dataclasses.replace(report, sources=tuple(found))
+        text = json.dumps(dataclasses.asdict(report), indent=1, ensure_ascii=False)
+        write_atomically(space.result / REPORT_FILE, f"{text}\n".encode())
+    say(f"mined {sum(s.triplets for s in found):,} triplets in {out}", enabled=progress)
+    return report
+
+
+def _chosen(config: RunConfig, manifest: Manifest) -> list[tuple[SourceConfig, SourceSummary]]:
+    """The sources to mine, as configured and as prepared."""
+    summaries = {s.name: s for s in manifest.sources if s.record == "pair" and s.train}
+    sources = {s.name: s for s in config.data.sources if s.name in summaries}
+    wanted = config.mine.sources or tuple(sources)
+    for name in wanted:
+        if name not in sources:
+            raise UserError(
+                f"mine.sources: no source of pairs is named {name!r}; they are "
+                f"{', '.join(sources) or '(none)'}"
+            )
+    if not wanted:
+        raise UserError(f"{config.data_path} was prepared from no source of pairs in this config")
+    return [(sources[name], summaries[name]) for name in wanted]
+
+
+def _params_xxh3(params: Any) -> str:
+    digest = xxhash.xxh3_128()
+    for leaf in jax.tree.leaves(params):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def _already_mined(wanted: MineReport, out: Path) -> MineReport | None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    path = out / REPORT_FILE
+    if not path.is_file():
+        raise UserError(f"{out} exists and holds nothing mined: give another mine.output_dir")
+    try:
+        found = from_json(MineReport, json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error}): delete {out} to mine again") from error
+    if found.identity != wanted.identity:
+        raise UserError(
+            f"{out} was mined with other options, another checkpoint or other data (step "
+            f"{found.step}, now {wanted.step}): give another mine.output_dir, or delete it"
+        )
+    discard_leftovers(out)
+    return found

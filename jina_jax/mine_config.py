@@ -1,0 +1,49 @@
+"""Values of hard-negative mining; part of `RunConfig`. None of them changes a training run."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+def _changeable(default: Any) -> Any:
+    return field(default=default, metadata={"changeable": True})
+
+
+@dataclass(frozen=True)
+class MineConfig:
+    """Hard negatives from a trained run: passages near a query that are none of its positives.
+
+    A passage that scores nearly as high as the positive is often a second right answer. So is what
+    is nearest of all, which `first_rank` passes over. Both rules follow Moreira et al. 2024
+    (arXiv 2407.15831), whose best one is a relative margin of 0.05.
+    """
+
+    sources: tuple[str, ...] = _changeable(())
+    """Names of the sources of pairs to mine; empty takes all of them."""
+    negatives_per_pair: int = _changeable(1)
+    """Most triplets made of a pair: its nearest passages that every rule keeps."""
+    first_rank: int = _changeable(1)
+    """Nearest passage that is taken: 1 is the nearest that is no positive of the query."""
+    last_rank: int = _changeable(50)
+    """Farthest passage that is looked at."""
+    margin: float = _changeable(0.05)
+    """A passage is kept only with s(q, n) ≤ s(q, p) - margin, or, when relative, with
+    s(q, n) ≤ s(q, p) - margin·|s(q, p)|: what scores higher may be a second positive."""
+    margin_kind: Literal["relative", "absolute"] = _changeable("relative")
+    output_dir: str = _changeable("")
+    """Folder of the triplets; empty means `WORKDIR/mined`."""
+    query_block: int = _changeable(4096)
+    """Queries searched at once; a killed run repeats one such block."""
+    corpus_block: int = _changeable(8192)
+    """Passages compared at once on each device."""
+
+
+def mine_problems(mine: MineConfig) -> Iterator[str]:
+    """What is wrong with the values, one sentence each."""
+    for name in ("negatives_per_pair", "first_rank", "query_block", "corpus_block"):
+        if getattr(mine, name) < 1:
+            yield f"mine.{name}={getattr(mine, name)} must be above 0"
+    if mine.last_rank < mine.first_rank:
+        yield (
+            f"mine.last_rank={mine.last_rank} must not be below mine.first_rank={mine.first_rank}"
+        )

@@ -1,0 +1,91 @@
+"""The step on triplets, from a packed batch to the gradient of the parameters, and its oracle."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from contrast_oracle import contrast
+from test_step import CONFIG, make_batch
+
+from jina_jax.config import MeshConfig
+from jina_jax.loss_config import LossConfig
+from jina_jax.mesh import make_mesh, replicated
+from jina_jax.model.t5 import Execution, init_params
+from jina_jax.train.log_sums import Spread
+from jina_jax.train.losses import Terms
+from jina_jax.train.step import batch_loss, batch_shardings, embed_texts
+
+TERMS = Terms(query=1.0, positive=0.7, margin=20.0, epsilon=0.1)
+LOSS = LossConfig(
+    query_weight=TERMS.query, positive_weight=TERMS.positive, margin_weight=TERMS.margin,
+    margin=TERMS.epsilon, tile_bytes=300,
+)  # fmt: skip
+MODEL = dataclasses.replace(CONFIG.model, dropout_rate=0.0)
+PADDED = dataclasses.replace(
+    CONFIG,
+    model=MODEL,
+    loss=LOSS,
+    feed=dataclasses.replace(CONFIG.feed, texts_per_row=1, rows_multiple=16),
+)
+
+
+def relative(found, exact):
+    """Distance of two pytrees over the length of the second."""
+    found, exact = (
+        np.concatenate([np.asarray(x, np.float64).ravel() for x in jax.tree.leaves(t)])
+        for t in (found, exact)
+    )
+    return np.linalg.norm(found - exact) / np.linalg.norm(exact)
+
+
+@pytest.fixture(scope="module", params=[1, 3])
+def expected(request):
+    """Negatives a record, parameters, and the oracle's values with the gradient of parameters."""
+    batch = make_batch(config=PADDED, negatives=request.param)
+    assert (batch.slot_BT < 0).any() and (batch.slot_BT[:, 2:] >= 0).any()
+    params = init_params(MODEL, jax.random.key(0))
+    spread = Spread(make_mesh(MeshConfig(data=1)))
+
+    def embed(params):
+        return embed_texts(
+            params, jax.tree.map(jnp.asarray, batch), MODEL,
+            texts_per_row=1, chunk_rows=0, spread=spread, dropout_key=None, execution=Execution(),
+        )  # fmt: skip
+
+    z, pull = jax.vjp(embed, params)
+    z = np.asarray(z)
+    wanted = contrast(
+        z[:, 0], z[:, 1], z[:, 2:], temperature=LOSS.temperature, terms=TERMS,
+        identity=batch.identity_BT, has_negative=batch.slot_BT[:, 2:] >= 0,
+    )  # fmt: skip
+    assert wanted.masked_share > 0.01 and wanted.margin_loss > 0
+    of_q, of_p, of_n, _ = wanted.gradients
+    gradient = np.concatenate([of_q[:, None], of_p[:, None], of_n], axis=1)
+    return request.param, params, wanted, pull(gradient.astype(np.float32))[0]
+
+
+@pytest.mark.parametrize(("texts_per_row", "chunk_rows"), [(1, 0), (4, 0), (4, 8)])
+@pytest.mark.parametrize(("gather", "devices"), [("all_gather", 1), ("all_gather", 8), ("ring", 8)])
+def test_equals_the_oracle(expected, texts_per_row, chunk_rows, gather, devices):
+    negatives, params, wanted, gradient = expected
+    config = dataclasses.replace(
+        PADDED,
+        feed=dataclasses.replace(PADDED.feed, texts_per_row=texts_per_row),
+        loss=dataclasses.replace(LOSS, gather=gather),
+        train=dataclasses.replace(CONFIG.train, grad_cache_rows=chunk_rows),
+    )
+    mesh = make_mesh(MeshConfig(data=devices))
+    step = jax.jit(
+        jax.value_and_grad(lambda p, b: batch_loss(p, b, config, mesh, None), has_aux=True),
+        in_shardings=(replicated(mesh), batch_shardings(mesh)),
+    )
+    batch = make_batch(config=config, negatives=negatives)
+    assert (batch.segments_RL.max() > 1) == (texts_per_row > 1)
+    (loss, told), found = step(params, batch)
+    assert float(loss) == pytest.approx(wanted.loss, rel=1e-6)
+    for name, value in told.items():
+        assert float(value) == pytest.approx(getattr(wanted, name), rel=1e-6, abs=1e-6), name
+    assert {"margin_loss", "negative_cosine", "masked_share"} <= told.keys()
+    assert relative(found, gradient) <= 1e-6
