@@ -85,14 +85,20 @@ class FileState:
 
 
 def file_state(path: str) -> FileState:
-    """Size and stamp of a file or URL."""
-    if is_url(path):
-        with _store(path) as (system, name):
-            info = system.info(name)
-        stamp = next((str(info[key]) for key in _STAMPS if key in info), "")
-        return FileState(int(info["size"]), stamp)
-    stat = Path(path).stat()
-    return FileState(stat.st_size, str(stat.st_mtime_ns))
+    """Size and stamp of a file or URL.
+
+    Raises: UserError when it cannot be read.
+    """
+    try:
+        if is_url(path):
+            with _store(path) as (system, name):
+                info = system.info(name)
+            stamp = next((str(info[key]) for key in _STAMPS if key in info), "")
+            return FileState(int(info["size"]), stamp)
+        stat = Path(path).stat()
+        return FileState(stat.st_size, str(stat.st_mtime_ns))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
 
 
 @dataclass(frozen=True)

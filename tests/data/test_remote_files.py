@@ -179,6 +179,9 @@ def test_a_store_that_refuses_is_named_with_its_reason(monkeypatch):
     source = SourceConfig("s", "jsonl", ("ranges://bucket/a.jsonl",))
     with pytest.raises(UserError, match=r"cannot read ranges://.*Error: Unable to locate cred"):
         list(read_source(source))
+    monkeypatch.setattr(RangeStore, "info", refuse)
+    with pytest.raises(UserError, match=r"ranges://bucket/a.jsonl cannot be read: _NoCred"):
+        file_state("ranges://bucket/a.jsonl")
     monkeypatch.setattr(RangeStore, "glob", refuse)
     with pytest.raises(UserError, match=r"ranges://bucket/\* cannot be listed: _NoCred"):
         find_files("ranges://bucket/*")

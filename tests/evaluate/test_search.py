@@ -5,6 +5,7 @@ import jax
 import numpy as np
 import pytest
 
+from jina_jax.config import MeshConfig
 from jina_jax.evaluate import search
 from jina_jax.evaluate.search import top_k
 from jina_jax.mesh import make_mesh
@@ -24,7 +25,12 @@ def test_equals_a_sort_whatever_the_blocks_and_devices(devices, query_block, blo
     # Whole numbers, so that products are exact and equal scores are common.
     q, corpus = (rng.integers(-3, 4, (n, 8)).astype(np.float32) for n in (11, 301))
     score, index = top_k(
-        q, corpus, 20, query_block=query_block, block=block, mesh=make_mesh(devices)
+        q,
+        corpus,
+        20,
+        query_block=query_block,
+        block=block,
+        mesh=make_mesh(MeshConfig(data=devices)),
     )
     exact = q @ corpus.T
     expected = np.argsort(-exact, axis=1, kind="stable")[:, :20]
@@ -39,7 +45,9 @@ def test_finds_the_same_as_a_sort_of_cosines(devices):
     corpus[[700, 1900]] = corpus[3]  # Equal passages, in other blocks and on other devices.
     q[0] = corpus[3]
     q, corpus = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (q, corpus))
-    _, index = top_k(q, corpus, 30, query_block=16, block=100, mesh=make_mesh(devices))
+    _, index = top_k(
+        q, corpus, 30, query_block=16, block=100, mesh=make_mesh(MeshConfig(data=devices))
+    )
     exact = q.astype(np.float64) @ corpus.astype(np.float64).T
     assert np.array_equal(index, np.argsort(-exact, axis=1, kind="stable")[:, :30])
     assert index[0, :3].tolist() == [3, 700, 1900]
@@ -48,7 +56,9 @@ def test_finds_the_same_as_a_sort_of_cosines(devices):
 @pytest.mark.parametrize("devices", [1, 8])
 def test_the_padding_of_the_last_block_is_never_found(devices):
     corpus = -1 - np.arange(19, dtype=np.float32)[:, None]
-    score, index = top_k(np.ones((1, 1), np.float32), corpus, 30, block=4, mesh=make_mesh(devices))
+    score, index = top_k(
+        np.ones((1, 1), np.float32), corpus, 30, block=4, mesh=make_mesh(MeshConfig(data=devices))
+    )
     assert index[0].tolist() == list(range(19))
     assert np.array_equal(score, corpus.T)
 
