@@ -93,6 +93,7 @@ def prepare(
     with workspace(out_dir, identity) as space:
         rejected.unlink(missing_ok=True)
         discard_hidden(scores_dir)
+        discard_hidden(space.result)
         # First, so that a vocabulary that cannot be had is found before hours of reading.
         run = Pipeline(config, space, scores_dir, progress)
         vocabulary = None if config.tokenizer.source == "train" else _vocabulary(run, None)
