@@ -265,6 +265,11 @@ class TrainConfig:
     """Trace this many steps, from the tenth after the start, into `profile/` of the run folder
     (for TensorBoard's profile plugin or ui.perfetto.dev)."""
 
+    @property
+    def encoded_again(self) -> int:
+        """Forward passes of a step beyond the first."""
+        return (self.grad_cache_rows > 0) + (self.remat == "full")
+
 
 @dataclass(frozen=True)
 class EvaluateConfig:

@@ -39,7 +39,7 @@ ALLOWED = {
     "checkpoint": BASE | {"train"},
     "evaluate": MODEL
     | {"data", "feed", "mesh", "hf_folder", "initial", "packed_encoder", "trained"},
-    "mine": MODEL | {"data", "evaluate", "progress"},
+    "mine": MODEL | {"data", "evaluate", "progress", "trained"},
     "plan": MODEL | {"accelerators", "data", "feed", "mesh", "progress", "train", "validation"},
     "export": MODEL | {"data", "hf_folder", "evaluate", "trained"},
 }

@@ -7,7 +7,7 @@ written before a marker is found wherever the marker is, even when the machine l
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -53,6 +53,14 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Writes a small file that survives whatever happens next, or leaves the old one."""
     with atomic_file(path) as part:
         part.write_bytes(content)
+
+
+def join_files(parts: Iterable[Path], path: Path) -> None:
+    """Writes the files one after another into one."""
+    with atomic_file(path) as whole, whole.open("wb") as out:
+        for part in parts:
+            with part.open("rb") as file:
+                shutil.copyfileobj(file, out)
 
 
 def sync(path: Path) -> None:

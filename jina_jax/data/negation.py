@@ -8,7 +8,6 @@ OUTPUT.answers/               what an endpoint answered, by request
 
 import dataclasses
 import json
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jina_jax.config import DataConfig, SourceConfig
-from jina_jax.data.atomic import atomic_file, write_atomically
+from jina_jax.data.atomic import atomic_file, join_files, write_atomically
 from jina_jax.data.engine import content_key
 from jina_jax.data.files import file_state
 from jina_jax.data.manifest import from_json
@@ -199,8 +198,10 @@ def _build(
         read += len(part)
         parts.append(stem)
     for ending in ("jsonl", "rejected.jsonl"):
-        _join([space.work / f"{stem}.{ending}" for stem in parts],
-              space.result / f"{source.name}.{ending}")  # fmt: skip
+        join_files(
+            (space.work / f"{stem}.{ending}" for stem in parts),
+            space.result / f"{source.name}.{ending}",
+        )
     triplets = read - sum(count.total() for count in totals.values())
     bad_counts, rejected = (dict(sorted(totals[name].items())) for name in ("bad", "rejected"))
     return BuiltSource(source.name, source.licence, read, triplets, bad_counts, rejected)
@@ -244,10 +245,3 @@ def _write_lines(rows: Sequence[_Made], path: Path) -> None:
         for row in rows:
             values = {name: value for name, value in row._asdict().items() if value}
             file.write(json.dumps(values, ensure_ascii=False) + "\n")
-
-
-def _join(parts: Sequence[Path], path: Path) -> None:
-    with atomic_file(path) as whole, whole.open("wb") as out:
-        for part in parts:
-            with part.open("rb") as file:
-                shutil.copyfileobj(file, out)

@@ -30,9 +30,10 @@ from jina_jax.data.manifest import (
 from jina_jax.data.tokenizer import load_tokenizer
 from jina_jax.data.workspace import discard_leftovers, workspace
 from jina_jax.errors import UserError
-from jina_jax.evaluate.embedder import Embedder, load_checkpoint
+from jina_jax.evaluate.embedder import Embedder
 from jina_jax.mine.source import SourceMiner
 from jina_jax.progress import say
+from jina_jax.trained import load_checkpoint
 
 REPORT_FILE = "mined.json"
 

@@ -1,7 +1,6 @@
 """Mines one source: collects its pairs, embeds their texts, searches, applies the rules."""
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jina_jax.config import SourceConfig
-from jina_jax.data.atomic import atomic_file, write_atomically
+from jina_jax.data.atomic import atomic_file, join_files, write_atomically
 from jina_jax.data.runs import map_table
 from jina_jax.data.shards import ShardSet
 from jina_jax.data.workspace import Workspace
@@ -68,8 +67,12 @@ class SourceMiner:
             for name, texts in (("queries", queries), ("passages", passages))
         )  # fmt: skip
         total = self._search(queries, passages, q_QD, p_CD)
+        blocks = -(-len(queries) // self._config.query_block)
         for ending in ("jsonl", "dropped.jsonl"):
-            self._join(ending, -(-len(queries) // self._config.query_block))
+            join_files(
+                (self._part(ending, number) for number in range(blocks)),
+                self._space.result / f"{self._source.name}.{ending}",
+            )
         sizes = {"pairs": len(pairs), "queries": len(queries), "passages": len(passages)}
         return sizes | total
 
@@ -132,15 +135,6 @@ class SourceMiner:
 
     def _part(self, ending: str, number: int) -> Path:
         return self._work(f"{number:06d}.{ending}")
-
-    def _join(self, ending: str, parts: int) -> None:
-        with (
-            atomic_file(self._space.result / f"{self._source.name}.{ending}") as path,
-            path.open("wb") as out,
-        ):
-            for number in range(parts):
-                with self._part(ending, number).open("rb") as part:
-                    shutil.copyfileobj(part, out)
 
 
 class _Lines:

@@ -111,7 +111,7 @@ def _flops(config: RunConfig, shape: BatchShape) -> StepFlops:
     return step_flops(
         config.model, rows=shape.computed, texts=shape.texts,
         queries=shape.pairs, keys=shape.pairs * (TEXTS_PER_PAIR - 1),
-        encoded_again=(config.train.grad_cache_rows > 0) + (config.train.remat == "full"),
+        encoded_again=config.train.encoded_again,
     )  # fmt: skip
 
 

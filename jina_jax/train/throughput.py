@@ -46,8 +46,7 @@ class Throughput:
         flops = step_flops(
             self._config.model, rows=Work.of_rows(rows, row_tokens), texts=texts,
             queries=pairs, keys=pairs * (texts_per_pair - 1),
-            encoded_again=(self._config.train.grad_cache_rows > 0)
-            + (self._config.train.remat == "full"),
+            encoded_again=self._config.train.encoded_again,
         )  # fmt: skip
         self._steps += 1
         self._tokens += texts.tokens
