@@ -1,7 +1,7 @@
 """Verbs of the command line that use a model: `jina-jax encode`, `search` and `negation-score`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -15,25 +15,37 @@ def encode(
     texts: tyro.conf.Positional[Path],
     output: tyro.conf.Positional[Path],
     field: str = "text",
+    truncate_dim: int | None = None,
+    compute_dtype: Literal["float32", "bfloat16"] = "float32",
+    output_dtype: Literal["float32", "float16"] = "float32",
     batch_rows: int = 32,
 ) -> None:
-    """Encode the texts of a file.
+    """Encode the texts of a file, of any size.
+
+    The output appears when it is whole. After a kill, the same command goes on where it was.
 
     Args:
       model: a run folder or an exported folder.
-      texts: .txt (one text a line), .jsonl (.gz, .zst), .csv, .tsv or .parquet.
-      output: .npy (float32 [texts, dimension]) or .parquet (columns text, embedding).
+      texts: .txt (one text a line) or .jsonl, both also .gz and .zst, .csv, .tsv or .parquet.
+      output: .npy ([texts, dimensions]), .safetensors (the same as `embeddings`) or .parquet
+        (columns text, embedding); what is there is replaced.
       field: field or column that holds the text.
+      truncate_dim: only the first dimensions, at unit length again; for models trained with
+        loss.matryoshka_dims.
+      compute_dtype: of the matrix products; bfloat16 is faster on TPU and GPU, and rounds.
+      output_dtype: of the numbers in the file.
       batch_rows: packed rows encoded at once; more is faster on large devices.
     """
     from jina_jax.evaluate.embedder import Embedder
-    from jina_jax.evaluate.texts import check_output, read_texts, write_embeddings
+    from jina_jax.evaluate.encode_file import check_output, count_texts, encode_file
 
     check_output(output)
-    lines = read_texts(texts, field)
-    embeddings = Embedder.load(model, batch_rows=batch_rows).encode(lines, progress=True)
-    write_embeddings(output, lines, embeddings)
-    print(f"{embeddings.shape[0]} embeddings of {embeddings.shape[1]} dimensions: {output}")
+    count = count_texts(texts, field)
+    embedder = Embedder.load(
+        model, batch_rows=batch_rows, truncate_dim=truncate_dim, compute_dtype=compute_dtype
+    )
+    encode_file(embedder, texts, count, output, field=field, dtype=output_dtype)
+    print(f"{count:,} embeddings of {embedder.dimensions} dimensions: {output}")
 
 
 def search(

@@ -1,6 +1,7 @@
 """Runs a model over any number of tokenised texts, in packed rows of a few fixed shapes."""
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -53,7 +54,7 @@ class PackedEncoder:
           mesh: over which rows are divided.
         """
         self._mesh, self._shapes = mesh, tuple(shapes)
-        self._params = jax.device_put(params, replicated(mesh))
+        self.params = jax.device_put(params, replicated(mesh))
         self._rows = split_first_axis(mesh)
         # Rows are independent: each device runs the program of its own rows, also where a loop
         # over rows would otherwise gather those of all devices.
@@ -106,7 +107,7 @@ class PackedEncoder:
             of_part_N = (placement.row_N >= first) & (placement.row_N < first + batch_rows)
             slot_N = (placement.row_N - first) * texts_per_row + placement.slot_N
             on_mesh = [jax.device_put(self._pad(x[part], batch_rows), self._rows) for x in arrays]
-            result = self._encode_rows(self._params, *on_mesh, texts_per_row=texts_per_row)
+            result = self._encode_rows(self.params, *on_mesh, texts_per_row=texts_per_row)
             yield chosen_N[of_part_N], slot_N[of_part_N], result
 
     def _pad(self, x_RL: np.ndarray, batch_rows: int) -> np.ndarray:
@@ -128,6 +129,15 @@ def _on_each_device(
         in_specs=(replicated(mesh).spec, *[rows] * len(arrays_RL)),
         out_specs=rows,
     )(params, *arrays_RL)
+
+
+def one_ahead(items: Iterator[Tokens]) -> Iterator[Tokens]:
+    """Makes the next item in a thread while the present one is worked on."""
+    with ThreadPoolExecutor(1) as thread:
+        coming: Future[Tokens | None] = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item
 
 
 def row_lengths(shortest: int, longest: int) -> list[int]:

@@ -76,6 +76,34 @@ def workspace(folder: Path, identity: str) -> Iterator[Workspace]:
         shutil.rmtree(partial)
 
 
+@contextmanager
+def file_workspace(file: Path, identity: str) -> Iterator[Path]:
+    """Gives a hidden folder beside a file that is being made; removes it when the block ends well.
+
+    After a kill or a failure the folder stays, and the next one who makes the same thing finds it;
+    one who makes another thing begins with an empty folder.
+
+    Args:
+      file: that the block moves into place as the last thing it does.
+      identity: equal for two processes that make the same thing.
+    Raises: UserError when another process is making the same file.
+    """
+    partial = _partial(file)
+    with _lock(file.with_name(f".{file.name}.lock"), file):
+        if not _is_of(partial, identity):
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            write_atomically(partial / _IDENTITY_FILE, identity.encode())
+        try:
+            yield partial
+        except BaseException:
+            if [path.name for path in partial.iterdir()] == [_IDENTITY_FILE]:
+                shutil.rmtree(partial)
+            raise
+        sync(file.parent)
+        shutil.rmtree(partial)
+
+
 def discard_leftovers(folder: Path) -> None:
     """Removes what a process left that was killed after it had made `folder`."""
     if _partial(folder).exists():
@@ -113,7 +141,7 @@ def _lock(path: Path, folder: Path) -> Iterator[None]:
         except BlockingIOError:
             held = False
         if not held:
-            raise UserError(f"another process is preparing {folder}; wait for it to end")
+            raise UserError(f"another process is making {folder}; wait for it to end")
         try:
             yield
         finally:

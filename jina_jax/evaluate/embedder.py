@@ -1,13 +1,16 @@
 """From texts to embeddings, with a trained run or an exported folder."""
 
+import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
+import xxhash
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
@@ -16,15 +19,16 @@ from jina_jax.data.tokenizer import load_tokenizer
 from jina_jax.errors import UserError
 from jina_jax.hf_folder import WEIGHTS_FILE, read_encoder
 from jina_jax.mesh import make_mesh
-from jina_jax.model.pooling import mean_pool
+from jina_jax.model.pooling import first_dimensions, mean_pool
 from jina_jax.model.t5 import apply
 from jina_jax.model.weights import from_huggingface
-from jina_jax.packed_encoder import PackedEncoder, RowShape, Tokens, row_lengths
+from jina_jax.packed_encoder import PackedEncoder, RowShape, Tokens, one_ahead, row_lengths
 from jina_jax.trained import is_run, load_checkpoint
 
 _TEXTS_PER_ROW = 32
 _SHORTEST_ROW = 128
-_TEXTS_AT_ONCE = 16_384  # bounds what is tokenised and packed before it is encoded
+TEXTS_AT_ONCE = 4096
+"""Texts of a block: tokenised and packed before they are encoded."""
 
 
 class Embedder:
@@ -44,6 +48,8 @@ class Embedder:
         *,
         max_tokens: int = 512,
         batch_rows: int = 32,
+        truncate_dim: int | None = None,
+        compute_dtype: Literal["float32", "bfloat16"] = "float32",
     ):
         """Puts the parameters on all devices.
 
@@ -53,23 +59,39 @@ class Embedder:
           tokenizer: ends every text with end-of-sequence.
           max_tokens: longer texts are cut.
           batch_rows: packed rows encoded at once.
+          truncate_dim: give only the first dimensions, at unit length again; None for all.
+          compute_dtype: of the matrix products.
+        Raises: UserError when the model has fewer dimensions.
         """
+        if truncate_dim is not None and not 0 < truncate_dim <= config.d_model:
+            raise UserError(
+                f"truncate_dim={truncate_dim} must lie in 1..{config.d_model}, the dimensions of "
+                f"the model"
+            )
+        config = dataclasses.replace(config, compute_dtype=compute_dtype)
         self.config, self.tokenizer, self.max_tokens = config, tokenizer, max_tokens
+        self.dimensions = truncate_dim or config.d_model
+        """Of an embedding."""
         shapes = [
             RowShape(length, _TEXTS_PER_ROW, batch_rows)
             for length in row_lengths(_SHORTEST_ROW, max_tokens)
         ]
-        self._encoder = PackedEncoder(partial(_encode_rows, config), params, shapes, make_mesh())
+        self._encoder = PackedEncoder(
+            partial(_encode_rows, config, self.dimensions), params, shapes, make_mesh()
+        )
 
     @classmethod
-    def load(cls, path: str | Path, *, batch_rows: int = 32) -> "Embedder":
+    def load(cls, path: str | Path, **options: Any) -> "Embedder":
         """Opens a run folder (its newest checkpoint) or an exported Hugging Face folder.
 
+        Args:
+          path: of the folder.
+          options: batch_rows, truncate_dim and compute_dtype of `Embedder`.
         Raises: UserError when `path` is neither.
         """
         path = Path(path)
         if is_run(path):
-            return cls.from_run(path, batch_rows=batch_rows)
+            return cls.from_run(path, **options)
         if not (path / WEIGHTS_FILE).is_file():
             raise UserError(
                 f"{path} holds no model: give a run folder (with checkpoints/) or an exported "
@@ -79,19 +101,19 @@ class Embedder:
         limits = json.loads((path / "sentence_bert_config.json").read_text(encoding="utf-8"))
         return cls(
             from_huggingface(tensors, config), config, load_tokenizer(path),
-            max_tokens=limits["max_seq_length"], batch_rows=batch_rows,
+            max_tokens=limits["max_seq_length"], **options,
         )  # fmt: skip
 
     @classmethod
-    def from_run(cls, run_path: Path, *, batch_rows: int = 32) -> "Embedder":
-        """Opens the newest checkpoint of a run.
+    def from_run(cls, run_path: Path, **options: Any) -> "Embedder":
+        """Opens the newest checkpoint of a run; options as for `load`.
 
         Raises: UserError when there is none.
         """
         trained = load_checkpoint(run_path)
         return cls(
             trained.params, trained.config, load_tokenizer(run_path / "tokenizer"),
-            max_tokens=trained.max_tokens, batch_rows=batch_rows,
+            max_tokens=trained.max_tokens, **options,
         )  # fmt: skip
 
     def encode(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
@@ -99,17 +121,45 @@ class Embedder:
 
         Returns: float32 [N, D], unit length, in the order given.
         """
-        z_ND = np.zeros((len(texts), self.config.d_model), np.float32)
+        z_ND = np.empty((len(texts), self.dimensions), np.float32)
+        first = 0
         bar = tqdm(total=len(texts), unit="text", disable=not progress, desc="encode")
         with bar:
-            for first in range(0, len(texts), _TEXTS_AT_ONCE):
-                part = texts[first : first + _TEXTS_AT_ONCE]
-                ids = [self._cut(e.ids) for e in self.tokenizer.encode_batch_fast(list(part))]
-                tokens = Tokens((np.concatenate(ids),), np.array([len(i) for i in ids]))
-                for index_N, part_ND in self._encoder.encode(tokens):
-                    z_ND[first + index_N] = part_ND
-                    bar.update(len(index_N))
+            for part_ND in self.stream(texts):
+                z_ND[first : first + len(part_ND)] = part_ND
+                first += len(part_ND)
+                bar.update(len(part_ND))
         return z_ND
+
+    def stream(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
+        """Embeds texts as they come.
+
+        Args:
+          texts: any number; `TEXTS_AT_ONCE` are read ahead, and held no longer.
+        Returns: an iterator over float32 [n, D] of `TEXTS_AT_ONCE` texts each, in their order; an
+          embedding depends on the texts of its block by rounding alone.
+        """
+        for tokens in one_ahead(self._tokenised(texts)):
+            z_ND = np.empty((len(tokens.length_N), self.dimensions), np.float32)
+            for index_N, part_ND in self._encoder.encode(tokens):
+                z_ND[index_N] = part_ND
+            yield z_ND
+
+    def identity(self) -> str:
+        """Names everything that an embedding depends on besides the text."""
+        digest = xxhash.xxh3_128()
+        for leaf in jax.tree.leaves(self._encoder.params):
+            digest.update(np.ascontiguousarray(leaf).tobytes())
+        digest.update(self.tokenizer.to_str().encode())
+        values = [dataclasses.asdict(self.config), self.max_tokens, self.dimensions]
+        digest.update(json.dumps(values, sort_keys=True).encode())
+        return digest.hexdigest()
+
+    def _tokenised(self, texts: Iterable[str]) -> Iterator[Tokens]:
+        iterator = iter(texts)
+        while part := list(islice(iterator, TEXTS_AT_ONCE)):
+            ids = [self._cut(e.ids) for e in self.tokenizer.encode_batch_fast(part)]
+            yield Tokens((np.concatenate(ids),), np.array([len(i) for i in ids]))
 
     def _cut(self, ids: list[int]) -> np.ndarray:
         kept = ids if len(ids) <= self.max_tokens else [*ids[: self.max_tokens - 1], ids[-1]]
@@ -118,6 +168,7 @@ class Embedder:
 
 def _encode_rows(
     config: T5Config,
+    dimensions: int,
     params: Any,
     segments_RL: jax.Array,
     ids_RL: jax.Array,
@@ -125,4 +176,5 @@ def _encode_rows(
     texts_per_row: int,
 ) -> jax.Array:
     hidden_RLD = apply(config, params, ids_RL, segments_RL, None)
-    return mean_pool(hidden_RLD, segments_RL, texts_per_row)
+    z_RSD = mean_pool(hidden_RLD, segments_RL, texts_per_row)
+    return z_RSD if dimensions == config.d_model else first_dimensions(z_RSD, dimensions)

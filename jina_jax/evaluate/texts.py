@@ -1,13 +1,10 @@
-"""Files of texts in, files of embeddings out."""
+"""Texts of a file, one by one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from jina_jax.config import SourceConfig
+from jina_jax.data.lines import Damage, read_lines
 from jina_jax.data.sources import read_source
 from jina_jax.errors import UserError
 from jina_jax.types import BadRecord
@@ -20,26 +17,30 @@ _KINDS = {
     ".tsv": "tsv",
     ".parquet": "parquet",
 }
+_LINES = (".txt", ".txt.gz", ".txt.zst")
 
 
-def read_texts(path: Path, field: str) -> list[str]:
-    """Reads the texts of a file, in order.
+def stream_texts(path: Path, field: str) -> Iterator[str]:
+    """Reads the texts of a file, in order, and holds some thousand at most.
 
     Args:
-      path: .txt (one text a line), .jsonl (.gz, .zst), .csv, .tsv or .parquet.
+      path: .txt (one text a line), .jsonl (both also .gz and .zst), .csv, .tsv or .parquet.
       field: field or column that holds the text; not used for .txt.
     Raises: UserError naming the first record that cannot be read; none is skipped, since the
       embeddings are matched to the texts by position.
     """
-    if path.suffix == ".txt":
-        return _read_lines(path)
-    source = file_source(path, (field, field))
-    texts = []
-    for record in read_source(source):
+    if path.name.endswith(_LINES):
+        yield from _read_lines(path)
+        return
+    for record in read_source(file_source(path, (field, field))):
         if isinstance(record, BadRecord):
             raise UserError(f"{record.origin.file}:{record.origin.row}: {record.detail}")
-        texts.append(record.query)
-    return texts
+        yield record.query
+
+
+def read_texts(path: Path, field: str) -> list[str]:
+    """All texts of `stream_texts`."""
+    return list(stream_texts(path, field))
 
 
 def file_source(path: Path, fields: Sequence[str]) -> SourceConfig:
@@ -60,35 +61,16 @@ def file_source(path: Path, fields: Sequence[str]) -> SourceConfig:
     )  # fmt: skip
 
 
-def _read_lines(path: Path) -> list[str]:
+def _read_lines(path: Path) -> Iterator[str]:
+    number = 0
     try:
-        texts = path.read_text(encoding="utf-8").splitlines()
+        for number, line in read_lines(str(path)):
+            if isinstance(line, Damage):
+                raise UserError(f"{path}:{number}: {line.detail}")
+            yield line.decode().removesuffix("\r")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 (byte {error.start}); convert it first") from error
-    if not texts:
+        raise UserError(f"{path}:{number} is not UTF-8 ({error.reason}); convert it") from error
+    if not number:
         raise UserError(f"{path} is empty")
-    return texts
-
-
-def check_output(path: Path) -> None:
-    """Refuses an output that could not be written, before the work is done."""
-    if path.suffix not in (".npy", ".parquet"):
-        raise UserError(f"{path}: embeddings are written as .npy or .parquet")
-    if not path.absolute().parent.is_dir():
-        raise UserError(f"{path}: the folder {path.absolute().parent} does not exist")
-
-
-def write_embeddings(path: Path, texts: Sequence[str], embeddings_ND: np.ndarray) -> None:
-    """Writes .npy (float32 [N, D]) or .parquet (text, embedding), whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    if path.suffix == ".npy":
-        with temporary.open("wb") as file:
-            np.save(file, embeddings_ND)
-    else:
-        vectors = pa.FixedSizeListArray.from_arrays(
-            pa.array(embeddings_ND.reshape(-1)), embeddings_ND.shape[1]
-        )
-        pq.write_table(pa.table({"text": list(texts), "embedding": vectors}), temporary)
-    temporary.replace(path)

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from jina_jax.config import SourceConfig
 from jina_jax.data.atomic import atomic_file
-from jina_jax.data.chunks import Chunk
+from jina_jax.data.chunks import CHUNK_RECORDS, Chunk
 from jina_jax.data.normalise import HASH_BYTES, text_hash
 from jina_jax.data.runs import hash_words
 from jina_jax.data.shards import ShardSet
@@ -111,6 +111,11 @@ class Texts(NamedTuple):
     def read(self, numbers: np.ndarray) -> list[str]:
         """The texts of these numbers."""
         return self.column.take(pa.array(self.row_U[numbers])).to_pylist()
+
+    def read_from(self, first: int) -> Iterator[str]:
+        """The texts from a number on."""
+        for start in range(first, len(self), CHUNK_RECORDS):
+            yield from self.read(np.arange(start, min(start + CHUNK_RECORDS, len(self))))
 
 
 def different_texts(pairs: pa.Table, name: str) -> Texts:

@@ -11,10 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-import xxhash
-
 from jina_jax.config import RunConfig, SourceConfig
 from jina_jax.data.atomic import write_atomically
 from jina_jax.data.engine import content_key
@@ -69,7 +65,8 @@ class MineReport:
     options: dict[str, Any]
     step: int
     """Of the checkpoint."""
-    params_xxh3: str
+    model: str
+    """As `Embedder.identity` gives it."""
     manifest_sha256: str
     """Of the prepared data."""
     sources: tuple[MinedSource, ...]
@@ -95,18 +92,18 @@ def mine(config: RunConfig, *, progress: bool = True) -> MineReport:
     verify_shards(manifest, config.data_path)
     trained = load_checkpoint(config.run_path)
     options = {k: v for k, v in vars(config.mine).items() if k != "output_dir"}
+    embedder = Embedder(
+        trained.params, trained.config, load_tokenizer(config.run_path / "tokenizer"),
+        max_tokens=trained.max_tokens, batch_rows=config.evaluate.batch_rows,
+    )  # fmt: skip
     report = MineReport(
-        "", options, trained.step, _params_xxh3(trained.params),
+        "", options, trained.step, embedder.identity(),
         file_sha256(config.data_path / MANIFEST_FILE), (),
     )  # fmt: skip
     report = dataclasses.replace(report, identity=content_key(dataclasses.asdict(report)))
     if (before := _already_mined(report, out)) is not None:
         say(f"{out} already holds what this configuration mines", enabled=progress)
         return before
-    embedder = Embedder(
-        trained.params, trained.config, load_tokenizer(config.run_path / "tokenizer"),
-        max_tokens=trained.max_tokens, batch_rows=config.evaluate.batch_rows,
-    )  # fmt: skip
     with workspace(out, report.identity) as space:
         found = []
         for source, summary in chosen:
@@ -134,13 +131,6 @@ def _chosen(config: RunConfig, manifest: Manifest) -> list[tuple[SourceConfig, S
     if not wanted:
         raise UserError(f"{config.data_path} was prepared from no source of pairs in this config")
     return [(sources[name], summaries[name]) for name in wanted]
-
-
-def _params_xxh3(params: Any) -> str:
-    digest = xxhash.xxh3_128()
-    for leaf in jax.tree.leaves(params):
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()
 
 
 def _already_mined(wanted: MineReport, out: Path) -> MineReport | None:

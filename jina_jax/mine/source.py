@@ -15,8 +15,8 @@ from jina_jax.data.shards import ShardSet
 from jina_jax.data.workspace import Workspace
 from jina_jax.errors import UserError
 from jina_jax.evaluate.embedder import Embedder
+from jina_jax.evaluate.embeddings import embed_to_file
 from jina_jax.evaluate.search import top_k
-from jina_jax.mine.embeddings import embed_to_file
 from jina_jax.mine.pairs import Known, Texts, collect_pairs, different_texts
 from jina_jax.mine.rules import RULES, TAKEN, Judged, counts, judge
 from jina_jax.mine_config import MineConfig
@@ -61,7 +61,7 @@ class SourceMiner:
         queries, passages = (different_texts(pairs, name) for name in ("query", "positive"))
         q_QD, p_CD = (
             embed_to_file(
-                self._embedder, texts.read, len(texts), self._work(f"{name}.f32"),
+                self._embedder, texts.read_from, len(texts), self._work(f"{name}.f32"),
                 self._marker(name), progress=self._progress,
             )
             for name, texts in (("queries", queries), ("passages", passages))

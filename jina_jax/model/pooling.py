@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Float32, Int
 
 
 def mean_pool(
@@ -34,6 +34,23 @@ def mean_pool(
     is_zero_RS1 = square_RS1 == 0.0
     norm_RS1 = jnp.sqrt(jnp.where(is_zero_RS1, 1.0, square_RS1))
     return mean_RSD / norm_RS1
+
+
+def first_dimensions(z_XD: Float32[Array, "... D"], dimensions: int) -> Float32[Array, "... E"]:
+    """The first of the dimensions, at unit length again.
+
+    Args:
+      z_XD: vectors; a vector of zeros stands for a text that is not there, and stays one.
+      dimensions: how many, at most D.
+    Returns: [..., dimensions].
+    Example: of (0.6, 0, 0.8), the first two dimensions are (1, 0).
+    Source: Kusupati et al. 2022, "Matryoshka Representation Learning" (arXiv 2205.13147),
+      section 3.
+    """
+    first_XE = z_XD[..., :dimensions]
+    # The bound keeps the gradient at zero finite.
+    squares_X1 = jnp.sum(first_XE**2, axis=-1, keepdims=True)
+    return first_XE * jax.lax.rsqrt(jnp.maximum(squares_X1, 1e-12))
 
 
 def first_token(

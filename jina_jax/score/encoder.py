@@ -1,7 +1,6 @@
 """Sentence embeddings with a BERT such as all-MiniLM-L6-v2, streamed from any number of texts."""
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -18,7 +17,7 @@ from jina_jax.mesh import make_mesh
 from jina_jax.model.bert import apply
 from jina_jax.model.bert_weights import from_huggingface
 from jina_jax.model.pooling import mean_pool
-from jina_jax.packed_encoder import PackedEncoder, Tokens
+from jina_jax.packed_encoder import PackedEncoder, Tokens, one_ahead
 from jina_jax.score.bert_folder import (
     LIMITS_FILE,
     POOLING_FILE,
@@ -84,7 +83,7 @@ class SentenceEncoder:
           texts: any number; read some ten thousand ahead, and held no longer.
         Returns: an iterator over float32 [n, D] blocks, in the order of the texts.
         """
-        for tokens in _one_ahead(self._tokenised(texts)):
+        for tokens in one_ahead(self._tokenised(texts)):
             z_ND = np.empty((len(tokens.length_N), self.dimensions), np.float32)
             for index_N, part_ND in self._encoder.encode(tokens):
                 z_ND[index_N] = part_ND
@@ -94,15 +93,6 @@ class SentenceEncoder:
         iterator = iter(texts)
         while part := list(islice(iterator, _TEXTS_AT_ONCE)):
             yield flatten(self._tokenizer.encode_batch_fast(part), has_types=False)
-
-
-def _one_ahead(items: Iterator[Tokens]) -> Iterator[Tokens]:
-    """Makes the next item in a thread while the present one is worked on."""
-    with ThreadPoolExecutor(1) as thread:
-        coming: Future[Tokens | None] = thread.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = thread.submit(next, items, None)
-            yield item
 
 
 def _embed_rows(

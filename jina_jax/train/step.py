@@ -16,12 +16,11 @@ from jina_jax.feed.batch import PackedBatch
 from jina_jax.loss_config import LossConfig
 from jina_jax.mesh import param_shardings, replicated, split_first_axis
 from jina_jax.model.dropout import DropoutKey
-from jina_jax.model.pooling import mean_pool
+from jina_jax.model.pooling import first_dimensions, mean_pool
 from jina_jax.model.t5 import Execution, apply, init_params
 from jina_jax.train.gradcache import encode_in_chunks
 from jina_jax.train.log_sums import Spread
 from jina_jax.train.losses import Contrast, Terms, contrastive_loss
-from jina_jax.train.matryoshka import first_dimensions
 from jina_jax.train.optim import learning_rate_schedule, make_optimizer
 from jina_jax.train.slots import take_slots
 
