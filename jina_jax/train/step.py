@@ -11,11 +11,10 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float32
 
-from jina_jax.config import RunConfig, T5Config, TrainConfig
+from jina_jax.config import RunConfig, T5Config
 from jina_jax.feed.batch import PackedBatch
 from jina_jax.loss_config import LossConfig
 from jina_jax.mesh import param_shardings, replicated, split_first_axis
-from jina_jax.model.attention import Kernel
 from jina_jax.model.dropout import DropoutKey
 from jina_jax.model.pooling import first_dimensions, mean_pool
 from jina_jax.model.t5 import Execution, apply, init_params
@@ -96,16 +95,6 @@ def embed_texts(
     return take_slots(z_RSD.reshape(-1, z_RSD.shape[-1]), batch.slot_BT, spread)
 
 
-def execution_on(train: TrainConfig, mesh: Mesh) -> Execution:
-    """How a mesh's devices run the layers: on a single CPU, attention goes row by row."""
-    kernel: Kernel = "at_once"
-    if train.attention == "cudnn":
-        kernel = "cudnn"
-    elif mesh.size == 1 and mesh.devices.flat[0].platform == "cpu":
-        kernel = "by_row"
-    return Execution(train.scan_layers, train.remat, kernel)
-
-
 def batch_loss(
     params: Params, batch: PackedBatch, config: RunConfig, mesh: Mesh, dropout_key: Array | None,
     log_temperature: Array | None = None,
@@ -122,7 +111,10 @@ def batch_loss(
     z_BTD = embed_texts(
         params, batch, config.model,
         texts_per_row=config.feed.texts_per_row, chunk_rows=config.train.grad_cache_rows,
-        execution=execution_on(config.train, mesh),
+        execution=Execution(
+            config.train.scan_layers, config.train.remat,
+            "cudnn" if config.train.attention == "cudnn" else "at_once",
+        ),
         spread=spread, dropout_key=dropout_key,
     )  # fmt: skip
     temperature: float | Array = config.loss.temperature

@@ -4,13 +4,11 @@ import numpy as np
 import pytest
 
 from jina_jax.model.attention import (
-    WeightDropout,
     attend,
     attend_by_row,
     attend_cudnn,
     segment_mask,
 )
-from jina_jax.model.dropout import DropoutKey
 
 ROWS, LENGTH, HEADS, WIDTH = 5, 24, 3, 16
 SEGMENTS = jnp.asarray(np.sort(np.random.default_rng(0).integers(0, 4, (ROWS, LENGTH)), axis=1))
@@ -57,21 +55,6 @@ def test_each_text_attends_to_itself_alone():
         np.testing.assert_allclose(
             how(q, k, v, segment_mask(SEGMENTS), bias), expected, rtol=1e-5, atol=2e-6
         )
-
-
-@pytest.mark.parametrize("rate", [0.0, 0.3])
-def test_row_by_row_is_the_same_as_at_once_dropout_included(rate):
-    key = DropoutKey(jax.random.key(7), jnp.asarray([4, 9, 0, 2, 7]))
-    drop = WeightDropout(key, rate) if rate else None
-    whole, rows = (
-        value_and_gradients(lambda *args, how=how: how(*args, drop))
-        for how in (attend, attend_by_row)
-    )
-    for one, other in zip(whole, rows, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=3e-6)
-    if rate:
-        undropped = value_and_gradients(attend)
-        assert np.abs(undropped[0] - whole[0]).max() > 0.1
 
 
 def test_the_arguments_for_cudnn_mean_the_same():
