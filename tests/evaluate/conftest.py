@@ -15,7 +15,7 @@ def exported(tmp_path_factory):
     """A folder with random weights, as sentence-transformers and Embedder.load read it."""
     folder = tmp_path_factory.mktemp("exported")
     (folder / "tokenizer").mkdir()
-    build_tokenizer(TokenizerConfig("train", vocab_size=60), iter(texts(300)), folder / "tokenizer")
+    build_tokenizer(TokenizerConfig("train", vocab_size=38), iter(texts(300)), folder / "tokenizer")
     params = init_params(SMALL, jax.random.key(0))
     export_huggingface(
         params, SMALL, folder / "tokenizer", folder / "model", max_tokens=32, card="# A card\n"
