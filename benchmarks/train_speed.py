@@ -76,7 +76,7 @@ class Options:
     """Set by the benchmark itself: the folder with model and pairs."""
 
 
-def _standard_library() -> tuple[str, ...]:
+def standard_library() -> tuple[str, ...]:
     """The modules whose documentation is read: the same on every machine with this Python."""
     folder = Path(sysconfig.get_paths()["stdlib"])
     return tuple(
@@ -99,7 +99,7 @@ def _prepare(options: Options, work: Path) -> None:
     from jina_jax.model.t5 import init_params
     from jina_jax.types import Pair
 
-    pairs = [r for r in read_pydocs(_standard_library()) if isinstance(r, Pair)]
+    pairs = [r for r in read_pydocs(standard_library()) if isinstance(r, Pair)]
     order = np.random.default_rng(0).permutation(len(pairs))
     chosen = [pairs[i] for i in order[: options.batches * options.batch_size]]
     texts = [[p.query, p.positive] for p in chosen]

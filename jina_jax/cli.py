@@ -29,7 +29,7 @@ has several phases, a verb takes them in order, or one as CONFIG:PHASE; CONFIG@M
 settings for a machine)
   prepare CONFIG      read the sources, filter, deduplicate, tokenise, write shuffled shards
   train CONFIG        train on the shards; the same command resumes
-  evaluate CONFIG     nDCG@10 and recall@10 on what is held out, beside BM25; negation of triplets
+  evaluate CONFIG     retrieval beside BM25, and negation, on what is held out; STS, reranking
   export CONFIG       write a Hugging Face folder for sentence-transformers
   negation CONFIG     triplets of a sentence, its entailment and its negation
   mine CONFIG         hard negatives for the training pairs, found with the trained model
@@ -90,22 +90,23 @@ def _train(args: Sequence[str]) -> None:
 
 
 def _evaluate(args: Sequence[str]) -> None:
-    """Measure retrieval on the held-out pairs, and negation on the held-out triplets.
+    """Measure retrieval on the held-out pairs, negation, STS and reranking.
 
     Each held-out query must find its positive among all held-out positives of its source.
     Prints nDCG@10 and recall@10 of the trained model, the model before training and BM25, and
     writes evaluation.json in the run folder. Of triplets (query, positive, negative) also the
     shares with cos(q, p) > cos(q, n), easy negation, and cos(q, p) > cos(p, n), hard negation,
-    in negation.json.
+    in negation.json. Of the sets of evaluate.sts, Spearman's correlation of the cosines with the
+    scores, in sts.json; of those of evaluate.reranking, MAP@10, in reranking.json.
     """
     config = config_verb("evaluate", _evaluate.__doc__ or "", args)
     from jina_jax.evaluate.run import evaluate
     from jina_jax.terminal import scores
 
     found = evaluate(config)
-    print(scores(found.retrieval, "held-out retrieval"))
-    if found.negation:
-        print("\n" + scores(found.negation, "held-out triplets"))
+    of = ("held-out retrieval", "held-out triplets", "semantic similarity", "reranking")
+    tables = [scores(results, what) for results, what in zip(found, of, strict=True) if results]
+    print("\n\n".join(tables) or "nothing to evaluate: no record is held out (data.eval_pairs)")
 
 
 def _export(args: Sequence[str]) -> None:

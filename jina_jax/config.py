@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from jina_jax.evaluate_config import EvaluateConfig
 from jina_jax.filter_config import (
     ConsistencyConfig,
     DecontaminationConfig,
@@ -272,16 +273,6 @@ class TrainConfig:
     def encoded_again(self) -> int:
         """Forward passes of a step beyond the first."""
         return (self.grad_cache_rows > 0) + (self.remat == "full")
-
-
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """Retrieval on the held-out split."""
-
-    top_k: int = _changeable(10)
-    """Cut-off of nDCG@k and recall@k."""
-    batch_rows: int = _changeable(32)
-    """Packed rows encoded at once."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 from jina_jax.config import RunConfig, SourceConfig
 from jina_jax.errors import UserError, multiples_near
+from jina_jax.evaluate_config import evaluate_problems
 from jina_jax.filter_config import filter_problems
 from jina_jax.loss_config import loss_problems
 from jina_jax.mine_config import mine_problems
@@ -129,7 +130,7 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
             f"optim.warmup_steps={optim.warmup_steps} must lie in 0..train.num_steps="
             f"{config.train.num_steps}"
         )
-    yield from _positive("evaluate", config.evaluate, "top_k", "batch_rows")
+    yield from evaluate_problems(config.evaluate)
     yield from mine_problems(config.mine)
     yield from negation_problems(config.negation)
 

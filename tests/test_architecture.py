@@ -8,7 +8,7 @@ import jina_jax
 ROOT = Path(jina_jax.__file__).parent
 
 # What each part may import of the others, besides itself.
-CONFIGS = {"filter_config", "loss_config", "mine_config", "negation_config"}
+CONFIGS = {"evaluate_config", "filter_config", "loss_config", "mine_config", "negation_config"}
 BASE = CONFIGS | {"config", "errors", "types"}
 MODEL = BASE | {"model"}
 ALLOWED = {
@@ -16,6 +16,7 @@ ALLOWED = {
     "types": set(),
     "progress": set(),
     "accelerators": set(),
+    "evaluate_config": set(),
     "filter_config": {"errors"},
     "loss_config": set(),
     "mine_config": set(),

@@ -14,6 +14,16 @@ from tests.prepared import CONFIG_FILE, tiny_config, write_jsonl
 
 TEXTS = ["Wait for a task to end.", "  two   spaces", "", "ünïcode ﬁne", "log " * 100]
 
+SCORED_FILE = (
+    CONFIG_FILE.replace("return tiny_config({folder!r})", "config = tiny_config({folder!r})")
+    + """
+    from jina_jax.evaluate_config import EvaluateConfig, RerankingSet, StsSet
+    sts = StsSet("numbers", ({folder!r} + "/sts.jsonl",))
+    reranking = RerankingSet("numbers", ({folder!r} + "/reranking.jsonl",))
+    return replace(config, evaluate=EvaluateConfig(sts=(sts,), reranking=(reranking,)))
+"""
+)
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
@@ -54,6 +64,28 @@ def test_evaluation_compares_with_bm25_and_the_start(run):
     assert results["average"]["trained"]["ndcg@10"] == pytest.approx(
         (results["docs"]["trained"]["ndcg@10"] + results["numbers"]["trained"]["ndcg@10"]) / 2
     )
+
+
+def test_sets_of_the_config_are_evaluated_too(run, capsys):
+    names = ["zero", "one", "two", "three", "four"]
+    pairs = [(a, f"the number {j}", 5 - abs(i - j)) for i, a in enumerate(names) for j in range(5)]
+    rows = [{"sentence1": a, "sentence2": b, "score": s} for a, b, s in pairs]
+    (run / "sts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    rows = [{"query": a, "positive": [f"the number {i}"], "negative": TEXTS[:2] + TEXTS[3:]}
+            for i, a in enumerate(names)]  # fmt: skip
+    (run / "reranking.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (run / "scored.py").write_text(SCORED_FILE.format(folder=str(run)))
+    assert main(["evaluate", str(run / "scored.py")]) == 0
+    out = capsys.readouterr().out
+    for kind, measure in (("sts", "spearman"), ("reranking", "map@10")):
+        results = json.loads((run / "run" / f"{kind}.json").read_text())
+        assert results.keys() == {"numbers", "average"}
+        values = {system: of[measure] for system, of in results["numbers"].items()}
+        assert values.keys() == {"untrained", "trained"}
+        assert values["trained"] != values["untrained"]
+        assert f"{100 * values['trained']:.1f}" in out
+    assert main(["evaluate", str(run / "config.py")]) == 0
+    assert not (run / "run" / "sts.json").exists()
 
 
 def test_checkpoint_export_and_sentence_transformers_agree(run, capsys):

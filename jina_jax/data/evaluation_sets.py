@@ -1,14 +1,10 @@
-"""The decontamination filter, and the evaluation sets that it reads.
+"""The decontamination filter, and the texts of the evaluation sets that it reads."""
 
-Of evaluation sets, unlike training records, nothing that cannot be read is passed over.
-"""
-
-import csv
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pyarrow as pa
 
@@ -19,13 +15,11 @@ from jina_jax.data.decontaminate import (
     build_index,
     find_leaks,
 )
-from jina_jax.data.files import find_files, open_file
+from jina_jax.data.evaluation_rows import Row, evaluation_files, evaluation_rows
+from jina_jax.data.files import open_file
 from jina_jax.data.filters import Records, Verdict, verdict
-from jina_jax.data.lines import MAX_LINE_BYTES, Damage, read_lines
-from jina_jax.data.records import decode, read_file_records
 from jina_jax.errors import UserError
 from jina_jax.filter_config import DecontaminationConfig, EvaluationSet
-from jina_jax.types import BadRecord, Origin
 
 _CHUNK_BYTES = 1 << 20
 
@@ -97,7 +91,7 @@ def leak_report(
 def _sets_sha256(config: DecontaminationConfig) -> str:
     digest = hashlib.sha256()
     for evaluation in config.sets:
-        for path in _files(evaluation):
+        for path in evaluation_files(evaluation):
             with open_file(path) as file:
                 while chunk := file.read(_CHUNK_BYTES):
                     digest.update(chunk)
@@ -115,92 +109,19 @@ def evaluation_texts(evaluation: EvaluationSet) -> Iterator[EvaluationText]:
       is no text at all: a leak that is not looked for is found too late.
     """
     empty = True
-    for path in _files(evaluation):
-        try:
-            for row, value in _rows(evaluation, path):
-                for text in _texts_of(evaluation, value, f"{path}:{row}"):
-                    empty = False
-                    yield EvaluationText(evaluation.name, text)
-        except OSError as error:
-            raise UserError(
-                f"evaluation set {evaluation.name!r}: cannot read {path}: {error}"
-            ) from error
+    for row in evaluation_rows(evaluation):
+        for text in _texts_of(evaluation, row):
+            empty = False
+            yield EvaluationText(evaluation.name, text)
     if empty:
         raise UserError(f"evaluation set {evaluation.name!r} has no text: check paths and fields")
 
 
-def _files(evaluation: EvaluationSet) -> Iterator[str]:
-    for pattern in evaluation.paths:
-        found = find_files(pattern)
-        if not found:
-            raise UserError(
-                f"evaluation set {evaluation.name!r}: {pattern!r} matches no file; "
-                f"check data.decontamination.sets[...].paths"
-            )
-        yield from found
-
-
-def _rows(evaluation: EvaluationSet, path: str) -> Iterator[tuple[int, Any]]:
-    if evaluation.kind in ("csv", "tsv"):
-        yield from _delimited(evaluation, path)
-        return
-    for record in read_file_records(path, evaluation.kind):
-        if isinstance(record, BadRecord):
-            raise _unreadable(evaluation, record)
-        yield record.origin.row, record.value
-
-
-def _delimited(evaluation: EvaluationSet, path: str) -> Iterator[tuple[int, dict[str, str]]]:
-    csv.field_size_limit(MAX_LINE_BYTES)
-    delimiter = "," if evaluation.kind == "csv" else "\t"
-    rows = csv.DictReader(_lines(evaluation, path), delimiter=delimiter, strict=True)
-    try:
-        for row in rows:
-            if None in row or None in row.values():
-                raise csv.Error("the row has another number of cells than the header")
-            yield rows.line_num, row
-    except csv.Error as error:
-        origin = Origin(path, rows.line_num)
-        raise _unreadable(evaluation, BadRecord("malformed_row", str(error), origin)) from error
-
-
-def _lines(evaluation: EvaluationSet, path: str) -> Iterator[str]:
-    for row, line in read_lines(path):
-        origin = Origin(path, row)
-        if isinstance(line, Damage):
-            raise _unreadable(evaluation, BadRecord(line.reason, line.detail, origin))
-        text = decode(line, origin)
-        if isinstance(text, BadRecord):
-            raise _unreadable(evaluation, text)
-        yield text + "\n"
-
-
-def _unreadable(evaluation: EvaluationSet, bad: BadRecord) -> UserError:
-    return UserError(
-        f"evaluation set {evaluation.name!r}: {bad.origin.file}:{bad.origin.row} cannot be read "
-        f"({bad.reason}: {bad.detail}); mend the file: a text that is not read is not looked for"
-    )
-
-
-def _texts_of(evaluation: EvaluationSet, value: Any, where: str) -> Iterator[str]:
-    if evaluation.kind == "text":
-        cells = value.split("\t")
-        named = {str(number): cell for number, cell in enumerate(cells, start=1)}
-        value = named if evaluation.fields else {"": value}
-    if not isinstance(value, dict):
-        raise UserError(f"evaluation set {evaluation.name!r}: {where} holds no object")
+def _texts_of(evaluation: EvaluationSet, row: Row) -> Iterator[str]:
     for field in evaluation.fields or ("",):
-        if field not in value:
-            raise UserError(
-                f"evaluation set {evaluation.name!r}: {where} has no field {field!r}; it has "
-                f"{', '.join(value)[:200]}. Set data.decontamination.sets[...].fields"
-            )
-        cell = value[field]
+        cell = row.field(field)
         for text in cell if isinstance(cell, list) else [] if cell is None else [cell]:
             if not isinstance(text, str):
-                raise UserError(
-                    f"evaluation set {evaluation.name!r}: field {field!r} of {where} holds "
-                    f"{type(text).__name__}, not a text"
-                )
+                raise row.error(f"holds {type(text).__name__} in field {field!r}, not a text")
             if text.strip():
                 yield text

@@ -17,6 +17,7 @@ from jina_jax.config import SourceConfig
 from jina_jax.data.manifest import Manifest
 from jina_jax.data.sources import read_source
 from jina_jax.errors import UserError
+from jina_jax.evaluate.averages import Results, with_average
 from jina_jax.evaluate.embedder import Embedder
 from jina_jax.types import BadRecord, Triplet
 
@@ -90,11 +91,11 @@ def score_negation(task: NegationTask, embedder: Embedder) -> dict[str, float]:
     return negation_scores(*(embedder.encode(texts) for texts in task[1:]))
 
 
-def evaluate_negation(
-    tasks: Sequence[NegationTask], models: dict[str, Embedder]
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Scores every model on every task: task → system → measure → value in 0..1."""
-    return {
-        task.name: {name: score_negation(task, model) for name, model in models.items()}
-        for task in tasks
-    }
+def evaluate_negation(tasks: Sequence[NegationTask], models: dict[str, Embedder]) -> Results:
+    """Scores every model on every task and, as `average`, on their mean."""
+    return with_average(
+        {
+            task.name: {name: score_negation(task, model) for name, model in models.items()}
+            for task in tasks
+        }
+    )

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytrec_eval
 
 from jina_jax.errors import UserError
+from jina_jax.evaluate.averages import Results, with_average
 from jina_jax.evaluate.embedder import Embedder
 from jina_jax.evaluate.search import top_k
 
@@ -87,23 +88,15 @@ def score(task: RetrievalTask, ranking: Ranking, k: int) -> dict[str, float]:
 
 def evaluate_retrieval(
     tasks: Sequence[RetrievalTask], models: dict[str, Embedder], k: int
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Scores every model and BM25 on every task.
-
-    Returns: task → system → measure → value in 0..1; the task `average` is the plain mean.
-    """
-    results: dict[str, dict[str, dict[str, float]]] = {}
-    for task in tasks:
-        results[task.name] = {
-            name: score(task, rank_by_embedding(task, model, k), k)
-            for name, model in models.items()
-        } | {"bm25": score(task, rank_by_bm25(task, k), k)}
-    systems = [*models, "bm25"]
-    results["average"] = {
-        system: {
-            measure: float(np.mean([results[t.name][system][measure] for t in tasks]))
-            for measure in results[tasks[0].name][system]
+) -> Results:
+    """Scores every model and BM25 on every task and, as `average`, on their mean."""
+    return with_average(
+        {
+            task.name: {
+                name: score(task, rank_by_embedding(task, model, k), k)
+                for name, model in models.items()
+            }
+            | {"bm25": score(task, rank_by_bm25(task, k), k)}
+            for task in tasks
         }
-        for system in systems
-    }
-    return results
+    )

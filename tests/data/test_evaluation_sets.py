@@ -93,7 +93,12 @@ def test_changed_sets_make_another_filter_and_are_refused_midway(two_sets):
     "name, content, more, what",
     [
         ("a.jsonl", b'{"query": "q"}\n', {}, r"a\.jsonl:1 has no field 'positive'; it has query"),
-        ("a.jsonl", b'{"query": 3}\n', {"fields": ("query",)}, r"holds int, not a text"),
+        (
+            "a.jsonl",
+            b'{"query": 3}\n',
+            {"fields": ("query",)},
+            r"holds int in field 'query', not a text",
+        ),
         ("a.jsonl", b"[1]\n", {}, r"a\.jsonl:1 holds no object"),
         ("a.jsonl", b'{"query": "q"\n', {}, r"a\.jsonl:1 cannot be read \(malformed_json"),
         ("a.jsonl.gz", b"no gzip", {}, r"cannot be read \(corrupt_compression"),

@@ -1,0 +1,354 @@
+"""Quality and time of training, beside sentence-transformers.
+
+Both sides start from the same random T5 weights, with the same vocabulary, and train on the same
+pairs in the same batches, cut at the same tokens, with the same loss (the mean of InfoNCE in both
+directions, temperature 0.05), AdamW, clipping and schedule. Ours is `train` with packed rows;
+sentence-transformers is its trainer, whose collator pads each column of a batch to its longest
+text. The trained models are scored by one and the same code: nDCG@10 of held-out queries among all
+held-out passages and, with `--sts`, Spearman's correlation on the STS Benchmark.
+
+    python benchmarks/quality.py
+
+The pairs are the docstrings of Python's standard library and of packages whose versions
+`constraints.txt` gives, a summary and its explanation; `--pairs FILE` takes JSON lines instead.
+Each seed has weights and an order of its own. With `--results FILE`, what is measured is kept, and
+seeds may be run one by one: `--seeds 0 --results FILE`, then `--seeds 1 --results FILE`.
+
+The whole time is that of a process that trains, from its start to the saved model, imports and
+compiling included; ours has the preparation of the pairs added to it. Steps alone are timed over
+the second half of the training, when everything is compiled.
+"""
+
+import dataclasses
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from quality_table import NDCG, SIDES, STS, summary
+from train_speed import TEMPERATURE, standard_library
+
+from jina_jax.config import (
+    DataConfig,
+    FeedConfig,
+    LossConfig,
+    OptimConfig,
+    RunConfig,
+    SourceConfig,
+    T5Config,
+    TokenizerConfig,
+    TrainConfig,
+)
+
+PACKAGES = ("jax", "numpy", "scipy", "sklearn", "torch", "transformers", "pandas")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is trained, and on what."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of weights and order; both sides train once with each."""
+    steps: int = 200
+    """Of training."""
+    batch_size: int = 64
+    """Pairs in a batch."""
+    max_tokens: int = 128
+    """Texts are cut to this many tokens."""
+    learning_rate: float = 1e-3
+    """Peak; a linear warm-up over a tenth of the steps, then linear to 0."""
+    dropout: float = 0.0
+    """On both sides. Above 0 they draw different masks."""
+    d_model: int = 256
+    layers: int = 4
+    vocab_size: int = 8000
+    held_out: int = 1000
+    """Pairs that are searched and not trained on."""
+    pairs: Path | None = None
+    """JSON lines with `query` and `positive` instead of docstrings."""
+    sts: Path | None = None
+    """A file of the STS Benchmark, such as sts-dev.csv; without it there is no STS score."""
+    threads: int = 2
+    """Of torch; JAX takes the cores that there are."""
+    results: Path | None = None
+    """Keep the figures of each seed in this file, and show all that it has."""
+    side: str = ""
+    """Set by the benchmark itself: train one side in this process."""
+    work: Path = Path()
+    """Set by the benchmark itself: the folder with pairs, weights and models."""
+
+
+def run_config(options: Options, work: Path, seed: int) -> RunConfig:
+    """Our side as a user would configure it."""
+    return RunConfig(
+        name=f"quality-{seed}",
+        workdir=str(work / f"ours-{seed}"),
+        data_dir=str(work / "data"),
+        data=DataConfig(
+            (SourceConfig("pairs", paths=(str(work / "pairs.jsonl"),)),),
+            TokenizerConfig(str(work / "tokenizer")),
+            eval_pairs=options.held_out,
+        ),
+        feed=FeedConfig(
+            options.batch_size, options.max_tokens, options.max_tokens,
+            row_tokens=options.max_tokens,
+        ),
+        model=T5Config(
+            vocab_size=-(-options.vocab_size // 128) * 128, d_model=options.d_model,
+            d_ff=4 * options.d_model, num_layers=options.layers, num_heads=options.d_model // 64,
+            dropout_rate=options.dropout,
+        ),
+        # sentence-transformers takes the mean of the two directions, and masks no equal texts.
+        loss=LossConfig(
+            temperature=TEMPERATURE, query_weight=0.5, positive_weight=0.5,
+            mask_false_negatives=False,
+        ),
+        optim=OptimConfig(
+            learning_rate=options.learning_rate, schedule="linear",
+            warmup_steps=options.steps // 10, weight_decay=0.0,
+        ),
+        train=TrainConfig(
+            options.steps, seed, str(work / f"initial-{seed}"), log_every_steps=1,
+            checkpoint_every_steps=options.steps,
+        ),
+    )  # fmt: skip
+
+
+def prepare_both(options: Options, work: Path) -> float:
+    """Pairs and vocabulary for both sides, then our shards; seconds that the latter took."""
+    from jina_jax.data.prepare import prepare
+    from jina_jax.data.pydocs import read_pydocs
+    from jina_jax.data.tokenizer import build_tokenizer
+    from jina_jax.types import Pair
+
+    if options.pairs is None:
+        found = read_pydocs((*standard_library(), *PACKAGES))
+        pairs = [(p.query, p.positive) for p in found if isinstance(p, Pair)]
+    else:
+        lines = options.pairs.read_text(encoding="utf-8").splitlines()
+        pairs = [(r["query"], r["positive"]) for r in map(json.loads, lines)]
+    with (work / "pairs.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps({"query": q, "positive": p}) + "\n" for q, p in pairs)
+    (work / "tokenizer").mkdir()
+    vocabulary = TokenizerConfig("train", options.vocab_size)
+    build_tokenizer(vocabulary, (text for pair in pairs for text in pair), work / "tokenizer")
+    config, began = run_config(options, work, 0), time.perf_counter()
+    manifest = prepare(config.data, config.data_path, progress=False)
+    prepare_s = time.perf_counter() - began
+    print(
+        f"{manifest.sources[0].train:,} pairs to train on, {manifest.sources[0].eval:,} held out; "
+        f"prepared in {prepare_s:.1f} s",
+        flush=True,
+    )
+    return prepare_s
+
+
+def write_start(options: Options, work: Path, seed: int) -> None:
+    """Random weights as a Hugging Face folder, and for the other side our batches and rates."""
+    import jax
+    import jax.numpy as jnp
+
+    from jina_jax.export.huggingface import export_huggingface
+    from jina_jax.model.t5 import init_params
+    from jina_jax.train.optim import learning_rate_schedule
+
+    config = run_config(options, work, seed)
+    export_huggingface(
+        init_params(config.model, jax.random.key(seed)), config.model, work / "tokenizer",
+        work / f"initial-{seed}", max_tokens=options.max_tokens, card="Random weights.\n",
+    )  # fmt: skip
+    rates = learning_rate_schedule(config.optim, options.steps)(jnp.arange(options.steps))
+    plan = {"pairs": ordered_pairs(config), "rates": np.asarray(rates).tolist()}
+    (work / f"plan-{seed}.json").write_text(json.dumps(plan), encoding="utf-8")
+
+
+def ordered_pairs(config: RunConfig) -> list[list[str]]:
+    """The pairs in the order of our batches, found by the hashes of their texts."""
+    from jina_jax.data.manifest import load_manifest
+    from jina_jax.data.normalise import text_hash
+    from jina_jax.data.shards import ShardSet
+    from jina_jax.data.tokenizer import load_tokenizer
+    from jina_jax.feed.pipeline import batches
+
+    (source,) = load_manifest(config.data_path).sources
+    shards = ShardSet([config.data_path / shard.path for shard in source.shards])
+    tokenizer = load_tokenizer(config.data_path / "tokenizer")
+    tokenizer.enable_truncation(config.data.max_text_tokens)
+    by_hash: dict[bytes, list[str]] = {}
+    for line in Path(config.data.sources[0].paths[0]).read_text(encoding="utf-8").splitlines():
+        pair = list(json.loads(line).values())
+        by_hash.setdefault(b"".join(map(text_hash, pair)), pair)
+    ordered = []
+    for batch in batches(
+        {"pairs": shards}, {"pairs": 1.0}, config.feed,
+        seed=config.train.seed, num_steps=config.train.num_steps,
+    ):  # fmt: skip
+        records = shards.read(batch.record_B)
+        for number, hashes in enumerate(records.hashes_NSx2):
+            pair = by_hash[hashes.tobytes()]
+            ids = [tokenizer.encode(text).ids for text in pair]
+            assert all(np.array_equal(records.text(number, i), ids[i]) for i in (0, 1))
+            ordered.append(pair)
+    return ordered
+
+
+def train_ours(options: Options, work: Path) -> dict[str, list[float]]:
+    """Trains with `train`; losses and seconds of each step."""
+    from jina_jax.train.loop import train
+    from jina_jax.train.metrics import read_metrics
+
+    config = run_config(options, work, options.seeds[0])
+    train(config)
+    lines = read_metrics(config.run_path / "metrics.jsonl")
+    return {"losses": [v["loss"] for v in lines], "seconds": [v["step_time_s"] for v in lines]}
+
+
+def train_theirs(options: Options, work: Path) -> dict[str, list[float]]:
+    """Trains with sentence-transformers' trainer; losses and seconds of each step."""
+    import torch
+    from datasets import Dataset
+    from sentence_transformers import (
+        SentenceTransformer,
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+    from torch.utils.data import BatchSampler, SequentialSampler
+    from transformers import TrainerCallback
+
+    torch.set_num_threads(options.threads)
+    seed = options.seeds[0]
+    plan = json.loads((work / f"plan-{seed}.json").read_text(encoding="utf-8"))
+    queries, positives = zip(*plan["pairs"], strict=True)
+    model = SentenceTransformer(str(work / f"initial-{seed}"), device="cpu")
+    loss = MultipleNegativesRankingLoss(
+        model, scale=1 / TEMPERATURE, directions=("query_to_doc", "doc_to_query"),
+        partition_mode="per_direction",
+    )  # fmt: skip
+    losses: list[float] = []
+    loss.register_forward_hook(lambda _module, _given, value: losses.append(value.item()))
+    ends = [time.perf_counter()]
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            ends.append(time.perf_counter())
+
+    optim = OptimConfig()
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=1.0, betas=(optim.b1, optim.b2), eps=optim.eps, weight_decay=0.0
+    )
+    # Our rates, with one beyond the last step, which is asked for and not used.
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, [*plan["rates"], 0.0].__getitem__)
+    SentenceTransformerTrainer(
+        model=model,
+        args=SentenceTransformerTrainingArguments(
+            output_dir=str(work / f"trainer-{seed}"), num_train_epochs=1, seed=seed,
+            per_device_train_batch_size=options.batch_size, max_grad_norm=optim.clip_norm,
+            batch_sampler=lambda dataset, batch_size, drop_last, **_: BatchSampler(
+                SequentialSampler(dataset), batch_size, drop_last
+            ),
+            use_cpu=True, save_strategy="no", report_to="none", disable_tqdm=True,
+        ),
+        train_dataset=Dataset.from_dict({"query": queries, "positive": positives}),
+        loss=loss,
+        optimizers=(optimizer, schedule),
+        callbacks=[Clock()],
+    ).train()  # fmt: skip
+    model.save_pretrained(str(work / f"theirs-{seed}"))
+    return {"losses": losses, "seconds": np.diff(ends).tolist()}
+
+
+def trained_side(options: Options, work: Path, side: str, seed: int) -> dict[str, Any]:
+    """Trains one side in a process of its own: losses and seconds of steps, and of all."""
+    given = dataclasses.replace(options, seeds=(seed,), side=side, work=work)
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in vars(given).items()
+             if value is not None and name != "seeds"]  # fmt: skip
+    command = [sys.executable, __file__, f"--seeds={seed}", *flags]
+    began = time.perf_counter()
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    process_s = time.perf_counter() - began
+    return json.loads(done.stdout.splitlines()[-1]) | {"process_s": process_s}
+
+
+def measured(options: Options, work: Path, seed: int, prepare_s: float) -> dict[str, Any]:
+    """Trains and scores both sides with one seed."""
+    from jina_jax.evaluate.embedder import Embedder
+    from jina_jax.hf_folder import read_encoder
+    from jina_jax.model.weights import from_huggingface
+
+    write_start(options, work, seed)
+    config = run_config(options, work, seed)
+    ours, theirs = (trained_side(options, work, side, seed) for side in SIDES)
+    trained = Embedder.from_run(config.run_path)
+    shape, tensors = read_encoder(work / f"theirs-{seed}")
+    other = partial(
+        Embedder, config=shape, tokenizer=trained.tokenizer, max_tokens=options.max_tokens
+    )
+    start = read_encoder(work / f"initial-{seed}")[1]
+    models = {
+        SIDES[0]: trained,
+        SIDES[1]: other(from_huggingface(tensors, shape)),
+        "untrained": other(from_huggingface(start, shape)),
+    }
+    half = options.steps // 2
+    found: dict[str, Any] = {name: scored(options, work, model) for name, model in models.items()}
+    for name, side in zip(SIDES, (ours, theirs), strict=True):
+        found[name] |= {
+            "process_s": side["process_s"],
+            "step_s": statistics.mean(side["seconds"][half:]),
+            "loss": statistics.mean(side["losses"][-10:]),
+        }
+    apart = np.abs(np.subtract(ours["losses"], theirs["losses"]))
+    found["prepare_s"] = prepare_s
+    return found | {"losses_apart": {"first": apart[0], "all": apart.max()}}
+
+
+def scored(options: Options, work: Path, model: Any) -> dict[str, float]:
+    """Held-out nDCG@10 and, where it is asked for, Spearman's correlation."""
+    from jina_jax.data.manifest import load_manifest
+    from jina_jax.evaluate.retrieval import load_task, rank_by_embedding, score
+    from jina_jax.evaluate.sts import read_sts, score_sts
+    from jina_jax.evaluate_config import StsSet
+
+    (source,) = load_manifest(work / "data").sources
+    task = load_task("held out", work / "data" / str(source.eval_path))
+    values = {NDCG: score(task, rank_by_embedding(task, model, 10), 10)[NDCG]}
+    if options.sts is not None:
+        sts = StsSet("STS Benchmark", (str(options.sts),), "text", ("6", "7", "5"))
+        values[STS] = score_sts(read_sts(sts), model)[STS]
+    return values
+
+
+def main() -> None:
+    """Runs the benchmark, or one side of it."""
+    options = tyro.cli(Options, description=__doc__)
+    if options.side:
+        side = train_ours if options.side == SIDES[0] else train_theirs
+        print(json.dumps(side(options, options.work)))
+        return
+    given = {k: str(v) for k, v in vars(options).items() if k not in ("seeds", "results")}
+    kept: dict[str, Any] = {"options": given, "seeds": {}}
+    if options.results is not None and options.results.is_file():
+        kept = json.loads(options.results.read_text(encoding="utf-8"))
+        if kept["options"] != given:
+            sys.exit(f"{options.results} holds results of other options: {kept['options']}")
+    with tempfile.TemporaryDirectory() as folder:
+        prepare_s = prepare_both(options, Path(folder))
+        for seed in options.seeds:
+            kept["seeds"][str(seed)] = measured(options, Path(folder), seed, prepare_s)
+            print(f"seed {seed}: {json.dumps(kept['seeds'][str(seed)])}", flush=True)
+            if options.results is not None:
+                options.results.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    print(summary(kept["seeds"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Reranking: whether the relevant ones of a query's passages are nearer to it than the others."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pytrec_eval
+
+from jina_jax.data.evaluation_rows import Row, evaluation_rows
+from jina_jax.errors import UserError
+from jina_jax.evaluate.averages import Results, with_average
+from jina_jax.evaluate.embedder import Embedder
+from jina_jax.evaluate_config import RerankingSet
+from jina_jax.progress import say
+
+
+class Candidates(NamedTuple):
+    """A query and the passages to rank."""
+
+    query: str
+    positives: Sequence[str]
+    negatives: Sequence[str]
+
+
+class RerankingTask(NamedTuple):
+    """The queries of a set."""
+
+    name: str
+    queries: Sequence[Candidates]
+
+
+def read_reranking(config: RerankingSet) -> RerankingTask:
+    """Reads a set of queries with passages.
+
+    A query without a relevant passage, or without another, has one rank only: such are left out,
+    as sentence-transformers does, and their number is said.
+
+    Raises: UserError naming the file and row that cannot be read, and when no query is left.
+    """
+    query, positive, negative = config.fields
+    queries, left_out = [], 0
+    for row in evaluation_rows(config):
+        texts = _texts(row, query)
+        if len(texts) != 1:
+            raise row.error(f"has {len(texts)} texts in field {query!r}, not one")
+        found = Candidates(texts[0], _texts(row, positive), _texts(row, negative))
+        if found.positives and found.negatives:
+            queries.append(found)
+        else:
+            left_out += 1
+    if not queries:
+        raise UserError(
+            f"evaluation set {config.name!r} has no query with passages in both {positive!r} and "
+            f"{negative!r}: check paths and fields"
+        )
+    if left_out:
+        say(f"{config.name}: {left_out:,} queries without passages of both kinds are left out")
+    return RerankingTask(config.name, queries)
+
+
+def _texts(row: Row, name: str) -> list[str]:
+    cell = row.field(name)
+    texts = cell if isinstance(cell, list) else [cell]
+    for text in texts:
+        if not isinstance(text, str) or not text.strip():
+            raise row.error(f"holds {text!r} in field {name!r}, not a text")
+    return texts
+
+
+def mean_average_precision(
+    positives: Sequence[np.ndarray], negatives: Sequence[np.ndarray], k: int
+) -> float:
+    """MAP@k by trec_eval (`map_cut`).
+
+    The average precision of a query is the sum, over its relevant passages among the first k, of
+    the share of relevant ones up to there, divided by the number of its relevant passages. Of equal
+    scores the irrelevant passage comes first, so that a model that tells nothing apart gains
+    nothing by the order of the file.
+
+    Args:
+      positives: scores of each query's relevant passages; at least one.
+      negatives: scores of its others.
+      k: cut-off.
+    Returns: in 0..1.
+    Example: one query, relevant 0.9 and 0.5, another 0.7: (1/1 + 2/3) / 2 = 0.8333.
+    Source: Buckley & Voorhees 2005, TREC, ch. 3.
+    """
+    relevant: dict[str, dict[str, int]] = {}
+    ranking: dict[str, dict[str, float]] = {}
+    for number, (of_P, of_N) in enumerate(zip(positives, negatives, strict=True)):
+        # trec_eval puts the later name first where scores are equal.
+        of_relevant = {f"a{i}": float(s) for i, s in enumerate(of_P)}
+        relevant[str(number)] = dict.fromkeys(of_relevant, 1)
+        ranking[str(number)] = of_relevant | {f"b{i}": float(s) for i, s in enumerate(of_N)}
+    evaluator = pytrec_eval.RelevanceEvaluator(relevant, {f"map_cut.{k}"})
+    by_query = evaluator.evaluate(ranking).values()
+    return float(np.mean([q[f"map_cut_{k}"] for q in by_query]))
+
+
+def score_reranking(task: RerankingTask, embedder: Embedder, k: int) -> dict[str, float]:
+    """MAP@k of ranking each query's passages by their cosines with it."""
+    texts = dict.fromkeys(t for c in task.queries for t in (c.query, *c.positives, *c.negatives))
+    number = {text: i for i, text in enumerate(texts)}
+    z_ND = embedder.encode(list(texts))
+
+    def cosines(passages: Sequence[str], query: str) -> np.ndarray:
+        return z_ND[[number[p] for p in passages]] @ z_ND[number[query]]
+
+    positives = [cosines(c.positives, c.query) for c in task.queries]
+    negatives = [cosines(c.negatives, c.query) for c in task.queries]
+    return {f"map@{k}": mean_average_precision(positives, negatives, k)}
+
+
+def evaluate_reranking(
+    tasks: Sequence[RerankingTask], models: dict[str, Embedder], k: int
+) -> Results:
+    """Scores every model on every task and, as `average`, on their mean."""
+    return with_average(
+        {
+            task.name: {name: score_reranking(task, model, k) for name, model in models.items()}
+            for task in tasks
+        }
+    )

@@ -1,0 +1,94 @@
+"""Semantic textual similarity: whether cosines rank pairs of texts as people do."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy.stats import rankdata
+
+from jina_jax.data.evaluation_rows import Row, evaluation_rows
+from jina_jax.errors import UserError
+from jina_jax.evaluate.averages import Results, with_average
+from jina_jax.evaluate.embedder import Embedder
+from jina_jax.evaluate_config import StsSet
+
+
+class StsTask(NamedTuple):
+    """Scored pairs, by column."""
+
+    name: str
+    left: Sequence[str]
+    right: Sequence[str]
+    score: Sequence[float]
+
+
+def read_sts(config: StsSet) -> StsTask:
+    """Reads a set of scored pairs.
+
+    Raises: UserError naming the file and row that cannot be read, has an empty text or no finite
+      score, and when all scores are equal: nothing can be correlated with them.
+    """
+    *texts, score = config.fields
+    rows = [
+        (*(_text(row, name) for name in texts), _number(row, score))
+        for row in evaluation_rows(config)
+    ]
+    if len({row[-1] for row in rows}) < 2:
+        raise UserError(
+            f"evaluation set {config.name!r} has {len(rows)} pairs and less than two different "
+            f"scores in field {score!r}: no ranks to compare with"
+        )
+    left, right, scores = (list(column) for column in zip(*rows, strict=True))
+    return StsTask(config.name, left, right, scores)
+
+
+def _text(row: Row, name: str) -> str:
+    text = row.field(name)
+    if not isinstance(text, str) or not text.strip():
+        raise row.error(f"holds {text!r} in field {name!r}, not a text")
+    return text
+
+
+def _number(row: Row, name: str) -> float:
+    value: Any = row.field(name)
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise row.error(f"holds {value!r} in field {name!r}, not a finite number")
+    return number
+
+
+def spearman(x_N: Float[np.ndarray, "N"], y_N: Float[np.ndarray, "N"]) -> float:
+    """Spearman's rank correlation; equal values share the mean of their ranks.
+
+    Args:
+      x_N: any scale.
+      y_N: any scale.
+    Returns: in -1..1; 0 where either has one value only, and so no order.
+    Example: (1, 2, 2, 3) and (1, 3, 2, 4) have ranks (1, 2.5, 2.5, 4) and (1, 3, 2, 4): 0.9487.
+    Source: Spearman 1904; ties as in Kendall 1945.
+    """
+    x_N, y_N = (rankdata(v) - (len(v) + 1) / 2 for v in (x_N, y_N))
+    length = float(np.sqrt(np.sum(x_N**2) * np.sum(y_N**2)))
+    return float(np.sum(x_N * y_N)) / length if length else 0.0
+
+
+def score_sts(task: StsTask, embedder: Embedder) -> dict[str, float]:
+    """Spearman's correlation of the cosines of the pairs with their scores."""
+    z_2ND = embedder.encode([*task.left, *task.right]).reshape(2, len(task.left), -1)
+    cosine_N = np.einsum("nd,nd->n", *z_2ND)
+    return {"spearman": spearman(cosine_N, np.array(task.score, np.float64))}
+
+
+def evaluate_sts(tasks: Sequence[StsTask], models: dict[str, Embedder]) -> Results:
+    """Scores every model on every task and, as `average`, on their mean."""
+    return with_average(
+        {
+            task.name: {name: score_sts(task, model) for name, model in models.items()}
+            for task in tasks
+        }
+    )

@@ -1,0 +1,136 @@
+import json
+import math
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from scipy.stats import spearmanr
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
+
+from jina_jax.errors import UserError
+from jina_jax.evaluate.embedder import Embedder
+from jina_jax.evaluate.sts import StsTask, evaluate_sts, read_sts, score_sts, spearman
+from jina_jax.evaluate_config import EvaluateConfig, RerankingSet, StsSet, evaluate_problems
+from tests.random_texts import texts
+
+ROWS = [("a man", "a person", 4.2), ("a cat", 'it\'s a "car"', 0.5)]
+
+
+def sts(path, **more):
+    return read_sts(StsSet("dev", (str(path),), **more))
+
+
+def test_spearman_by_hand():
+    # Ranks (1, 2.5, 2.5, 4) and (1, 3, 2, 4), less 2.5: 4.5 / sqrt(4.5 · 5).
+    found = spearman(np.array([1.0, 2, 2, 3]), np.array([1.0, 3, 2, 4]))
+    assert found == pytest.approx(4.5 / math.sqrt(4.5 * 5), abs=1e-12)
+    # Without ties 1 - 6 Σd² / (n (n² - 1)): ranks (1, 2, 3, 4, 5) and (2, 1, 4, 3, 5).
+    found = spearman(np.arange(5.0), np.array([20.0, 10, 40, 30, 5e9]))
+    assert found == pytest.approx(1 - 6 * 4 / (5 * 24), abs=1e-12)
+    assert spearman(np.arange(5.0), -(np.arange(5.0) ** 3)) == pytest.approx(-1, abs=1e-12)
+    assert spearman(np.arange(5.0), np.ones(5)) == 0
+
+
+@pytest.mark.parametrize("values", [3, 10, 10_000])
+def test_spearman_equals_scipys_with_few_and_many_ties(values):
+    rng = np.random.default_rng(values)
+    x, noise = rng.integers(0, values, (2, 500))
+    y = x + 0.7 * noise // 2
+    assert spearman(x.astype(float), y) == pytest.approx(spearmanr(x, y).statistic, abs=1e-12)
+
+
+def test_correlation_equals_sentence_transformers(exported):
+    left, right = texts(200, seed=1), texts(200, seed=2)
+    rng = np.random.default_rng(0)
+    # Half of the pairs share words, and scores have ties, as in the STS Benchmark.
+    shared = rng.random(200) < 0.5
+    right = [f"{a} {b}" if s else b for a, b, s in zip(left, right, shared)]
+    left, right = (["sea", *t[1:]] for t in (left, right))
+    left, right = ([t or "fish" for t in side] for side in (left, right))
+    scores = np.round(2.5 * shared + 2 * rng.random(200), 1).tolist()
+    theirs = EmbeddingSimilarityEvaluator(left, right, scores, main_similarity="cosine")(
+        SentenceTransformer(str(exported), device="cpu")
+    )
+    ours = score_sts(StsTask("dev", left, right, scores), Embedder.load(exported))
+    assert ours["spearman"] == pytest.approx(theirs["spearman_cosine"], abs=1e-4)
+    assert abs(ours["spearman"]) > 0.1
+
+
+class Angles(Embedder):
+    """Reads the embedding off the text."""
+
+    def __init__(self):
+        pass
+
+    def encode(self, texts, *, progress=False):
+        angles = np.deg2rad([float(t) for t in texts])
+        return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+
+def test_columns_go_where_they_belong_and_tasks_are_averaged():
+    # Distances 10, 50, 30 against scores 3, 1, 2 agree; against 1, 3, 2 they are reversed.
+    left, right = ["0", "20", "-40"], ["10", "70", "-10"]
+    tasks = [StsTask("a", left, right, [3, 1, 2]), StsTask("b", left, right, [1, 3, 2])]
+    found = evaluate_sts(tasks, {"m": Angles()})
+    assert found.keys() == {"a", "b", "average"}
+    for task, value in (("a", 1), ("b", -1), ("average", 0)):
+        assert found[task]["m"]["spearman"] == pytest.approx(value, abs=1e-12)
+    assert evaluate_sts([], {"m": Angles()}) == {}
+
+
+def test_every_kind_of_file_gives_the_same(tmp_path):
+    names = ("sentence1", "sentence2", "score")
+    records = [dict(zip(names, row)) for row in ROWS]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    pq.write_table(pa.Table.from_pylist(records), tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_text(
+        'score,sentence1,sentence2\n4.2,a man,a person\n0.5,a cat,"it\'s a ""car"""\n'
+    )
+    # The STS Benchmark's own form, with columns left over and a quote that means nothing.
+    lines = [f"g\tf\ty\t{i}\t{row[2]}\t{row[0]}\t{row[1]}\n" for i, row in enumerate(ROWS)]
+    (tmp_path / "b.csv").write_text("".join(lines))
+    expected = StsTask("dev", *([row[i] for row in ROWS] for i in range(3)))
+    assert sts(tmp_path / "a.jsonl") == expected
+    assert sts(tmp_path / "a.parquet", kind="parquet") == expected
+    assert sts(tmp_path / "a.csv", kind="csv") == expected
+    assert sts(tmp_path / "b.csv", kind="text", fields=("6", "7", "5")) == expected
+
+
+@pytest.mark.parametrize(
+    "rows, what",
+    [
+        ([("a", "b", "high")], r"a\.jsonl:1 holds 'high' in field 'score', not a finite number"),
+        ([("a", "b", 1), ("a", "b", None)], r"a\.jsonl:2 holds None in field 'score'"),
+        ([("a", "b", float("nan"))], r"holds nan in field 'score'"),
+        ([("a", "b", True)], r"holds True in field 'score'"),
+        ([("a", " ", 1)], r"a\.jsonl:1 holds ' ' in field 'sentence2', not a text"),
+        ([("a", ["b"], 1)], r"holds \['b'\] in field 'sentence2', not a text"),
+        ([("a", "b", 1), ("c", "d", 1.0)], r"2 pairs and less than two different scores"),
+        ([], r"'dev' has 0 pairs"),
+    ],
+)
+def test_what_cannot_be_scored_is_named(tmp_path, rows, what):
+    records = [dict(zip(("sentence1", "sentence2", "score"), row)) for row in rows]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    with pytest.raises(UserError, match=what):
+        sts(tmp_path / "a.jsonl")
+
+
+def test_a_configuration_that_cannot_be_used_is_told():
+    good = StsSet("a", ("a",))
+    assert list(evaluate_problems(EvaluateConfig(sts=(good,)))) == []
+    cases = {
+        "evaluate.top_k=0": EvaluateConfig(top_k=0),
+        "evaluate.batch_rows=-1": EvaluateConfig(batch_rows=-1),
+        "evaluate.sts are named 'a'": EvaluateConfig(sts=(good, good)),
+        "evaluate.reranking.0 (a) has no paths": EvaluateConfig(
+            reranking=(RerankingSet("a", ()),)
+        ),
+        "evaluate.sts.0 (average): the mean": EvaluateConfig(sts=(StsSet("average", ("a",)),)),
+        "column numbers from 1, got sentence1": EvaluateConfig(sts=(StsSet("a", ("a",), "text"),)),
+    }  # fmt: skip
+    for what, config in cases.items():
+        (problem,) = evaluate_problems(config)
+        assert what in problem
