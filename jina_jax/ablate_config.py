@@ -125,6 +125,8 @@ def ablation_problems(ablation: Ablation) -> Iterator[str]:
         yield f"seeds={ablation.seeds} must be 1 or more"
     if ablation.base.data_dir:
         yield "data_dir: an ablation prepares the data of its arms below its own workdir"
+    if ablation.base.distributed.coordinator:
+        yield "distributed.coordinator: the runs of an ablation are trained by one process"
     elsewhere = ablation.injection is not None or ablation.held_out is not None
     if elsewhere and ablation.base.data.eval_pairs:
         yield (

@@ -20,21 +20,35 @@ class Detection:
     clean: int
     mismatched: int
     foreign: int
-    sought: int
-    """Pairs of the kind that the filter is there to find, among those that reached it."""
     kind: str
-    """That kind."""
+    """What the filter is there to find: `foreign` or `mismatched`."""
+    sought: int
+    """Pairs of that kind among those that reached it."""
+    precision: float | None
+    """Share of planted pairs, of either kind, in what it dropped; None of nothing."""
+    recall: float | None
+    """Share of what is sought that it dropped; None where there was nothing to find."""
 
-    @property
-    def precision(self) -> float | None:
-        """Share of planted pairs, of either kind, in what was dropped; None of nothing."""
-        dropped = self.clean + self.mismatched + self.foreign
-        return (self.mismatched + self.foreign) / dropped if dropped else None
 
-    @property
-    def recall(self) -> float | None:
-        """Share of what is sought that was dropped; None where there is nothing to find."""
-        return getattr(self, self.kind) / self.sought if self.sought else None
+def detection(dropped: Mapping[str, int], kind: str, sought: int) -> Detection:
+    """Precision and recall from counts.
+
+    Args:
+      dropped: `clean`, `mismatched` and `foreign` pairs that a filter dropped.
+      kind: what it is there to find.
+      sought: pairs of that kind that reached it.
+    Example: 10 clean and 30 mismatched pairs dropped, of 40 mismatched, give precision 0.75 and
+      recall 0.75.
+    """
+    planted = dropped[MISMATCHED] + dropped[FOREIGN]
+    total = planted + dropped["clean"]
+    return Detection(
+        **{name: dropped[name] for name in ("clean", MISMATCHED, FOREIGN)},
+        kind=kind,
+        sought=sought,
+        precision=planted / total if total else None,
+        recall=dropped[kind] / sought if sought else None,
+    )
 
 
 def detections(
@@ -63,9 +77,6 @@ def detections(
     for stage in filters:
         lost = dropped.get(stage, Counter())
         if stage in SOUGHT:
-            kind = SOUGHT[stage]
-            found[stage] = Detection(
-                lost["clean"], lost[MISMATCHED], lost[FOREIGN], left[kind], kind
-            )
+            found[stage] = detection(lost, SOUGHT[stage], left[SOUGHT[stage]])
         left -= lost
     return found
