@@ -33,17 +33,18 @@ def plot_ablation(report: AblationReport, path: Path) -> None:
 
 
 def _plot_measure(axis: Any, report: AblationReport, name: str) -> None:
-    """Each seed a dot, their mean a bar as wide as the standard deviation on either side."""
+    """Each seed a dot, their mean a line, a standard deviation to either side.
+
+    The references are left out: far from the arms, they would press these together.
+    """
     for place, arm in enumerate(report.arms):
         values = [100 * value for value in arm.measures[name]]
         mean, spread = mean_and_spread(values)
-        axis.errorbar(mean, place, xerr=spread, fmt="|", color="black", capsize=4, markersize=14)
-        axis.plot(values, [place] * len(values), "o", color="tab:blue", alpha=0.7)
-    for system, values_of in report.references.items():
-        if name in values_of:
-            axis.axvline(100 * values_of[name], linestyle=":", color="gray")
-            axis.text(100 * values_of[name], -0.6, system, ha="center", fontsize="small")
-    axis.set(xlabel=f"{name} (%)", title=f"{len(report.seeds)} seed(s), mean and deviation")
+        axis.plot(values, [place] * len(values), "o", color="tab:blue", markersize=5, alpha=0.6)
+        axis.errorbar(mean, place, xerr=spread, fmt="|", color="black", capsize=6, markersize=18)
+    seeds = f"{len(report.seeds)} seeds, mean ± deviation" if len(report.seeds) > 1 else "one seed"
+    axis.set(xlabel=f"{name} (%)", title=seeds)
+    axis.grid(axis="x", alpha=0.3)
 
 
 def _plot_removed(axis: Any, report: AblationReport) -> None:
