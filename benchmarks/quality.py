@@ -21,105 +21,29 @@ the second half of the training, when everything is compiled.
 
 import dataclasses
 import json
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import tyro
+from quality_sides import Options, run_config, train_ours, train_theirs
 from quality_table import NDCG, SIDES, STS, summary
-from train_speed import TEMPERATURE, standard_library
+from train_speed import standard_library
 
-from jina_jax.config import (
-    DataConfig,
-    FeedConfig,
-    LossConfig,
-    OptimConfig,
-    RunConfig,
-    SourceConfig,
-    T5Config,
-    TokenizerConfig,
-    TrainConfig,
-)
+from jina_jax.config import RunConfig, TokenizerConfig
+from jina_jax.evaluate_config import StsSet
+
+# What imports jax is imported in the functions: the other side's process has no use for it.
 
 PACKAGES = ("jax", "numpy", "scipy", "sklearn", "torch", "transformers", "pandas")
-
-
-@dataclass(frozen=True)
-class Options:
-    """What is trained, and on what."""
-
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """Of weights and order; both sides train once with each."""
-    steps: int = 200
-    """Of training."""
-    batch_size: int = 64
-    """Pairs in a batch."""
-    max_tokens: int = 128
-    """Texts are cut to this many tokens."""
-    learning_rate: float = 1e-3
-    """Peak; a linear warm-up over a tenth of the steps, then linear to 0."""
-    dropout: float = 0.0
-    """On both sides. Above 0 they draw different masks."""
-    d_model: int = 256
-    layers: int = 4
-    vocab_size: int = 8000
-    held_out: int = 1000
-    """Pairs that are searched and not trained on."""
-    pairs: Path | None = None
-    """JSON lines with `query` and `positive` instead of docstrings."""
-    sts: Path | None = None
-    """A file of the STS Benchmark, such as sts-dev.csv; without it there is no STS score."""
-    threads: int = 2
-    """Of torch; JAX takes the cores that there are."""
-    results: Path | None = None
-    """Keep the figures of each seed in this file, and show all that it has."""
-    side: str = ""
-    """Set by the benchmark itself: train one side in this process."""
-    work: Path = Path()
-    """Set by the benchmark itself: the folder with pairs, weights and models."""
-
-
-def run_config(options: Options, work: Path, seed: int) -> RunConfig:
-    """Our side as a user would configure it."""
-    return RunConfig(
-        name=f"quality-{seed}",
-        workdir=str(work / f"ours-{seed}"),
-        data_dir=str(work / "data"),
-        data=DataConfig(
-            (SourceConfig("pairs", paths=(str(work / "pairs.jsonl"),)),),
-            TokenizerConfig(str(work / "tokenizer")),
-            eval_pairs=options.held_out,
-        ),
-        feed=FeedConfig(
-            options.batch_size, options.max_tokens, options.max_tokens,
-            row_tokens=options.max_tokens,
-        ),
-        model=T5Config(
-            vocab_size=-(-options.vocab_size // 128) * 128, d_model=options.d_model,
-            d_ff=4 * options.d_model, num_layers=options.layers, num_heads=options.d_model // 64,
-            dropout_rate=options.dropout,
-        ),
-        # sentence-transformers takes the mean of the two directions, and masks no equal texts.
-        loss=LossConfig(
-            temperature=TEMPERATURE, query_weight=0.5, positive_weight=0.5,
-            mask_false_negatives=False,
-        ),
-        optim=OptimConfig(
-            learning_rate=options.learning_rate, schedule="linear",
-            warmup_steps=options.steps // 10, weight_decay=0.0,
-        ),
-        train=TrainConfig(
-            options.steps, seed, str(work / f"initial-{seed}"), log_every_steps=1,
-            checkpoint_every_steps=options.steps,
-        ),
-    )  # fmt: skip
 
 
 def prepare_both(options: Options, work: Path) -> float:
@@ -200,82 +124,24 @@ def ordered_pairs(config: RunConfig) -> list[list[str]]:
     return ordered
 
 
-def train_ours(options: Options, work: Path) -> dict[str, list[float]]:
-    """Trains with `train`; losses and seconds of each step."""
-    from jina_jax.train.loop import train
-    from jina_jax.train.metrics import read_metrics
-
-    config = run_config(options, work, options.seeds[0])
-    train(config)
-    lines = read_metrics(config.run_path / "metrics.jsonl")
-    return {"losses": [v["loss"] for v in lines], "seconds": [v["step_time_s"] for v in lines]}
-
-
-def train_theirs(options: Options, work: Path) -> dict[str, list[float]]:
-    """Trains with sentence-transformers' trainer; losses and seconds of each step."""
-    import torch
-    from datasets import Dataset
-    from sentence_transformers import (
-        SentenceTransformer,
-        SentenceTransformerTrainer,
-        SentenceTransformerTrainingArguments,
-    )
-    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-    from torch.utils.data import BatchSampler, SequentialSampler
-    from transformers import TrainerCallback
-
-    torch.set_num_threads(options.threads)
-    seed = options.seeds[0]
-    plan = json.loads((work / f"plan-{seed}.json").read_text(encoding="utf-8"))
-    queries, positives = zip(*plan["pairs"], strict=True)
-    model = SentenceTransformer(str(work / f"initial-{seed}"), device="cpu")
-    loss = MultipleNegativesRankingLoss(
-        model, scale=1 / TEMPERATURE, directions=("query_to_doc", "doc_to_query"),
-        partition_mode="per_direction",
-    )  # fmt: skip
-    losses: list[float] = []
-    loss.register_forward_hook(lambda _module, _given, value: losses.append(value.item()))
-    ends = [time.perf_counter()]
-
-    class Clock(TrainerCallback):
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            ends.append(time.perf_counter())
-
-    optim = OptimConfig()
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=1.0, betas=(optim.b1, optim.b2), eps=optim.eps, weight_decay=0.0
-    )
-    # Our rates, with one beyond the last step, which is asked for and not used.
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, [*plan["rates"], 0.0].__getitem__)
-    SentenceTransformerTrainer(
-        model=model,
-        args=SentenceTransformerTrainingArguments(
-            output_dir=str(work / f"trainer-{seed}"), num_train_epochs=1, seed=seed,
-            per_device_train_batch_size=options.batch_size, max_grad_norm=optim.clip_norm,
-            batch_sampler=lambda dataset, batch_size, drop_last, **_: BatchSampler(
-                SequentialSampler(dataset), batch_size, drop_last
-            ),
-            use_cpu=True, save_strategy="no", report_to="none", disable_tqdm=True,
-        ),
-        train_dataset=Dataset.from_dict({"query": queries, "positive": positives}),
-        loss=loss,
-        optimizers=(optimizer, schedule),
-        callbacks=[Clock()],
-    ).train()  # fmt: skip
-    model.save_pretrained(str(work / f"theirs-{seed}"))
-    return {"losses": losses, "seconds": np.diff(ends).tolist()}
-
-
 def trained_side(options: Options, work: Path, side: str, seed: int) -> dict[str, Any]:
     """Trains one side in a process of its own: losses and seconds of steps, and of all."""
     given = dataclasses.replace(options, seeds=(seed,), side=side, work=work)
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in vars(given).items()
              if value is not None and name != "seeds"]  # fmt: skip
     command = [sys.executable, __file__, f"--seeds={seed}", *flags]
-    began = time.perf_counter()
+    began, busy_s = time.perf_counter(), _others_busy_s()
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     process_s = time.perf_counter() - began
-    return json.loads(done.stdout.splitlines()[-1]) | {"process_s": process_s}
+    others = (_others_busy_s() - busy_s) / process_s
+    return json.loads(done.stdout.splitlines()[-1]) | {"process_s": process_s, "others": others}
+
+
+def _others_busy_s() -> float:
+    """CPU seconds of everything on the machine but this process's children that ended."""
+    machine = psutil.cpu_times()
+    mine = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return machine.user + machine.nice + machine.system - mine.ru_utime - mine.ru_stime
 
 
 def measured(options: Options, work: Path, seed: int, prepare_s: float) -> dict[str, Any]:
@@ -303,6 +169,7 @@ def measured(options: Options, work: Path, seed: int, prepare_s: float) -> dict[
     for name, side in zip(SIDES, (ours, theirs), strict=True):
         found[name] |= {
             "process_s": side["process_s"],
+            "others": side["others"],
             "step_s": statistics.mean(side["seconds"][half:]),
             "loss": statistics.mean(side["losses"][-10:]),
         }
@@ -316,15 +183,18 @@ def scored(options: Options, work: Path, model: Any) -> dict[str, float]:
     from jina_jax.data.manifest import load_manifest
     from jina_jax.evaluate.retrieval import load_task, rank_by_embedding, score
     from jina_jax.evaluate.sts import read_sts, score_sts
-    from jina_jax.evaluate_config import StsSet
 
     (source,) = load_manifest(work / "data").sources
     task = load_task("held out", work / "data" / str(source.eval_path))
     values = {NDCG: score(task, rank_by_embedding(task, model, 10), 10)[NDCG]}
     if options.sts is not None:
-        sts = StsSet("STS Benchmark", (str(options.sts),), "text", ("6", "7", "5"))
-        values[STS] = score_sts(read_sts(sts), model)[STS]
+        values[STS] = score_sts(read_sts(sts_benchmark(options.sts)), model)[STS]
     return values
+
+
+def sts_benchmark(path: Path) -> StsSet:
+    """A file as the STS Benchmark distributes it."""
+    return StsSet("STS Benchmark", (str(path),), "text", ("6", "7", "5"))
 
 
 def main() -> None:
@@ -335,6 +205,10 @@ def main() -> None:
         print(json.dumps(side(options, options.work)))
         return
     given = {k: str(v) for k, v in vars(options).items() if k not in ("seeds", "results")}
+    if options.sts is not None:
+        from jina_jax.evaluate.sts import read_sts
+
+        read_sts(sts_benchmark(options.sts))  # what is wrong with it is told before the training
     kept: dict[str, Any] = {"options": given, "seeds": {}}
     if options.results is not None and options.results.is_file():
         kept = json.loads(options.results.read_text(encoding="utf-8"))

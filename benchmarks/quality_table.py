@@ -12,6 +12,7 @@ _ROWS = {
     "process_s": ("process, s", 1, 1),
     "whole_s": ("whole time, s", 1, 1),
     "step_s": ("a step, s", 1, 3),
+    "others": ("cores others used", 1, 2),
 }
 """Measure → its name, what it is multiplied with, and digits."""
 
@@ -33,7 +34,8 @@ def summary(by_seed: dict[str, dict[str, Any]]) -> str:
             continue
         cells = [_cell([scale * v for v in side[measure]], digits) for side in (ours, theirs)]
         ratio = statistics.mean(ours[measure]) / statistics.mean(theirs[measure])
-        lines.append(f"{name:18}{cells[0]:>24}{cells[1]:>24}{ratio:8.2f}")
+        shown = "" if measure == "others" else f"{ratio:8.2f}"
+        lines.append(f"{name:18}{cells[0]:>24}{cells[1]:>24}{shown}")
     untrained = 100 * statistics.mean(s["untrained"][NDCG] for s in seeds)
     first, every = (max(s["losses_apart"][k] for s in seeds) for k in ("first", "all"))
     least = statistics.mean(theirs[NDCG]) - (max(theirs[NDCG]) - min(theirs[NDCG]))

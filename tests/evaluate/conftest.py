@@ -18,6 +18,6 @@ def exported(tmp_path_factory):
     build_tokenizer(TokenizerConfig("train", vocab_size=38), iter(texts(300)), folder / "tokenizer")
     params = init_params(SMALL, jax.random.key(0))
     export_huggingface(
-        params, SMALL, folder / "tokenizer", folder / "model", max_tokens=32, card="# A card\n"
+        params, SMALL, folder / "tokenizer", folder / "model", max_tokens=128, card="# A card\n"
     )
     return folder / "model"
