@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 # The versions that the tests were run with.
 CONSTRAINTS := constraints.txt
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench-cpu bench-loss bench-gpu bench-feed clean
 
 help:  ## show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: $(VENV)/run  ## the whole way on real text: prepare, train, evaluate, export, search
 	$(BIN)/jina-jax demo
@@ -21,8 +21,20 @@ lint: $(VENV)/test  ## style, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/test  ## training speed beside sentence-transformers
+bench-cpu: $(VENV)/test  ## training and encoding beside sentence-transformers: minutes
 	$(BIN)/python benchmarks/train_speed.py
+	$(BIN)/python benchmarks/train_speed.py --fixed-length --batch-size 32
+	$(BIN)/python benchmarks/train_speed.py --fixed-length --mini-batch 16
+	$(BIN)/python benchmarks/encode_speed.py
+
+bench-loss: $(VENV)/run  ## memory and time of the loss beside the full matrix
+	$(BIN)/python benchmarks/loss.py
+
+bench-gpu: $(VENV)/test  ## matrix products, training and sentence-transformers on a GPU
+	$(BIN)/python benchmarks/gpu.py
+
+bench-feed: $(VENV)/run  ## records a second from shards to batches, and memory
+	$(BIN)/python benchmarks/feed.py
 
 clean:  ## remove the environment; runs/ is left alone
 	rm -rf $(VENV)

@@ -161,7 +161,7 @@ def _ours(options: Options, work: Path) -> Figures:
             rows_multiple=max(options.mini_batch, 1),
         ),
         model=replace(shape, compute_dtype=options.compute_dtype),
-        loss=LossConfig(TEMPERATURE, mask_false_negatives=False),
+        loss=LossConfig(temperature=TEMPERATURE, mask_false_negatives=False),
         optim=OptimConfig(
             learning_rate=LEARNING_RATE, schedule="constant", warmup_steps=0, weight_decay=0.0,
             clip_norm=1e9,

@@ -23,7 +23,6 @@ class Setting:
 
     fsdp: int = 1
     remat: Literal["none", "dots", "full"] = "none"
-    scan_layers: bool = True
     grad_cache_rows: int = 0
     gather: Literal["all_gather", "ring"] = "all_gather"
 
@@ -73,7 +72,8 @@ def sized(
             num_steps=23_500,  # 385 million pairs
             initial_weights=initial_weights,
             grad_cache_rows=setting.grad_cache_rows,
-            scan_layers=setting.scan_layers,
+            # Layers one by one take more traffic, which a layer that is kept whole can do without.
+            scan_layers=setting.fsdp > 1 or setting.remat != "none",
             remat=setting.remat,
         ),
     )

@@ -1,7 +1,8 @@
 """What the devices that we know can do at most: published peaks, per device as JAX counts them.
 
 These are bounds, not measurements. Sources: Google Cloud's pages "TPU v4", "TPU v5e", "TPU v5p" and
-"TPU v6e"; NVIDIA's data sheets of A100, H100, H200 and L4 (dense, without sparsity).
+"TPU v6e" (of a pod's network, a chip's part); NVIDIA's data sheets of A100, H100, H200 and L4
+(dense, without sparsity).
 """
 
 import re
@@ -29,6 +30,8 @@ class Accelerator:
     interconnect_bytes_per_s: float
     """What a device can receive from its neighbours over all its links together: ICI, NVLink, or
     PCIe where there is neither."""
+    network_bytes_per_s: float | None = None
+    """What a device can receive from other slices; None where it isn't published."""
 
     def flops_per_s(self, compute_dtype: Literal["float32", "bfloat16"]) -> float:
         """Peak of the model's matrix products."""
@@ -37,12 +40,14 @@ class Accelerator:
 
 
 def _tpu(
-    name: str, kind: str, bfloat16: float, hbm_gib: int, hbm_gb_per_s: float, ici_gb_per_s: float
-) -> Accelerator:
+    name: str, kind: str, bfloat16: float, hbm_gib: int, hbm_gb_per_s: float, ici_gb_per_s: float,
+    network_gbit_per_s: float | None = None,
+) -> Accelerator:  # fmt: skip
     peak = bfloat16 * _TERA
     return Accelerator(
-        name, kind, peak, peak, peak / 6, hbm_gib * _GIB, hbm_gb_per_s * _GIGA, ici_gb_per_s * _GIGA
-    )
+        name, kind, peak, peak, peak / 6, hbm_gib * _GIB, hbm_gb_per_s * _GIGA,
+        ici_gb_per_s * _GIGA, network_gbit_per_s and network_gbit_per_s / 8 * _GIGA,
+    )  # fmt: skip
 
 
 def _gpu(
@@ -58,9 +63,9 @@ def _gpu(
 
 ACCELERATORS = (
     _tpu("TPU v4", r"TPU v4", 275, 32, 1228, 300),
-    _tpu("TPU v5e", r"TPU v5 ?(lite|e)", 197, 16, 819, 200),
-    _tpu("TPU v5p", r"TPU v5p?", 459, 95, 2765, 600),
-    _tpu("TPU v6e", r"TPU v6 ?(lite|e)", 918, 32, 1640, 400),
+    _tpu("TPU v5e", r"TPU v5 ?(lite|e)", 197, 16, 819, 200, 25),
+    _tpu("TPU v5p", r"TPU v5p?", 459, 95, 2765, 600, 50),
+    _tpu("TPU v6e", r"TPU v6 ?(lite|e)", 918, 32, 1640, 400, 100),
     _gpu("A100 40GB", r".*A100.*40GB.*", (312, 156, 19.5), 40, 1555, 300),
     _gpu("A100 80GB", r".*A100.*80GB.*", (312, 156, 19.5), 80, 2039, 300),
     _gpu("H100 SXM", r".*H100 80GB HBM3.*", (989.4, 494.7, 66.9), 80, 3350, 450),

@@ -1,8 +1,8 @@
 """From what stands behind a verb on the command line to a configuration."""
 
-import textwrap
+import inspect
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 
@@ -12,6 +12,7 @@ from jina_jax.errors import UserError
 from jina_jax.validation import validate
 
 _T = TypeVar("_T")
+_NO_RUN = RunConfig(name="NAME")
 
 
 def config_verb(verb: str, text: str, args: Sequence[str]) -> RunConfig:
@@ -22,9 +23,20 @@ def config_verb(verb: str, text: str, args: Sequence[str]) -> RunConfig:
 
 
 def parse(
-    verb: str, text: str, args: Sequence[str], parsed: type[_T], default: Callable[[RunConfig], _T]
-) -> _T:
-    """Parses the arguments after `CONFIG`, with the values of that config as defaults."""
+    verb: str, text: str, args: Sequence[str], parsed: type[_T], default: Callable[[Any], _T],
+    load: Callable[[str], Any] = load_config, empty: Any = _NO_RUN,
+) -> _T:  # fmt: skip
+    """Parses the arguments after `CONFIG`, with the values of that config as defaults.
+
+    Args:
+      verb: of the command line.
+      text: its help.
+      args: what stands behind it.
+      parsed: a dataclass of everything that can be given.
+      default: from what `load` gives to such a dataclass.
+      load: reads a config by its name.
+      empty: stands in for it where help is asked for without a config.
+    """
     wants_help = any(a in ("-h", "--help") for a in args)
     names = [a for a in args if not a.startswith("-")][:1] if args and args[0][0] != "-" else []
     if not names and not wants_help:
@@ -32,12 +44,12 @@ def parse(
             f"`jina-jax {verb}` needs a config: a Python file with get_config(), or one of: "
             f"{', '.join(config_names())}. For example: jina-jax {verb} demo"
         )
-    config = load_config(names[0]) if names else RunConfig(name="NAME")
+    config = load(names[0]) if names else empty
     _refuse_fullwidth(args)
     return tyro.cli(
         parsed,
         prog=f"jina-jax {verb} {names[0] if names else 'CONFIG'}",
-        description=textwrap.dedent(text).strip(),
+        description=inspect.cleandoc(text),
         default=default(config),
         args=list(args[len(names) :]),
     )

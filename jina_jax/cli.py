@@ -10,6 +10,7 @@ from typing import Annotated
 
 import tyro
 
+from jina_jax.ablate.verb import ablate
 from jina_jax.arguments import config_verb, parse
 from jina_jax.config import RunConfig
 from jina_jax.config_file import config_names, each_phase, to_json
@@ -33,6 +34,7 @@ settings for a machine)
   export CONFIG       write a Hugging Face folder for sentence-transformers
   negation CONFIG     triplets of a sentence, its entailment and its negation
   mine CONFIG         hard negatives for the training pairs, found with the trained model
+  ablate CONFIG       arms of a run side by side: prepared, trained with several seeds, compared
   demo                all of these on the documentation of the installed Python packages
 
 use a model (MODEL is a run folder or an exported folder)
@@ -241,7 +243,9 @@ _CONFIG_VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "mine": _mine,
     "show-config": _show_config,
     "plan": _plan,
+    "ablate": ablate,
 }
+_WITHOUT_PHASES = ("demo", "ablate")
 _PLAIN_VERBS: dict[str, Callable[..., None]] = {
     "encode": encode,
     "search": search,
@@ -252,7 +256,7 @@ _PLAIN_VERBS: dict[str, Callable[..., None]] = {
 
 def _run(verb: str, args: list[str]) -> None:
     if verb in _CONFIG_VERBS:
-        for phase_args in [args] if verb == "demo" else each_phase(args):
+        for phase_args in [args] if verb in _WITHOUT_PHASES else each_phase(args):
             _CONFIG_VERBS[verb](phase_args)
     elif verb in _PLAIN_VERBS:
         tyro.cli(_PLAIN_VERBS[verb], prog=f"jina-jax {verb}", args=args)

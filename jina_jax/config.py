@@ -259,6 +259,9 @@ class TrainConfig:
     remat: Literal["none", "dots", "full"] = _changeable("none")
     """Activations of a layer that are computed again in the backward pass instead of being kept:
     none, all but the matrix products with weights (`dots`), or all (`full`)."""
+    attention: Literal["xla", "cudnn"] = _changeable("xla")
+    """`cudnn` is NVIDIA's fused kernel, which never writes the scores: for GPUs, with
+    model.compute_dtype=bfloat16 and no dropout. It adds the position bias rounded to bfloat16."""
     log_every_steps: int = _changeable(10)
     checkpoint_every_steps: int = _changeable(200)
     keep_checkpoints: int = _changeable(3)

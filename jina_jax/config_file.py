@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from jina_jax.ablate_config import Ablation
 from jina_jax.config import RunConfig
 from jina_jax.errors import UserError
 
@@ -84,6 +85,41 @@ def load_phases(name_or_path: str) -> tuple[RunConfig, ...]:
     Raises: UserError when there is no such file, it gives something else, or knows no such
       machine.
     """
+    given = _given(name_or_path)
+    if isinstance(given, Ablation):
+        raise UserError(
+            f"{name_or_path} holds an ablation, not a run: jina-jax ablate {name_or_path}"
+        )
+    phases = given if isinstance(given, tuple) else (given,)
+    if not phases or not all(isinstance(config, RunConfig) for config in phases):
+        raise UserError(
+            f"{name_or_path}: get_config() must return a jina_jax.config.RunConfig, or a tuple of "
+            f"them for phases"
+        )
+    return _chained(name_or_path, phases)
+
+
+def load_ablation(name_or_path: str) -> Ablation:
+    """Runs `get_config()` of a config file that gives an Ablation.
+
+    Args:
+      name_or_path: as for `load_phases`.
+    Raises: UserError when there is no such file, or it gives something else.
+    """
+    given = _given(name_or_path)
+    if isinstance(given, Ablation):
+        return given
+    runs = given if isinstance(given, tuple) else (given,)
+    if runs and all(isinstance(config, RunConfig) for config in runs):
+        raise UserError(
+            f"{name_or_path} holds a run, not an ablation: jina-jax prepare {name_or_path}, then "
+            f"train. An ablation's get_config() returns a jina_jax.ablate_config.Ablation"
+        )
+    raise UserError(f"{name_or_path}: get_config() must return a jina_jax.ablate_config.Ablation")
+
+
+def _given(name_or_path: str) -> Any:
+    """What `get_config()` of a config returns."""
     name_or_path, at, machine = name_or_path.partition("@")
     if name_or_path in config_names():
         module = importlib.import_module(f"jina_jax.configs.{name_or_path}")
@@ -104,14 +140,7 @@ def load_phases(name_or_path: str) -> tuple[RunConfig, ...]:
     get_config = getattr(module, "get_config", lambda *_: None)
     if at and not inspect.signature(get_config).parameters:
         raise UserError(f"{name_or_path}: its get_config() takes no machine; leave out @{machine}")
-    given = get_config(machine) if at else get_config()
-    phases = given if isinstance(given, tuple) else (given,)
-    if not phases or not all(isinstance(config, RunConfig) for config in phases):
-        raise UserError(
-            f"{name_or_path}: get_config() must return a jina_jax.config.RunConfig, or a tuple of "
-            f"them for phases"
-        )
-    return _chained(name_or_path, phases)
+    return get_config(machine) if at else get_config()
 
 
 def _chained(file: str, phases: tuple[RunConfig, ...]) -> tuple[RunConfig, ...]:

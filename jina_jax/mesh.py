@@ -124,10 +124,16 @@ def put(tree: Any, shardings: Any) -> Any:
 
 
 def check_divides(config: RunConfig, mesh: Mesh) -> None:
-    """Every device must get the same number of rows, of pairs and of columns of each matrix.
+    """Every device must get as many rows, pairs and columns of each matrix, and run what is asked.
 
-    Raises: UserError naming the nearest sizes that divide.
+    Raises: UserError naming the nearest sizes that divide, or an option that needs other devices.
     """
+    kind = mesh.devices.flat[0]
+    if config.train.attention == "cudnn" and kind.platform != "gpu":
+        raise UserError(
+            f"train.attention=cudnn needs NVIDIA GPUs, and the mesh is of {kind.device_kind} "
+            f"devices; use train.attention=xla"
+        )
     model, feed = config.model, config.feed
     rows = math.prod(mesh.shape[axis] for axis in ROWS)
     sizes = {

@@ -110,6 +110,8 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
         yield from _positive("mesh", config.mesh, "data")
     if not 0 <= model.dropout_rate < 1:
         yield f"model.dropout_rate={model.dropout_rate} must lie in 0..1"
+    if config.train.attention == "cudnn":
+        yield from _cudnn_problems(config)
     yield from loss_problems(
         config.loss, model.d_model, [s.name for s in config.data.sources if not s.negative_field]
     )
@@ -131,6 +133,18 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
     yield from evaluate_problems(config.evaluate)
     yield from mine_problems(config.mine)
     yield from negation_problems(config.negation)
+
+
+def _cudnn_problems(config: RunConfig) -> Iterator[str]:
+    model, why = config.model, "train.attention=cudnn"
+    if model.compute_dtype != "bfloat16":
+        yield f"{why} computes in bfloat16: set model.compute_dtype to it, or use xla"
+    if model.dropout_rate > 0:
+        yield f"{why} has no dropout: set model.dropout_rate to 0, or use xla"
+    if model.d_kv % 8 or model.d_kv > 128:
+        yield f"{why} takes heads of 8, 16, ... 128, and model.d_kv={model.d_kv}; use xla"
+    if config.feed.row_tokens % 2:
+        yield f"{why} takes rows of an even length, and feed.row_tokens={config.feed.row_tokens}"
 
 
 def _distributed_problems(config: RunConfig) -> Iterator[str]:

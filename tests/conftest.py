@@ -16,7 +16,6 @@ install_import_hook(
         "jina_jax.model",
         "jina_jax.train.log_sums",
         "jina_jax.train.losses",
-        "jina_jax.train.matryoshka",
         "jina_jax.feed",
         "jina_jax.evaluate",
         "jina_jax.score",

@@ -22,7 +22,8 @@ ALLOWED = {
     "mine_config": set(),
     "negation_config": set(),
     "config": CONFIGS,
-    "config_file": {"config", "errors"},
+    "ablate_config": {"config", "errors"},
+    "config_file": {"ablate_config", "config", "errors"},
     "validation": CONFIGS | {"config", "errors"},
     "distributed": {"config", "errors", "progress"},
     "data": BASE | {"config_file", "progress"},
@@ -44,7 +45,7 @@ ALLOWED = {
     "plan": MODEL | {"accelerators", "data", "feed", "mesh", "progress", "train", "validation"},
     "export": MODEL | {"data", "hf_folder", "evaluate", "trained"},
 }
-SHELL = {"arguments", "cli", "demo", "histograms", "model_verbs", "terminal", "__init__"}
+SHELL = {"ablate", "arguments", "cli", "demo", "histograms", "model_verbs", "terminal", "__init__"}
 """What a person starts; these may import all."""
 
 

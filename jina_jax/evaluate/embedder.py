@@ -20,7 +20,7 @@ from jina_jax.errors import UserError
 from jina_jax.hf_folder import WEIGHTS_FILE, read_encoder
 from jina_jax.mesh import make_mesh
 from jina_jax.model.pooling import first_dimensions, mean_pool
-from jina_jax.model.t5 import apply
+from jina_jax.model.t5 import Execution, apply
 from jina_jax.model.weights import from_huggingface
 from jina_jax.packed_encoder import PackedEncoder, RowShape, Tokens, one_ahead, row_lengths
 from jina_jax.trained import is_run, load_checkpoint
@@ -76,8 +76,11 @@ class Embedder:
             RowShape(length, _TEXTS_PER_ROW, batch_rows)
             for length in row_lengths(_SHORTEST_ROW, max_tokens)
         ]
+        mesh = make_mesh()
+        is_cpu = mesh.devices.flat[0].platform == "cpu"
+        execution = Execution(kernel="by_row" if is_cpu else "at_once")
         self._encoder = PackedEncoder(
-            partial(_encode_rows, config, self.dimensions), params, shapes, make_mesh()
+            partial(_encode_rows, config, self.dimensions, execution), params, shapes, mesh
         )
 
     @classmethod
@@ -169,12 +172,13 @@ class Embedder:
 def _encode_rows(
     config: T5Config,
     dimensions: int,
+    execution: Execution,
     params: Any,
     segments_RL: jax.Array,
     ids_RL: jax.Array,
     *,
     texts_per_row: int,
 ) -> jax.Array:
-    hidden_RLD = apply(config, params, ids_RL, segments_RL, None)
+    hidden_RLD = apply(config, params, ids_RL, segments_RL, None, execution)
     z_RSD = mean_pool(hidden_RLD, segments_RL, texts_per_row)
     return z_RSD if dimensions == config.d_model else first_dimensions(z_RSD, dimensions)

@@ -6,6 +6,7 @@ al. 2022, arXiv 2204.02311, appendix B). The compiler's own count is no substitu
 body of a scan once, and recomputation as if it were progress.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from jina_jax.config import T5Config
@@ -72,6 +73,7 @@ def step_flops(
     queries: int,
     keys: int,
     encoded_again: int,
+    cuts: Sequence[int] = (),
 ) -> StepFlops:
     """Operations of a training step.
 
@@ -83,8 +85,9 @@ def step_flops(
       keys: passages that each query is compared with.
       encoded_again: forward passes beyond the first: 1 with full rematerialisation, 1 with
         GradCache, 2 with both.
+      cuts: numbers of first dimensions with a loss of their own.
     """
-    loss = 3 * similarity_flops(queries, keys, config.d_model)
+    loss = 3 * similarity_flops(queries, keys, config.d_model + sum(cuts))
     forward = encoder_flops(config, rows)
     model = 3 * forward + loss
     return StepFlops(

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from jina_jax.config import T5Config
-from jina_jax.model.attention import RelativePositionBias, SelfAttention, segment_mask
+from jina_jax.model.attention import Kernel, RelativePositionBias, SelfAttention, segment_mask
 from jina_jax.model.dropout import DropoutKey, Site, dropout
 from jina_jax.model.feed_forward import FeedForward
 from jina_jax.model.norm import RMSNorm
@@ -24,6 +24,8 @@ class Execution(NamedTuple):
     remat: Literal["none", "dots", "full"] = "none"
     """What the backward pass computes again instead of keeping: nothing, all but the products with
     weights, or whole layers."""
+    kernel: Kernel = "at_once"
+    """Of the attention."""
     pin: Callable[[Array], Array] = lambda x_ND: x_ND
     """Maps hidden states to the same with a sharding on them, between layers."""
 
@@ -48,6 +50,7 @@ class Block(nnx.Module):
         mask_RLL: Bool[Array, "R L L"],
         *,
         dropout_key: DropoutKey | None = None,
+        kernel: Kernel = "at_once",
     ) -> Float[Array, "N D"]:
         """Maps hidden states to hidden states; all blocks have the same signature.
 
@@ -56,10 +59,11 @@ class Block(nnx.Module):
           bias_HLL: float32 relative position bias.
           mask_RLL: which key each query may attend to.
           dropout_key: this layer's key, or None for no dropout.
+          kernel: of the attention.
         Returns: float32 residual stream.
         """
         attended_ND = self.attention(
-            self.attention_norm(x_ND), bias_HLL, mask_RLL, dropout_key=dropout_key
+            self.attention_norm(x_ND), bias_HLL, mask_RLL, dropout_key=dropout_key, kernel=kernel
         )
         x_ND = x_ND + dropout(attended_ND, dropout_key, Site.ATTENTION_OUTPUT, self.dropout_rate)
         mapped_ND = self.feed_forward(self.feed_forward_norm(x_ND), dropout_key=dropout_key)
@@ -112,7 +116,9 @@ class T5Encoder(nnx.Module):
         mask_RLL = segment_mask(segments_RL)
         x_ND = _run_layers(
             list(self.blocks), x_ND,
-            lambda block, x_ND, key: block(x_ND, bias_HLL, mask_RLL, dropout_key=key),
+            lambda block, x_ND, key: block(
+                x_ND, bias_HLL, mask_RLL, dropout_key=key, kernel=execution.kernel
+            ),
             dropout_key, execution,
         )  # fmt: skip
         x_ND = self.final_norm(x_ND)

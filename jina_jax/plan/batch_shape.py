@@ -9,18 +9,21 @@ from jina_jax.errors import UserError
 from jina_jax.feed.packing import bucket_rows, place
 from jina_jax.model.flops import Work
 
-TEXTS_PER_PAIR = 2
-
 
 @dataclass(frozen=True)
 class BatchShape:
-    """A global batch of pairs whose texts all have their column's length."""
+    """A global batch of pairs or triplets whose texts all have their column's length."""
 
     pairs: int
     lengths: tuple[int, ...]
-    """Tokens of a query and of a positive."""
+    """Tokens of a query, of a positive and of each hard negative."""
     rows: int
     row_tokens: int
+
+    @property
+    def negatives(self) -> int:
+        """Hard negatives of a record."""
+        return len(self.lengths) - 2
 
     @property
     def texts(self) -> Work:
@@ -33,18 +36,20 @@ class BatchShape:
         return Work.of_rows(self.rows, self.row_tokens)
 
 
-def batch_shape(feed: FeedConfig, tokens: int) -> BatchShape:
-    """The batch of texts of `tokens` tokens each, or, where 0, of texts at the feed's limits.
+def batch_shape(feed: FeedConfig, tokens: int, negatives: int = 0) -> BatchShape:
+    """The batch of texts of a length, packed as the feed does.
 
-    Packs them as the feed does.
-
-    Raises: UserError when `tokens` is negative.
+    Args:
+      feed: batch size, limits and packing.
+      tokens: of each text; 0 takes texts at the feed's limits.
+      negatives: hard negatives of each record.
+    Raises: UserError when a number is negative.
     """
-    if tokens < 0:
-        raise UserError(f"--tokens {tokens} must not be negative")
-    lengths = tuple(
-        min(tokens or limit, limit) for limit in (feed.query_tokens, feed.positive_tokens)
-    )
+    for name, value in (("tokens", tokens), ("negatives", negatives)):
+        if value < 0:
+            raise UserError(f"--{name} {value} must not be negative")
+    limits = (feed.query_tokens, *[feed.positive_tokens] * (1 + negatives))
+    lengths = tuple(min(tokens or limit, limit) for limit in limits)
     placement = place(
         np.tile(lengths, feed.global_batch_size),
         row_tokens=feed.row_tokens,

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from jina_jax.config import RunConfig
-from jina_jax.plan.batch_shape import TEXTS_PER_PAIR, BatchShape
-from jina_jax.plan.topology import LOCAL
+from jina_jax.plan.batch_shape import BatchShape
+from jina_jax.plan.topology import LOCAL, find_topology
 
 _UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -65,19 +65,23 @@ def abstract_arguments(config: RunConfig, shape: BatchShape) -> tuple[Any, Any]:
     from jina_jax.train.step import state_shapes
 
     rows = jax.ShapeDtypeStruct((shape.rows, shape.row_tokens), jnp.int32)
-    texts = jax.ShapeDtypeStruct((shape.pairs, TEXTS_PER_PAIR), jnp.int32)
+    texts = jax.ShapeDtypeStruct((shape.pairs, len(shape.lengths)), jnp.int32)
     return state_shapes(config), PackedBatch(rows, rows, texts, texts)
 
 
 def topology_devices(name: str) -> Sequence[Any]:
-    """The devices of a TPU topology, described and not attached, or those of this machine."""
+    """The devices of TPU slices, described and not attached, or those of this machine."""
     import jax
 
     if name == LOCAL:
         return jax.devices()
     from jax.experimental import topologies
 
-    return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+    found = find_topology(name)
+    several = {"num_slices": found.slices} if found.slices > 1 else {}
+    return topologies.get_topology_desc(
+        platform="tpu", topology_name=found.slice_name, **several
+    ).devices
 
 
 def compile_step(request: Request, progress: Callable[[str], None]) -> Compiled:

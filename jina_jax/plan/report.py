@@ -32,10 +32,11 @@ def report(plans: list[Plan], options: PlanOptions) -> str:
 
 def _title(plan: Plan) -> str:
     texts = " + ".join(str(n) for n in plan.shape.lengths)
+    records = "records" if plan.shape.negatives else "pairs"
     return (
         f"{plan.config.name} on {plan.topology} ({plan.compiled.devices} × "
-        f"{plan.compiled.device_kind}): {plan.shape.pairs:,} pairs of {texts} tokens a step, in "
-        f"{plan.shape.rows:,} rows of {plan.shape.row_tokens}"
+        f"{plan.compiled.device_kind}): {plan.shape.pairs:,} {records} of {texts} tokens a step, "
+        f"in {plan.shape.rows:,} rows of {plan.shape.row_tokens}"
     )
 
 
@@ -103,7 +104,10 @@ def _times(plan: Plan, options: PlanOptions) -> Iterator[str]:
 
 
 def _parts(bound: Roofline) -> str:
-    return (
+    parts = (
         f"compute {bound.compute_s * 1e3:,.1f}, HBM {bound.hbm_s * 1e3:,.1f}, "
         f"interconnect {bound.interconnect_s * 1e3:,.1f}"
     )
+    if bound.network_s:
+        parts += f", network between slices {bound.network_s * 1e3:,.1f}"
+    return parts

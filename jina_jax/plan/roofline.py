@@ -1,5 +1,6 @@
 """The shortest time that a step can take by published peaks (Williams et al. 2009)."""
 
+import math
 from dataclasses import dataclass
 
 from jina_jax.accelerators import Accelerator
@@ -14,6 +15,8 @@ class Roofline:
     compute_s: float
     hbm_s: float
     interconnect_s: float
+    network_s: float
+    """Between slices."""
     model_flops_per_s_at_peak: float
     """Of all devices, in the model's dtype."""
     model_flops: int
@@ -21,17 +24,21 @@ class Roofline:
     @property
     def step_s(self) -> float:
         """No step is shorter."""
-        return max(self.compute_s, self.hbm_s, self.interconnect_s)
+        return max(self._times.values())
 
     @property
     def bound(self) -> str:
         """What takes longest."""
-        times = {
+        return max(self._times, key=lambda name: self._times[name])
+
+    @property
+    def _times(self) -> dict[str, float]:
+        return {
             "compute": self.compute_s,
             "HBM": self.hbm_s,
             "interconnect": self.interconnect_s,
+            "network between slices": self.network_s,
         }
-        return max(times, key=lambda name: times[name])
 
     @property
     def mfu(self) -> float:
@@ -47,6 +54,7 @@ def roofline(
     devices: int,
     hbm_bytes: float,
     received_bytes: float,
+    between_slices_bytes: float = 0.0,
 ) -> Roofline:
     """The roofline of a step.
 
@@ -57,6 +65,7 @@ def roofline(
       devices: that share the work evenly.
       hbm_bytes: read and written by one device.
       received_bytes: over the interconnect, by one device.
+      between_slices_bytes: from other slices, by one device.
     """
     peak = devices * known.flops_per_s(model.compute_dtype)
     encoder_s = (flops.hardware - flops.loss) / peak
@@ -65,6 +74,7 @@ def roofline(
         compute_s=encoder_s + loss_s,
         hbm_s=hbm_bytes / known.hbm_bytes_per_s,
         interconnect_s=received_bytes / known.interconnect_bytes_per_s,
+        network_s=between_slices_bytes / (known.network_bytes_per_s or math.inf),
         model_flops_per_s_at_peak=peak,
         model_flops=flops.model,
     )

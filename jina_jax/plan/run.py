@@ -10,11 +10,12 @@ from jina_jax.config import RunConfig
 from jina_jax.errors import UserError
 from jina_jax.model.flops import StepFlops, step_flops
 from jina_jax.plan import cache
-from jina_jax.plan.batch_shape import TEXTS_PER_PAIR, BatchShape, batch_shape
+from jina_jax.plan.batch_shape import BatchShape, batch_shape
 from jina_jax.plan.child import run_compile
 from jina_jax.plan.compile import Compiled, Request
 from jina_jax.plan.roofline import Roofline, roofline
 from jina_jax.plan.topology import LOCAL, find_topology
+from jina_jax.plan.traffic import BETWEEN_SLICES
 from jina_jax.progress import say
 
 
@@ -23,12 +24,14 @@ class PlanOptions:
     """What to plan for."""
 
     topology: str = ""
-    """A TPU slice such as v5e:16x16, which need not be at hand, or `local` for this machine; empty
-    takes the machine that the config is set for, or else this one."""
+    """A TPU slice such as v5e:16x16, or two as 2xv5e:16x16, which need not be at hand, or `local`
+    for this machine; empty takes the machine that the config is set for, or else this one."""
     tokens: int = 0
     """Tokens of each text; 0 takes texts at the limits of the feed."""
+    negatives: int | None = None
+    """Hard negatives of a record; by default none for a config of pairs alone, or else 1."""
     pairs: float = 0
-    """Pairs to train on, for time and cost; 0 leaves them out."""
+    """Pairs or triplets to train on, for time and cost; 0 leaves them out."""
     price_per_chip_hour: float = 0
     """In any currency; 0 leaves the cost out."""
     timeout_s: float = 1800
@@ -57,10 +60,13 @@ class Plan:
         """None when the step doesn't fit or the peaks aren't known."""
         if self.known is None or not self.compiled.fits:
             return None
+        received = self.compiled.collective_bytes
+        between_slices = received.get(BETWEEN_SLICES, 0.0)
         return roofline(
             self.flops, self.config.model, self.known,
             devices=self.compiled.devices, hbm_bytes=self.compiled.hbm_bytes,
-            received_bytes=sum(self.compiled.collective_bytes.values()),
+            received_bytes=sum(received.values()) - between_slices,
+            between_slices_bytes=between_slices,
         )  # fmt: skip
 
 
@@ -93,7 +99,11 @@ def plan(config: RunConfig, options: PlanOptions) -> list[Plan]:
 
 
 def _plan(config: RunConfig, options: PlanOptions, remedy: str) -> Plan:
-    request = Request(config, batch_shape(config.feed, options.tokens), options.topology)
+    negatives = options.negatives
+    if negatives is None:
+        negatives = int(any(source.negative_field for source in config.data.sources))
+    shape = batch_shape(config.feed, options.tokens, negatives)
+    request = Request(config, shape, options.topology)
     compiled = None if options.fresh else cache.load(request)
     if compiled is None:
         compiled = run_compile(request, timeout_s=options.timeout_s)
@@ -110,7 +120,8 @@ def _plan(config: RunConfig, options: PlanOptions, remedy: str) -> Plan:
 def _flops(config: RunConfig, shape: BatchShape) -> StepFlops:
     return step_flops(
         config.model, rows=shape.computed, texts=shape.texts,
-        queries=shape.pairs, keys=shape.pairs * (TEXTS_PER_PAIR - 1),
+        queries=shape.pairs, keys=shape.pairs * (1 + shape.negatives),
+        cuts=config.loss.matryoshka_dims,
         encoded_again=config.train.encoded_again,
     )  # fmt: skip
 

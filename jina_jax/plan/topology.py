@@ -1,6 +1,7 @@
 """The machines that a step can be compiled for without having one."""
 
 import math
+import re
 from dataclasses import dataclass
 
 from jina_jax.accelerators import Accelerator, accelerator
@@ -37,11 +38,14 @@ FAMILIES = (
 
 @dataclass(frozen=True)
 class Topology:
-    """A slice of a TPU pod."""
+    """Slices of TPU pods, all alike."""
 
-    name: str
+    slice_name: str
+    """As the compiler names one."""
+    slices: int
     family: Family
     chips: int
+    """Of all slices."""
 
     @property
     def accelerator(self) -> Accelerator:
@@ -52,17 +56,19 @@ class Topology:
 
 
 def find_topology(name: str) -> Topology:
-    """The topology of a name such as `v5e:16x16`.
+    """The topology of a name such as `v5e:16x16`, or `2xv5e:16x16` for two slices.
 
     Raises: UserError naming those that are known.
     """
-    generation, _, size = name.partition(":")
+    several = re.fullmatch(r"([1-9]\d*)x(v.*)", name)
+    slices, slice_name = (int(several[1]), several[2]) if several else (1, name)
+    generation, _, size = slice_name.partition(":")
     for family in FAMILIES:
         if family.name == generation and size in family.slices:
             chips = math.prod(int(n) for n in size.split("x"))
-            return Topology(name, family, chips)
+            return Topology(slice_name, slices, family, slices * chips)
     known = "".join(f"\n  {f.name}: {', '.join(f.slices)}" for f in FAMILIES)
     raise UserError(
         f"no topology {name!r}; give {LOCAL} for this machine's devices, or GENERATION:SLICE "
-        f"such as v5e:16x16 of{known}"
+        f"such as v5e:16x16, or 2xv5e:16x16 for two slices, of{known}"
     )

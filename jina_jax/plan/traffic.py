@@ -22,7 +22,10 @@ _COLLECTIVES = (
     "all-to-all",
     "collective-permute",
 )
+BETWEEN_SLICES = "between slices"
+"""What comes from other slices over the data center's network."""
 _NO_TRAFFIC = {
+    "send", "recv",
     "parameter", "get-tuple-element", "tuple", "bitcast", "constant", "while", "call",
     "conditional", "partition-id", "replica-id", "after-all", "iota", "broadcast",
     "opt-barrier", "custom-call", "async-start", "async-update",
@@ -34,7 +37,7 @@ class Traffic:
     """Of one device in one step, loops multiplied by their trip counts."""
 
     collective_bytes: dict[str, float] = field(default_factory=dict)
-    """Kind → bytes that a device receives."""
+    """Kind → bytes that a device receives; `BETWEEN_SLICES` is one."""
     collective_count: dict[str, int] = field(default_factory=dict)
     """Kind → how often one runs."""
     hbm_bytes: float = 0.0
@@ -71,6 +74,10 @@ def _visit(
                 _add_collective(module, computation, instruction, kind, times, traffic)
             if is_fused and channel is not None:
                 seen.add(channel)
+        elif kind == "recv" and "xla_megascale_runtime" in instruction.attributes:
+            # The slice has one part of a collective left, the other slices' part comes in.
+            received = shape_bytes(split_tuple(instruction.shape)[0])
+            _add(traffic, BETWEEN_SLICES, times, received)
         elif not is_fused:
             traffic.hbm_bytes += times * instruction_bytes(module, computation, instruction)
         for callee in callees(module, instruction):
@@ -95,6 +102,10 @@ def _add_collective(
         "all-to-all": sent * (size - 1) / size,
         "collective-permute": sent,
     }[kind]
+    _add(traffic, kind, times, received)
+
+
+def _add(traffic: Traffic, kind: str, times: int, received: float) -> None:
     traffic.collective_bytes[kind] = traffic.collective_bytes.get(kind, 0) + times * received
     traffic.collective_count[kind] = traffic.collective_count.get(kind, 0) + times
 

@@ -111,7 +111,10 @@ def batch_loss(
     z_BTD = embed_texts(
         params, batch, config.model,
         texts_per_row=config.feed.texts_per_row, chunk_rows=config.train.grad_cache_rows,
-        execution=Execution(config.train.scan_layers, config.train.remat),
+        execution=Execution(
+            config.train.scan_layers, config.train.remat,
+            "cudnn" if config.train.attention == "cudnn" else "at_once",
+        ),
         spread=spread, dropout_key=dropout_key,
     )  # fmt: skip
     temperature: float | Array = config.loss.temperature

@@ -47,6 +47,7 @@ class Throughput:
             self._config.model, rows=Work.of_rows(rows, row_tokens), texts=texts,
             queries=pairs, keys=pairs * (texts_per_pair - 1),
             encoded_again=self._config.train.encoded_again,
+            cuts=self._config.loss.matryoshka_dims,
         )  # fmt: skip
         self._steps += 1
         self._tokens += texts.tokens

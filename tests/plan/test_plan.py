@@ -9,16 +9,18 @@ import sys
 import pytest
 
 from jina_jax import cli
-from jina_jax.config import FeedConfig, RunConfig, T5Config
+from jina_jax.config import FeedConfig, LossConfig, MeshConfig, RunConfig, SourceConfig, T5Config
 from jina_jax.errors import UserError
 from jina_jax.mesh import make_mesh
 from jina_jax.model.flops import Work, step_flops
+from jina_jax.model.weights import parameter_count
 from jina_jax.plan import cache, child, run
 from jina_jax.plan.batch_shape import batch_shape
 from jina_jax.plan.compile import Compiled, Request, abstract_arguments, out_of_memory
 from jina_jax.plan.report import report
 from jina_jax.plan.run import PlanOptions, plan
 from jina_jax.plan.topology import FAMILIES
+from jina_jax.plan.traffic import BETWEEN_SLICES
 from jina_jax.train.step import make_train_step
 
 CONFIG = RunConfig(
@@ -168,6 +170,24 @@ def test_time_and_cost_by_hand(monkeypatch):
     assert "no measurement" in text
 
 
+def test_a_config_of_triplets_is_planned_with_their_negatives():
+    source = SourceConfig("triplets", paths=("t.jsonl",), negative_field="negative")
+    config = dataclasses.replace(
+        CONFIG,
+        data=dataclasses.replace(CONFIG.data, sources=(source,)),
+        loss=LossConfig(matryoshka_dims=(8,)),
+    )
+    pairs, (triplets,), (more,) = plan(CONFIG, PlanOptions()), plan(config, PlanOptions()), plan(
+        config, PlanOptions(negatives=3)
+    )  # fmt: skip
+    assert (triplets.shape.negatives, more.shape.negatives) == (1, 3)
+    assert "32 records of 16 + 16 + 16 tokens" in report([triplets], PlanOptions())
+    assert pairs[0].compiled.fits and triplets.compiled.fits and more.compiled.fits
+    dims = CONFIG.model.d_model + 8
+    assert triplets.flops.loss == 3 * 2 * 32 * 64 * dims
+    assert more.flops.loss == 3 * 2 * 32 * 128 * dims
+
+
 def test_plan_on_the_command_line(capsys):
     flags = [f"--model.{k.replace('_', '-')}={v}" for k, v in
              dataclasses.asdict(CONFIG.model).items() if k in ("d_ff", "num_layers")]  # fmt: skip
@@ -191,6 +211,24 @@ def test_a_small_model_fits_a_real_slice():
     assert found.compiled.fits
     assert found.compiled.collective_count["all-reduce"] >= 1
     assert 0 < found.roofline.mfu < 1
+
+
+@needs_libtpu
+@pytest.mark.tpu_compile
+def test_between_two_slices_gradients_alone_travel():
+    model = dataclasses.replace(CONFIG.model, compute_dtype="bfloat16")
+    config = dataclasses.replace(
+        CONFIG, model=model, mesh=MeshConfig(fsdp=2), loss=LossConfig(matryoshka_dims=())
+    )
+    (one,) = plan(config, PlanOptions(topology="v5e:2x2"))
+    (two,) = plan(config, PlanOptions(topology="2xv5e:2x2"))
+    assert (two.compiled.device_kind, two.compiled.devices) == ("TPU v5 lite", 8)
+    assert BETWEEN_SLICES not in one.compiled.collective_bytes
+    assert one.roofline.network_s == 0 < two.roofline.network_s
+    parameters = 4 * parameter_count(config.model)
+    # A chip holds half of each matrix, and gets the other slice's part of a sum of two chips.
+    assert 0 < two.compiled.collective_bytes[BETWEEN_SLICES] < 2 * parameters
+    assert "network between slices" in report([two], PlanOptions())
 
 
 @needs_libtpu

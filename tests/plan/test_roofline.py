@@ -61,13 +61,25 @@ def test_texts_of_a_given_length_are_cut_at_the_limits():
     feed = FeedConfig(global_batch_size=8, query_tokens=30, positive_tokens=64)
     assert batch_shape(feed, 20).lengths == (20, 20)
     assert batch_shape(feed, 40).lengths == (30, 40)
-    with pytest.raises(UserError, match="must not be negative"):
+    with pytest.raises(UserError, match="--tokens -1 must not be negative"):
         batch_shape(feed, -1)
+
+
+def test_hard_negatives_are_texts_like_positives():
+    feed = FeedConfig(
+        global_batch_size=8, query_tokens=30, positive_tokens=64, row_tokens=64, rows_multiple=1
+    )
+    shape = batch_shape(feed, 0, 2)
+    assert (shape.lengths, shape.negatives, shape.rows) == ((30, 64, 64, 64), 2, 8 * 3 + 4)
+    with pytest.raises(UserError, match="--negatives -1 must not be negative"):
+        batch_shape(feed, 0, -1)
 
 
 def test_topologies():
     found = find_topology("v5p:4x4x8")
     assert (found.chips, found.accelerator.name) == (128, "TPU v5p")
+    two = find_topology("2xv5p:4x4x8")
+    assert (two.chips, two.slices, two.slice_name) == (256, 2, "v5p:4x4x8")
     for family in FAMILIES:
         for size in family.slices:
             known = find_topology(f"{family.name}:{size}").accelerator

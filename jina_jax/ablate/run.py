@@ -1,0 +1,244 @@
+"""The `ablate` verb: every arm is prepared, trained with every seed, and measured alike.
+
+WORKDIR/source/            what an injection makes
+WORKDIR/data/ARM/          prepared data; arms that are prepared alike share the first one's
+WORKDIR/ARM/seed-N/        an ordinary run, and results.json once it is measured
+WORKDIR/references.json    BM25 and the untrained model, on the same held-out pairs
+WORKDIR/ablation.json      all figures
+WORKDIR/ablation.png, .svg
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from jina_jax.ablate.detection import detections
+from jina_jax.ablate.inject import Injected, inject
+from jina_jax.ablate.measure import (
+    check_unseen,
+    measure,
+    prepared_tasks,
+    source_task,
+    tasks_key,
+)
+from jina_jax.ablate.plot import plot_ablation
+from jina_jax.ablate.report import AblationReport, ArmReport
+from jina_jax.ablate_config import Ablation, ablation_problems, arm_config
+from jina_jax.config import RunConfig
+from jina_jax.config_file import difference, unchangeable_fields
+from jina_jax.data.atomic import write_atomically
+from jina_jax.data.manifest import MANIFEST_FILE, Manifest, file_sha256, prepared_config
+from jina_jax.data.prepare import prepare
+from jina_jax.data.tokenizer import load_tokenizer
+from jina_jax.errors import UserError
+from jina_jax.evaluate.embedder import Embedder
+from jina_jax.evaluate.retrieval import RetrievalTask, rank_by_bm25, score
+from jina_jax.initial import initial_params
+from jina_jax.mesh import make_mesh
+from jina_jax.progress import say
+from jina_jax.score.stages import configured_scorers
+from jina_jax.train.loop import train
+from jina_jax.validation import validate
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """An arm that can be trained."""
+
+    name: str
+    changes: dict[str, Any]
+    config: RunConfig
+    """Of no seed yet."""
+    manifest: Manifest
+    tasks: Sequence[RetrievalTask]
+
+
+def ablate(ablation: Ablation, *, progress: bool = True) -> AblationReport:
+    """Runs what is not done yet of an ablation, and compares its arms.
+
+    A run that was measured is not run again; one that was stopped goes on from its newest
+    checkpoint, as `train` does.
+
+    Args:
+      ablation: arms and seeds.
+      progress: show it on standard error.
+    Returns: the report, which is also in `ablation.json`.
+    Raises:
+      UserError: the ablation, its data or an earlier run cannot be used.
+      Interrupted: SIGINT or SIGTERM came; everything is saved.
+    """
+    check(ablation)
+    root = ablation.base.run_path
+    injected = None
+    if ablation.injection is not None:
+        injected = inject(ablation.injection, root / "source", progress=progress)
+    arms = _prepared(ablation, injected, progress)
+    seeds = [ablation.base.train.seed + i for i in range(ablation.seeds)]
+    references = _references(arms[0], seeds[0], root)
+    runs: dict[str, list[dict[str, float]]] = {arm.name: [] for arm in arms}
+    for number, (seed, arm) in enumerate((seed, arm) for seed in seeds for arm in arms):
+        where = f"run {number + 1} of {len(seeds) * len(arms)}: {arm.name}, seed {seed}"
+        runs[arm.name].append(_run(arm, seed, root, where, progress))
+    report = AblationReport(
+        name=ablation.base.name,
+        seeds=tuple(seeds),
+        injected=injected.counts if injected else {},
+        references=references,
+        arms=tuple(_arm_report(arm, runs[arm.name], injected) for arm in arms),
+    )
+    text = json.dumps(dataclasses.asdict(report), indent=1, ensure_ascii=False)
+    write_atomically(root / "ablation.json", f"{text}\n".encode())
+    for ending in ("png", "svg"):
+        plot_ablation(report, root / f"ablation.{ending}")
+    return report
+
+
+def check(ablation: Ablation) -> None:
+    """Checks an ablation and the configuration of every arm.
+
+    Raises: UserError listing what is wrong.
+    """
+    if problems := list(ablation_problems(ablation)):
+        raise UserError("the ablation cannot be used:\n  " + "\n  ".join(problems))
+    configs = [arm_config(ablation.base, arm) for arm in ablation.arms]
+    for config in configs:
+        validate(config)
+    elsewhere = ablation.injection is not None or ablation.held_out is not None
+    kinds = {_data_key(config) for config in configs}
+    if len(kinds) > 1 and not elsewhere:
+        raise UserError(
+            "the arms differ in their data, so preparation would hold out other pairs in each: "
+            "give the ablation `held_out`, a source that no arm trains on, or an `injection`"
+        )
+
+
+def _data_key(config: RunConfig) -> str:
+    return json.dumps(prepared_config(config.data), sort_keys=True)
+
+
+def _prepared(ablation: Ablation, injected: Injected | None, progress: bool) -> list[_Prepared]:
+    """Prepares the data of every arm, once where they are the same."""
+    root, base = ablation.base.run_path, ablation.base
+    held_out = ablation.held_out
+    if injected is not None:
+        base = replace(base, data=replace(base.data, sources=(injected.source,)))
+        held_out = injected.held_out
+    given = [source_task(held_out)] if held_out is not None else []
+    folders: dict[str, Path] = {}
+    arms = []
+    for arm in ablation.arms:
+        config = arm_config(base, arm)
+        data = folders.setdefault(_data_key(config), root / "data" / arm.name)
+        config = replace(config, data_dir=str(data))
+        say(f"{arm.name}: prepare {data}", enabled=progress)
+        scorers = configured_scorers(config.data)
+        manifest = prepare(config.data, data, progress, scorers=scorers)
+        tasks = given or prepared_tasks(manifest, data)
+        if not tasks:
+            raise UserError(
+                "nothing is held out to evaluate on: set data.eval_pairs, or give the ablation "
+                "`held_out`"
+            )
+        if given:
+            check_unseen(tasks, manifest, data, arm.name)
+        arms.append(_Prepared(arm.name, dict(arm.changes), config, manifest, tasks))
+    return arms
+
+
+def _run(arm: _Prepared, seed: int, root: Path, where: str, progress: bool) -> dict[str, float]:
+    """Trains and measures an arm with one seed, or reads what an earlier call measured."""
+    config = replace(
+        arm.config,
+        workdir=str(root / arm.name / f"seed-{seed}"),
+        train=replace(arm.config.train, seed=seed),
+    )
+
+    def trained() -> dict[str, float]:
+        say(where, enabled=progress)
+        train(config)
+        embedder = Embedder.from_run(config.run_path, batch_rows=config.evaluate.batch_rows)
+        return measure(config, embedder, arm.tasks, arm.manifest)
+
+    measured: dict[str, float] = _kept(config.run_path / "results.json", _key(config, arm), trained)
+    shown = ", ".join(f"{name} {100 * value:.2f}%" for name, value in measured.items())
+    say(f"{where}: {shown}", enabled=progress)
+    return measured
+
+
+def _references(arm: _Prepared, seed: int, root: Path) -> dict[str, dict[str, float]]:
+    """BM25, and the model that the first seed starts from, on what all arms are measured on."""
+    config = replace(arm.config, train=replace(arm.config.train, seed=seed))
+
+    def measured() -> dict[str, dict[str, float]]:
+        untrained = Embedder(
+            initial_params(config, make_mesh()),
+            config.model,
+            load_tokenizer(config.data_path / "tokenizer"),
+            max_tokens=max(config.feed.query_tokens, config.feed.positive_tokens),
+            batch_rows=config.evaluate.batch_rows,
+        )
+        k = config.evaluate.top_k
+        by_task = [score(task, rank_by_bm25(task, k), k) for task in arm.tasks]
+        bm25 = {name: sum(v[name] for v in by_task) / len(by_task) for name in by_task[0]}
+        return {"untrained": measure(config, untrained, arm.tasks, arm.manifest), "bm25": bm25}
+
+    return _kept(root / "references.json", _key(config, arm), measured)
+
+
+def _key(config: RunConfig, arm: _Prepared) -> dict[str, Any]:
+    """What a run's figures depend on."""
+    return unchangeable_fields(config) | {
+        "evaluate.top_k": config.evaluate.top_k,
+        "prepared data": file_sha256(config.data_path / MANIFEST_FILE),
+        "held-out pairs": tasks_key(arm.tasks),
+    }
+
+
+def _kept(path: Path, key: dict[str, Any], make: Callable[[], Any]) -> Any:
+    """Figures that are made once.
+
+    Args:
+      path: file that they are kept in.
+      key: what they depend on.
+      make: makes them, as a JSON value.
+    Raises: UserError when the file holds the figures of something else.
+    """
+    if path.is_file():
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            before, values = kept["of"], kept["measures"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is damaged ({error}): delete it to measure again") from error
+        if changes := difference(before, key):
+            raise UserError(
+                f"{path} was measured with another configuration:\n  "
+                + "\n  ".join(changes)
+                + "\nundo these, or give another folder with --workdir"
+            )
+        return values
+    values = make()
+    text = json.dumps({"of": key, "measures": values}, indent=1, ensure_ascii=False)
+    write_atomically(path, f"{text}\n".encode())
+    return values
+
+
+def _arm_report(
+    arm: _Prepared, runs: Sequence[dict[str, float]], injected: Injected | None
+) -> ArmReport:
+    sources = arm.manifest.sources
+    removed: dict[str, int] = {}
+    for source in sources:
+        for stage in source.stages:
+            removed[stage.stage] = removed.get(stage.stage, 0) + sum(stage.dropped.values())
+    return ArmReport(
+        name=arm.name,
+        changes=arm.changes,
+        read=sum(source.read for source in sources),
+        trained_on=arm.manifest.train_records,
+        removed=removed,
+        measures={name: tuple(run[name] for run in runs) for name in runs[0]},
+        found=detections(arm.config.data_path, sources[0], injected.planted) if injected else {},
+    )
