@@ -28,18 +28,18 @@ class Options:
 
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of weights and order; both sides train once with each."""
-    steps: int = 200
+    steps: int = 150
     """Of training."""
     batch_size: int = 64
     """Pairs in a batch."""
-    max_tokens: int = 128
+    max_tokens: int = 256
     """Texts are cut to this many tokens."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     """Peak; a linear warm-up over a tenth of the steps, then linear to 0."""
     dropout: float = 0.0
     """On both sides. Above 0 they draw different masks."""
-    d_model: int = 256
-    layers: int = 4
+    d_model: int = 128
+    layers: int = 2
     vocab_size: int = 8000
     held_out: int = 1000
     """Pairs that are searched and not trained on."""
