@@ -100,6 +100,7 @@ def ordered_pairs(config: RunConfig) -> list[list[str]]:
     from jina_jax.data.normalise import text_hash
     from jina_jax.data.shards import ShardSet
     from jina_jax.data.tokenizer import load_tokenizer
+    from jina_jax.feed.mixture import plan_mixture
     from jina_jax.feed.pipeline import batches
 
     (source,) = load_manifest(config.data_path).sources
@@ -111,10 +112,11 @@ def ordered_pairs(config: RunConfig) -> list[list[str]]:
         pair = list(json.loads(line).values())
         by_hash.setdefault(b"".join(map(text_hash, pair)), pair)
     ordered = []
-    for batch in batches(
-        {"pairs": shards}, {"pairs": 1.0}, config.feed,
-        seed=config.train.seed, num_steps=config.train.num_steps,
-    ):  # fmt: skip
+    mixture = plan_mixture(
+        config.data.sources, {source.name: len(shards)}, config.mixture,
+        batch_size=config.feed.global_batch_size, num_steps=config.train.num_steps,
+    )  # fmt: skip
+    for batch in batches({source.name: shards}, mixture, config.feed, seed=config.train.seed):
         records = shards.read(batch.record_B)
         for number, hashes in enumerate(records.hashes_NSx2):
             pair = by_hash[hashes.tobytes()]

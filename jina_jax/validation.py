@@ -10,6 +10,7 @@ from jina_jax.evaluate_config import evaluate_problems
 from jina_jax.filter_config import filter_problems
 from jina_jax.loss_config import loss_problems
 from jina_jax.mine_config import mine_problems
+from jina_jax.mixture_config import mixture_problems
 from jina_jax.negation_config import negation_problems
 
 
@@ -47,7 +48,10 @@ def _data_problems(config: RunConfig) -> Iterator[str]:
             yield f"data.source_priority: no source is named {name!r}; they are {', '.join(names)}"
     for i, source in enumerate(config.data.sources):
         yield from _source_problems(f"data.sources.{i} ({source.name})", source)
-        yield from _positive(f"data.sources.{i}", source, "weight")
+        for field in ("weight", "max_epochs"):
+            if getattr(source, field) is not None:
+                yield from _positive(f"data.sources.{i}", source, field)
+    yield from mixture_problems(config.mixture, {s.name: s.weight for s in config.data.sources})
     if not 0 <= config.data.max_bad_share <= 1:
         yield f"data.max_bad_share={config.data.max_bad_share} must lie in 0..1"
     yield from _positive("data", config.data, "max_text_tokens", "records_per_shard")

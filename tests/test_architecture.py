@@ -8,7 +8,10 @@ import jina_jax
 ROOT = Path(jina_jax.__file__).parent
 
 # What each part may import of the others, besides itself.
-CONFIGS = {"evaluate_config", "filter_config", "loss_config", "mine_config", "negation_config"}
+CONFIGS = {
+    "alarm_config", "evaluate_config", "filter_config", "loss_config", "mine_config",
+    "mixture_config", "negation_config",
+}  # fmt: skip
 BASE = CONFIGS | {"config", "errors", "types"}
 MODEL = BASE | {"model"}
 ALLOWED = {
@@ -20,6 +23,8 @@ ALLOWED = {
     "filter_config": {"errors"},
     "loss_config": set(),
     "mine_config": set(),
+    "mixture_config": set(),
+    "alarm_config": set(),
     "negation_config": set(),
     "config": CONFIGS,
     "ablate_config": {"config", "errors"},

@@ -27,6 +27,7 @@ from jina_jax.data.tokenizer import SPIECE_FILE
 from jina_jax.distributed import check_agreement, is_first, start
 from jina_jax.errors import Interrupted, UserError
 from jina_jax.feed.batch import Batch, PackedBatch
+from jina_jax.feed.mixture import plan_mixture
 from jina_jax.feed.pipeline import batches
 from jina_jax.initial import initial_params
 from jina_jax.mesh import check_divides, make_mesh, put
@@ -156,10 +157,11 @@ def _run_steps(
         s.name: ShardSet([config.data_path / shard.path for shard in s.shards])
         for s in manifest.sources
     }
-    feed = batches(
-        sources, {s.name: s.weight for s in config.data.sources}, config.feed,
-        seed=config.train.seed, num_steps=num_steps, start=first,
+    mixture = plan_mixture(
+        config.data.sources, {name: len(shards) for name, shards in sources.items()},
+        config.mixture, batch_size=config.feed.global_batch_size, num_steps=num_steps,
     )  # fmt: skip
+    feed = batches(sources, mixture, config.feed, seed=config.train.seed, start=first)
     step_fn = make_train_step(config, mesh)
     with (
         StopLatch() as latch,
