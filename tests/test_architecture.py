@@ -17,6 +17,7 @@ MODEL = BASE | {"model"}
 ALLOWED = {
     "errors": set(),
     "types": set(),
+    "processes": set(),
     "progress": set(),
     "accelerators": set(),
     "evaluate_config": set(),
@@ -31,8 +32,8 @@ ALLOWED = {
     "config_file": {"ablate_config", "config", "errors"},
     "validation": CONFIGS | {"config", "errors"},
     "distributed": {"config", "errors", "progress"},
-    "data": BASE | {"config_file", "progress"},
-    "feed": BASE | {"data"},
+    "data": BASE | {"config_file", "processes", "progress"},
+    "feed": BASE | {"data", "processes"},
     "model": {"config", "errors"},
     "mesh": BASE,
     "hf_folder": MODEL,
@@ -47,7 +48,8 @@ ALLOWED = {
     "evaluate": MODEL
     | {"data", "feed", "mesh", "hf_folder", "initial", "packed_encoder", "progress", "trained"},
     "mine": MODEL | {"data", "evaluate", "progress", "trained"},
-    "plan": MODEL | {"accelerators", "data", "feed", "mesh", "progress", "train", "validation"},
+    "plan": MODEL
+    | {"accelerators", "data", "feed", "mesh", "processes", "progress", "train", "validation"},
     "export": MODEL | {"data", "hf_folder", "evaluate", "trained"},
 }
 SHELL = {"ablate", "arguments", "cli", "demo", "histograms", "model_verbs", "terminal", "__init__"}

@@ -5,8 +5,6 @@ hosts, devices or workers nor where a run was resumed changes it. So the state o
 one number.
 """
 
-import ctypes
-import signal
 from collections.abc import Iterator, Mapping, Sequence
 
 import grain
@@ -19,8 +17,7 @@ from jina_jax.errors import UserError
 from jina_jax.feed.batch import Batch, pack_batch
 from jina_jax.feed.mixture import Mixture
 from jina_jax.feed.shuffle import permute
-
-_PR_SET_PDEATHSIG = 1
+from jina_jax.processes import die_with_parent
 
 
 class _ReadBatch(grain.transforms.Map):
@@ -50,9 +47,9 @@ class _ReadBatch(grain.transforms.Map):
         return Batch(int(element), source, record_B, packed)
 
 
-def _die_with_parent(*_: int) -> None:
-    """A worker must not outlive a trainer that was killed, holding its memory and its stdout."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def _start_worker(*_: int) -> None:
+    # A worker must not outlive a trainer that was killed, holding its memory and its stdout.
+    die_with_parent()
 
 
 def batches(
@@ -95,6 +92,6 @@ def batches(
             grain.MultiprocessingOptions(
                 num_workers=config.workers, per_worker_buffer_size=config.prefetch_batches
             ),
-            worker_init_fn=_die_with_parent,
+            worker_init_fn=_start_worker,
         )
     )

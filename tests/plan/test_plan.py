@@ -69,6 +69,21 @@ def test_a_compilation_that_takes_too_long_is_stopped():
         plan(CONFIG, PlanOptions(timeout_s=0.2))
 
 
+def test_a_compilation_ends_with_the_process_that_wants_it():
+    import psutil
+
+    arguments = ["-m", "jina_jax.cli", "plan", "demo", "--model.num-layers", "24"]
+    process = subprocess.Popen(
+        [sys.executable, *arguments], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+        text=True,
+    )  # fmt: skip
+    assert "plan: tracing" in process.stderr.readline()
+    (child,) = psutil.Process(process.pid).children()
+    process.kill()
+    process.wait()
+    child.wait(timeout=5)  # Much less than the compilation takes.
+
+
 def test_without_the_compiler_the_way_to_it_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     request = Request(CONFIG, batch_shape(CONFIG.feed, 0), "v5e:4x4")
