@@ -35,10 +35,10 @@ settings for a machine)
   negation CONFIG     triplets of a sentence, its entailment and its negation
   mine CONFIG         hard negatives for the training pairs, found with the trained model
   ablate CONFIG       arms of a run side by side: prepared, trained with several seeds, compared
-  demo                all of these on the documentation of the installed Python packages
+  demo                prepare to export and a search, on documentation of installed packages
 
 use a model (MODEL is a run folder or an exported folder)
-  encode MODEL IN OUT texts of a file → embeddings (.npy or .parquet)
+  encode MODEL IN OUT texts of a file → embeddings (.npy, .safetensors or .parquet)
   search MODEL CORPUS QUERY ...   the passages of a file nearest to each query
   negation-score MODEL TRIPLETS   share of triplets whose negation is told apart
 
