@@ -24,7 +24,7 @@ def config_verb(verb: str, text: str, args: Sequence[str]) -> RunConfig:
 
 def parse(
     verb: str, text: str, args: Sequence[str], parsed: type[_T], default: Callable[[Any], _T],
-    load: Callable[[str], Any] = load_config, empty: Any = _NO_RUN,
+    load: Callable[[str], Any] = load_config, empty: Any = _NO_RUN, example: str = "demo",
 ) -> _T:  # fmt: skip
     """Parses the arguments after `CONFIG`, with the values of that config as defaults.
 
@@ -36,13 +36,14 @@ def parse(
       default: from what `load` gives to such a dataclass.
       load: reads a config by its name.
       empty: stands in for it where help is asked for without a config.
+      example: a shipped config that the verb takes.
     """
     wants_help = any(a in ("-h", "--help") for a in args)
     names = [a for a in args if not a.startswith("-")][:1] if args and args[0][0] != "-" else []
     if not names and not wants_help:
         raise UserError(
             f"`jina-jax {verb}` needs a config: a Python file with get_config(), or one of: "
-            f"{', '.join(config_names())}. For example: jina-jax {verb} demo"
+            f"{', '.join(config_names())}. For example: jina-jax {verb} {example}"
         )
     config = load(names[0]) if names else empty
     _refuse_fullwidth(args)

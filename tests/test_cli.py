@@ -76,6 +76,10 @@ def test_show_config_shows_overrides(capsys, folder):
         (["prepare", "demo", "--data-dir", "gs://bucket/x"], "is a URL: give a folder"),
         (["encode", "nowhere", "texts.txt", "out.npy"], "texts.txt"),
         (["search", "nowhere", "corpus.jsonl"], "needs a query"),
+        (["ablate"], "For example: jina-jax ablate ablation_filters"),
+        (["ablate", "demo"], "demo holds a run, not an ablation"),
+        (["train", "ablation_losses"], "holds an ablation, not a run: jina-jax ablate"),
+        (["ablate", "ablation_losses", "--seeds", "0"], "seeds=0 must be 1 or more"),
         (["inspect", "nowhere"], "neither a prepared folder"),
     ],
 )
