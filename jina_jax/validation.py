@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from jina_jax.alarm_config import alarm_problems
 from jina_jax.config import RunConfig, SourceConfig
 from jina_jax.errors import UserError, multiples_near
 from jina_jax.filter_config import filter_problems
@@ -131,6 +132,7 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
             f"optim.warmup_steps={optim.warmup_steps} must lie in 0..train.num_steps="
             f"{config.train.num_steps}"
         )
+    yield from alarm_problems(config.alarms)
     yield from _positive("evaluate", config.evaluate, "top_k", "batch_rows")
     yield from mine_problems(config.mine)
     yield from negation_problems(config.negation)
