@@ -174,6 +174,7 @@ def _run_steps(
         of_sources = SourceMetrics(
             records, mixture, batch_size=config.feed.global_batch_size, done=first
         )
+        say(of_sources.planned(), enabled=is_first())
         log = _StepLog(config, mesh, writer, of_sources)
         for batch, arrays in _on_devices(feed, mesh, log.throughput):
             profiler.before(batch.step, state)

@@ -30,6 +30,16 @@ class SourceMetrics:
     def _reset(self) -> None:
         self._values: list[list[Mapping[str, float]]] = [[] for _ in self._records]
 
+    def planned(self) -> str:
+        """What the whole run draws of each source, in words."""
+        of_run = len(self._mixture.source_T)
+        each = zip(self._records.items(), self._mixture.drawn(of_run).tolist(), strict=True)
+        parts = [
+            f"{name} {batches:,} ({batches * self._batch_size / size:.2f} epochs)"
+            for (name, size), batches in each
+        ]
+        return f"of {of_run:,} batches: {', '.join(parts)}"
+
     def add(self, source: int, values: Mapping[str, float]) -> None:
         """Counts a step that is done, with its metrics."""
         self._batches_N[source] += 1

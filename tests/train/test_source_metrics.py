@@ -51,6 +51,10 @@ def test_means_begin_anew_and_counts_go_on():
     assert not {"source/a/loss", "source/a/masked_share"} & found.keys()
 
 
+def test_what_a_run_will_draw():
+    assert counted().planned() == "of 12 batches: a 8 (2.13 epochs), b 4 (2.00 epochs)"
+
+
 def test_a_resumed_run_counts_what_was_drawn_before():
     sources = counted(done=5)
     sources.add(0, step(1.0))
