@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 
-def _threshold(default: float) -> float:
+def _changeable(default: Any) -> Any:
     return field(default=default, metadata={"changeable": True})
 
 
@@ -16,16 +17,16 @@ class AlarmConfig:
     once when it is cleared. It stops nothing. The defaults are ours.
     """
 
-    lines: int = field(default=5, metadata={"changeable": True})
+    lines: int = _changeable(5)
     """Logged lines in a row, of those that tell of a source, that must show a sign to raise an
     alarm, and lack it to clear it; 0 raises none."""
-    from_step: int = field(default=100, metadata={"changeable": True})
+    from_step: int = _changeable(100)
     """Lines before this step are not judged, nor those of optim.warmup_steps."""
-    alike: float = _threshold(0.95)
+    alike: float = _changeable(0.95)
     """Sign: queries and the positives of others have a mean cosine above this."""
-    min_gap: float = _threshold(0.02)
+    min_gap: float = _changeable(0.02)
     """Sign, where that isn't one: the mean cosine with the own positive exceeds theirs by less."""
-    guesses: float = _threshold(2.0)
+    guesses: float = _changeable(2.0)
     """Sign: accuracy is at most the chance of finding the positive of a batch in so many guesses,
     1 - (1 - 1 / feed.global_batch_size) ** guesses."""
 

@@ -114,8 +114,8 @@ def contrastive_loss(
     row_B, max_B, masked_B, others = sums.row_B, sums.row_max_B, sums.masked_B, size - 1.0
     cosine_B = jnp.sum(q_BD * p_BD, axis=-1)
     positive_B = scale * cosine_B
-    in_batch = jnp.sum(others - masked_B)
-    of_in_batch = jnp.sum(jax.lax.stop_gradient(sums.total_B - positive_B)) / scale
+    of_others = jax.lax.stop_gradient(jnp.sum(sums.total_B - positive_B) / scale)
+    in_batch_cosine = of_others / jnp.maximum(jnp.sum(others - masked_B), 1.0)
     margin_loss = negative_cosine = positive_loss = None
     if negatives_BND is not None:
         hard = _against_negatives(q_BD, negatives_BND, scale, spread, identity_BT, has_negative_BN)
@@ -141,7 +141,7 @@ def contrastive_loss(
         loss, query_loss, positive_loss, margin_loss,
         accuracy=jnp.mean(is_first_B.astype(jnp.float32)),
         positive_cosine=jnp.mean(cosine_B),
-        in_batch_cosine=of_in_batch / jnp.maximum(in_batch, 1.0),
+        in_batch_cosine=in_batch_cosine,
         negative_cosine=negative_cosine,
         masked_share=jnp.mean(masked_B) / jnp.maximum(others, 1.0),
     )  # fmt: skip
