@@ -202,7 +202,7 @@ def test_sources_that_do_not_last_are_refused():
 
 
 def test_data_of_other_sources_are_refused():
-    def plan(config=MixtureConfig(), **records):  # noqa: B008
+    def plan(config=MixtureConfig(), **records):
         sources = [SourceConfig("a"), SourceConfig("b")]
         return plan_mixture(sources, records, config, batch_size=10, num_steps=5)
 
