@@ -5,7 +5,10 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
 
+import psutil
 import pytest
 
 from jina_jax import cli
@@ -67,6 +70,23 @@ def test_a_batch_that_does_not_divide_is_refused():
 def test_a_compilation_that_takes_too_long_is_stopped():
     with pytest.raises(UserError, match=r"took more than 0\.2 s"):
         plan(CONFIG, PlanOptions(timeout_s=0.2))
+
+
+def test_a_compiler_that_is_killed_is_not_called_one_that_fails():
+    def kill():
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            for process in psutil.Process().children():
+                if "jina_jax.plan.compile" in process.cmdline():
+                    process.kill()
+                    return
+            time.sleep(0.05)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(UserError, match="was ended by SIGKILL, perhaps for lack of memory"):
+        plan(CONFIG, PlanOptions())
+    killer.join()
 
 
 def test_without_the_compiler_the_way_to_it_is_named(monkeypatch):
