@@ -71,6 +71,7 @@ def _children() -> list[str]:
 def _read(folder: Path, options: Options) -> dict[str, float]:
     from jina_jax.config import FeedConfig
     from jina_jax.data.shards import ShardSet
+    from jina_jax.feed.mixture import interleave
     from jina_jax.feed.pipeline import batches
 
     config = FeedConfig(
@@ -78,10 +79,8 @@ def _read(folder: Path, options: Options) -> dict[str, float]:
         workers=options.workers,
     )  # fmt: skip
     shards = ShardSet(sorted(folder.iterdir()))
-    feed = batches(
-        {"synthetic": shards}, {"synthetic": 1.0}, config,
-        seed=0, num_steps=WARM_UP_BATCHES + options.batches,
-    )  # fmt: skip
+    one_source = interleave([(0, np.ones(1))], WARM_UP_BATCHES + options.batches)
+    feed = batches({"synthetic": shards}, one_source, config, seed=0)
     for _ in range(WARM_UP_BATCHES):
         next(feed)
     real, positions, peak_bytes, began = 0, 0, 0, time.perf_counter()

@@ -100,6 +100,7 @@ def ordered_pairs(config: RunConfig) -> list[list[str]]:
     from jina_jax.data.normalise import text_hash
     from jina_jax.data.shards import ShardSet
     from jina_jax.data.tokenizer import load_tokenizer
+    from jina_jax.feed.mixture import plan_mixture
     from jina_jax.feed.pipeline import batches
 
     (source,) = load_manifest(config.data_path).sources
@@ -111,10 +112,11 @@ def ordered_pairs(config: RunConfig) -> list[list[str]]:
         pair = list(json.loads(line).values())
         by_hash.setdefault(b"".join(map(text_hash, pair)), pair)
     ordered = []
-    for batch in batches(
-        {"pairs": shards}, {"pairs": 1.0}, config.feed,
-        seed=config.train.seed, num_steps=config.train.num_steps,
-    ):  # fmt: skip
+    mixture = plan_mixture(
+        config.data.sources, {source.name: len(shards)}, config.mixture,
+        batch_size=config.feed.global_batch_size, num_steps=config.train.num_steps,
+    )  # fmt: skip
+    for batch in batches({source.name: shards}, mixture, config.feed, seed=config.train.seed):
         records = shards.read(batch.record_B)
         for number, hashes in enumerate(records.hashes_NSx2):
             pair = by_hash[hashes.tobytes()]
@@ -130,18 +132,23 @@ def trained_side(options: Options, work: Path, side: str, seed: int) -> dict[str
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in vars(given).items()
              if value is not None and name != "seeds"]  # fmt: skip
     command = [sys.executable, __file__, f"--seeds={seed}", *flags]
-    began, busy_s = time.perf_counter(), _others_busy_s()
+    before = _cpu_seconds()
+    began = time.perf_counter()
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     process_s = time.perf_counter() - began
-    others = (_others_busy_s() - busy_s) / process_s
-    return json.loads(done.stdout.splitlines()[-1]) | {"process_s": process_s, "others": others}
+    machine_s, cpu_s = np.subtract(_cpu_seconds(), before).tolist()
+    return json.loads(done.stdout.splitlines()[-1]) | {
+        "process_s": process_s,
+        "cpu_s": cpu_s,
+        "others": (machine_s - cpu_s) / process_s,
+    }
 
 
-def _others_busy_s() -> float:
-    """CPU seconds of everything on the machine but this process's children that ended."""
+def _cpu_seconds() -> tuple[float, float]:
+    """CPU seconds of the whole machine, and of this process's children that ended."""
     machine = psutil.cpu_times()
     mine = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return machine.user + machine.nice + machine.system - mine.ru_utime - mine.ru_stime
+    return machine.user + machine.nice + machine.system, mine.ru_utime + mine.ru_stime
 
 
 def measured(options: Options, work: Path, seed: int, prepare_s: float) -> dict[str, Any]:
@@ -168,8 +175,7 @@ def measured(options: Options, work: Path, seed: int, prepare_s: float) -> dict[
     found: dict[str, Any] = {name: scored(options, work, model) for name, model in models.items()}
     for name, side in zip(SIDES, (ours, theirs), strict=True):
         found[name] |= {
-            "process_s": side["process_s"],
-            "others": side["others"],
+            **{name: side[name] for name in ("process_s", "cpu_s", "others")},
             "step_s": statistics.mean(side["seconds"][half:]),
             "loss": statistics.mean(side["losses"][-10:]),
         }

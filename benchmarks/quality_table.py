@@ -11,6 +11,7 @@ _ROWS = {
     "loss": ("last 10 losses", 1, 3),
     "process_s": ("process, s", 1, 1),
     "whole_s": ("whole time, s", 1, 1),
+    "cpu_s": ("CPU time, s", 1, 1),
     "step_s": ("a step, s", 1, 3),
     "others": ("cores others used", 1, 2),
 }

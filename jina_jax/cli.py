@@ -35,10 +35,10 @@ settings for a machine)
   negation CONFIG     triplets of a sentence, its entailment and its negation
   mine CONFIG         hard negatives for the training pairs, found with the trained model
   ablate CONFIG       arms of a run side by side: prepared, trained with several seeds, compared
-  demo                all of these on the documentation of the installed Python packages
+  demo                prepare to export and a search, on documentation of installed packages
 
 use a model (MODEL is a run folder or an exported folder)
-  encode MODEL IN OUT texts of a file → embeddings (.npy or .parquet)
+  encode MODEL IN OUT texts of a file → embeddings (.npy, .safetensors or .parquet)
   search MODEL CORPUS QUERY ...   the passages of a file nearest to each query
   negation-score MODEL TRIPLETS   share of triplets whose negation is told apart
 
@@ -78,6 +78,9 @@ def _train(args: Sequence[str]) -> None:
     same command again goes on from the newest checkpoint, with the same batches and losses as
     if nothing had happened; Ctrl-C saves first. A changed field is refused on resumption unless
     it cannot change the result; the mesh and the number of devices may change.
+
+    Sources follow their weight and max_epochs and the fields of mixture; metrics tell of each as
+    source/NAME/..., and ALARM on standard error names one whose figures show a collapse (alarms).
 
     On several hosts, run it on each with --distributed.coordinator auto, or with HOST:PORT of the
     first, --distributed.processes and --distributed.process-id.

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from jina_jax.alarm_config import AlarmConfig
 from jina_jax.evaluate_config import EvaluateConfig
 from jina_jax.filter_config import (
     ConsistencyConfig,
@@ -22,6 +23,7 @@ from jina_jax.filter_config import (
 )
 from jina_jax.loss_config import LossConfig
 from jina_jax.mine_config import MineConfig
+from jina_jax.mixture_config import MixtureConfig
 from jina_jax.negation_config import NegationConfig
 
 
@@ -60,8 +62,11 @@ class SourceConfig:
     negative_field: str = ""
     """Field or column that holds the hard negative of a triplet; empty for pairs. Triplets are not
     deduplicated, and no filter for pairs looks at them."""
-    weight: float = 1.0
-    """Relative share of batches drawn from this source."""
+    weight: float | None = None
+    """Relative share of batches drawn from this source; None leaves it to `mixture`: 1, or by the
+    source's records. `mixture.stages` change it during a run."""
+    max_epochs: float | None = None
+    """Draw no more batches once its records were seen this often; its share goes to the others."""
     licence: str = "unknown"
     """Licence of the text; copied to the manifest and the model card."""
     limit: int | None = None
@@ -289,12 +294,14 @@ class RunConfig:
     """What the run is set for, as `jina-jax plan` names it; empty where it is nothing special."""
     data: DataConfig = DataConfig()
     feed: FeedConfig = FeedConfig()
+    mixture: MixtureConfig = MixtureConfig()
     model: T5Config = T5Config()
     mesh: MeshConfig = MeshConfig()
     distributed: DistributedConfig = DistributedConfig()
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
+    alarms: AlarmConfig = AlarmConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     mine: MineConfig = MineConfig()
     negation: NegationConfig = NegationConfig()

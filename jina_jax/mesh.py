@@ -129,11 +129,10 @@ def check_divides(config: RunConfig, mesh: Mesh) -> None:
 
     Raises: UserError naming the nearest sizes that divide, or an option that needs other devices.
     """
-    kind = mesh.devices.flat[0]
-    if config.train.attention == "cudnn" and kind.platform != "gpu":
+    if config.train.attention == "cudnn" and mesh.devices.flat[0].platform != "gpu":
         raise UserError(
-            f"train.attention=cudnn needs NVIDIA GPUs, and the mesh is of {kind.device_kind} "
-            f"devices; use train.attention=xla"
+            f"train.attention=cudnn needs NVIDIA GPUs, and the mesh is of "
+            f"{mesh.devices.flat[0].device_kind} devices; use train.attention=xla"
         )
     model, feed = config.model, config.feed
     rows = math.prod(mesh.shape[axis] for axis in ROWS)

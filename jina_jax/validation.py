@@ -4,12 +4,14 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from jina_jax.alarm_config import alarm_problems
 from jina_jax.config import RunConfig, SourceConfig
 from jina_jax.errors import UserError, multiples_near
 from jina_jax.evaluate_config import evaluate_problems
 from jina_jax.filter_config import filter_problems
 from jina_jax.loss_config import loss_problems
 from jina_jax.mine_config import mine_problems
+from jina_jax.mixture_config import mixture_problems
 from jina_jax.negation_config import negation_problems
 
 
@@ -47,7 +49,10 @@ def _data_problems(config: RunConfig) -> Iterator[str]:
             yield f"data.source_priority: no source is named {name!r}; they are {', '.join(names)}"
     for i, source in enumerate(config.data.sources):
         yield from _source_problems(f"data.sources.{i} ({source.name})", source)
-        yield from _positive(f"data.sources.{i}", source, "weight")
+        for field in ("weight", "max_epochs"):
+            if getattr(source, field) is not None:
+                yield from _positive(f"data.sources.{i}", source, field)
+    yield from mixture_problems(config.mixture, {s.name: s.weight for s in config.data.sources})
     if not 0 <= config.data.max_bad_share <= 1:
         yield f"data.max_bad_share={config.data.max_bad_share} must lie in 0..1"
     yield from _positive("data", config.data, "max_text_tokens", "records_per_shard")
@@ -130,6 +135,7 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
             f"optim.warmup_steps={optim.warmup_steps} must lie in 0..train.num_steps="
             f"{config.train.num_steps}"
         )
+    yield from alarm_problems(config.alarms)
     yield from evaluate_problems(config.evaluate)
     yield from mine_problems(config.mine)
     yield from negation_problems(config.negation)

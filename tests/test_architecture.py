@@ -8,26 +8,32 @@ import jina_jax
 ROOT = Path(jina_jax.__file__).parent
 
 # What each part may import of the others, besides itself.
-CONFIGS = {"evaluate_config", "filter_config", "loss_config", "mine_config", "negation_config"}
+CONFIGS = {
+    "alarm_config", "evaluate_config", "filter_config", "loss_config", "mine_config",
+    "mixture_config", "negation_config",
+}  # fmt: skip
 BASE = CONFIGS | {"config", "errors", "types"}
 MODEL = BASE | {"model"}
 ALLOWED = {
     "errors": set(),
     "types": set(),
+    "processes": set(),
     "progress": set(),
     "accelerators": set(),
     "evaluate_config": set(),
     "filter_config": {"errors"},
     "loss_config": set(),
     "mine_config": set(),
+    "mixture_config": set(),
+    "alarm_config": set(),
     "negation_config": set(),
     "config": CONFIGS,
     "ablate_config": {"config", "errors"},
     "config_file": {"ablate_config", "config", "errors"},
     "validation": CONFIGS | {"config", "errors"},
     "distributed": {"config", "errors", "progress"},
-    "data": BASE | {"config_file", "progress"},
-    "feed": BASE | {"data"},
+    "data": BASE | {"config_file", "processes", "progress"},
+    "feed": BASE | {"data", "processes"},
     "model": {"config", "errors"},
     "mesh": BASE,
     "hf_folder": MODEL,
@@ -42,7 +48,8 @@ ALLOWED = {
     "evaluate": MODEL
     | {"data", "feed", "mesh", "hf_folder", "initial", "packed_encoder", "progress", "trained"},
     "mine": MODEL | {"data", "evaluate", "progress", "trained"},
-    "plan": MODEL | {"accelerators", "data", "feed", "mesh", "progress", "train", "validation"},
+    "plan": MODEL
+    | {"accelerators", "data", "feed", "mesh", "processes", "progress", "train", "validation"},
     "export": MODEL | {"data", "hf_folder", "evaluate", "trained"},
 }
 SHELL = {"ablate", "arguments", "cli", "demo", "histograms", "model_verbs", "terminal", "__init__"}

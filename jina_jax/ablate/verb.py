@@ -48,8 +48,9 @@ def ablate(args: Sequence[str]) -> None:
     """
     empty = Ablation(RunConfig(name="NAME"), ())
     given = parse(
-        "ablate", ablate.__doc__ or "", args, _Arguments, _arguments, load_ablation, empty
-    )
+        "ablate", ablate.__doc__ or "", args, _Arguments, _arguments, load_ablation, empty,
+        example="ablation_filters",
+    )  # fmt: skip
     arms = load_ablation(args[0])
     ablation = replace(
         arms,

@@ -7,7 +7,6 @@ depend on its arguments alone, neither the engine nor the number of workers nor 
 they finish changes a byte.
 """
 
-import ctypes
 import dataclasses
 import functools
 import json
@@ -28,8 +27,8 @@ from jina_jax.config import EngineConfig
 from jina_jax.data.atomic import write_atomically
 from jina_jax.data.manifest import from_json
 from jina_jax.errors import UserError
+from jina_jax.processes import die_with_parent
 
-_PR_SET_PDEATHSIG = 1
 _SMALL_BYTES = 16 << 20
 _QUEUED_PER_WORKER = 8
 """Tasks handed out ahead, which bounds what a cancelled stage still does."""
@@ -183,9 +182,7 @@ class LocalEngine:
 def _start_worker(parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle.
     # A worker must not go on writing beside the run that resumes the work of a killed one.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
+    die_with_parent(parent)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # The processes are the parallelism.
 
 

@@ -133,12 +133,12 @@ class Manifest:
 def prepared_config(config: DataConfig) -> dict[str, Any]:
     """The part of the configuration that prepared data depends on, as field path → JSON value.
 
-    A source's weight is left out: it says how often to draw from the shards, not what they hold;
-    so are fields that change no result, such as the engine's.
+    A source's weight and epochs are left out: they say how often to draw from the shards, not what
+    these hold; so are fields that change no result, such as the engine's.
     """
     values = unchangeable_fields(config)
     for source in values["sources"]:
-        del source["weight"]
+        del source["weight"], source["max_epochs"]
     return values
 
 

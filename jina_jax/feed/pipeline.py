@@ -1,12 +1,10 @@
 """Grain pipeline from shards to packed batches.
 
-Batch t is a function of (shards, feed config, weights, seed, t) alone: neither the number of
+Batch t is a function of (shards, feed config, mixture, seed, t) alone: neither the number of
 hosts, devices or workers nor where a run was resumed changes it. So the state of the pipeline is
 one number.
 """
 
-import ctypes
-import signal
 from collections.abc import Iterator, Mapping, Sequence
 
 import grain
@@ -17,23 +15,21 @@ from jina_jax.config import FeedConfig
 from jina_jax.data.shards import ShardSet
 from jina_jax.errors import UserError
 from jina_jax.feed.batch import Batch, pack_batch
-from jina_jax.feed.mixture import interleave
+from jina_jax.feed.mixture import Mixture
 from jina_jax.feed.shuffle import permute
-
-_PR_SET_PDEATHSIG = 1
+from jina_jax.processes import die_with_parent
 
 
 class _ReadBatch(grain.transforms.Map):
     """Step number → Batch."""
 
     def __init__(
-        self, sources: Sequence[ShardSet], weights: Sequence[float], config: FeedConfig,
-        seed: int, num_steps: int,
-    ):  # fmt: skip
+        self, sources: Sequence[ShardSet], mixture: Mixture, config: FeedConfig, seed: int
+    ):
         self._sources = list(sources)
         self._config = config
         self._seed = seed
-        self._source_T, self._ordinal_T = interleave(weights, num_steps)
+        self._source_T, self._ordinal_T = mixture.source_T, mixture.ordinal_T
 
     def map(self, element: int) -> Batch:
         source = int(self._source_T[element])
@@ -51,28 +47,26 @@ class _ReadBatch(grain.transforms.Map):
         return Batch(int(element), source, record_B, packed)
 
 
-def _die_with_parent(*_: int) -> None:
-    """A worker must not outlive a trainer that was killed, holding its memory and its stdout."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def _start_worker(*_: int) -> None:
+    # A worker must not outlive a trainer that was killed, holding its memory and its stdout.
+    die_with_parent()
 
 
 def batches(
     sources: Mapping[str, ShardSet],
-    weights: Mapping[str, float],
+    mixture: Mixture,
     config: FeedConfig,
     *,
     seed: int,
-    num_steps: int,
     start: int = 0,
 ) -> Iterator[Batch]:
-    """The batches of steps start, start + 1, ..., num_steps - 1.
+    """The batches of steps start, start + 1, ... to the end of the mixture.
 
     Args:
       sources: name → shards of pairs or of triplets; each batch comes from one source.
-      weights: name → relative share of batches, > 0.
+      mixture: which source each batch of the run comes from, numbered in the order of `sources`.
       config: batch size, lengths, packing, workers.
       seed: of the order of rows.
-      num_steps: length of the whole run.
       start: first step wanted; resuming is starting here.
     Raises: UserError when a source has fewer records than a batch.
     """
@@ -83,10 +77,8 @@ def batches(
                 f"feed.global_batch_size={config.global_batch_size}; lower the batch size or "
                 f"leave the source out"
             )
-    dataset = grain.MapDataset.range(start, num_steps).map(
-        _ReadBatch(
-            list(sources.values()), [weights[name] for name in sources], config, seed, num_steps
-        )
+    dataset = grain.MapDataset.range(start, len(mixture.source_T)).map(
+        _ReadBatch(list(sources.values()), mixture, config, seed)
     )
     if config.workers == 0:
         read = grain.ReadOptions(num_threads=2, prefetch_buffer_size=config.prefetch_batches)
@@ -100,6 +92,6 @@ def batches(
             grain.MultiprocessingOptions(
                 num_workers=config.workers, per_worker_buffer_size=config.prefetch_batches
             ),
-            worker_init_fn=_die_with_parent,
+            worker_init_fn=_start_worker,
         )
     )

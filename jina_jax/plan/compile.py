@@ -20,6 +20,7 @@ from typing import Any, cast
 from jina_jax.config import RunConfig
 from jina_jax.plan.batch_shape import BatchShape
 from jina_jax.plan.topology import LOCAL, find_topology
+from jina_jax.processes import die_with_parent
 
 _UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -160,6 +161,7 @@ def _local_memory(devices: Sequence[Any]) -> int:
 
 def main() -> int:
     """Answers one request. What native libraries print goes to standard error."""
+    die_with_parent()
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 

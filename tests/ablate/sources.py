@@ -66,7 +66,7 @@ def filters(folder: Path) -> Ablation:
                 dropout_rate=0.0,
             ),
             optim=OptimConfig(learning_rate=3e-3, warmup_steps=2),
-            train=TrainConfig(num_steps=STEPS, checkpoint_every_steps=5, log_every_steps=1),
+            train=TrainConfig(num_steps=STEPS, checkpoint_every_steps=3, log_every_steps=1),
         ),
         arms=(Arm("none"), Arm("language", {"data.language.enabled": True})),
         seeds=2,
@@ -81,6 +81,6 @@ def losses(folder: Path) -> Ablation:
     data = DataConfig((ablation.injection.clean,), TokenizerConfig("train", 60), 32, eval_pairs=40)
     base = RunConfig(
         name="tiny", workdir=str(folder / "run"), data=data, feed=ablation.base.feed,
-        model=ablation.base.model, train=TrainConfig(num_steps=4), optim=ablation.base.optim,
+        model=ablation.base.model, train=ablation.base.train, optim=ablation.base.optim,
     )  # fmt: skip
     return Ablation(base, (Arm("both"), Arm("query", {"loss.positive_weight": 0})), seeds=1)

@@ -51,7 +51,7 @@ def test_what_a_kill_left_after_the_end_is_removed(tmp_path):
 def test_two_at_once_are_refused_and_the_first_is_unharmed(tmp_path):
     with workspace(tmp_path / "data", "a") as space:
         (space.result / "file").write_text("x")
-        with pytest.raises(UserError, match="another process is preparing"):
+        with pytest.raises(UserError, match="another process is making"):
             workspace(tmp_path / "data", "a").__enter__()
         assert (space.result / "file").exists()
     assert (tmp_path / "data" / "file").exists()

@@ -7,6 +7,7 @@ from jina_jax.config import FeedConfig
 from jina_jax.data.shards import ShardSet, ShardWriter, encode_record
 from jina_jax.errors import UserError
 from jina_jax.feed.batch import pack_batch
+from jina_jax.feed.mixture import interleave
 from jina_jax.feed.pipeline import batches
 
 FEED = FeedConfig(
@@ -47,10 +48,13 @@ def triplets(tmp_path_factory):
     return ShardSet([path])
 
 
+def mix(weights, num_steps, **limits):
+    return interleave([(0, np.array(weights))], num_steps, **limits)
+
+
 def run(sources, start=0, num_steps=24, seed=3, weights=(2.0, 1.0), **changes):
     config = dataclasses.replace(FEED, **changes)
-    named = dict(zip(SIZES, weights))
-    return list(batches(sources, named, config, seed=seed, num_steps=num_steps, start=start))
+    return list(batches(sources, mix(weights, num_steps), config, seed=seed, start=start))
 
 
 def assert_equal(one, other):
@@ -64,6 +68,20 @@ def assert_equal(one, other):
 
 def test_resuming_is_starting_later(sources):
     assert_equal(run(sources)[9:], run(sources, start=9))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resuming_a_changing_mixture_anywhere_gives_the_same(sources, workers):
+    stages = [(0, np.array([3.0, 1.0])), (16, np.array([1.0, 4.0]))]
+    # 30 records last for 7 batches of 8 in two epochs.
+    mixture = interleave(stages, 30, limit_N=np.array([np.inf, 7]), linear=True)
+    config = dataclasses.replace(FEED, workers=workers)
+    whole = list(batches(sources, mixture, config, seed=3))
+    rows = np.concatenate([b.record_B for b in whole if b.source == 1])
+    assert len(whole) == 30 and len(rows) == 56
+    assert np.bincount(rows, minlength=30).max() == 2
+    for start in (1, 15, 22) if workers else range(30):
+        assert_equal(whole[start:], list(batches(sources, mixture, config, seed=3, start=start)))
 
 
 def test_a_longer_run_begins_with_the_same_batches(sources):
@@ -100,7 +118,7 @@ def test_batches_hold_the_texts_of_their_records(sources):
 
 
 def test_batches_of_triplets_hold_their_negatives(triplets):
-    found = list(batches({"t": triplets}, {"t": 1.0}, FEED, seed=3, num_steps=5))
+    found = list(batches({"t": triplets}, mix([1.0], 5), FEED, seed=3))
     for batch in found:
         a = batch.arrays
         assert a.slot_BT.shape == (8, 4)
@@ -125,11 +143,11 @@ def test_batches_of_triplets_hold_their_negatives(triplets):
 
 def test_a_run_mixes_pairs_and_triplets_but_no_batch_does(sources, triplets):
     mixed = {"pairs": sources["long"], "triplets": triplets}
-    weights = {"pairs": 2.0, "triplets": 1.0}
-    found = list(batches(mixed, weights, FEED, seed=3, num_steps=12))
+    mixture = mix([2.0, 1.0], 12)
+    found = list(batches(mixed, mixture, FEED, seed=3))
     assert [b.arrays.slot_BT.shape[1] for b in found] == [[2, 4][b.source] for b in found]
     assert sum(b.source for b in found) == 4
-    assert_equal(found[5:], list(batches(mixed, weights, FEED, seed=3, num_steps=12, start=5)))
+    assert_equal(found[5:], list(batches(mixed, mixture, FEED, seed=3, start=5)))
 
 
 def test_mix_is_within_one_percent_of_the_weights(sources):

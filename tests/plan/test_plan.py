@@ -89,6 +89,19 @@ def test_a_compiler_that_is_killed_is_not_called_one_that_fails():
     killer.join()
 
 
+def test_a_compilation_ends_with_the_process_that_wants_it():
+    arguments = ["-m", "jina_jax.cli", "plan", "demo", "--model.num-layers", "24"]
+    process = subprocess.Popen(
+        [sys.executable, *arguments], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+        text=True,
+    )  # fmt: skip
+    assert "plan: tracing" in process.stderr.readline()
+    (child,) = psutil.Process(process.pid).children()
+    process.kill()
+    process.wait()
+    child.wait(timeout=5)  # Much less than the compilation takes.
+
+
 def test_without_the_compiler_the_way_to_it_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     request = Request(CONFIG, batch_shape(CONFIG.feed, 0), "v5e:4x4")
