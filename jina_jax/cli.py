@@ -192,7 +192,7 @@ def _plan(args: Sequence[str]) -> None:
     plans = plan(given.config, given.options)
     print(report(plans, given.options))
     if not plans[-1].compiled.fits:
-        raise UserError(f"{given.config.name} does not fit {given.options.topology}")
+        raise UserError(f"{given.config.name} does not fit {plans[-1].topology}")
 
 
 def _demo(args: Sequence[str]) -> None:

@@ -61,8 +61,9 @@ def make_mesh(
         return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
     if shape[0] % slices:
         raise UserError(
-            f"mesh.data={shape[0]} does not divide by {slices} slices; "
-            f"use {multiples_near(shape[0], slices)}"
+            f"mesh.data={shape[0]} does not divide by {slices} slices, which only mesh.data may "
+            f"cross; mesh.fsdp · mesh.tensor must divide the {len(devices) // slices} devices of "
+            f"a slice"
         )
     within = (shape[0] // slices, *shape[1:])
     grid = mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices)

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import tempfile
@@ -76,7 +77,18 @@ def run_compile(request: Request, *, timeout_s: float) -> Compiled:
             )
         log.seek(0)
         told = log.read().decode(errors="replace").strip().splitlines()[-5:]
-        raise UserError("the compiler failed; the last it said:\n  " + "\n  ".join(told))
+        raise UserError(
+            f"the compiler {_ended(process.returncode)}; the last it said:\n  " + "\n  ".join(told)
+        )
+
+
+def _ended(returncode: int) -> str:
+    """How a process that gave no answer came to its end."""
+    if returncode >= 0:
+        return f"failed with exit status {returncode}"
+    name = signal.Signals(-returncode).name
+    short = ", perhaps for lack of memory on this machine" if name == "SIGKILL" else ""
+    return f"was ended by {name}{short}"
 
 
 def _converse(process: "subprocess.Popen[bytes]", request: Request) -> dict[str, Any]:
@@ -90,4 +102,5 @@ def _converse(process: "subprocess.Popen[bytes]", request: Request) -> dict[str,
         if "progress" not in reply:
             return dict(reply)
         say(f"plan: {reply['progress']} ({time.monotonic() - began:.0f} s)")
+    process.wait()  # how it ended tells why it gave no answer
     return {}

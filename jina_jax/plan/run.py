@@ -81,12 +81,11 @@ def plan(config: RunConfig, options: PlanOptions) -> list[Plan]:
     Raises: UserError for an unknown topology, a missing compiler, or a batch that doesn't divide.
     """
     options = dataclasses.replace(options, topology=options.topology or config.machine or LOCAL)
-    if options.topology != LOCAL:
-        find_topology(options.topology)
+    slices = 1 if options.topology == LOCAL else find_topology(options.topology).slices
     plans = [_plan(config, options, "")]
     if plans[0].compiled.fits:
         return plans
-    for remedy, changed in remedies(config, plans[0].compiled.devices):
+    for remedy, changed in remedies(config, plans[0].compiled.devices, slices):
         say(f"plan: it does not fit; trying {remedy}")
         try:
             plans.append(_plan(changed, options, remedy))
@@ -126,7 +125,7 @@ def _flops(config: RunConfig, shape: BatchShape) -> StepFlops:
     )  # fmt: skip
 
 
-def remedies(config: RunConfig, devices: int) -> Iterator[tuple[str, RunConfig]]:
+def remedies(config: RunConfig, devices: int, slices: int = 1) -> Iterator[tuple[str, RunConfig]]:
     """Changes that make a step smaller, each on top of those before, cheaper ones first.
 
     Those that leave the result as it is come first: layers one by one and computed again,
@@ -136,6 +135,7 @@ def remedies(config: RunConfig, devices: int) -> Iterator[tuple[str, RunConfig]]
     Args:
       config: what does not fit.
       devices: of the machine.
+      slices: that they are of, over which parameters are not divided.
     Returns: (flags, changed configuration), each to be compiled.
     """
     flags: dict[str, object] = {}
@@ -150,9 +150,8 @@ def remedies(config: RunConfig, devices: int) -> Iterator[tuple[str, RunConfig]]
 
     if not config.train.scan_layers or config.train.remat != "full":
         yield changed("train", scan_layers=True, remat="full")
-    divisors = [
-        n for n in range(1, devices + 1) if not devices % n and not config.model.d_model % n
-    ]
+    reach = devices // slices // config.mesh.tensor
+    divisors = [n for n in range(1, reach + 1) if not reach % n and not config.model.d_model % n]
     for fsdp in (8, max(divisors)):
         if fsdp in divisors and fsdp > config.mesh.fsdp:
             yield changed("mesh", fsdp=fsdp)

@@ -75,9 +75,7 @@ def _visit(
             if is_fused and channel is not None:
                 seen.add(channel)
         elif kind == "recv" and "xla_megascale_runtime" in instruction.attributes:
-            # The slice has one part of a collective left, the other slices' part comes in.
-            received = shape_bytes(split_tuple(instruction.shape)[0])
-            _add(traffic, BETWEEN_SLICES, times, received)
+            _add(traffic, BETWEEN_SLICES, times, _from_other_slices(module, instruction))
         elif not is_fused:
             traffic.hbm_bytes += times * instruction_bytes(module, computation, instruction)
         for callee in callees(module, instruction):
@@ -103,6 +101,36 @@ def _add_collective(
         "collective-permute": sent,
     }[kind]
     _add(traffic, kind, times, received)
+
+
+def _from_other_slices(module: Module, recv: Instruction) -> float:
+    """Bytes that the network brings to a device of a slice, on an average of the slice's devices.
+
+    The compiler parts a collective over slices into collectives within each and transfers by the
+    hosts, of which `recv` takes the result: what the device had before counts for nothing, and a
+    sum is received in parts on the way out and back.
+
+    Raises: ValueError for another kind of transfer than collectives become.
+    """
+    result = shape_bytes(split_tuple(recv.shape)[0])
+    kind = re.search(r'_xla_megascale_transfer_type="(\w+)"', recv.attributes)
+    target = re.search(r'_xla_megascale_target=("\{([\d,]+)\}x|\{\{.*?\}\})', recv.attributes)
+    if kind is None or target is None:
+        raise ValueError(f"no kind or target in the transfer between slices {recv.name}")
+    if kind[1] == "ONE_TO_ONE":
+        # {{100002->200000},...}: device 2 of slice 1 sends to device 0 of slice 2.
+        pairs = re.findall(r"->(\d+)\d{5}\b", target[1])
+        return result * len(pairs) / len(set(pairs)) / module.partitions
+    slices = len(target[2].split(","))
+    shares = {
+        "ALL_REDUCE": 2 * (slices - 1) / slices,
+        "ALL_GATHER": (slices - 1) / slices,
+        "ALL_TO_ALL": (slices - 1) / slices,
+        "REDUCE_SCATTER": slices - 1,
+    }
+    if kind[1] not in shares:
+        raise ValueError(f"{recv.name} is a transfer between slices of unknown kind {kind[1]}")
+    return result * shares[kind[1]]
 
 
 def _add(traffic: Traffic, kind: str, times: int, received: float) -> None:

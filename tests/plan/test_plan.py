@@ -5,7 +5,10 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
 
+import psutil
 import pytest
 
 from jina_jax import cli
@@ -69,9 +72,24 @@ def test_a_compilation_that_takes_too_long_is_stopped():
         plan(CONFIG, PlanOptions(timeout_s=0.2))
 
 
-def test_a_compilation_ends_with_the_process_that_wants_it():
-    import psutil
+def test_a_compiler_that_is_killed_is_not_called_one_that_fails():
+    def kill():
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            for process in psutil.Process().children():
+                if "jina_jax.plan.compile" in process.cmdline():
+                    process.kill()
+                    return
+            time.sleep(0.05)
 
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(UserError, match="was ended by SIGKILL, perhaps for lack of memory"):
+        plan(CONFIG, PlanOptions())
+    killer.join()
+
+
+def test_a_compilation_ends_with_the_process_that_wants_it():
     arguments = ["-m", "jina_jax.cli", "plan", "demo", "--model.num-layers", "24"]
     process = subprocess.Popen(
         [sys.executable, *arguments], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
@@ -160,6 +178,15 @@ def test_remedies_are_compiled_until_one_fits(monkeypatch):
     assert plans[1].flops.hardware > plans[0].flops.hardware
 
 
+def test_remedies_divide_parameters_within_a_slice():
+    found = {changed.mesh.fsdp for _, changed in run.remedies(CONFIG, 16)}
+    assert found == {1, 8, 16}
+    found = {changed.mesh.fsdp for _, changed in run.remedies(CONFIG, 16, slices=2)}
+    assert found == {1, 8}
+    two = dataclasses.replace(CONFIG, mesh=MeshConfig(tensor=2))
+    assert {changed.mesh.fsdp for _, changed in run.remedies(two, 16, slices=2)} == {1, 4}
+
+
 def test_where_nothing_fits_that_is_said(monkeypatch, capsys):
     monkeypatch.setattr(run, "run_compile", lambda request, *, timeout_s: NOT_FITTING)
     assert cli.main(["plan", "demo", "--topology", "v5e:4x4"]) == 2
@@ -230,10 +257,11 @@ def test_a_small_model_fits_a_real_slice():
 
 @needs_libtpu
 @pytest.mark.tpu_compile
-def test_between_two_slices_gradients_alone_travel():
+@pytest.mark.parametrize("gather", ["all_gather", "ring"])
+def test_between_two_slices_gradients_and_embeddings_alone_travel(gather):
     model = dataclasses.replace(CONFIG.model, compute_dtype="bfloat16")
     config = dataclasses.replace(
-        CONFIG, model=model, mesh=MeshConfig(fsdp=2), loss=LossConfig(matryoshka_dims=())
+        CONFIG, model=model, mesh=MeshConfig(fsdp=2), loss=LossConfig(gather=gather)
     )
     (one,) = plan(config, PlanOptions(topology="v5e:2x2"))
     (two,) = plan(config, PlanOptions(topology="2xv5e:2x2"))
@@ -244,6 +272,9 @@ def test_between_two_slices_gradients_alone_travel():
     # A chip holds half of each matrix, and gets the other slice's part of a sum of two chips.
     assert 0 < two.compiled.collective_bytes[BETWEEN_SLICES] < 2 * parameters
     assert "network between slices" in report([two], PlanOptions())
+    across = dataclasses.replace(config, mesh=MeshConfig(fsdp=8))
+    with pytest.raises(UserError, match=r"does not divide by 2 slices.* divide the 4 devices of"):
+        plan(across, PlanOptions(topology="2xv5e:2x2"))
 
 
 @needs_libtpu

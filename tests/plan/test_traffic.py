@@ -241,15 +241,42 @@ def test_a_compiled_scan_over_eight_devices():
     assert traffic.unknown_loops == 0
 
 
-def test_what_comes_from_other_slices_is_told_apart():
-    attributes = 'frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime"}'
+RECV = (
+    "%recv.1 = (f32[4,128]{{1,0}}, u32[]{{:S(2)}}, token[]) recv(%token), channel_id=1, "
+    'is_host_transfer=true, frontend_attributes={{_xla_host_transfer_handler_name="'
+    'xla_megascale_runtime",_xla_megascale_target={},_xla_megascale_transfer_type="{}"}}'
+)
+FOUR = '"{1,2,3,4}x{0:1}"'
+
+
+@pytest.mark.parametrize(
+    ("target", "kind", "share"),
+    [
+        ('"{1,2}x{0:1}"', "ALL_REDUCE", 1),
+        (FOUR, "ALL_REDUCE", 2 * 3 / 4),
+        (FOUR, "ALL_GATHER", 3 / 4),
+        (FOUR, "ALL_TO_ALL", 3 / 4),
+        (FOUR, "REDUCE_SCATTER", 3),
+        # One of the two devices of each slice receives, then both.
+        ("{{100001->200000},{200001->100000}}", "ONE_TO_ONE", 1 / 2),
+        ("{{100000->200000},{100001->200001},{200000->100000},{200001->100001}}", "ONE_TO_ONE", 1),
+    ],
+)
+def test_what_comes_from_other_slices_is_told_apart(target, kind, share):
     traffic = entry(
         "%token = token[] after-all()",
-        f"%recv.1 = (f32[4,128]{{1,0}}, u32[]{{:S(2)}}, token[]) recv(%token), channel_id=1, "
-        f"is_host_transfer=true, {attributes}",
+        RECV.format(target, kind),
         "%done.1 = (f32[4,128]{1,0}, token[]) recv-done(%recv.1), channel_id=1",
         "ROOT %x = f32[] constant(0)",
+        partitions=2,
     )
-    assert traffic.collective_bytes == {BETWEEN_SLICES: SIZE}
+    assert traffic.collective_bytes == {BETWEEN_SLICES: SIZE * share}
     assert traffic.collective_count == {BETWEEN_SLICES: 1}
     assert traffic.hbm_bytes == 0
+
+
+def test_a_transfer_between_slices_of_another_kind_is_not_guessed():
+    with pytest.raises(ValueError, match="unknown kind BROADCAST"):
+        entry("%token = token[] after-all()", RECV.format(FOUR, "BROADCAST"))
+    with pytest.raises(ValueError, match=r"no kind or target in the transfer .* recv\.1"):
+        entry("%token = token[] after-all()", RECV.format("2", "ALL_REDUCE"))
