@@ -80,14 +80,15 @@ class Alarms:
         are_alike = others > config.alike
         cosines = f"mean cosine {others:.3f} with the positives of others"
         yield "alike", _Sign(are_alike, f"{cosines} (alarms.alike={config.alike})")
-        yield (
-            "no_gap",
-            _Sign(
-                not are_alike and positive - others < config.min_gap,
-                f"mean cosine {positive:.3f} with the own positive, {others:.3f} with those of "
-                f"others (alarms.min_gap={config.min_gap})",
-            ),
-        )
+        if not are_alike:
+            yield (
+                "no_gap",
+                _Sign(
+                    positive - others < config.min_gap,
+                    f"mean cosine {positive:.3f} with the own positive, {others:.3f} with those of "
+                    f"others (alarms.min_gap={config.min_gap})",
+                ),
+            )
         yield (
             "chance",
             _Sign(

@@ -83,8 +83,13 @@ def test_sources_are_judged_apart_and_named():
     assert "query_field and positive_field" in alarm.message
 
 
-def test_a_source_that_is_no_word_of_the_configuration_is_no_alarm():
+def test_a_line_without_figures_of_a_source_tells_nothing():
     assert alarms().judge({"step": 50, "loss": 1.0, "source/a/batches": 3}) == []
+
+
+def test_no_gap_is_not_over_where_all_have_become_alike():
+    course = [(0.8, 0.5, 0.49)] * 3 + [(1.0, 0.99, 0.99)] * 6
+    assert judged(alarms(), course) == [(12, "no_gap", "raised"), (15, "alike", "raised")]
 
 
 def test_thresholds_out_of_range_are_named():
@@ -94,32 +99,39 @@ def test_thresholds_out_of_range_are_named():
     ]  # fmt: skip
 
 
-EAGER = ("--alarms.from-step=6", "--alarms.lines=3")
-
-
-def raised(folder, run):
+def alarms_of(folder, run):
     return [
-        (values["step"], alarm["kind"], alarm["source"], alarm["state"])
+        (values["step"], alarm)
         for values in read_metrics(folder / run / "metrics.jsonl")
         for alarm in values.get("alarm", ())
     ]
 
 
-def test_a_run_that_collapses_says_so_once_even_when_it_is_resumed(folder):
-    flags = ("--optim.learning-rate=30", *EAGER)
-    code, before = stop_at(folder, "collapsed", 25, signal.SIGKILL, *flags)
-    after = finish(start(folder, "collapsed", *flags))
-    found = raised(folder, "collapsed")
+def test_a_run_of_constant_embeddings_says_so_once_even_when_it_is_resumed(folder):
+    # Of one token, its end-of-sequence, every text is the same.
+    flags = (
+        "--feed.query-tokens=1", "--feed.positive-tokens=1",
+        "--alarms.from-step=6", "--alarms.lines=3",
+    )  # fmt: skip
+    code, before = stop_at(folder, "constant", 32, signal.SIGKILL, *flags)
+    after = finish(start(folder, "constant", *flags))
     assert code == -signal.SIGKILL
-    for source in ("docs", "numbers"):
-        assert [state for _, kind, name, state in found if (kind, name) == ("alike", source)] == [
-            "raised"
-        ]
-        assert before.count(f"ALARM source {source}") + after.count(f"ALARM source {source}") == 1
-    assert "the embeddings have become alike: lower optim.learning_rate" in before + after
+    # Batches of numbers are those of steps 3, 7, 11, 15, ...
+    found = [
+        (step, a["kind"], a["source"], a["state"]) for step, a in alarms_of(folder, "constant")
+    ]
+    assert found == [(9, "alike", "docs", "raised"), (15, "alike", "numbers", "raised")]
+    for _, alarm in alarms_of(folder, "constant"):
+        assert (before + after).count(alarm["message"]) == before.count(alarm["message"]) == 1
+    assert (before + after).count("ALARM") == 2
+    assert "mean cosine 1.000 with the positives of others (alarms.alike=0.95)" in before
 
 
-def test_a_healthy_run_raises_none(folder, uninterrupted):
-    assert raised(folder, "whole") == []
-    finish(start(folder, "healthy", *EAGER))
-    assert raised(folder, "healthy") == []
+def test_a_healthy_run_raises_none_however_early_it_is_judged(folder):
+    finish(start(
+        folder, "healthy", "--feed.global-batch-size=64", "--model.dropout-rate=0",
+        "--train.num-steps=100", "--optim.learning-rate=2e-3", "--alarms.from-step=30",
+    ))  # fmt: skip
+    assert alarms_of(folder, "healthy") == []
+    last = read_metrics(folder / "healthy" / "metrics.jsonl")[-1]
+    assert last["source/docs/accuracy"] > 0.5
