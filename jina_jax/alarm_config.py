@@ -25,7 +25,8 @@ class AlarmConfig:
     alike: float = _changeable(0.95)
     """Sign: queries and the positives of others have a mean cosine above this."""
     min_gap: float = _changeable(0.02)
-    """Sign, judged where that isn't one: the mean cosine with the own positive exceeds theirs by less."""
+    """Sign, judged where that is none: the mean cosine with the own positive is not this much
+    higher."""
     guesses: float = _changeable(2.0)
     """Sign: accuracy is at most the chance of finding the positive of a batch in so many guesses,
     1 - (1 - 1 / feed.global_batch_size) ** guesses."""

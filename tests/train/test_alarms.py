@@ -110,7 +110,7 @@ def alarms_of(folder, run):
 def test_a_run_of_constant_embeddings_says_so_once_even_when_it_is_resumed(folder):
     # Of one token, its end-of-sequence, every text is the same.
     flags = (
-        "--feed.query-tokens=1", "--feed.positive-tokens=1",
+        "--feed.query-tokens=1", "--feed.positive-tokens=1", "--model.dropout-rate=0",
         "--alarms.from-step=6", "--alarms.lines=3",
     )  # fmt: skip
     code, before = stop_at(folder, "constant", 32, signal.SIGKILL, *flags)
