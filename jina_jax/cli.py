@@ -79,6 +79,9 @@ def _train(args: Sequence[str]) -> None:
     if nothing had happened; Ctrl-C saves first. A changed field is refused on resumption unless
     it cannot change the result; the mesh and the number of devices may change.
 
+    Sources follow their weight and max_epochs and the fields of mixture; metrics tell of each as
+    source/NAME/..., and ALARM on standard error names one whose figures show a collapse (alarms).
+
     On several hosts, run it on each with --distributed.coordinator auto, or with HOST:PORT of the
     first, --distributed.processes and --distributed.process-id.
 

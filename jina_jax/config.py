@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from jina_jax.alarm_config import AlarmConfig
 from jina_jax.evaluate_config import EvaluateConfig
 from jina_jax.filter_config import (
     ConsistencyConfig,
@@ -300,6 +301,7 @@ class RunConfig:
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
+    alarms: AlarmConfig = AlarmConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     mine: MineConfig = MineConfig()
     negation: NegationConfig = NegationConfig()

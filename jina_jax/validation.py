@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from jina_jax.alarm_config import alarm_problems
 from jina_jax.config import RunConfig, SourceConfig
 from jina_jax.errors import UserError, multiples_near
 from jina_jax.evaluate_config import evaluate_problems
@@ -134,6 +135,7 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
             f"optim.warmup_steps={optim.warmup_steps} must lie in 0..train.num_steps="
             f"{config.train.num_steps}"
         )
+    yield from alarm_problems(config.alarms)
     yield from evaluate_problems(config.evaluate)
     yield from mine_problems(config.mine)
     yield from negation_problems(config.negation)

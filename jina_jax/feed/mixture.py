@@ -59,9 +59,16 @@ def plan_mixture(
       config: temperature and stages.
       batch_size: records in a batch.
       num_steps: batches of the run.
-    Raises: UserError where the sources' epochs do not last for the run.
+    Raises: UserError where the sources' epochs do not last for the run, or the records are those of
+      other sources.
     """
     by_name = {source.name: source for source in sources}
+    staged = [name for stage in config.stages for name, _ in stage.weights]
+    if records.keys() - by_name.keys() or set(staged) - records.keys():
+        raise UserError(
+            f"the prepared data hold the sources {', '.join(records)} and the configuration "
+            f"{', '.join(by_name)}: prepare again"
+        )
     size_N = np.array(list(records.values()))
     weight_N = own_weights([by_name[name].weight for name in records], size_N, config)
     stages: list[tuple[int, np.ndarray]] = [(0, weight_N)]
@@ -77,7 +84,7 @@ def plan_mixture(
         for n, size in zip(epochs, size_N.tolist(), strict=True)
     ])  # fmt: skip
     for name, limit, size in zip(names, limit_N, size_N, strict=True):
-        if limit == 0 and size >= batch_size:
+        if limit == 0:
             raise UserError(
                 f"source {name!r}: max_epochs={by_name[name].max_epochs} of {size} records is less "
                 f"than one batch of {batch_size}; raise it or leave the source out"

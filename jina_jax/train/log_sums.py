@@ -62,6 +62,8 @@ class LogSums(NamedTuple):
     """Largest logit of each row among the keys that count; not differentiated."""
     masked_B: Float32[Array, "B"]
     """How many keys do not count for each row; not differentiated."""
+    total_B: Float32[Array, "B"]
+    """Sum of the logits of each row over the keys that count; not differentiated."""
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
@@ -156,10 +158,20 @@ class _Rows(NamedTuple):
 
     sum: _Sum
     masked_B: Array
+    total_B: Array
+
+    @staticmethod
+    def empty(size: int) -> "_Rows":
+        nothing_B = jnp.zeros(size, jnp.float32)
+        return _Rows(_Sum.empty(size), nothing_B, nothing_B)
 
     def add(self, logits_BN: Array) -> "_Rows":
-        masked_B = jnp.sum((logits_BN == LOWEST).astype(jnp.float32), axis=1)
-        return _Rows(self.sum.add_axis(logits_BN, 1), self.masked_B + masked_B)
+        is_masked_BN = logits_BN == LOWEST
+        masked_B = jnp.sum(is_masked_BN.astype(jnp.float32), axis=1)
+        total_B = jnp.sum(jnp.where(is_masked_BN, 0.0, logits_BN), axis=1)
+        return _Rows(
+            self.sum.add_axis(logits_BN, 1), self.masked_B + masked_B, self.total_B + total_B
+        )
 
 
 def _forward_local(
@@ -190,12 +202,11 @@ def _forward_local(
         own_N = _own_part(max_N, axes)
         return _Sum(own_N, jax.lax.psum_scatter(total_N, axes, tiled=True))
 
-    none = _Rows(_Sum.empty(len(q_BD)), jnp.zeros(len(q_BD), jnp.float32))
     rows, keys = _visit_all_keys(
-        (k_ND, key_marks), _varying(none, axes), visit,
+        (k_ND, key_marks), _varying(_Rows.empty(len(q_BD)), axes), visit,
         merge=_Sum.merge, reduce=reduce, spread=spread,
     )  # fmt: skip
-    return LogSums(rows.sum.log(), keys.log(), rows.sum.max_N, rows.masked_B)
+    return LogSums(rows.sum.log(), keys.log(), rows.sum.max_N, rows.masked_B, rows.total_B)
 
 
 def _backward_local(

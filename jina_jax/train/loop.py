@@ -33,8 +33,10 @@ from jina_jax.initial import initial_params
 from jina_jax.mesh import check_divides, make_mesh, put
 from jina_jax.model.weights import parameter_count
 from jina_jax.progress import say
-from jina_jax.train.metrics import MetricsWriter
+from jina_jax.train.alarms import Alarms
+from jina_jax.train.metrics import MetricsWriter, read_metrics
 from jina_jax.train.profile import Profiler
+from jina_jax.train.source_metrics import SourceMetrics
 from jina_jax.train.step import (
     TrainState,
     batch_shardings,
@@ -157,9 +159,10 @@ def _run_steps(
         s.name: ShardSet([config.data_path / shard.path for shard in s.shards])
         for s in manifest.sources
     }
+    records = {name: len(shards) for name, shards in sources.items()}
     mixture = plan_mixture(
-        config.data.sources, {name: len(shards) for name, shards in sources.items()},
-        config.mixture, batch_size=config.feed.global_batch_size, num_steps=num_steps,
+        config.data.sources, records, config.mixture,
+        batch_size=config.feed.global_batch_size, num_steps=num_steps,
     )  # fmt: skip
     feed = batches(sources, mixture, config.feed, seed=config.train.seed, start=first)
     step_fn = make_train_step(config, mesh)
@@ -168,7 +171,11 @@ def _run_steps(
         _writer(config, first) as writer,
         Profiler.of_run(config, first) as profiler,
     ):
-        log = _StepLog(config, mesh, writer, list(sources))
+        of_sources = SourceMetrics(
+            records, mixture, batch_size=config.feed.global_batch_size, done=first
+        )
+        say(of_sources.planned(), enabled=is_first())
+        log = _StepLog(config, mesh, writer, of_sources)
         for batch, arrays in _on_devices(feed, mesh, log.throughput):
             profiler.before(batch.step, state)
             state, metrics = step_fn(state, arrays)
@@ -207,10 +214,17 @@ class _StepLog:
     """Reads a step's metrics after the next one was dispatched, and logs them with the rates."""
 
     def __init__(
-        self, config: RunConfig, mesh: Mesh, writer: MetricsWriter | None, names: list[str]
+        self, config: RunConfig, mesh: Mesh, writer: MetricsWriter | None, of_sources: SourceMetrics
     ):
-        self._config, self._writer, self._names = config, writer, names
+        self._config, self._writer, self._of_sources = config, writer, of_sources
         self._pending: tuple[Batch, dict[str, jax.Array]] | None = None
+        self._alarms = Alarms(
+            config.alarms, of_sources.names,
+            batch_size=config.feed.global_batch_size, warmup_steps=config.optim.warmup_steps,
+        )  # fmt: skip
+        # What was raised before a resumption still is.
+        for line in read_metrics(config.run_path / "metrics.jsonl") if writer else ():
+            self._alarms.judge(line)
         self.throughput = Throughput(config, mesh)
 
     def dispatched(self, batch: Batch, metrics: dict[str, jax.Array]) -> None:
@@ -225,9 +239,15 @@ class _StepLog:
         self._pending = None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         self.throughput.add(batch.arrays)
+        self._of_sources.add(batch.source, values)
         done = batch.step + 1
         if done % self._config.train.log_every_steps and done != self._config.train.num_steps:
             return
-        rates = self.throughput.read()
-        if self._writer is not None:
-            self._writer.write({"step": done, "source": self._names[batch.source]} | values | rates)
+        rates, of_sources = self.throughput.read(), self._of_sources.read()
+        if self._writer is None:
+            return
+        source = self._of_sources.names[batch.source]
+        line = {"step": done, "source": source} | values | rates | of_sources
+        if alarms := self._alarms.judge(line):
+            line["alarm"] = [alarm._asdict() for alarm in alarms]
+        self._writer.write(line)

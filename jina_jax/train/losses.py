@@ -44,7 +44,7 @@ class Contrast(NamedTuple):
     positive_cosine: Float32[Array, ""]
     """Mean of queries and their own positives."""
     in_batch_cosine: Float32[Array, ""]
-    """Mean of queries and the positives of all other queries."""
+    """Mean of queries and the positives of all other queries that count; 0 where none does."""
     negative_cosine: Float32[Array, ""] | None
     """Mean of queries and their own hard negatives that count; None for pairs."""
     masked_share: Float32[Array, ""]
@@ -114,6 +114,8 @@ def contrastive_loss(
     row_B, max_B, masked_B, others = sums.row_B, sums.row_max_B, sums.masked_B, size - 1.0
     cosine_B = jnp.sum(q_BD * p_BD, axis=-1)
     positive_B = scale * cosine_B
+    of_others = jax.lax.stop_gradient(jnp.sum(sums.total_B - positive_B) / scale)
+    in_batch_cosine = of_others / jnp.maximum(jnp.sum(others - masked_B), 1.0)
     margin_loss = negative_cosine = positive_loss = None
     if negatives_BND is not None:
         hard = _against_negatives(q_BD, negatives_BND, scale, spread, identity_BT, has_negative_BN)
@@ -135,13 +137,11 @@ def contrastive_loss(
         loss += terms.margin * margin_loss
     # A tolerance on the cosines, since the two products round differently.
     is_first_B = positive_B >= jax.lax.stop_gradient(max_B) - 1e-6 * scale
-    # The mean over all (i, j ≠ i) from the sums of the vectors.
-    of_all = jnp.sum(q_BD.sum(0) * p_BD.sum(0))
     return Contrast(
         loss, query_loss, positive_loss, margin_loss,
         accuracy=jnp.mean(is_first_B.astype(jnp.float32)),
         positive_cosine=jnp.mean(cosine_B),
-        in_batch_cosine=(of_all - jnp.sum(cosine_B)) / max(size * (size - 1.0), 1.0),
+        in_batch_cosine=in_batch_cosine,
         negative_cosine=negative_cosine,
         masked_share=jnp.mean(masked_B) / jnp.maximum(others, 1.0),
     )  # fmt: skip

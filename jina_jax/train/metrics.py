@@ -35,12 +35,14 @@ class MetricsWriter:
         self._file.close()
 
     def write(self, values: dict[str, Any]) -> None:
-        """Writes one step's values; `step` is among them. Numbers also go to TensorBoard."""
+        """Writes one step's values; `step` is among them. Numbers also go to TensorBoard, and the
+        messages of an `alarm` (a list of them) there and to the terminal.
+        """
         step = values["step"]
         self._file.write(json.dumps(values) + "\n")
         self._file.flush()
         for name, value in values.items():
-            if name != "step" and not isinstance(value, str):
+            if name != "step" and isinstance(value, int | float):
                 self._board.add_scalar(name, value, step)
         text = (
             f"loss {values['loss']:.4f}  accuracy {values['accuracy']:.3f}  "
@@ -53,6 +55,9 @@ class MetricsWriter:
             self._bar.update(step - self._bar.n)
         else:
             print(f"step {step}/{self._num_steps}  {text}", file=sys.stderr, flush=True)
+        for alarm in values.get("alarm", ()):
+            self._board.add_text("alarm", alarm["message"], step)
+            tqdm.write(alarm["message"], file=sys.stderr)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

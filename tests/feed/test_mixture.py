@@ -201,6 +201,17 @@ def test_sources_that_do_not_last_are_refused():
         planned(a=(100, None, 0.05), b=(200, None, None))
 
 
+def test_data_of_other_sources_are_refused():
+    def plan(config=MixtureConfig(), **records):
+        sources = [SourceConfig("a"), SourceConfig("b")]
+        return plan_mixture(sources, records, config, batch_size=10, num_steps=5)
+
+    with pytest.raises(UserError, match="data hold the sources a, c and the configuration a, b"):
+        plan(a=100, c=100)
+    with pytest.raises(UserError, match="hold the sources a and the configuration a, b: prepare"):
+        plan(MixtureConfig(stages=(StageConfig(1, (("b", 1.0),)),)), a=100)
+
+
 def problems(weights=None, **values):
     return list(mixture_problems(MixtureConfig(**values), weights or {"a": None, "b": 1.0}))
 

@@ -81,13 +81,14 @@ def contrast(
         dcosine += terms.margin * dmargin / total
     dkeys = dcosine.T @ q
     counted = (masked & there[None]).sum()
+    in_batch = cosine[:, :b][~np.eye(b, dtype=bool) & ~masked[:, :b]]
     return Expected(
         terms.query * forward + terms.positive * backward + terms.margin * margin,
         (dcosine @ keys, dkeys[:b], dkeys[b:].reshape(n.shape), dtemperature),
         forward, backward, margin,
         accuracy=(own >= logits.max(1) - 1e-9).mean(),
         positive_cosine=np.diag(cosine).mean(),
-        in_batch_cosine=cosine[:, :b][~np.eye(b, dtype=bool)].mean(),
+        in_batch_cosine=in_batch.mean() if len(in_batch) else 0.0,
         negative_cosine=np.mean(cosines) if cosines else 0.0,
         masked_share=counted / (b * (there.sum() - 1)),
     )  # fmt: skip

@@ -322,6 +322,24 @@ def test_masked_share_by_hand():
     assert found.masked_share == pytest.approx(3 / 12, abs=1e-7)
 
 
+def test_in_batch_cosine_leaves_out_known_matches():
+    # Pairs 0 and 1 share a text: of the cosines with others, those of queries 0 and 1 with each
+    # other's positives do not count.
+    q = jnp.array([[1, 0, 0], [0, 1, 0], [0, 1, 0]], jnp.float32)
+    p = jnp.array([[0.8, 0.6, 0], [0.6, 0.8, 0], [0, 0, 1]], jnp.float32)
+    identity = jnp.array([[0, 1], [2, 1], [3, 4]], jnp.int32)
+
+    def cosine(q, identity_BT):
+        return contrastive_loss(
+            q, p, temperature=0.05, spread=ONE, identity_BT=identity_BT
+        ).in_batch_cosine
+
+    assert cosine(q, None) == pytest.approx((0.6 + 0 + 0.6 + 0 + 0.6 + 0.8) / 6, abs=1e-6)
+    assert cosine(q, identity) == pytest.approx((0 + 0 + 0.6 + 0.8) / 4, abs=1e-6)
+    assert cosine(q, jnp.zeros((3, 2), jnp.int32)) == pytest.approx(0, abs=1e-6)
+    assert not jax.grad(cosine)(q, None).any()
+
+
 def test_sizes_that_do_not_fit_are_refused():
     rng = np.random.default_rng(9)
     q, identity = unit(rng, 16, 4), jnp.zeros((16, 3), jnp.int32)
