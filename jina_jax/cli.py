@@ -13,7 +13,7 @@ import tyro
 from jina_jax.ablate.verb import ablate
 from jina_jax.arguments import config_verb, parse
 from jina_jax.config import RunConfig
-from jina_jax.config_file import config_names, each_phase, to_json
+from jina_jax.config_file import config_names, each_phase, reads_from, to_json
 from jina_jax.errors import Interrupted, UserError
 from jina_jax.model_verbs import encode, negation_score, search
 from jina_jax.validation import validate
@@ -32,6 +32,7 @@ settings for a machine)
   train CONFIG        train on the shards; the same command resumes
   evaluate CONFIG     retrieval beside BM25, and negation, on what is held out; STS, reranking
   export CONFIG       write a Hugging Face folder for sentence-transformers
+  run CONFIG          all of these, phase by phase, with what a later phase reads in between
   negation CONFIG     triplets of a sentence, its entailment and its negation
   mine CONFIG         hard negatives for the training pairs, found with the trained model
   ablate CONFIG       arms of a run side by side: prepared, trained with several seeds, compared
@@ -165,6 +166,27 @@ def _mine(args: Sequence[str]) -> None:
     print(f"mined triplets: {config.mine_path}")
 
 
+def _run_all(args: Sequence[str]) -> None:
+    """Prepare and train every phase of a config, then evaluate and export the last.
+
+    Where a later phase reads triplets from the folder that `mine` or `negation` fills for a phase,
+    these are made when the phase is trained: so hard negatives are mined anew between phases, each
+    time with the newest model. What is done is not done again; a killed run goes on.
+
+    example: jina-jax run my_phases.py
+    """
+    each = each_phase(args)
+    phases = [config_verb("run", _run_all.__doc__ or "", phase_args) for phase_args in each]
+    for number, (config, phase_args) in enumerate(zip(phases, each, strict=True)):
+        _prepare(phase_args)
+        _train(phase_args)
+        for make, folder in ((_mine, config.mine_path), (_negation, config.negation_path)):
+            if any(reads_from(later.data, folder) for later in phases[number + 1 :]):
+                make(phase_args)
+    _evaluate(each[-1])
+    _export(each[-1])
+
+
 def _show_config(args: Sequence[str]) -> None:
     """Print every field of a config with its value, as JSON."""
     print(to_json(config_verb("show-config", _show_config.__doc__ or "", args)))
@@ -244,11 +266,12 @@ _CONFIG_VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "export": _export,
     "negation": _negation,
     "mine": _mine,
+    "run": _run_all,
     "show-config": _show_config,
     "plan": _plan,
     "ablate": ablate,
 }
-_WITHOUT_PHASES = ("demo", "ablate")
+_OF_ALL_PHASES = ("demo", "ablate", "run")
 _PLAIN_VERBS: dict[str, Callable[..., None]] = {
     "encode": encode,
     "search": search,
@@ -259,7 +282,7 @@ _PLAIN_VERBS: dict[str, Callable[..., None]] = {
 
 def _run(verb: str, args: list[str]) -> None:
     if verb in _CONFIG_VERBS:
-        for phase_args in [args] if verb in _WITHOUT_PHASES else each_phase(args):
+        for phase_args in [args] if verb in _OF_ALL_PHASES else each_phase(args):
             _CONFIG_VERBS[verb](phase_args)
     elif verb in _PLAIN_VERBS:
         tyro.cli(_PLAIN_VERBS[verb], prog=f"jina-jax {verb}", args=args)

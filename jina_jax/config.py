@@ -125,8 +125,11 @@ class DataConfig:
     margin: MarginConfig = MarginConfig()
     max_bad_share: float = 0.01
     """Stop when more than this share of a source's records (after 1,000) cannot be read."""
+    negatives_per_record: int = 1
+    """Triplets of one query and positive are put together into records of at most this many hard
+    negatives."""
     records_per_shard: int = 100_000
-    """At most this many training records in a shard file; a source has as many as that takes."""
+    """At most this many pairs or triplets in a shard file; a source has as many as that takes."""
     seed: int = 0
     """Seed of the global shuffle and of the evaluation split."""
     source_priority: tuple[str, ...] = ()

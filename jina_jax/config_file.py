@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jina_jax.ablate_config import Ablation
-from jina_jax.config import RunConfig
+from jina_jax.config import DataConfig, RunConfig
 from jina_jax.errors import UserError
 
 
@@ -154,6 +154,12 @@ def _chained(file: str, phases: tuple[RunConfig, ...]) -> tuple[RunConfig, ...]:
         train = dataclasses.replace(config.train, initial_weights=start)
         chained.append(dataclasses.replace(config, train=train))
     return tuple(chained)
+
+
+def reads_from(data: DataConfig, folder: Path) -> bool:
+    """Whether a source of these has a path below a folder."""
+    paths = (Path(path).absolute() for source in data.sources for path in source.paths)
+    return any(path.is_relative_to(folder) for path in paths)
 
 
 def to_json(config: Any) -> str:

@@ -12,6 +12,11 @@ class LossConfig:
 
     (a) InfoNCE from queries to positives, with all hard negatives of the batch among the keys where
     there are any; (b) InfoNCE from positives to queries; (c) mean ReLU(s(q, n) - s(q, p) + margin).
+
+    Beyond the paper, (d) learns from a teacher's scores t, which the consistency filter leaves with
+    the pairs it keeps (cosines of its encoder) and the margin filter with triplets (logits of its
+    cross-encoder): of triplets mean (s(q, p) - s(q, n) - scale (t(q, p) - t(q, n)))^2, MarginMSE
+    (Hofstätter et al. 2020, arXiv 2010.02666); of pairs mean (s(q, p) - scale t(q, p))^2.
     """
 
     query_weight: float = 1.0
@@ -22,6 +27,13 @@ class LossConfig:
     """Of (c), which batches of pairs don't have."""
     margin: float = 0.05
     """A cosine: how much nearer than its hard negative a query's positive has to be."""
+    distill_weight: float = 0.0
+    """Of (d). Sources without a teacher's scores are trained without it."""
+    distill_pair_scale: float = 1.0
+    """Of a teacher's scores of pairs, which are cosines."""
+    distill_triplet_scale: float = 0.05
+    """Of a teacher's scores of triplets, which are logits, within about -11..11 for ms-marco
+    cross-encoders: differences become those of cosines."""
     temperature: float = 0.05
     """Divides the cosines of (a) and (b); where it is learned, its first value."""
     learn_temperature: bool = False
@@ -53,7 +65,10 @@ def loss_problems(loss: LossConfig, d_model: int, pairs: Sequence[str]) -> Itera
       d_model: dimensions of an embedding.
       pairs: names of the sources of pairs.
     """
-    for name in ("temperature", "min_temperature", "tile_bytes"):
+    for name in (
+        "temperature", "min_temperature", "tile_bytes", "distill_pair_scale",
+        "distill_triplet_scale",
+    ):  # fmt: skip
         if getattr(loss, name) <= 0:
             yield f"loss.{name}={getattr(loss, name)} must be above 0"
     if loss.learn_temperature and not (
@@ -63,7 +78,7 @@ def loss_problems(loss: LossConfig, d_model: int, pairs: Sequence[str]) -> Itera
             f"loss.temperature={loss.temperature} must lie in loss.min_temperature.."
             f"loss.max_temperature={loss.min_temperature}..{loss.max_temperature} to be learned"
         )
-    for name in ("query_weight", "positive_weight", "margin_weight", "margin"):
+    for name in ("query_weight", "positive_weight", "margin_weight", "margin", "distill_weight"):
         if getattr(loss, name) < 0:
             yield f"loss.{name}={getattr(loss, name)} must not be negative"
     if loss.margin > 2:

@@ -149,7 +149,7 @@ def _inspect_data(folder: Path, samples: int) -> str:
         parts.append(text_histograms(histograms))
     for source in manifest.sources:
         records = ShardSet([folder / shard.path for shard in source.shards]).read(
-            range(min(samples, source.train))
+            range(min(samples, source.records))
         )
         kept = [
             "\n".join(

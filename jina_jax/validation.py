@@ -55,9 +55,13 @@ def _data_problems(config: RunConfig) -> Iterator[str]:
     yield from mixture_problems(config.mixture, {s.name: s.weight for s in config.data.sources})
     if not 0 <= config.data.max_bad_share <= 1:
         yield f"data.max_bad_share={config.data.max_bad_share} must lie in 0..1"
-    yield from _positive("data", config.data, "max_text_tokens", "records_per_shard")
+    yield from _positive(
+        "data", config.data, "max_text_tokens", "records_per_shard", "negatives_per_record"
+    )
     if config.data.max_text_tokens > 65535:
         yield f"data.max_text_tokens={config.data.max_text_tokens} must not exceed 65535"
+    if config.data.negatives_per_record > 100:
+        yield f"data.negatives_per_record={config.data.negatives_per_record} must not exceed 100"
     if config.data.engine.workers < 0:
         yield f"data.engine.workers={config.data.engine.workers} must not be negative"
     if config.data.eval_pairs < 0:

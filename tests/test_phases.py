@@ -7,6 +7,7 @@ import pytest
 
 from jina_jax.cli import main
 from jina_jax.config_file import load_config, load_phases
+from jina_jax.data.manifest import load_manifest
 from jina_jax.errors import UserError
 from jina_jax.train.metrics import read_metrics
 from jina_jax.trained import load_checkpoint
@@ -126,3 +127,71 @@ def test_phases_need_names_and_folders_of_their_own(tmp_path):
         load_phases(str(path))
     path.write_text(same.format("tiny_config('a')"))
     assert load_phases(str(path)) == (tiny_config("a"),)
+
+
+REFRESH = """
+from dataclasses import replace
+from jina_jax.config import SourceConfig, TokenizerConfig
+from jina_jax.mine_config import MineConfig
+from tests.prepared import tiny_config
+
+FOLDER = {folder!r}
+
+def mined(phase):
+    path = str(phase.mine_path / "numbers.jsonl")
+    return SourceConfig("closer", paths=(path,), negative_field="negative")
+
+def get_config():
+    first = tiny_config(FOLDER)
+    numbers = first.data.sources[1]
+    first = replace(
+        first,
+        data=replace(first.data, sources=(numbers,), eval_pairs=10,
+                     tokenizer=TokenizerConfig("train", 60)),
+        train=replace(first.train, num_steps=8),
+        mine=MineConfig(negatives_per_pair=2, margin=-1.0, margin_kind="absolute"),
+    )
+    def after(before, name):
+        tokenizer = TokenizerConfig(str(first.data_path / "tokenizer"))
+        data = replace(first.data, sources=(numbers, mined(before)), tokenizer=tokenizer,
+                       negatives_per_record=2)
+        return replace(first, name=name, workdir=FOLDER + "/" + name, data_dir="", data=data)
+    second = after(first, "second")
+    return first, second, after(second, "third")
+"""
+
+
+@pytest.fixture(scope="module")
+def refreshed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("refresh")
+    write_jsonl(folder)
+    (folder / "config.py").write_text(REFRESH.format(folder=str(folder)))
+    assert main(["run", str(folder / "config.py")]) == 0
+    return folder
+
+
+def test_one_command_mines_anew_between_phases(refreshed):
+    first, second = (
+        json.loads((refreshed / run / "mined" / "mined.json").read_text())
+        for run in ("run", "second")
+    )
+    assert not (refreshed / "third" / "mined").exists()
+    assert first["model"] != second["model"]
+    assert first["sources"][0]["triplets"] > 100
+    texts = [(refreshed / run / "mined" / "numbers.jsonl").read_text() for run in ("run", "second")]
+    assert texts[0] != texts[1]
+    for phase, of_model in (("second", 0), ("third", 1)):
+        found = load_manifest(refreshed / phase / "data").sources[1]
+        assert found.read == texts[of_model].count("\n")
+        assert found.records < 0.7 * found.train
+        metrics = read_metrics(refreshed / phase / "metrics.jsonl")
+        assert sum("margin_loss" in line for line in metrics) == 4
+    assert (refreshed / "third" / "evaluation.json").is_file()
+    assert (refreshed / "third" / "export" / "model.safetensors").is_file()
+
+
+def test_run_again_does_nothing_again(refreshed, capsys):
+    before = {p: p.stat().st_mtime_ns for p in refreshed.rglob("*.arrayrecord")}
+    assert main(["run", str(refreshed / "config.py")]) == 0
+    assert before == {p: p.stat().st_mtime_ns for p in refreshed.rglob("*.arrayrecord")}
+    assert "already holds what this configuration mines" in capsys.readouterr().err

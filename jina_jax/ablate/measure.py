@@ -62,8 +62,8 @@ def check_unseen(tasks: Sequence[RetrievalTask], manifest: Manifest, data: Path,
     shared = 0
     for source in manifest.sources:
         shards = ShardSet([data / shard.path for shard in source.shards])
-        for first in range(0, source.train, _AT_ONCE):
-            rows = range(first, min(first + _AT_ONCE, source.train))
+        for first in range(0, source.records, _AT_ONCE):
+            rows = range(first, min(first + _AT_ONCE, source.records))
             # Half of a hash tells texts apart but for 2⁻⁶⁴ a comparison.
             word_NS = shards.read(rows).hashes_NSx2[..., 0]
             shared += int(np.isin(word_NS, held).any(axis=1).sum())

@@ -1,10 +1,12 @@
 """The last step: learns from the training texts and turns them into shards of token ids."""
 
+import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, count, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,10 +15,13 @@ from tokenizers import Tokenizer
 from jina_jax.config import TokenizerConfig
 from jina_jax.data.atomic import atomic_file, atomic_folder
 from jina_jax.data.manifest import file_sha256
-from jina_jax.data.runs import TEXTS, batches
+from jina_jax.data.normalise import HASH_BYTES
+from jina_jax.data.runs import TEXTS, batches, hash_words
 from jina_jax.data.shards import ShardWriter, encode_record
 from jina_jax.data.stages import Partition
 from jina_jax.data.tokenizer import TOKENIZER_FILE, build_tokenizer, load_tokenizer
+
+_BATCH_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -123,11 +128,13 @@ class EncodedShard:
     sha256: str
     lengths: tuple[tuple[int, ...], ...]
     """Of queries, positives and negatives: how many have 0, 1, 2, ... tokens, up to the longest."""
+    has_scores: bool
+    """Whether its records hold a teacher's scores."""
 
 
 def encode_task(
     parts: Sequence[tuple[Partition, int, int]], source: int, tokenizer_dir: Path,
-    max_text_tokens: int, shard: Path,
+    max_text_tokens: int, negatives: int, shard: Path,
 ) -> EncodedShard:  # fmt: skip
     """Tokenises training records of one source into a shard.
 
@@ -136,31 +143,95 @@ def encode_task(
       source: position among the configured sources.
       tokenizer_dir: holds tokenizer.json.
       max_text_tokens: texts are cut to this many tokens, </s> included.
+      negatives: most hard negatives of a record: 0 for pairs. Triplets of one query and positive
+        that follow each other make a record; where they are fewer, texts of no tokens fill it up.
       shard: the file to write.
     """
     tokenizer = load_tokenizer(tokenizer_dir)
     tokenizer.enable_truncation(max_text_tokens)
     lengths = np.zeros((len(TEXTS), max_text_tokens + 1), np.int64)
+    names = TEXTS if negatives else TEXTS[:2]
+    has_scores = False
     with atomic_file(shard) as part, ShardWriter(part) as writer:
         for partition, first, end in parts:
             table, row_N = partition.open()
             mine = row_N[table.column("source").to_numpy()[row_N] == source][first:end]
             assert len(mine) == end - first, f"{partition.table} has fewer records than it had"
-            for batch in batches(table, mine):
-                counts = _encode_batch(batch, tokenizer, writer, max_text_tokens)
-                lengths[: len(counts)] += counts
+            scores = partition.teacher_scores(mine, len(names))
+            has_scores = scores is not None
+            records = _Records(writer, 2 + negatives)
+            begins = _begins(table, mine, negatives)
+            for start in range(0, len(mine), _BATCH_ROWS):
+                rows = slice(start, start + _BATCH_ROWS)
+                batch = table.take(pa.array(mine[rows]))
+                ids = _tokenised(batch, names, begins[rows], tokenizer)
+                hashes = [batch.column(f"{name}_hash").to_pylist() for name in names]
+                records.add(begins[rows], hashes, ids, None if scores is None else scores[rows])
+                for text, found in enumerate(ids):
+                    sizes = np.array([len(i) for i in found if i is not None], np.int64)
+                    lengths[text] += np.bincount(sizes, minlength=max_text_tokens + 1)
+            records.finish()
     texts = tuple(tuple(np.trim_zeros(row, "b").tolist()) for row in lengths if row.any())
-    return EncodedShard(writer.records, shard.stat().st_size, file_sha256(shard), texts)
+    return EncodedShard(writer.records, shard.stat().st_size, file_sha256(shard), texts, has_scores)
 
 
-def _encode_batch(
-    batch: pa.Table, tokenizer: Tokenizer, shard: ShardWriter, max_text_tokens: int
-) -> np.ndarray:
-    names = [n for n in TEXTS if n in batch.column_names and batch.column(n).null_count == 0]
-    columns = [batch.column(name).to_pylist() for name in names]
-    ids = [[e.ids for e in tokenizer.encode_batch_fast(texts)] for texts in columns]
-    hashes = [batch.column(f"{name}_hash").to_pylist() for name in names]
-    for record in zip(*hashes, *ids, strict=True):
-        shard.write(encode_record(record[: len(names)], record[len(names) :]))
-    counts = [np.bincount([len(i) for i in text], minlength=max_text_tokens + 1) for text in ids]
-    return np.stack(counts)
+def _begins(table: pa.Table, row_N: np.ndarray, negatives: int) -> np.ndarray:
+    """Bool [N]: which rows begin a record; the others hold another negative of the row before."""
+    is_other = np.ones(len(row_N), bool)
+    if negatives <= 1:
+        return is_other
+    rows = table.select([f"{name}_hash" for name in TEXTS[:2]]).take(pa.array(row_N))
+    words_Nx = np.hstack([hash_words(column) for column in rows.columns])
+    is_other[1:] = (words_Nx[1:] != words_Nx[:-1]).any(axis=1)
+    number = np.arange(len(row_N))
+    first = np.maximum.accumulate(np.where(is_other, number, 0))
+    return (number - first) % negatives == 0
+
+
+def _tokenised(
+    batch: pa.Table, names: Sequence[str], begins: np.ndarray, tokenizer: Tokenizer
+) -> list[list[list[int] | None]]:
+    """Ids of each text of each row; None where the row before has the same query and positive."""
+    found: list[list[list[int] | None]] = []
+    for name in names:
+        column = batch.column(name)
+        needed = begins if name in TEXTS[:2] else np.ones_like(begins)
+        texts = column.filter(pa.array(needed)).to_pylist()
+        ids = iter(tokenizer.encode_batch_fast(texts))
+        found.append([next(ids).ids if is_needed else None for is_needed in needed.tolist()])
+    return found
+
+
+class _Records:
+    """Puts rows together into records, which may reach from one batch of rows into the next."""
+
+    def __init__(self, writer: ShardWriter, texts: int) -> None:
+        self._writer, self._texts = writer, texts
+        self._hashes: list[bytes] = []
+        self._ids: list[Any] = []
+        self._scores: list[float] = []
+
+    def add(
+        self, begins: np.ndarray, hashes: Sequence[Sequence[bytes]],
+        ids: Sequence[Sequence[Any]], score_NS: np.ndarray | None,
+    ) -> None:  # fmt: skip
+        score_NS = np.zeros((len(begins), 0), np.float32) if score_NS is None else score_NS
+        columns = (zip(*hashes, strict=True), zip(*ids, strict=True), score_NS.tolist())
+        for is_first, of_hashes, of_ids, of_scores in zip(begins.tolist(), *columns, strict=True):
+            new = slice(0 if is_first else 2, None)
+            if is_first:
+                self.finish()
+                self._hashes, self._ids, self._scores = [], [], []
+            self._hashes += of_hashes[new]
+            self._ids += of_ids[new]
+            self._scores += of_scores if is_first else of_scores[1:]
+
+    def finish(self) -> None:
+        """Writes the record that is open."""
+        if not self._ids:
+            return
+        missing = self._texts - len(self._ids)
+        scores = [*self._scores, *[math.nan] * missing] if self._scores else []
+        hashes = [*self._hashes, *[bytes(HASH_BYTES)] * missing]
+        self._writer.write(encode_record(hashes, [*self._ids, *[()] * missing], scores))
+        self._ids = []

@@ -82,7 +82,7 @@ def _trained(folder: Path, source: SourceSummary, wanted: bytes) -> Iterator[Fat
             end = min(start + _RECORDS, shard.records)
             same_NS = (reader.read(range(start, end)).hashes_NSx2 == half_2[None, None]).all(2)
             for record, text in np.argwhere(same_NS).tolist():
-                yield Fate("trained", source.name, TEXTS[text], shard.path, start + record)
+                yield Fate("trained", source.name, TEXTS[min(text, 2)], shard.path, start + record)
 
 
 def score_histograms(manifest: Manifest) -> dict[tuple[str, str], ScoreHistogram]:

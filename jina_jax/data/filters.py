@@ -74,6 +74,9 @@ class Scorer(Protocol):
     """Fields that scores do not depend on, such as `config.top_k`."""
     needs_accelerator: ClassVar[bool]
     """Its tasks go to workers with a TPU or GPU where there are any."""
+    teaches: ClassVar[slice | None]
+    """Columns of its scores that are of the query with each other text, to be distilled from; None
+    where none are."""
 
     @property
     def score_range(self) -> tuple[float, float]:

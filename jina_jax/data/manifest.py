@@ -17,7 +17,7 @@ from jina_jax.config_file import unchangeable_fields
 from jina_jax.errors import UserError
 
 MANIFEST_FILE = "manifest.json"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Raise it when the layout of the folder, of a shard or of this file changes."""
 
 
@@ -101,6 +101,13 @@ class SourceSummary:
     shards: tuple[ShardFile, ...]
     eval_path: str | None
     """Held-out pairs as Parquet, relative to the prepared folder; None when there are none."""
+    has_scores: bool
+    """Whether its training records hold a teacher's scores."""
+
+    @property
+    def records(self) -> int:
+        """Records in its shards: fewer than `train` where one holds several triplets of a pair."""
+        return sum(shard.records for shard in self.shards)
 
 
 @dataclass(frozen=True)

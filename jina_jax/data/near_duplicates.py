@@ -50,6 +50,7 @@ class NearDuplicateFilter:
     score_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     thresholds: ClassVar[tuple[str, ...]] = ("config.enabled",)
     needs_accelerator: ClassVar[bool] = False
+    teaches: ClassVar[slice | None] = None
 
     def fit(self, batches: Batches, folder: Path, cache: Path) -> None:
         """Writes which pairs go, how similar each is to another, and the query of what stays."""

@@ -231,7 +231,7 @@ def narrow_by(selected: Selected, tasks: Sequence[Task], results: Sequence[Stage
 def _narrow(selected: Selected, tasks: Sequence[Task], rows: int) -> None:
     """Hands on the rows that tasks kept; `rows` is the place of that file in their arguments."""
     selected.partitions = [
-        Partition(before.table, str(task.arguments[rows]))
+        dataclasses.replace(before, rows=str(task.arguments[rows]))
         for before, task in zip(selected.partitions, tasks, strict=True)
     ]
     selected.keys = [task.key for task in tasks]

@@ -228,13 +228,16 @@ def _encode(
     folder, most = run.space.result, run.config.max_text_tokens
     tasks, of_source, records = [], [], []
     for source, name in enumerate(run.names):
+        negatives = run.config.negatives_per_record if run.triplets[source] else 0
         shards = cut_shards([part.train[source] for part in splits], run.config.records_per_shard)
         for number, spans in enumerate(shards):
             parts = [(selected.partitions[s.part], s.first, s.end) for s in spans]
             path = folder / shard_path(name, number)
-            arguments = (parts, source, folder / "tokenizer", most, path)
+            arguments = (parts, source, folder / "tokenizer", most, negatives, path)
             depends = [(selected.keys[s.part], s.first, s.end) for s in spans]
-            key = content_key("encode", vocabulary.sha256, most, run.names, source, depends)
+            key = content_key(
+                "encode", vocabulary.sha256, most, negatives, run.names, source, depends
+            )
             tasks.append(Task(f"encode-{source:03d}-{number:06d}", encode_task, arguments, key))
             of_source.append(source)
             records.append(sum(s.end - s.first for s in spans))

@@ -44,14 +44,11 @@ def schema(texts: int) -> pa.Schema:
     )
 
 
-def shuffle_key(hashes: bytes, seed: int) -> int:
-    """Place of a record in the global shuffle, 0 ≤ key < KEYS: records of equal texts share it.
-
-    Args:
-      hashes: of its texts, one after another.
-      seed: of the shuffle.
+def shuffle_key(query_hash: bytes, positive_hash: bytes, seed: int) -> int:
+    """Place of a record in the global shuffle, 0 ≤ key < KEYS: records of an equal query and
+    positive share it, so that triplets of one pair lie together.
     """
-    return xxhash.xxh3_64_intdigest(hashes, seed % KEYS)
+    return xxhash.xxh3_64_intdigest(query_hash + positive_hash, seed % KEYS)
 
 
 def key_ranges(parts: int) -> list[tuple[int, int]]:
@@ -91,7 +88,7 @@ class RunWriter:
         count = len(rows)
         columns: dict[str, pa.Array] = {
             "key": pa.array(
-                [shuffle_key(b"".join(h), self._seed) for h in zip(*hashes, strict=True)],
+                [shuffle_key(q, p, self._seed) for q, p in zip(*hashes[:2], strict=True)],
                 pa.uint64(),
             ),
             "source": pa.array(np.full(count, self._source, np.uint16)),

@@ -1,5 +1,6 @@
 """The stage that applies a filter in two halves: learn, score, decide; its tasks, in this order."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 from jina_jax.data.engine import Task, content_key
 from jina_jax.data.filters import Scorer, filter_key, score_key
 from jina_jax.data.pipeline import Pipeline, Selected, narrow_by
-from jina_jax.data.scoring import BLOCK_ROWS, decide_task, fit_task, score_task
+from jina_jax.data.scoring import BLOCK_ROWS, decide_task, fit_task, score_task, taught_path
 from jina_jax.data.stages import StageResult
 
 
@@ -40,6 +41,13 @@ def score_stage(run: Pipeline, selected: Selected, stage: Scorer) -> list[StageR
         tasks.append(Task(name, decide_task, arguments, key))
     results = run.run(tasks, f"{stage.name}: decide", records=selected.counts)
     narrow_by(selected, tasks, results)
+    # A partition without records of its kind has nothing of it.
+    selected.partitions = [
+        dataclasses.replace(partition, taught=(*partition.taught, str(path)))
+        if (path := taught_path(Path(partition.rows))).exists()
+        else partition
+        for partition in selected.partitions
+    ]
     return results
 
 

@@ -116,7 +116,7 @@ def decide_task(
     scores: Sequence[Sequence[str]], names: Sequence[str], triplets: Sequence[bool], out: Path,
     ledger: Path,
 ) -> StageResult:  # fmt: skip
-    """Applies a scorer's thresholds to scores.
+    """Applies a scorer's thresholds to scores, and keeps those that teach beside `out`.
 
     Args:
       partition: what earlier stages left.
@@ -125,9 +125,11 @@ def decide_task(
       scores: per source, the files of `score_task`, block by block.
       names: of the sources.
       triplets: which of them are of triplets.
-      out: file for the numbers of the rows that go on.
+      out: file for the numbers of the rows that go on; `taught_path` of it gets the scores.
       ledger: file for the others.
     """
+    partition_rows, row_N = partition.open()
+    taught = []
 
     def judged() -> Iterator[tuple[int, pa.Table, np.ndarray, Verdict]]:
         for source, paths in enumerate(scores):
@@ -136,10 +138,26 @@ def decide_task(
             for block, (path, part) in enumerate(zip(paths, blocks, strict=True)):
                 score_NS = np.stack([c.to_numpy() for c in map_table(Path(path)).columns], axis=1)
                 verdict = stage.decide(record_batch(part), score_NS, learnt[source])
-                yield source, part, rows[block * BLOCK_ROWS :][: len(part)], verdict
+                mine = rows[block * BLOCK_ROWS :][: len(part)]
+                if stage.teaches:
+                    taught.append((mine, score_NS[:, stage.teaches]))
+                yield source, part, mine, verdict
 
-    _, row_N = partition.open()
-    return apply_verdicts(judged(), row_N, stage, names, out, ledger)
+    result = apply_verdicts(judged(), row_N, stage, names, out, ledger)
+    if taught:
+        score_NS = np.full((len(partition_rows), taught[0][1].shape[1]), np.nan, np.float32)
+        for rows, of_rows in taught:
+            score_NS[rows] = of_rows
+        columns = {str(i): column for i, column in enumerate(score_NS.T)}
+        write_table(pa.table(columns), taught_path(out))
+    return result
+
+
+def taught_path(out: Path) -> Path:
+    """Where `decide_task` keeps what a scorer teaches: a float32 for each row of the partition's
+    table and each text beside the query, NaN where it did not score.
+    """
+    return out.with_suffix(".taught.arrow")
 
 
 def _rows(

@@ -2,7 +2,10 @@
 
 A record of n texts (2 for a pair) is, without padding and little-endian:
 
-    u8 n | n × 16 bytes text hash | n × u16 length | uint16 ids of text 0, of text 1, ...
+    u8 n | u8 s | n × 16 bytes text hash | n × u16 length | s × float32 score
+    | uint16 ids of text 0, of text 1, ...
+
+where s is n - 1 where a teacher has scored the query with each other text, and else 0.
 """
 
 import bisect
@@ -40,6 +43,9 @@ class TokenisedRecords:
     """int64; tokens of each text, </s> included."""
     hashes_NSx2: np.ndarray
     """uint64; the two halves of each text's hash: equal exactly when the texts are the same."""
+    scores_NS: np.ndarray | None = None
+    """float32 [N, S - 1], a teacher's of the query with each other text, NaN where there is none;
+    None where the records have none at all."""
 
     def __len__(self) -> int:
         return len(self.lengths_NS)
@@ -55,41 +61,53 @@ class TokenisedRecords:
         return self.ids_T[start : start + self.lengths_NS[record, position]]
 
 
-def encode_record(hashes: Sequence[bytes], ids: Sequence[Sequence[int] | np.ndarray]) -> bytes:
+def encode_record(
+    hashes: Sequence[bytes],
+    ids: Sequence[Sequence[int] | np.ndarray],
+    scores: Sequence[float] | np.ndarray = (),
+) -> bytes:
     """Lays out one record.
 
     Args:
       hashes: 16 bytes per text.
       ids: token ids per text, each 0 ≤ id ≤ 65535.
-    Returns: 1 + 18n + 2·(all ids) bytes.
+      scores: a teacher's, of the query with each other text; none where there are none.
+    Returns: 2 + 18n + 4·(scores) + 2·(all ids) bytes.
     """
     assert 0 < len(hashes) == len(ids) < 256
+    assert len(scores) in (0, len(ids) - 1)
     assert all(len(h) == HASH_BYTES for h in hashes)
     lengths = np.array([len(text) for text in ids])
     assert lengths.max() <= MAX_TEXT_TOKENS
     texts = [np.asarray(text, dtype="<u2").tobytes() for text in ids]
-    return b"".join([bytes([len(ids)]), *hashes, lengths.astype("<u2").tobytes(), *texts])
+    head = bytes([len(ids), len(scores)])
+    score_bytes = np.asarray(scores, "<f4").tobytes()
+    return b"".join([head, *hashes, lengths.astype("<u2").tobytes(), score_bytes, *texts])
 
 
 def decode_records(records: Sequence[bytes]) -> TokenisedRecords:
-    """Reads records of equally many texts back, all at once.
+    """Reads records of equally many texts and scores back, all at once.
 
     Raises: ValueError when the bytes are no such records.
     """
     if not records:
-        return _decoded(np.zeros(0, np.uint8), np.zeros(0, np.int64), 2)
+        return _decoded(np.zeros(0, np.uint8), np.zeros(0, np.int64), 2, 0)
     sizes_N = np.array([len(record) for record in records])
-    return _decoded(np.frombuffer(b"".join(records), np.uint8), sizes_N, records[0][0])
+    return _decoded(np.frombuffer(b"".join(records), np.uint8), sizes_N, *records[0][:2])
 
 
-def _decoded(buffer: np.ndarray, sizes_N: np.ndarray, n: int) -> TokenisedRecords:
-    header = 1 + (HASH_BYTES + 2) * n
+def _decoded(buffer: np.ndarray, sizes_N: np.ndarray, n: int, scores: int) -> TokenisedRecords:
+    hashes_end = 2 + HASH_BYTES * n
+    lengths_end = hashes_end + 2 * n
+    header = lengths_end + 4 * scores
     starts_N = np.cumsum(sizes_N) - sizes_N
-    if n == 0 or (sizes_N < header).any() or (buffer[starts_N] != n).any():
-        raise ValueError(f"not records of {n} texts")
+    if n == 0 or (sizes_N < header).any() or (
+        buffer[starts_N[:, None] + np.arange(2)] != (n, scores)
+    ).any():  # fmt: skip
+        raise ValueError(f"not records of {n} texts and {scores} scores")
     heads = buffer[starts_N[:, None] + np.arange(header)]
-    hashes = np.ascontiguousarray(heads[:, 1 : 1 + HASH_BYTES * n]).view("<u8")
-    lengths = np.ascontiguousarray(heads[:, 1 + HASH_BYTES * n :]).view("<u2").astype(np.int64)
+    hashes = np.ascontiguousarray(heads[:, 2:hashes_end]).view("<u8")
+    lengths = np.ascontiguousarray(heads[:, hashes_end:lengths_end]).view("<u2").astype(np.int64)
     if (lengths.sum(1) * 2 + header != sizes_N).any():
         raise ValueError("lengths do not add up to the size of the record")
     is_id = np.ones(len(buffer), bool)
@@ -100,6 +118,7 @@ def _decoded(buffer: np.ndarray, sizes_N: np.ndarray, n: int) -> TokenisedRecord
         starts_NS=ends - lengths,
         lengths_NS=lengths,
         hashes_NSx2=hashes.reshape(-1, n, 2),
+        scores_NS=np.ascontiguousarray(heads[:, lengths_end:]).view("<f4") if scores else None,
     )
 
 

@@ -45,11 +45,27 @@ class Partition:
     table: str
     rows: str
     """File of `runs.write_rows`; empty means all rows."""
+    taught: tuple[str, ...] = ()
+    """Files of `scoring.taught_path`."""
 
     def open(self) -> tuple[pa.Table, np.ndarray]:
         """The table, memory-mapped, and the numbers of its rows that are left."""
         table = map_table(Path(self.table))
         return table, read_rows(Path(self.rows)) if self.rows else np.arange(len(table))
+
+    def teacher_scores(self, rows: np.ndarray, texts: int) -> np.ndarray | None:
+        """A teacher's scores of the query with each other text of some rows.
+
+        Args:
+          rows: numbers of rows, all of sources with as many texts.
+          texts: 2 for pairs, 3 for triplets.
+        Returns: float32 [N, texts - 1]; None where there is no teacher of such records.
+        """
+        for path in self.taught:
+            table = map_table(Path(path))
+            if table.num_columns == texts - 1:
+                return np.stack([c.to_numpy()[rows] for c in table.columns], axis=1)
+        return None
 
 
 @dataclass(frozen=True)

@@ -155,6 +155,7 @@ def summaries(
                     for number, s in enumerate(shards)
                 ),
                 eval_path=eval_path(source.name) if held else None,
+                has_scores=all(shard.has_scores for shard in shards),
             )
         )
     return tuple(found)

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Float32, Int32
 
 from jina_jax.config import FeedConfig
 from jina_jax.data.shards import TokenisedRecords
@@ -22,6 +22,8 @@ class PackedBatch(NamedTuple):
     identity_BT: Int32[np.ndarray, "B T"]
     """0 or more, and equal for two texts of the batch when their text hashes are equal; -1 where
     the text isn't there."""
+    teacher_BS: Float32[np.ndarray, "B S"]
+    """A teacher's score of each query with its other texts; NaN where there is none."""
 
 
 class Batch(NamedTuple):
@@ -62,4 +64,7 @@ def pack_batch(records: TokenisedRecords, config: FeedConfig) -> PackedBatch:
     whole_hash_NS = np.ascontiguousarray(records.hashes_NSx2).view([("low", "u8"), ("high", "u8")])
     identity_N = np.unique(whole_hash_NS, return_inverse=True)[1]
     identity_BT = np.where(is_text_BT, identity_N.reshape(records_B, texts_T), -1)
-    return PackedBatch(ids_RL, segments_RL, slot_BT, identity_BT.astype(np.int32))
+    teacher_BS = records.scores_NS
+    if teacher_BS is None:
+        teacher_BS = np.full((records_B, texts_T - 1), np.nan, np.float32)
+    return PackedBatch(ids_RL, segments_RL, slot_BT, identity_BT.astype(np.int32), teacher_BS)

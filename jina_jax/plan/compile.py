@@ -67,7 +67,8 @@ def abstract_arguments(config: RunConfig, shape: BatchShape) -> tuple[Any, Any]:
 
     rows = jax.ShapeDtypeStruct((shape.rows, shape.row_tokens), jnp.int32)
     texts = jax.ShapeDtypeStruct((shape.pairs, len(shape.lengths)), jnp.int32)
-    return state_shapes(config), PackedBatch(rows, rows, texts, texts)
+    scores = jax.ShapeDtypeStruct((shape.pairs, len(shape.lengths) - 1), jnp.float32)
+    return state_shapes(config), PackedBatch(rows, rows, texts, texts, scores)
 
 
 def topology_devices(name: str) -> Sequence[Any]:

@@ -100,7 +100,8 @@ def plan(config: RunConfig, options: PlanOptions) -> list[Plan]:
 def _plan(config: RunConfig, options: PlanOptions, remedy: str) -> Plan:
     negatives = options.negatives
     if negatives is None:
-        negatives = int(any(source.negative_field for source in config.data.sources))
+        has_triplets = any(source.negative_field for source in config.data.sources)
+        negatives = config.data.negatives_per_record if has_triplets else 0
     shape = batch_shape(config.feed, options.tokens, negatives)
     request = Request(config, shape, options.topology)
     compiled = None if options.fresh else cache.load(request)

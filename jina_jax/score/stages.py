@@ -47,18 +47,19 @@ class ConsistencyFilter:
     """Keeps a pair when fewer than `top_k` of the sampled passages score above its own.
 
     The sample is the first `sample_size` pairs of the source in the order of the global shuffle,
-    which follows from `data.seed` and the texts. The score of a pair is its rank, the number of
-    passages above: another `top_k` finds it in the cache.
+    which follows from `data.seed` and the texts. The scores of a pair are its rank, the number of
+    passages above, and its cosine: another `top_k` finds them in the cache.
     """
 
     config: ConsistencyConfig
     model_sha256: str
     """Of the model's files: another model under the same name is another filter."""
     name: ClassVar[str] = "consistency"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     records: ClassVar[tuple[Records, ...]] = ("pair",)
     thresholds: ClassVar[tuple[str, ...]] = ("config.enabled", "config.model", "config.top_k")
     needs_accelerator: ClassVar[bool] = True
+    teaches: ClassVar[slice | None] = slice(1, 2)
 
     @property
     def score_range(self) -> tuple[float, float]:
@@ -81,10 +82,11 @@ class ConsistencyFilter:
         (folder / _DIGEST).write_text(digest.hexdigest())
 
     def score(self, batch: pa.RecordBatch, folder: Path, cache: Path) -> np.ndarray:
-        """Ranks, float32 [N, 1]."""
+        """Ranks and cosines, float32 [N, 2]."""
         ranker = _ranker(folder, (folder / _DIGEST).read_text(), self.config, self.model_sha256)
         q_ND, p_ND = (self._embed(batch, name, cache) for name in ("query", "positive"))
-        return ranker.ranks(q_ND, p_ND, _hashes(batch))[:, None].astype(np.float32)
+        rank_N = ranker.ranks(q_ND, p_ND, _hashes(batch))
+        return np.stack([rank_N, np.einsum("nd,nd->n", q_ND, p_ND)], axis=1).astype(np.float32)
 
     def decide(self, batch: pa.RecordBatch, score_NS: np.ndarray, folder: Path) -> Verdict:
         """Reason `inconsistent`; scores are the ranks."""
@@ -134,6 +136,7 @@ class MarginFilter:
         "config.enabled", "config.model", "config.threshold", "config.scale",
     )  # fmt: skip
     needs_accelerator: ClassVar[bool] = True
+    teaches: ClassVar[slice | None] = slice(0, 2)
 
     @property
     def score_range(self) -> tuple[float, float]:

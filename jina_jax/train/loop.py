@@ -93,7 +93,8 @@ def _words(mesh: Mesh) -> str:
 
 
 def check_data(config: RunConfig, manifest: Manifest) -> None:
-    """The embedding table must cover the vocabulary of the shards, and know it where it is given.
+    """The embedding table must cover the vocabulary of the shards, and know it where it is given;
+    distillation needs a teacher's scores.
 
     Raises: UserError.
     """
@@ -101,6 +102,12 @@ def check_data(config: RunConfig, manifest: Manifest) -> None:
         raise UserError(
             f"the shards use a vocabulary of {manifest.vocab_size} pieces, more than "
             f"model.vocab_size={config.model.vocab_size}; raise model.vocab_size to at least that"
+        )
+    if config.loss.distill_weight > 0 and not any(s.has_scores for s in manifest.sources):
+        raise UserError(
+            f"loss.distill_weight={config.loss.distill_weight} and no source in {config.data_path} "
+            f"has a teacher's scores: enable data.consistency for pairs or data.margin for "
+            f"triplets, and prepare again"
         )
     start = Path(config.train.initial_weights).expanduser()
     theirs = (start / "tokenizer" if is_run(start) else start) / SPIECE_FILE

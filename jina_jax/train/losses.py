@@ -23,6 +23,8 @@ class Terms(NamedTuple):
     """Hinge of each query's own hard negatives; of triplets alone."""
     epsilon: float = 0.05
     """A cosine: how much farther than the positive the margin wants a hard negative."""
+    distill: float = 0.0
+    """Squared distance from a teacher's scores."""
 
 
 ALL_TERMS = Terms()
@@ -49,6 +51,8 @@ class Contrast(NamedTuple):
     """Mean of queries and their own hard negatives that count; None for pairs."""
     masked_share: Float32[Array, ""]
     """Of all (query, key other than its positive): those that do not count, being known matches."""
+    distill_loss: Float32[Array, ""] | None = None
+    """A squared cosine; None where there is no teacher."""
 
 
 class _Negatives(NamedTuple):
@@ -73,14 +77,17 @@ def contrastive_loss(
     identity_BT: Int32[Array, "B T"] | None = None,
     has_negative_BN: Bool[Array, "B N"] | None = None,
     weight_B: Float32[Array, "B"] | None = None,
+    teacher_BS: Float32[Array, "B S"] | None = None,
 ) -> Contrast:
-    """Weighted sum of InfoNCE from queries to positives, its reverse, and a margin.
+    """Weighted sum of InfoNCE from queries to positives, its reverse, a margin, and distillation.
 
     With cosines s, and τ the temperature:
 
         query     mean of −log exp(s(q,p)/τ) / Σᵢ [exp(s(q,pᵢ)/τ) + Σⱼ exp(s(q,nᵢⱼ)/τ)]
         positive  mean of −log exp(s(q,p)/τ) / Σᵢ exp(s(qᵢ,p)/τ)
         margin    mean of ReLU(s(q,n) − s(q,p) + ε) over each query's own hard negatives
+        distill   of triplets mean of (s(q,p) − s(q,n) − t(q,p) + t(q,n))² over these, of pairs of
+                  (s(q,p) − t(q,p))²
 
     where i runs over the whole batch, whatever device holds it.
 
@@ -98,12 +105,15 @@ def contrastive_loss(
       has_negative_BN: False where a query has fewer hard negatives; what stands there has no
         influence. All have them where not given.
       weight_B: of each query in the means; equal where not given.
+      teacher_BS: t, a teacher's scores of each query with its positive and its hard negatives, on
+        the scale of cosines; NaN where there is none, and then nothing is distilled.
     Returns: Contrast.
     Raises: ValueError where sizes do not fit each other or the devices.
     Example: two orthogonal pairs at temperature 1 give 2 log(1 + 1/e) = 0.6265, half of it from
       each direction.
     Source: Jina Embeddings, arXiv 2307.11224, section 3.1, and 3.2 for hard negatives; van den
-      Oord et al. 2018, eq. 4, for one direction.
+      Oord et al. 2018, eq. 4, for one direction; Hofstätter et al. 2020, arXiv 2010.02666, for
+      distillation from margins.
     """
     _check_sizes(q_BD, p_BD, negatives_BND, identity_BT, spread.mesh.size)
     size = len(q_BD)
@@ -116,7 +126,8 @@ def contrastive_loss(
     positive_B = scale * cosine_B
     of_others = jax.lax.stop_gradient(jnp.sum(sums.total_B - positive_B) / scale)
     in_batch_cosine = of_others / jnp.maximum(jnp.sum(others - masked_B), 1.0)
-    margin_loss = negative_cosine = positive_loss = None
+    margin_loss = negative_cosine = positive_loss = distill_loss = None
+    student_BN, is_taught_BN = cosine_B[:, None], jnp.ones((size, 1), bool)
     if negatives_BND is not None:
         hard = _against_negatives(q_BD, negatives_BND, scale, spread, identity_BT, has_negative_BN)
         row_B, max_B = (
@@ -128,6 +139,9 @@ def contrastive_loss(
         hinge_BN = jax.nn.relu(hard.cosine_BN - cosine_B[:, None] + terms.epsilon)
         margin_loss = _mean_own(hinge_BN, hard.counts_BN, weight_B)
         negative_cosine = _mean_own(hard.cosine_BN, hard.counts_BN, None)
+        student_BN, is_taught_BN = cosine_B[:, None] - hard.cosine_BN, hard.counts_BN
+    if teacher_BS is not None:
+        distill_loss = _distance(student_BN, teacher_BS, is_taught_BN, weight_B)
     query_loss = _mean(row_B - positive_B, weight_B)
     loss = terms.query * query_loss
     if both_ways:
@@ -135,6 +149,8 @@ def contrastive_loss(
         loss += terms.positive * positive_loss
     if margin_loss is not None:
         loss += terms.margin * margin_loss
+    if distill_loss is not None:
+        loss += terms.distill * distill_loss
     # A tolerance on the cosines, since the two products round differently.
     is_first_B = positive_B >= jax.lax.stop_gradient(max_B) - 1e-6 * scale
     return Contrast(
@@ -144,6 +160,7 @@ def contrastive_loss(
         in_batch_cosine=in_batch_cosine,
         negative_cosine=negative_cosine,
         masked_share=jnp.mean(masked_B) / jnp.maximum(others, 1.0),
+        distill_loss=distill_loss,
     )  # fmt: skip
 
 
@@ -175,6 +192,19 @@ def _against_negatives(
         jnp.sum(q_BD[:, None] * negatives_BND, axis=-1),
         ~is_match_BN,
     )
+
+
+def _distance(
+    student_BN: Array, teacher_BS: Array, counts_BN: Array, weight_B: Array | None
+) -> Array:
+    """Mean squared distance from the teacher: of margins for triplets, of one score for pairs."""
+    teacher_BN = teacher_BS
+    if teacher_BS.shape[1] > 1:
+        teacher_BN = teacher_BS[:, :1] - teacher_BS[:, 1:]
+    is_known_BN = ~jnp.isnan(teacher_BN)
+    # Chosen before it is squared, so that no NaN reaches a gradient.
+    error_BN = jnp.where(is_known_BN, student_BN - teacher_BN, 0.0)
+    return _mean_own(jnp.square(error_BN), counts_BN & is_known_BN, weight_B)
 
 
 def _mean(x_B: Array, weight_B: Array | None) -> Array:

@@ -6,6 +6,7 @@ from jina_jax.feed.mixture import Mixture
 
 MEANS = (
     "loss", "accuracy", "positive_cosine", "in_batch_cosine", "negative_cosine", "masked_share",
+    "distill_loss",
 )  # fmt: skip
 """Of a step's metrics, those told of each source; `train.losses.Contrast` explains them."""
 

@@ -137,13 +137,21 @@ def _contrast(
     z_BTD: Array, batch: PackedBatch, loss: LossConfig, temperature: float | Array, spread: Spread
 ) -> Contrast:
     has_negatives = batch.slot_BT.shape[1] > 2
+    teacher_BS = None
+    if loss.distill_weight > 0:
+        scale = loss.distill_triplet_scale if has_negatives else loss.distill_pair_scale
+        teacher_BS = scale * batch.teacher_BS
     return contrastive_loss(
         z_BTD[:, 0], z_BTD[:, 1], z_BTD[:, 2:] if has_negatives else None,
         temperature=temperature,
         spread=spread,
-        terms=Terms(loss.query_weight, loss.positive_weight, loss.margin_weight, loss.margin),
+        terms=Terms(
+            loss.query_weight, loss.positive_weight, loss.margin_weight, loss.margin,
+            loss.distill_weight,
+        ),
         identity_BT=batch.identity_BT if loss.mask_false_negatives else None,
         has_negative_BN=batch.slot_BT[:, 2:] >= 0 if has_negatives else None,
+        teacher_BS=teacher_BS,
     )  # fmt: skip
 
 
@@ -209,7 +217,7 @@ def state_shardings(config: RunConfig, mesh: Mesh) -> TrainState:
 def batch_shardings(mesh: Mesh) -> PackedBatch:
     """How a batch lies on the mesh: rows divided, the index of texts everywhere."""
     rows, everywhere = split_first_axis(mesh), replicated(mesh)
-    return PackedBatch(rows, rows, everywhere, everywhere)
+    return PackedBatch(rows, rows, everywhere, everywhere, everywhere)
 
 
 def make_train_step(

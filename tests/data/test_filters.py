@@ -28,6 +28,7 @@ class LastDigit:
     score_range: ClassVar[tuple[float, float]] = (0.0, 10.0)
     thresholds: ClassVar[tuple[str, ...]] = ("least",)
     needs_accelerator: ClassVar[bool] = True
+    teaches: ClassVar[slice | None] = None
 
     def fit(self, batches, folder: Path, cache: Path) -> None:
         count = sum(len(batch) for batch in batches())

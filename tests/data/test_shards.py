@@ -26,7 +26,12 @@ def write(path, numbers):
 def test_the_bytes_of_a_record():
     record = encode_record([A, C], [[1, 258], [65535]])
     assert record == (
-        b"\x02" + A + C + b"\x02\x00\x01\x00" + b"\x01\x00\x02\x01" + b"\xff\xff"
+        b"\x02\x00" + A + C + b"\x02\x00\x01\x00" + b"\x01\x00\x02\x01" + b"\xff\xff"
+    )  # fmt: skip
+    record = encode_record([A, C], [[1, 258], [65535]], [-1.5])
+    assert record == (
+        b"\x02\x01" + A + C + b"\x02\x00\x01\x00" + b"\x00\x00\xc0\xbf"
+        + b"\x01\x00\x02\x01" + b"\xff\xff"
     )  # fmt: skip
 
 
@@ -39,6 +44,18 @@ def test_records_come_back_as_they_were(rows):
         assert [decoded.text(i, k).tolist() for k in range(len(row) // 2)] == list(row[1::2])
     assert decoded.ids_T.dtype == np.uint16
     assert decoded.hashes_NSx2.dtype == np.uint64
+
+
+def test_scores_come_back_and_missing_ones_as_nan():
+    records = [encode_record([A, B, C], [[i], [i], []], [i / 3, np.nan]) for i in range(5)]
+    decoded = decode_records(records)
+    assert decoded.scores_NS.dtype == np.float32
+    assert decoded.scores_NS[:, 0].tolist() == [np.float32(i / 3) for i in range(5)]
+    assert np.isnan(decoded.scores_NS[:, 1]).all()
+    assert [decoded.text(i, 1).tolist() for i in range(5)] == [[i] for i in range(5)]
+    assert decode_records([encode_record([A, B], [[1], [2]])]).scores_NS is None
+    with pytest.raises(ValueError, match="not records of 3 texts and 2 scores"):
+        decode_records([records[0], encode_record([A, B, C], [[1], [2], [3]])])
 
 
 @pytest.mark.parametrize("cut", [0, 1, 30, -1])

@@ -63,7 +63,7 @@ def assert_equal(one, other):
         assert a.source == b.source
         assert np.array_equal(a.record_B, b.record_B)
         for x, y in zip(a.arrays, b.arrays):
-            assert np.array_equal(x, y)
+            np.testing.assert_array_equal(x, y)
 
 
 def test_resuming_is_starting_later(sources):

@@ -17,6 +17,7 @@ class Expected(NamedTuple):
     in_batch_cosine: float
     negative_cosine: float
     masked_share: float
+    distill_loss: float = 0.0
 
 
 def shares_text(rows, keys):
@@ -35,8 +36,9 @@ def log_sum(logits, axis):
 
 
 def contrast(
-    q, p, negatives=None, *, temperature, terms, identity=None, has_negative=None, weight=None
-):
+    q, p, negatives=None, *, temperature, terms, identity=None, has_negative=None, weight=None,
+    teacher=None,
+):  # fmt: skip
     """Loss, gradients and what else is told of a batch; `negatives` is [B, K, D]."""
     q, p = np.asarray(q, np.float64), np.asarray(p, np.float64)
     b, d = q.shape
@@ -79,11 +81,31 @@ def contrast(
     if total:
         margin /= total
         dcosine += terms.margin * dmargin / total
+    # Distillation, score by score.
+    distance = total = 0.0
+    ddistill = np.zeros(cosine.shape)
+    if teacher is not None:
+        teacher = np.asarray(teacher, np.float64)
+        for i, k in np.argwhere(has & ~own_match) if n.shape[1] else [(i, None) for i in range(b)]:
+            column = i if k is None else b + i * n.shape[1] + k
+            wanted = teacher[i, 0] - (0 if k is None else teacher[i, 1 + k])
+            if np.isnan(wanted):
+                continue
+            error = cosine[i, i] - (0 if k is None else cosine[i, column]) - wanted
+            distance += weight[i] * error**2
+            total += weight[i]
+            ddistill[i, i] += 2 * weight[i] * error
+            if k is not None:
+                ddistill[i, column] -= 2 * weight[i] * error
+        if total:
+            distance /= total
+            dcosine += terms.distill * ddistill / total
     dkeys = dcosine.T @ q
     counted = (masked & there[None]).sum()
     in_batch = cosine[:, :b][~np.eye(b, dtype=bool) & ~masked[:, :b]]
     return Expected(
-        terms.query * forward + terms.positive * backward + terms.margin * margin,
+        terms.query * forward + terms.positive * backward + terms.margin * margin
+        + terms.distill * distance,
         (dcosine @ keys, dkeys[:b], dkeys[b:].reshape(n.shape), dtemperature),
         forward, backward, margin,
         accuracy=(own >= logits.max(1) - 1e-9).mean(),
@@ -91,4 +113,5 @@ def contrast(
         in_batch_cosine=in_batch.mean() if len(in_batch) else 0.0,
         negative_cosine=np.mean(cosines) if cosines else 0.0,
         masked_share=counted / (b * (there.sum() - 1)),
+        distill_loss=distance,
     )  # fmt: skip

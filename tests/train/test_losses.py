@@ -26,7 +26,10 @@ def mesh(name="1"):
 
 ONE = Spread(mesh())
 ONE_WAY = Terms(positive=0.0)
-NAMES = {"identity_BT": "identity", "has_negative_BN": "has_negative", "weight_B": "weight"}
+NAMES = {
+    "identity_BT": "identity", "has_negative_BN": "has_negative", "weight_B": "weight",
+    "teacher_BS": "teacher",
+}  # fmt: skip
 
 
 def unit(rng, *shape):

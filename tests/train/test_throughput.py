@@ -25,7 +25,7 @@ def clock(monkeypatch):
 
 def batch():
     pairs = np.zeros((2, 2), np.int32)
-    return PackedBatch(SEGMENTS, SEGMENTS, pairs, pairs)
+    return PackedBatch(SEGMENTS, SEGMENTS, pairs, pairs, np.zeros((2, 1), np.float32))
 
 
 def test_texts_are_counted_within_their_rows():
