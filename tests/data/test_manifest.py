@@ -30,7 +30,7 @@ def manifest(shards=()):
     source = SourceSummary(
         "s", "CC0", "pair", (InputFile("a", 9, "0f"),), 10, {"malformed_json": 1},
         {"duplicate": 2}, (StageCounts("margin", 9, {"margin": 2}, HISTOGRAM),), 6, 1,
-        LengthStats(2.5, 2, 3, 4), LengthStats(7.25, 7, 8, 9), None, tuple(shards), None,
+        LengthStats(2.5, 2, 3, 4), LengthStats(7.25, 7, 8, 9), None, tuple(shards), None, False,
     )  # fmt: skip
     return Manifest(
         FORMAT_VERSION, prepared_config(CONFIG), {"clean": 1}, "00ff", 8000, {}, {}, (source,), {}
