@@ -2,7 +2,8 @@
 
 A checkpoint of step t holds two parts, so that evaluation reads parameters without the optimizer:
 `params` and `training` (step, optimizer state, and what is learned beside the encoder), each as
-flat path → array. Its metadata names the configuration and the manifest it was trained with.
+flat path → array. Its metadata names the configuration and the manifest it was trained with. The
+best step of an evaluated run, and an imported model, are `params` alone.
 """
 
 from pathlib import Path
@@ -75,6 +76,13 @@ class Checkpoints:
             custom_metadata=metadata,
             force=True,
         )
+
+    def save_params(self, step: int, params: Any, metadata: dict[str, Any]) -> None:
+        """Saves parameters alone, in place of what the step held; returns when they are saved."""
+        self._checkpointer.save_checkpointables(
+            step, {"params": _flatten(params)},
+            custom_metadata=metadata, force=True, overwrite=True,
+        )  # fmt: skip
 
     def metadata(self, step: int) -> dict[str, Any]:
         """What `save` was given beside the state."""

@@ -15,7 +15,7 @@ from jina_jax.arguments import config_verb, parse
 from jina_jax.config import RunConfig
 from jina_jax.config_file import config_names, each_phase, reads_from, to_json
 from jina_jax.errors import Interrupted, UserError
-from jina_jax.model_verbs import encode, negation_score, search
+from jina_jax.model_verbs import encode, import_model, negation_score, search
 from jina_jax.validation import validate
 
 # Heavy imports happen inside the verbs, so that --help and errors are quick.
@@ -25,9 +25,9 @@ usage: jina-jax VERB [arguments] [--help]
 
 Train text-embedding models: from raw text to a model that sentence-transformers loads.
 
-the main job, in this order (CONFIG is a Python file or the name of a shipped config; where that
-has several phases, a verb takes them in order, or one as CONFIG:PHASE; CONFIG@MACHINE takes its
-settings for a machine)
+the main job, in this order (CONFIG is a Python file, the name of a shipped config or a run folder;
+where it has several phases, a verb takes them in order, or one as CONFIG:PHASE; CONFIG@MACHINE
+takes its settings for a machine)
   prepare CONFIG      read the sources, filter, deduplicate, tokenise, write shuffled shards
   train CONFIG        train on the shards; the same command resumes
   evaluate CONFIG     retrieval beside BM25, and negation, on what is held out; STS, reranking
@@ -41,6 +41,7 @@ settings for a machine)
 use a model (MODEL is a run folder or an exported folder)
   encode MODEL IN OUT texts of a file → embeddings (.npy, .safetensors or .parquet)
   search MODEL CORPUS QUERY ...   the passages of a file nearest to each query
+  import MODEL RUN    a Hugging Face or sentence-transformers T5 → a run folder
   negation-score MODEL TRIPLETS   share of triplets whose negation is told apart
 
 look ahead and inside
@@ -119,7 +120,10 @@ def _export(args: Sequence[str]) -> None:
     """Write the newest checkpoint as a Hugging Face folder.
 
     The folder loads with SentenceTransformer(path). It is read back and compared with the
-    checkpoint before this command ends.
+    checkpoint before this command ends. Its model card holds the sources with their licences, the
+    recipe and what `evaluate` measured, also as the model-index that the hub reads.
+
+    example: HF_TOKEN=... jina-jax export runs/mine --export.onnx --export.push-to me/mine
     """
     config = config_verb("export", _export.__doc__ or "", args)
     from jina_jax.export.run import export
@@ -274,6 +278,7 @@ _CONFIG_VERBS: dict[str, Callable[[Sequence[str]], None]] = {
 _OF_ALL_PHASES = ("demo", "ablate", "run")
 _PLAIN_VERBS: dict[str, Callable[..., None]] = {
     "encode": encode,
+    "import": import_model,
     "search": search,
     "negation-score": negation_score,
     "inspect": _inspect,

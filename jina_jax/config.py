@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from jina_jax.alarm_config import AlarmConfig
 from jina_jax.evaluate_config import EvaluateConfig
+from jina_jax.export_config import ExportConfig
 from jina_jax.filter_config import (
     ConsistencyConfig,
     DecontaminationConfig,
@@ -308,6 +309,7 @@ class RunConfig:
     evaluate: EvaluateConfig = EvaluateConfig()
     mine: MineConfig = MineConfig()
     negation: NegationConfig = NegationConfig()
+    export: ExportConfig = ExportConfig()
 
     @property
     def run_path(self) -> Path:

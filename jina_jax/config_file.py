@@ -13,6 +13,9 @@ from jina_jax.ablate_config import Ablation
 from jina_jax.config import DataConfig, RunConfig
 from jina_jax.errors import UserError
 
+RUN_FILE = "config.json"
+"""Of a run folder: its configuration."""
+
 
 def config_names() -> list[str]:
     """Names of the configs that ship with the package."""
@@ -81,7 +84,8 @@ def load_phases(name_or_path: str) -> tuple[RunConfig, ...]:
     initial weights starts from the parameters that the one before it ends with.
 
     Args:
-      name_or_path: a Python file or the name of a shipped config, with or without @MACHINE.
+      name_or_path: a Python file or the name of a shipped config, with or without @MACHINE; or
+        the folder of a run.
     Raises: UserError when there is no such file, it gives something else, or knows no such
       machine.
     """
@@ -118,8 +122,50 @@ def load_ablation(name_or_path: str) -> Ablation:
     raise UserError(f"{name_or_path}: get_config() must return a jina_jax.ablate_config.Ablation")
 
 
+def read_run(run_path: Path) -> RunConfig:
+    """The configuration that lies in a run folder, with that folder as its workdir.
+
+    Raises: UserError naming the field that is wrong, or that this version doesn't know.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    path = run_path / RUN_FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+        config = TypeAdapter(RunConfig).validate_json(text)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path}: {field + ': ' if field else ''}{first['msg']}") from error
+    if unknown := _unknown(json.loads(text), dataclasses.asdict(config)):
+        raise UserError(
+            f"{path} has a field that this version does not know: {unknown}; "
+            f"use the version that wrote it"
+        )
+    return dataclasses.replace(config, workdir=str(run_path.absolute()))
+
+
+def _unknown(given: Any, known: Any, path: str = "") -> str:
+    """The first key of a JSON value that its dataclass has no field for; empty where all do."""
+    if isinstance(given, dict) and isinstance(known, dict):
+        for key, value in given.items():
+            if key not in known:
+                return f"{path}{key}"
+            if found := _unknown(value, known[key], f"{path}{key}."):
+                return found
+    elif isinstance(given, list) and isinstance(known, list | tuple):
+        for i, (value, one) in enumerate(zip(given, known, strict=False)):
+            if found := _unknown(value, one, f"{path}{i}."):
+                return found
+    return ""
+
+
 def _given(name_or_path: str) -> Any:
-    """What `get_config()` of a config returns."""
+    """What `get_config()` of a config returns, or what lies in a run folder."""
+    if (Path(name_or_path) / RUN_FILE).is_file():
+        return read_run(Path(name_or_path))
     name_or_path, at, machine = name_or_path.partition("@")
     if name_or_path in config_names():
         module = importlib.import_module(f"jina_jax.configs.{name_or_path}")
@@ -127,8 +173,8 @@ def _given(name_or_path: str) -> Any:
         path = Path(name_or_path)
         if path.suffix != ".py" or not path.is_file():
             raise UserError(
-                f"no config {name_or_path!r}: give a Python file with get_config(), "
-                f"or one of: {', '.join(config_names())}"
+                f"no config {name_or_path!r}: give a Python file with get_config(), a run folder "
+                f"(with {RUN_FILE}), or one of: {', '.join(config_names())}"
             )
         spec = importlib.util.spec_from_file_location(path.stem, path)
         assert spec is not None and spec.loader is not None

@@ -51,6 +51,13 @@ class EvaluateConfig:
     """Sets whose scores are correlated with the cosines."""
     reranking: tuple[RerankingSet, ...] = _changeable(())
     """Sets whose passages are ranked by cosine with their query."""
+    every_steps: int = _changeable(0)
+    """Evaluate during training whenever this many steps are done, and at the end; 0 never does.
+    Figures go to evaluations.jsonl in the run folder and to TensorBoard."""
+    keep_best: str = _changeable("")
+    """KIND/TASK/MEASURE, such as retrieval/average/ndcg@10, of which the checkpoint with the
+    highest value is kept in best/, where everything that uses the run then takes its parameters
+    from; empty takes the newest."""
 
 
 def evaluate_problems(evaluate: EvaluateConfig) -> Iterator[str]:
@@ -58,6 +65,18 @@ def evaluate_problems(evaluate: EvaluateConfig) -> Iterator[str]:
     for name in ("top_k", "batch_rows"):
         if getattr(evaluate, name) < 1:
             yield f"evaluate.{name}={getattr(evaluate, name)} must be above 0"
+    if evaluate.every_steps < 0:
+        yield f"evaluate.every_steps={evaluate.every_steps} must not be negative"
+    if evaluate.keep_best and not evaluate.every_steps:
+        yield (
+            f"evaluate.keep_best={evaluate.keep_best} chooses among evaluations during training, "
+            f"and there are none: set evaluate.every_steps"
+        )
+    if evaluate.keep_best and evaluate.keep_best.count("/") != 2:
+        yield (
+            f"evaluate.keep_best={evaluate.keep_best} is no KIND/TASK/MEASURE, such as "
+            f"retrieval/average/ndcg@10"
+        )
     kinds: dict[str, Sequence[StsSet | RerankingSet]] = {
         "sts": evaluate.sts,
         "reranking": evaluate.reranking,

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
+from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jina_jax.config import MeshConfig, RunConfig
@@ -87,6 +88,11 @@ def _shape(config: MeshConfig, count: int) -> tuple[int, int, int]:
     return data, config.fsdp, config.tensor
 
 
+def all_on_data(mesh: Mesh) -> Mesh:
+    """The same devices in the same order, all along `data`."""
+    return Mesh(mesh.devices.reshape(-1, 1, 1), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The same values on every device."""
     return NamedSharding(mesh, PartitionSpec())
@@ -112,6 +118,13 @@ def param_shardings(params: Any, mesh: Mesh) -> Any:
         return NamedSharding(mesh, next(specs, PartitionSpec()))
 
     return jax.tree_util.tree_map_with_path(of, params)
+
+
+def on_host(x: jax.Array) -> np.ndarray:
+    """The whole of an array, gathered from the devices of all processes where they hold parts."""
+    if x.is_fully_addressable or x.is_fully_replicated:
+        return np.asarray(x)
+    return np.asarray(process_allgather(x, tiled=True))
 
 
 def put(tree: Any, shardings: Any) -> Any:

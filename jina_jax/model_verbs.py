@@ -1,4 +1,4 @@
-"""Verbs of the command line that use a model: `jina-jax encode`, `search` and `negation-score`."""
+"""Verbs of the command line that use a model: `jina-jax encode`, `search`, `import` ..."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -46,6 +46,29 @@ def encode(
     )
     encode_file(embedder, texts, count, output, field=field, dtype=output_dtype)
     print(f"{count:,} embeddings of {embedder.dimensions} dimensions: {output}")
+
+
+def import_model(
+    model: tyro.conf.Positional[str],
+    run: tyro.conf.Positional[Path],
+) -> None:
+    """Import a T5 encoder as a run, with its weights as the checkpoint of step 0.
+
+    The run can be evaluated, exported, searched with, and started from
+    (--train.initial-weights RUN).
+
+    Args:
+      model: a sentence-transformers or transformers folder of a T5 with mean pooling, with
+        safetensors, or an id of the Hugging Face hub. Nothing in it is executed.
+      run: folder to make.
+    """
+    from jina_jax.export.from_folder import import_folder
+
+    config = import_folder(model, run)
+    print(
+        f"imported: {run} ({config.model.num_layers} layers, {config.model.d_model} dimensions, "
+        f"texts of up to {config.feed.query_tokens} tokens)"
+    )
 
 
 def search(

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jina_jax.feed.packing import fill, place
-from jina_jax.mesh import replicated, split_first_axis
+from jina_jax.mesh import on_host, put, replicated, split_first_axis
 
 
 class Tokens(NamedTuple):
@@ -54,13 +54,17 @@ class PackedEncoder:
           mesh: over which rows are divided.
         """
         self._mesh, self._shapes = mesh, tuple(shapes)
-        self.params = jax.device_put(params, replicated(mesh))
+        self.use(params)
         self._rows = split_first_axis(mesh)
         # Rows are independent: each device runs the program of its own rows, also where a loop
         # over rows would otherwise gather those of all devices.
         self._encode_rows = jax.jit(
             partial(_on_each_device, encode_rows, mesh), static_argnames="texts_per_row"
         )
+
+    def use(self, params: Any) -> None:
+        """Puts other parameters of the same shapes on the mesh."""
+        self.params = jax.device_put(params, replicated(self._mesh))
 
     def encode(self, tokens: Tokens) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Encodes all texts.
@@ -106,7 +110,7 @@ class PackedEncoder:
             part = slice(first, first + batch_rows)
             of_part_N = (placement.row_N >= first) & (placement.row_N < first + batch_rows)
             slot_N = (placement.row_N - first) * texts_per_row + placement.slot_N
-            on_mesh = [jax.device_put(self._pad(x[part], batch_rows), self._rows) for x in arrays]
+            on_mesh = [put(self._pad(x[part], batch_rows), self._rows) for x in arrays]
             result = self._encode_rows(self.params, *on_mesh, texts_per_row=texts_per_row)
             yield chosen_N[of_part_N], slot_N[of_part_N], result
 
@@ -151,5 +155,5 @@ def row_lengths(shortest: int, longest: int) -> list[int]:
 def _result(
     index_N: np.ndarray, slot_N: np.ndarray, result: jax.Array
 ) -> tuple[np.ndarray, np.ndarray]:
-    host = np.asarray(result)
+    host = on_host(result)
     return index_N, host.reshape(-1, *host.shape[2:])[slot_N]

@@ -1,4 +1,4 @@
-"""The newest parameters of a run, for whoever goes on from them."""
+"""The parameters of a run, for whoever goes on from them."""
 
 import json
 from functools import partial
@@ -12,9 +12,12 @@ from jina_jax.config import T5Config
 from jina_jax.errors import UserError
 from jina_jax.model.t5 import init_params
 
+BEST_FOLDER = "best"
+"""Of the run folder: the parameters that evaluation during training found best."""
+
 
 class Trained(NamedTuple):
-    """What a run's newest checkpoint holds of the model."""
+    """What a run's checkpoint holds of the model."""
 
     params: Any
     config: T5Config
@@ -29,7 +32,8 @@ def is_run(folder: Path) -> bool:
 
 
 def load_checkpoint(run_path: Path) -> Trained:
-    """Reads the newest parameters of a run, without the optimizer.
+    """Reads the parameters of a run, without the optimizer: of `best/` where evaluations during
+    training chose one (evaluate.keep_best), else the newest.
 
     Raises: UserError when the folder is no run, or has no finished checkpoint.
     """
@@ -42,7 +46,8 @@ def load_checkpoint(run_path: Path) -> Trained:
     like = jax.eval_shape(partial(init_params, config), jax.random.key(0))
     place_at = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place_at), like)
-    with open_for_reading(run_path / "checkpoints") as checkpoints:
+    best = run_path / BEST_FOLDER
+    with open_for_reading(best if best.is_dir() else run_path / "checkpoints") as checkpoints:
         step = checkpoints.latest
         assert step is not None
         return Trained(checkpoints.restore_params(step, like), config, max_tokens, step)

@@ -8,6 +8,7 @@ from jina_jax.alarm_config import alarm_problems
 from jina_jax.config import RunConfig, SourceConfig
 from jina_jax.errors import UserError, multiples_near
 from jina_jax.evaluate_config import evaluate_problems
+from jina_jax.export_config import export_problems
 from jina_jax.filter_config import filter_problems
 from jina_jax.loss_config import loss_problems
 from jina_jax.mine_config import mine_problems
@@ -143,6 +144,7 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
     yield from evaluate_problems(config.evaluate)
     yield from mine_problems(config.mine)
     yield from negation_problems(config.negation)
+    yield from export_problems(config.export)
 
 
 def _cudnn_problems(config: RunConfig) -> Iterator[str]:

@@ -9,8 +9,8 @@ ROOT = Path(jina_jax.__file__).parent
 
 # What each part may import of the others, besides itself.
 CONFIGS = {
-    "alarm_config", "evaluate_config", "filter_config", "loss_config", "mine_config",
-    "mixture_config", "negation_config",
+    "alarm_config", "evaluate_config", "export_config", "filter_config", "loss_config",
+    "mine_config", "mixture_config", "negation_config",
 }  # fmt: skip
 BASE = CONFIGS | {"config", "errors", "types"}
 MODEL = BASE | {"model"}
@@ -21,6 +21,7 @@ ALLOWED = {
     "progress": set(),
     "accelerators": set(),
     "evaluate_config": set(),
+    "export_config": set(),
     "filter_config": {"errors"},
     "loss_config": set(),
     "mine_config": set(),
@@ -43,14 +44,14 @@ ALLOWED = {
     "score": MODEL | {"data", "feed", "mesh", "hf_folder", "packed_encoder"},
     "train": MODEL
     | {"data", "feed", "mesh", "initial", "checkpoint", "progress", "config_file", "validation"}
-    | {"accelerators", "distributed", "trained"},
+    | {"accelerators", "distributed", "evaluate", "trained"},
     "checkpoint": BASE | {"train"},
     "evaluate": MODEL
     | {"data", "feed", "mesh", "hf_folder", "initial", "packed_encoder", "progress", "trained"},
     "mine": MODEL | {"data", "evaluate", "progress", "trained"},
     "plan": MODEL
     | {"accelerators", "data", "feed", "mesh", "processes", "progress", "train", "validation"},
-    "export": MODEL | {"data", "hf_folder", "evaluate", "trained"},
+    "export": MODEL | {"checkpoint", "config_file", "data", "hf_folder", "evaluate", "trained"},
 }
 SHELL = {"ablate", "arguments", "cli", "demo", "histograms", "model_verbs", "terminal", "__init__"}
 """What a person starts; these may import all."""

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 import xxhash
+from jax.sharding import Mesh
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
@@ -18,7 +19,7 @@ from jina_jax.config import T5Config
 from jina_jax.data.tokenizer import load_tokenizer
 from jina_jax.errors import UserError
 from jina_jax.hf_folder import WEIGHTS_FILE, read_encoder
-from jina_jax.mesh import make_mesh
+from jina_jax.mesh import all_on_data, make_mesh
 from jina_jax.model.pooling import first_dimensions, mean_pool
 from jina_jax.model.t5 import Execution, apply
 from jina_jax.model.weights import from_huggingface
@@ -50,6 +51,7 @@ class Embedder:
         batch_rows: int = 32,
         truncate_dim: int | None = None,
         compute_dtype: Literal["float32", "bfloat16"] = "float32",
+        mesh: Mesh | None = None,
     ):
         """Puts the parameters on all devices.
 
@@ -61,6 +63,8 @@ class Embedder:
           batch_rows: packed rows encoded at once.
           truncate_dim: give only the first dimensions, at unit length again; None for all.
           compute_dtype: of the matrix products.
+          mesh: all devices by default; where it is of several processes, each calls with the same
+            texts and gets all embeddings.
         Raises: UserError when the model has fewer dimensions.
         """
         if truncate_dim is not None and not 0 < truncate_dim <= config.d_model:
@@ -76,7 +80,8 @@ class Embedder:
             RowShape(length, _TEXTS_PER_ROW, batch_rows)
             for length in row_lengths(_SHORTEST_ROW, max_tokens)
         ]
-        mesh = make_mesh()
+        self.mesh = mesh = make_mesh() if mesh is None else all_on_data(mesh)
+        """Every device takes texts of its own."""
         is_cpu = mesh.devices.flat[0].platform == "cpu"
         execution = Execution(kernel="by_row" if is_cpu else "at_once")
         self._encoder = PackedEncoder(
@@ -147,6 +152,10 @@ class Embedder:
             for index_N, part_ND in self._encoder.encode(tokens):
                 z_ND[index_N] = part_ND
             yield z_ND
+
+    def use(self, params: Any) -> None:
+        """Encodes with other parameters of the same shape from now on, without compiling again."""
+        self._encoder.use(params)
 
     def identity(self) -> str:
         """Names everything that an embedding depends on besides the text."""

@@ -54,7 +54,7 @@ def rank_by_embedding(task: RetrievalTask, embedder: Embedder, k: int) -> Rankin
     """The k passages of highest cosine per query."""
     q_QD = embedder.encode(list(task.queries.values()))
     corpus_CD = embedder.encode(list(task.corpus.values()))
-    return _ranking(task, *top_k(q_QD, corpus_CD, k))
+    return _ranking(task, *top_k(q_QD, corpus_CD, k, mesh=embedder.mesh))
 
 
 def rank_by_bm25(task: RetrievalTask, k: int) -> Ranking:
@@ -87,7 +87,7 @@ def score(task: RetrievalTask, ranking: Ranking, k: int) -> dict[str, float]:
 
 
 def evaluate_retrieval(
-    tasks: Sequence[RetrievalTask], models: dict[str, Embedder], k: int
+    tasks: Sequence[RetrievalTask], models: dict[str, Embedder], k: int, *, with_bm25: bool = True
 ) -> Results:
     """Scores every model and BM25 on every task and, as `average`, on their mean."""
     return with_average(
@@ -96,7 +96,7 @@ def evaluate_retrieval(
                 name: score(task, rank_by_embedding(task, model, k), k)
                 for name, model in models.items()
             }
-            | {"bm25": score(task, rank_by_bm25(task, k), k)}
+            | ({"bm25": score(task, rank_by_bm25(task, k), k)} if with_bm25 else {})
             for task in tasks
         }
     )

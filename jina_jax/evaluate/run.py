@@ -1,18 +1,27 @@
 """The `evaluate` verb: what a run learned, beside the untrained model and BM25."""
 
 import json
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from jina_jax.config import RunConfig
 from jina_jax.data.manifest import load_manifest
 from jina_jax.evaluate.averages import Results
 from jina_jax.evaluate.embedder import Embedder
-from jina_jax.evaluate.negation import evaluate_negation, held_out_tasks
-from jina_jax.evaluate.reranking import evaluate_reranking, read_reranking
-from jina_jax.evaluate.retrieval import evaluate_retrieval, load_task
-from jina_jax.evaluate.sts import evaluate_sts, read_sts
+from jina_jax.evaluate.negation import NegationTask, evaluate_negation, held_out_tasks
+from jina_jax.evaluate.reranking import RerankingTask, evaluate_reranking, read_reranking
+from jina_jax.evaluate.retrieval import RetrievalTask, evaluate_retrieval, load_task
+from jina_jax.evaluate.sts import StsTask, evaluate_sts, read_sts
 from jina_jax.initial import initial_params
 from jina_jax.mesh import make_mesh
+
+RESULT_FILES = {
+    "retrieval": "evaluation.json",
+    "negation": "negation.json",
+    "sts": "sts.json",
+    "reranking": "reranking.json",
+}
+"""Kind of results → its file in the run folder."""
 
 
 class Evaluation(NamedTuple):
@@ -28,33 +37,65 @@ class Evaluation(NamedTuple):
     """Of `evaluate.reranking`."""
 
 
+class Tasks(NamedTuple):
+    """What a run is evaluated on."""
+
+    retrieval: Sequence[RetrievalTask]
+    negation: Sequence[NegationTask]
+    sts: Sequence[StsTask]
+    reranking: Sequence[RerankingTask]
+
+
+def read_tasks(config: RunConfig) -> Tasks:
+    """Reads the held-out records of the prepared folder, and the configured sets.
+
+    Raises: UserError naming the file that cannot be read.
+    """
+    sts = [read_sts(s) for s in config.evaluate.sts]
+    reranking = [read_reranking(s) for s in config.evaluate.reranking]
+    manifest = load_manifest(config.data_path)
+    retrieval = [
+        load_task(s.name, config.data_path / s.eval_path) for s in manifest.sources if s.eval_path
+    ]
+    return Tasks(retrieval, held_out_tasks(manifest, config.data_path), sts, reranking)
+
+
+def score_tasks(
+    tasks: Tasks, models: dict[str, Embedder], k: int, *, with_bm25: bool
+) -> Evaluation:
+    """Scores every model on every task.
+
+    Args:
+      tasks: of `read_tasks`.
+      models: by name.
+      k: cut-off of nDCG@k, recall@k and MAP@k.
+      with_bm25: beside the models, where it applies.
+    """
+    return Evaluation(
+        evaluate_retrieval(tasks.retrieval, models, k, with_bm25=with_bm25),
+        evaluate_negation(tasks.negation, models),
+        evaluate_sts(tasks.sts, models),
+        evaluate_reranking(tasks.reranking, models, k),
+    )
+
+
 def evaluate(config: RunConfig) -> Evaluation:
-    """Evaluates the newest checkpoint.
+    """Evaluates the trained parameters, beside those before training and BM25.
 
     Writes `evaluation.json` (retrieval), `negation.json`, `sts.json` and `reranking.json` in the
     run folder, each where there are such tasks.
     """
-    # Sets that cannot be read shall be known before minutes of work.
-    sts = [read_sts(s) for s in config.evaluate.sts]
-    reranking = [read_reranking(s) for s in config.evaluate.reranking]
-    manifest = load_manifest(config.data_path)
-    tasks = [
-        load_task(s.name, config.data_path / s.eval_path) for s in manifest.sources if s.eval_path
-    ]
+    # What cannot be read shall be known before minutes of work.
+    tasks = read_tasks(config)
     trained = Embedder.from_run(config.run_path, batch_rows=config.evaluate.batch_rows)
     untrained = Embedder(
         initial_params(config, make_mesh()), config.model, trained.tokenizer,
         max_tokens=trained.max_tokens, batch_rows=config.evaluate.batch_rows,
     )  # fmt: skip
     models = {"untrained": untrained, "trained": trained}
-    found = Evaluation(
-        evaluate_retrieval(tasks, models, config.evaluate.top_k),
-        evaluate_negation(held_out_tasks(manifest, config.data_path), models),
-        evaluate_sts(sts, models),
-        evaluate_reranking(reranking, models, config.evaluate.top_k),
-    )
+    found = score_tasks(tasks, models, config.evaluate.top_k, with_bm25=True)
     for name, results in found._asdict().items():
-        path = config.run_path / f"{'evaluation' if name == 'retrieval' else name}.json"
+        path = config.run_path / RESULT_FILES[name]
         path.unlink(missing_ok=True)
         if results:
             path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from jina_jax.evaluate.embedder import Embedder
-from jina_jax.mesh import DATA, make_mesh, replicated, split_first_axis
+from jina_jax.mesh import DATA, make_mesh, put, replicated, split_first_axis
 
 _NOTHING = np.iinfo(np.int32).max
 """Index of a place that no passage has taken yet: after all others."""
@@ -109,7 +109,7 @@ def top_k(
     rows = min(query_block, _power_of_two(len(q_QD)))
     for first in range(0, len(q_QD), rows):
         part = slice(first, first + rows)
-        part_QD = jax.device_put(_padded(q_QD[part], rows), replicated(mesh))
+        part_QD = put(_padded(q_QD[part], rows), replicated(mesh))
         score, index = _finisher(mesh)(_search(part_QD, corpus_CD, k, size, mesh))
         count = len(found_score[part])
         found_score[part], found_index[part] = np.asarray(score)[:count], np.asarray(index)[:count]
@@ -119,12 +119,12 @@ def top_k(
 def _search(q_QD: jax.Array, corpus_CD: np.ndarray, k: int, size: int, mesh: Mesh) -> Best:
     shape, split = (mesh.size, len(q_QD), k), split_first_axis(mesh)
     best = Best(
-        jax.device_put(np.full(shape, -np.inf, np.float32), split),
-        jax.device_put(np.full(shape, _NOTHING, np.int32), split),
+        put(np.full(shape, -np.inf, np.float32), split),
+        put(np.full(shape, _NOTHING, np.int32), split),
     )
     rows = size * mesh.size
     for first in range(0, len(corpus_CD), rows):
-        block_CD = jax.device_put(_padded(corpus_CD[first : first + rows], rows), split)
+        block_CD = put(_padded(corpus_CD[first : first + rows], rows), split)
         merged = _merger(mesh)(
             *best, q_QD, block_CD, np.int32(first), np.int32(len(corpus_CD))
         )  # fmt: skip

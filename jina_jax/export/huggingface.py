@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 
 from jina_jax.config import T5Config
 from jina_jax.errors import UserError
+from jina_jax.export.onnx import ONNX_DATA, ONNX_FILE, ONNX_FOLDER, verify_onnx, write_onnx
 from jina_jax.hf_folder import CONFIG_FILE, WEIGHTS_FILE, read_encoder
 from jina_jax.model.pooling import mean_pool
 from jina_jax.model.t5 import apply
@@ -43,6 +44,7 @@ _WRITTEN = frozenset(
         CONFIG_FILE, WEIGHTS_FILE, *TOKENIZER_FILES, "tokenizer_config.json",
         "special_tokens_map.json", "modules.json", "1_Pooling", "1_Pooling/config.json",
         "sentence_bert_config.json", "config_sentence_transformers.json", "README.md",
+        ONNX_FOLDER, f"{ONNX_FOLDER}/{ONNX_FILE}", f"{ONNX_FOLDER}/{ONNX_DATA}",
     )
 )  # fmt: skip
 _LARGEST_DIFFERENCE = 1e-6
@@ -56,6 +58,7 @@ def export_huggingface(
     *,
     max_tokens: int,
     card: str,
+    onnx: bool = False,
 ) -> None:
     """Writes the model as a folder for sentence-transformers 2.7 and later.
 
@@ -68,6 +71,7 @@ def export_huggingface(
       out_dir: folder to write.
       max_tokens: texts are cut to this many tokens, end-of-sequence included.
       card: content of `README.md`, from `model_card.render_card`.
+      onnx: also write the graph that `write_onnx` describes.
     Raises: UserError when a tokenizer file is missing or has ids beyond the vocabulary, or
       `out_dir` holds anything else than an earlier export.
     """
@@ -81,6 +85,8 @@ def export_huggingface(
     shutil.rmtree(partial, ignore_errors=True)
     try:
         _write_folder(partial, params, config, tokenizer_dir, max_tokens, card)
+        if onnx:
+            write_onnx(partial, config)
         if out_dir.exists():
             # A leftover is the only copy only while out_dir is missing.
             shutil.rmtree(earlier, ignore_errors=True)
@@ -182,8 +188,8 @@ def verify_export(
       config: their shape.
       texts: at least one.
     Returns: the largest absolute difference of an embedding's coordinate, at most 1e-6.
-    Raises: RuntimeError when the folder gives another shape or other embeddings; UserError when
-      it cannot be read.
+    Raises: RuntimeError when the folder gives another shape or other embeddings, or its ONNX graph
+      ones that differ by more than 1e-5; UserError when it cannot be read.
     """
     if not texts:
         raise ValueError("verify_export needs at least one text to compare")
@@ -212,4 +218,6 @@ def verify_export(
             f"embeddings of {out_dir} differ from the model's by {difference:.1e}, expected at "
             f"most {_LARGEST_DIFFERENCE:.0e}: the export is damaged; export again"
         )
+    if (out_dir / ONNX_FOLDER).is_dir():
+        verify_onnx(out_dir, params, config, tokenizer, texts)
     return difference

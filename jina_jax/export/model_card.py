@@ -1,8 +1,11 @@
 """The model card: `README.md` of an exported model, from facts of the run and nothing else."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from huggingface_hub import EvalResult, ModelCardData
 
 from jina_jax.loss_config import LossConfig
 
@@ -23,9 +26,11 @@ class CardSource:
 class CardScore:
     """One measured value."""
 
+    task: str
+    """Kind of task, as the hub names it, such as `retrieval`."""
     dataset: str
     metric: str
-    """Such as `nDCG@10`."""
+    """Such as `ndcg@10`."""
     value: float
 
 
@@ -73,22 +78,28 @@ def render_card(card: ModelCard) -> str:
 
 
 def _front_matter(card: ModelCard) -> str:
-    # A JSON string is a YAML string, whatever it holds.
-    lines = ["---"]
-    if card.licence:
-        lines.append(f"license: {json.dumps(card.licence)}")
-    if card.language:
-        lines.append(f"language: {json.dumps(card.language)}")
-    lines += [
-        "library_name: sentence-transformers",
-        "pipeline_tag: sentence-similarity",
-        "tags:",
-        *(f"- {t}" for t in ("sentence-transformers", "feature-extraction", "t5", "jax")),
-    ]
-    datasets = sorted({source.hub_id for source in card.sources if source.hub_id})
-    if datasets:
-        lines += ["datasets:", *(f"- {json.dumps(name)}" for name in datasets)]
-    return "\n".join([*lines, "---"])
+    """What the hub reads, the scores as its `model-index`."""
+    data = ModelCardData(
+        model_name=card.name,
+        license=card.licence or None,
+        language=card.language or None,
+        library_name="sentence-transformers",
+        pipeline_tag="sentence-similarity",
+        tags=["sentence-transformers", "feature-extraction", "t5", "jax"],
+        datasets=sorted({source.hub_id for source in card.sources if source.hub_id}) or None,
+        eval_results=[
+            EvalResult(
+                task_type=score.task,
+                dataset_type=re.sub(r"[^a-z0-9]+", "-", score.dataset.lower()).strip("-"),
+                dataset_name=score.dataset,
+                metric_type=score.metric,
+                metric_value=score.value,
+            )
+            for score in card.scores
+        ]
+        or None,
+    )
+    return f"---\n{data.to_yaml()}\n---"
 
 
 def _introduction(card: ModelCard) -> str:
@@ -98,7 +109,19 @@ def _introduction(card: ModelCard) -> str:
         f"{card.max_tokens} tokens to a unit vector of {card.dimensions} dimensions: the mean "
         "over its tokens, normalised. Compare vectors by cosine similarity. Trained with "
         "jina_jax after the method of Jina Embeddings "
-        "([arXiv 2307.11224](https://arxiv.org/abs/2307.11224))."
+        "([arXiv 2307.11224](https://arxiv.org/abs/2307.11224))." + _cut(card.loss.matryoshka_dims)
+    )
+
+
+def _cut(dims: Sequence[int]) -> str:
+    if not dims:
+        return ""
+    *first, last = map(str, sorted(dims))
+    sizes = f"{', '.join(first)} or {last}" if first else last
+    return (
+        f"\n\nThe loss was computed of the first {sizes} dimensions too (Matryoshka, "
+        "[arXiv 2205.13147](https://arxiv.org/abs/2205.13147)): so many of them are an embedding, "
+        f"`SentenceTransformer(..., truncate_dim={last})`; normalise again what is cut."
     )
 
 
@@ -120,6 +143,8 @@ weights), take the mean over the tokens and normalise."""
 def _training(card: ModelCard) -> str:
     start = f"`{card.initial_weights}`" if card.initial_weights else "random weights"
     records = "pairs or triplets" if card.has_triplets else "pairs"
+    if not card.num_steps:
+        return f"## Training\n\nImported from {start}, and not trained any further."
     text = (
         f"## Training\n\n{card.num_steps:,} steps from {start}, {card.global_batch_size:,} "
         f"{records} a batch: {_loss(card.loss, card.has_triplets)}."
@@ -155,8 +180,10 @@ def _times(weight: float) -> str:
 def _scores(card: ModelCard) -> str:
     if not card.scores:
         return "## Scores\n\nNone were measured for this export."
-    rows = [(_cell(s.dataset), _cell(s.metric), f"{s.value:.4f}") for s in card.scores]
-    return f"## Scores\n\n{_table(('data', 'metric', 'value'), rows)}"
+    rows = [
+        (_cell(s.task), _cell(s.dataset), _cell(s.metric), f"{s.value:.4f}") for s in card.scores
+    ]
+    return f"## Scores\n\n{_table(('task', 'data', 'metric', 'value'), rows)}"
 
 
 def _limits(card: ModelCard) -> str:

@@ -1,12 +1,15 @@
 """The `export` verb: a run's newest checkpoint as a Hugging Face folder with its model card."""
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from jina_jax.config import RunConfig
-from jina_jax.data.manifest import Manifest, load_manifest
+from jina_jax.data.manifest import SourceSummary, load_manifest
+from jina_jax.evaluate.run import RESULT_FILES
+from jina_jax.export.hub import push
 from jina_jax.export.huggingface import export_huggingface, verify_export
 from jina_jax.export.model_card import CardScore, CardSource, ModelCard, render_card
 from jina_jax.model.weights import parameter_count
@@ -18,27 +21,33 @@ _TEXTS_COMPARED = 64
 def export(config: RunConfig) -> Path:
     """Writes the run's `export/` folder and compares it with the checkpoint.
 
+    With `export.push_to`, uploads it too.
+
     Returns: the folder.
-    Raises: UserError when there is no checkpoint, or the folder holds something else.
+    Raises: UserError when there is no checkpoint, the folder holds something else, or the hub
+      refuses the upload.
     """
-    manifest = load_manifest(config.data_path)
+    # An imported model comes without data.
+    sources = load_manifest(config.data_path).sources if config.data.sources else ()
     trained = load_checkpoint(config.run_path)
     export_huggingface(
         trained.params, trained.config, config.run_path / "tokenizer", config.export_path,
-        max_tokens=trained.max_tokens, card=render_card(_card(config, manifest, trained)),
+        max_tokens=trained.max_tokens, card=render_card(_card(config, sources, trained)),
+        onnx=config.export.onnx,
     )  # fmt: skip
-    texts = _some_texts(config, manifest)
+    texts = _some_texts(config.data_path, sources)
     verify_export(config.export_path, trained.params, trained.config, texts)
+    if config.export.push_to:
+        push(config.export_path, config.export.push_to, private=config.export.private)
     return config.export_path
 
 
-def _card(config: RunConfig, manifest: Manifest, trained: Trained) -> ModelCard:
-    path = config.run_path / "evaluation.json"
-    results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def _card(config: RunConfig, sources: Sequence[SourceSummary], trained: Trained) -> ModelCard:
+    hub_ids = {s.name: s.dataset for s in config.data.sources if s.kind == "hf"}
     return ModelCard(
         name=config.name,
-        licence="",
-        language="",
+        licence=config.export.licence,
+        language=config.export.language,
         parameters=parameter_count(trained.config),
         dimensions=trained.config.d_model,
         max_tokens=trained.max_tokens,
@@ -46,23 +55,32 @@ def _card(config: RunConfig, manifest: Manifest, trained: Trained) -> ModelCard:
         num_steps=trained.step,
         global_batch_size=config.feed.global_batch_size,
         loss=config.loss,
-        has_triplets=any(s.record == "triplet" for s in manifest.sources),
-        sources=tuple(CardSource(s.name, s.licence, s.train) for s in manifest.sources),
-        scores=tuple(
-            CardScore(f"{task} (held out)", measure, value)
-            for task, systems in results.items()
-            if task != "average"
-            for measure, value in systems["trained"].items()
+        has_triplets=any(s.record == "triplet" for s in sources),
+        sources=tuple(
+            CardSource(s.name, s.licence, s.train, hub_ids.get(s.name, "")) for s in sources
         ),
-        limits=(),
+        scores=tuple(_scores(config.run_path)),
+        limits=config.export.limits,
     )
 
 
-def _some_texts(config: RunConfig, manifest: Manifest) -> list[str]:
+def _scores(run_path: Path) -> Iterator[CardScore]:
+    """What `evaluate` measured of the trained model."""
+    for kind, file in RESULT_FILES.items():
+        path = run_path / file
+        results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        for task, systems in results.items():
+            if task != "average":
+                held_out = f"{task} (held out)" if kind in ("retrieval", "negation") else task
+                for measure, value in systems["trained"].items():
+                    yield CardScore(kind, held_out, measure, value)
+
+
+def _some_texts(data_path: Path, sources: Sequence[SourceSummary]) -> list[str]:
     """Held-out texts of every source, and what a tokenizer might treat in its own way."""
-    texts = ["", "a  double space, ünïcode ﬁne\nand a new line"]
-    for source in manifest.sources:
+    texts = ["", "a  double space, ünïcode ﬁne\nand a new line", "one", "a few words"]
+    for source in sources:
         if source.eval_path:
-            rows = pq.read_table(config.data_path / source.eval_path).slice(0, _TEXTS_COMPARED)
+            rows = pq.read_table(data_path / source.eval_path).slice(0, _TEXTS_COMPARED)
             texts += rows["query"].to_pylist() + rows["positive"].to_pylist()
     return texts

@@ -34,6 +34,7 @@ from jina_jax.mesh import check_divides, make_mesh, put
 from jina_jax.model.weights import parameter_count
 from jina_jax.progress import say
 from jina_jax.train.alarms import Alarms
+from jina_jax.train.evaluation import StepEvaluation
 from jina_jax.train.metrics import MetricsWriter, read_metrics
 from jina_jax.train.profile import Profiler
 from jina_jax.train.source_metrics import SourceMetrics
@@ -132,6 +133,11 @@ def _first_state(
         return jax.jit(partial(init_state, config), out_shardings=shardings)(params)
     step = checkpoints.latest
     saved = checkpoints.metadata(step)
+    if "imported" in saved:
+        raise UserError(
+            f"{checkpoints.folder} holds an imported model, which no training goes on in: train in "
+            f"another folder with --train.initial-weights={config.run_path}"
+        )
     changes = difference(saved["config"], metadata["config"])
     if saved["manifest_sha256"] != metadata["manifest_sha256"]:
         changes.append(f"the prepared data in {config.data_path} is not what the run began with")
@@ -171,6 +177,9 @@ def _run_steps(
         config.data.sources, records, config.mixture,
         batch_size=config.feed.global_batch_size, num_steps=num_steps,
     )  # fmt: skip
+    evaluation = StepEvaluation(config, mesh, first)
+    if evaluation.due(first):
+        evaluation.run(state, first)
     feed = batches(sources, mixture, config.feed, seed=config.train.seed, start=first)
     step_fn = make_train_step(config, mesh)
     with (
@@ -190,6 +199,9 @@ def _run_steps(
             done, stop = batch.step + 1, latch.requested(batch.step)
             if done % every == 0 or done == num_steps or stop is not None:
                 checkpoints.save(state, metadata)
+            if stop is None and evaluation.due(done):
+                log.flush()
+                log.throughput.leave_out(evaluation.run(state, done))
             if stop is not None and done < num_steps:
                 log.flush()
                 raise Interrupted(stop, done)

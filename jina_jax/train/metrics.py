@@ -15,7 +15,7 @@ class MetricsWriter:
     def __init__(self, run_path: Path, *, start: int, num_steps: int):
         """Opens the files; on resume, what was written after step `start` is taken back."""
         self._path = run_path / "metrics.jsonl"
-        _keep_until(self._path, start)
+        keep_until(self._path, start)
         self._file = self._path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(run_path / "tensorboard"), purge_step=start + 1)
         self._bar = (
@@ -68,7 +68,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines[:-1]]
 
 
-def _keep_until(path: Path, step: int) -> None:
+def keep_until(path: Path, step: int) -> None:
+    """Takes back the lines of a file of steps that were written after a step."""
     kept = [values for values in read_metrics(path) if values["step"] <= step]
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(json.dumps(v) + "\n" for v in kept), encoding="utf-8")

@@ -55,6 +55,10 @@ class Throughput:
         self._model_flops += flops.model
         self._text_flops += flops.text
 
+    def leave_out(self, seconds: float) -> None:
+        """Takes time off that was spent on something else than training."""
+        self._since += seconds
+
     def read(self) -> dict[str, float]:
         """The rates since the last call, and starts anew.
 

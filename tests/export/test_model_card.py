@@ -1,6 +1,7 @@
 import dataclasses
 
 import yaml
+from huggingface_hub import ModelCard as HubCard
 
 from jina_jax.export.model_card import CardScore, CardSource, ModelCard, render_card
 from jina_jax.loss_config import LossConfig
@@ -21,7 +22,7 @@ CARD = ModelCard(
         CardSource("a|b", "CC0: public", 1200, hub_id="owner/name"),
         CardSource("docs", "various", 34),
     ),
-    scores=(CardScore("docs", "nDCG@10", 0.51234),),
+    scores=(CardScore("retrieval", "docs (held out)", "ndcg@10", 0.51234),),
     limits=("English only.",),
 )
 
@@ -38,7 +39,24 @@ def test_front_matter():
         "pipeline_tag": "sentence-similarity",
         "tags": ["sentence-transformers", "feature-extraction", "t5", "jax"],
         "datasets": ["owner/name"],
+        "model-index": [
+            {
+                "name": "tiny",
+                "results": [
+                    {
+                        "task": {"type": "retrieval"},
+                        "dataset": {"name": "docs (held out)", "type": "docs-held-out"},
+                        "metrics": [{"type": "ndcg@10", "value": 0.51234}],
+                    }
+                ],
+            }
+        ],
     }
+
+
+def test_the_hub_reads_the_scores():
+    (score,) = HubCard(render_card(CARD)).data.eval_results
+    assert (score.task_type, score.metric_value) == ("retrieval", 0.51234)
 
 
 def test_facts_are_printed():
@@ -46,7 +64,7 @@ def test_facts_are_printed():
     for fact in (
         "35,330,816 parameters", "up to 128 tokens", "512 dimensions", "1,000 steps",
         "random weights", "64 pairs", "temperature 0.05", "| a\\|b | 1,200 | CC0: public |",
-        "| total | 1,234 |", "| docs | nDCG@10 | 0.5123 |", "- English only.",
+        "| total | 1,234 |", "| retrieval | docs (held out) | ndcg@10 | 0.5123 |", "- English only.",
     ):  # fmt: skip
         assert fact in text, fact
 
@@ -67,10 +85,16 @@ def test_the_terms_of_the_loss_are_named_as_they_are_weighted():
     assert "InfoNCE" not in text and "batch: a margin of 0.1 in cosine" in text
 
 
+def test_matryoshka_sizes_are_named():
+    cut = dataclasses.replace(CARD, loss=LossConfig(matryoshka_dims=(128, 64)))
+    assert "first 64 or 128 dimensions" in render_card(cut)
+    assert "truncate_dim" not in render_card(CARD)
+
+
 def test_what_is_not_known_is_left_out_or_said():
     bare = dataclasses.replace(CARD, licence="", language="", sources=(), scores=(), limits=())
     text = render_card(bare)
-    assert not {"license", "language", "datasets"} & front_matter(text).keys()
+    assert not {"license", "language", "datasets", "model-index"} & front_matter(text).keys()
     assert "None were measured" in text
     assert "Limits" not in text
 

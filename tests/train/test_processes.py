@@ -14,6 +14,7 @@ import pytest
 from test_mesh import WHOLE, assert_equal, value_and_grad
 
 from jina_jax.config import MeshConfig
+from jina_jax.train.evaluation import evaluations
 from tests.trainer import ROOT, curve, finish, start, wait_for_step
 
 GRADIENT = """
@@ -163,3 +164,18 @@ def test_flags_that_do_not_belong_together_are_refused(values, complaint):
 
     with pytest.raises(UserError, match=complaint):
         validate(dataclasses.replace(WHOLE, distributed=DistributedConfig(**values)))
+
+
+def test_two_processes_evaluate_during_training_what_one_does(folder):
+    port, flags = free_port(), ("--evaluate.every-steps=20",)
+    both = [
+        start(folder, "both", "--mesh.fsdp=2", *flags, *together(port, rank), devices=1)
+        for rank in range(2)
+    ]
+    for process in both:
+        finish(process)
+    finish(start(folder, "single", *flags))
+    found, expected = (evaluations(folder / run) for run in ("both", "single"))
+    assert [line["step"] for line in found] == [20, 40]
+    for line, other in zip(found, expected, strict=True):
+        assert line == pytest.approx(other, abs=0.01)

@@ -1,0 +1,189 @@
+"""The `import` verb: a Hugging Face or sentence-transformers folder of a T5 as a run."""
+
+import base64
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from sentencepiece import sentencepiece_model_pb2 as sentencepiece_proto
+
+from jina_jax.checkpoint import Checkpoints
+from jina_jax.config import (
+    DataConfig,
+    FeedConfig,
+    RunConfig,
+    T5Config,
+    TokenizerConfig,
+    TrainConfig,
+)
+from jina_jax.config_file import to_json
+from jina_jax.data.atomic import write_atomically
+from jina_jax.data.tokenizer import SPIECE_FILE, TOKENIZER_FILE, build_tokenizer
+from jina_jax.errors import UserError
+from jina_jax.hf_folder import CONFIG_FILE, WEIGHTS_FILE, find_folder, read_encoder, read_json
+from jina_jax.model.weights import from_huggingface
+
+_FETCHED = (
+    CONFIG_FILE, WEIGHTS_FILE, "model.safetensors.index.json", "model-*.safetensors",
+    SPIECE_FILE, TOKENIZER_FILE, "modules.json", "sentence_bert_config.json",
+    "tokenizer_config.json", "*/config.json",
+)  # fmt: skip
+_LONGEST = 512
+"""Tokens, where a folder doesn't say."""
+_LONGEST_STORED = 65535
+
+
+def import_folder(path_or_id: str, run_path: Path) -> RunConfig:
+    """Writes a run folder with the model as its checkpoint of step 0.
+
+    Args:
+      path_or_id: a folder, or an id of the Hugging Face hub: a T5 encoder, alone or as the first
+        module of a sentence-transformers folder, with mean pooling.
+      run_path: folder to make; it appears whole or not at all.
+    Returns: the configuration of the run.
+    Raises: UserError when the folder is no such model, or `run_path` is there already.
+    """
+    if run_path.exists():
+        raise UserError(f"{run_path} is there already; name a folder that isn't, or remove it")
+    folder = find_folder(path_or_id, _FETCHED)
+    max_tokens = _check_modules(folder)
+    shape, tensors = read_encoder(folder)
+    config = _run_config(path_or_id, run_path, shape, max_tokens)
+    partial = run_path.with_name(f".{run_path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / "tokenizer").mkdir(parents=True)
+    try:
+        _write_tokenizer(folder, partial / "tokenizer", shape)
+        params = jax.tree.map(jnp.asarray, from_huggingface(tensors, shape))
+        with Checkpoints(partial / "checkpoints", keep=1) as checkpoints:
+            checkpoints.save_params(0, params, {"imported": str(path_or_id)})
+        (partial / "config.json").write_text(to_json(config) + "\n", encoding="utf-8")
+        partial.rename(run_path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return config
+
+
+def _run_config(name: str, run_path: Path, shape: T5Config, max_tokens: int) -> RunConfig:
+    run_name = re.sub(r"[^A-Za-z0-9_.-]+", "-", run_path.name).strip("-.") or "imported"
+    return RunConfig(
+        name=run_name,
+        workdir=str(run_path.absolute()),
+        data=DataConfig(
+            tokenizer=TokenizerConfig(source=str(run_path.absolute() / "tokenizer")),
+            max_text_tokens=max_tokens,
+        ),
+        feed=FeedConfig(query_tokens=max_tokens, positive_tokens=max_tokens, row_tokens=max_tokens),
+        model=shape,
+        train=TrainConfig(initial_weights=name),
+    )
+
+
+def _check_modules(folder: Path) -> int:
+    """The longest text in tokens; refuses modules that do something else than mean pooling."""
+    if not (folder / "modules.json").is_file():
+        return _LONGEST
+    for module in _modules(folder / "modules.json"):
+        kind, path = str(module.get("type", "")).rpartition(".")[2], str(module.get("path", ""))
+        if kind not in ("Transformer", "Pooling", "Normalize"):
+            raise UserError(
+                f"{folder}/modules.json has a module {module.get('type')!r}; the encoder here is a "
+                f"Transformer with mean Pooling and Normalize, and nothing behind them"
+            )
+        if kind == "Pooling":
+            if Path(path).name != path:
+                raise UserError(f"{folder}/modules.json names {path!r}, which is no folder in it")
+            _check_pooling(folder / path / CONFIG_FILE)
+    return _max_tokens(folder)
+
+
+def _max_tokens(folder: Path) -> int:
+    """Where old and newer versions of sentence-transformers say it."""
+    names = {
+        "sentence_bert_config.json": "max_seq_length",
+        "tokenizer_config.json": "model_max_length",
+    }
+    for file, name in names.items():
+        length = read_json(folder / file).get(name) if (folder / file).is_file() else None
+        # transformers writes 1e30 where there is no bound.
+        if isinstance(length, int) and 1 < length <= _LONGEST_STORED:
+            return length
+    return _LONGEST
+
+
+def _modules(path: Path) -> list[dict[str, Any]]:
+    try:
+        modules = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(modules, list) or not all(isinstance(m, dict) for m in modules):
+        raise UserError(f"{path} holds no list of modules")
+    return modules
+
+
+def _check_pooling(path: Path) -> None:
+    config = read_json(path)
+    # The second name is that of newer versions of sentence-transformers.
+    modes = {k for k, v in config.items() if k.startswith("pooling_mode_") and v is True}
+    modes |= (
+        {f"pooling_mode_{config['pooling_mode']}_tokens"} if "pooling_mode" in config else set()
+    )
+    if modes != {"pooling_mode_mean_tokens"}:
+        how = " and ".join(sorted(modes)) or "nothing"
+        raise UserError(
+            f"{path} pools by {how}; the encoder here pools by the mean over the tokens"
+        )
+
+
+def _write_tokenizer(folder: Path, out_dir: Path, shape: T5Config) -> None:
+    """`spiece.model` as it is, or made from `tokenizer.json`, which transformers 5 writes alone."""
+    if (folder / SPIECE_FILE).is_file():
+        source = folder / SPIECE_FILE
+    elif (folder / TOKENIZER_FILE).is_file():
+        source = out_dir / SPIECE_FILE
+        write_atomically(source, _spiece(folder / TOKENIZER_FILE))
+    else:
+        raise UserError(f"{folder} holds neither {SPIECE_FILE} nor {TOKENIZER_FILE}")
+    build_tokenizer(TokenizerConfig(source=str(source)), None, out_dir)
+    pieces = json.loads((out_dir / TOKENIZER_FILE).read_text(encoding="utf-8"))["model"]["vocab"]
+    if len(pieces) > shape.vocab_size:
+        raise UserError(
+            f"{folder} has {len(pieces)} pieces, but its model embeds {shape.vocab_size}"
+        )
+
+
+def _spiece(path: Path) -> bytes:
+    """The SentencePiece model that a `tokenizer.json` of a T5 was made from."""
+    document = read_json(path)
+    model = document.get("model")
+    if not isinstance(model, dict) or model.get("type") != "Unigram":
+        raise UserError(f"{path} holds no unigram vocabulary, as T5's is")
+    proto = sentencepiece_proto.ModelProto()
+    kinds = proto.SentencePiece
+    for number, (piece, score) in enumerate(model["vocab"]):
+        if re.fullmatch(r"<extra_id_\d+>", piece):
+            continue  # They follow the pieces, and no spiece.model of T5 has them.
+        kind = {0: kinds.CONTROL, 1: kinds.CONTROL, 2: kinds.UNKNOWN}.get(number, kinds.NORMAL)
+        proto.pieces.add(piece=piece, score=score, type=kind)
+    trainer = proto.trainer_spec
+    trainer.model_type, trainer.vocab_size = trainer.UNIGRAM, len(proto.pieces)
+    trainer.pad_id, trainer.eos_id, trainer.unk_id, trainer.bos_id = 0, 1, 2, -1
+    spec = proto.normalizer_spec
+    spec.name, spec.add_dummy_prefix = "from_tokenizer_json", True
+    spec.remove_extra_whitespaces = spec.escape_whitespaces = True
+    spec.precompiled_charsmap = base64.b64decode(_charsmap(document.get("normalizer")))
+    return proto.SerializeToString()
+
+
+def _charsmap(normalizer: Any) -> str:
+    """The character map within the steps of a normaliser; empty where there is none."""
+    if not isinstance(normalizer, dict):
+        return ""
+    if normalizer.get("type") == "Precompiled":
+        return str(normalizer["precompiled_charsmap"])
+    found = [_charsmap(step) for step in normalizer.get("normalizers", [])]
+    return next((one for one in found if one), "")

@@ -1,0 +1,129 @@
+"""The exported folder as an ONNX graph, for runtimes without Python."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from tokenizers import Tokenizer
+
+from jina_jax.config import T5Config
+from jina_jax.errors import UserError
+from jina_jax.model.pooling import mean_pool
+from jina_jax.model.t5 import apply
+
+ONNX_FOLDER, ONNX_FILE = "onnx", "model.onnx"
+ONNX_DATA = f"{ONNX_FILE}.data"
+"""Weights beside the graph, where both together pass the 2 GiB of a protobuf message."""
+_LARGEST_DIFFERENCE = 1e-5
+_PROTOBUF_BYTES = 2**31 - 2**26
+
+
+def write_onnx(folder: Path, config: T5Config) -> None:
+    """Adds `onnx/model.onnx` to an exported folder.
+
+    Inputs are input_ids and attention_mask, int64 [batch, tokens]; outputs last_hidden_state,
+    float32 [batch, tokens, D], and sentence_embedding, float32 [batch, D] of unit length. Batch and
+    tokens are free.
+
+    Args:
+      folder: as written by `export_huggingface`.
+      config: shape of the encoder.
+    Raises: UserError when a package that this takes is missing.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+        import torch
+        from transformers import T5EncoderModel
+    except ImportError as error:
+        raise UserError(f'export.onnx needs {error.name}: pip install "jina-jax[onnx]"') from error
+
+    class _Encoder(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = T5EncoderModel.from_pretrained(
+                folder, local_files_only=True, attn_implementation="eager"
+            ).eval()
+
+        def forward(
+            self, input_ids: torch.Tensor, attention_mask: torch.Tensor
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            hidden = self.encoder(
+                input_ids=input_ids, attention_mask=attention_mask
+            ).last_hidden_state
+            mask = attention_mask[..., None].to(hidden.dtype)
+            mean = (hidden * mask).sum(1) / mask.sum(1)
+            return hidden, torch.nn.functional.normalize(mean, dim=-1)
+
+    path = folder / ONNX_FOLDER / ONNX_FILE
+    path.parent.mkdir()
+    module = _Encoder()
+    size = sum(p.numel() * p.element_size() for p in module.parameters())
+    ids = torch.randint(3, config.vocab_size, (2, 7))
+    free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens")}
+    # The exporter tells of its own insides.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module, (ids, torch.ones_like(ids)), path,
+            input_names=["input_ids", "attention_mask"],
+            output_names=["last_hidden_state", "sentence_embedding"],
+            dynamic_shapes={"input_ids": free, "attention_mask": free},
+            dynamo=True, external_data=size > _PROTOBUF_BYTES, verbose=False,
+        )  # fmt: skip
+
+
+def verify_onnx(
+    folder: Path, params: nnx.State, config: T5Config, tokenizer: Tokenizer, texts: Sequence[str]
+) -> float:
+    """Runs the graph at two batch sizes and lengths, and compares it with `params`.
+
+    Args:
+      folder: with what `write_onnx` wrote.
+      params: what was exported.
+      config: their shape.
+      tokenizer: cuts texts; padding is set here.
+      texts: at least two.
+    Returns: the largest absolute difference of an embedding's coordinate, at most 1e-5.
+    Raises: RuntimeError when it is more.
+    """
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(folder / ONNX_FOLDER / ONNX_FILE)
+    tokenizer.enable_padding(pad_id=0, pad_token="<pad>")
+    longest_first = sorted(texts, key=len, reverse=True)
+    largest = 0.0
+    for batch in (longest_first, longest_first[-(len(texts) // 2) :]):
+        encodings = tokenizer.encode_batch(batch)
+        ids_NL = np.array([e.ids for e in encodings], np.int64)
+        mask_NL = np.array([e.attention_mask for e in encodings], np.int64)
+        (theirs_ND,) = session.run(
+            ["sentence_embedding"], {"input_ids": ids_NL, "attention_mask": mask_NL}
+        )
+        ours_ND = _embed(config, params, ids_NL, mask_NL)
+        largest = max(largest, float(np.abs(theirs_ND - ours_ND).max()))
+    # Written so that NaN fails too.
+    if not largest <= _LARGEST_DIFFERENCE:
+        raise RuntimeError(
+            f"embeddings of {folder / ONNX_FOLDER / ONNX_FILE} differ from the model's by "
+            f"{largest:.1e}, expected at most {_LARGEST_DIFFERENCE:.0e}"
+        )
+    return largest
+
+
+def _embed(
+    config: T5Config, params: nnx.State, ids_NL: np.ndarray, mask_NL: np.ndarray
+) -> np.ndarray:
+    ids, mask = jnp.asarray(ids_NL, jnp.int32), jnp.asarray(mask_NL, jnp.int32)
+
+    @jax.jit
+    def embed(params: nnx.State) -> jax.Array:
+        return mean_pool(apply(config, params, ids, mask), mask, 1)[:, 0]
+
+    return np.asarray(embed(params))

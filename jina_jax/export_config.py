@@ -1,0 +1,36 @@
+"""What `export` writes beside the model; part of `RunConfig`."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def _changeable(default: Any) -> Any:
+    return field(default=default, metadata={"changeable": True})
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """The Hugging Face folder, its model card and its way to the hub."""
+
+    licence: str = _changeable("")
+    """Of the weights, for the card: an identifier of the hub such as apache-2.0."""
+    language: str = _changeable("")
+    """Of the texts, for the card: ISO 639-1, such as en."""
+    limits: tuple[str, ...] = _changeable(())
+    """What a user should know the model cannot do, for the card: one sentence each."""
+    onnx: bool = _changeable(False)
+    """Write onnx/model.onnx too, compared with the checkpoint at two lengths; needs
+    `pip install "jina-jax[onnx]"`."""
+    push_to: str = _changeable("")
+    """OWNER/NAME on the Hugging Face hub to upload the folder to; the token is read from the
+    environment variable HF_TOKEN, and from nowhere else."""
+    private: bool = _changeable(True)
+    """Make a repository that isn't there yet private."""
+
+
+def export_problems(export: ExportConfig) -> Iterator[str]:
+    """What is wrong with the values, one sentence each."""
+    if export.push_to and not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", export.push_to):
+        yield f"export.push_to={export.push_to!r} is no OWNER/NAME of a repository on the hub"

@@ -1,0 +1,127 @@
+"""Evaluation during training: figures of a step, and the best parameters so far."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+from tensorboardX import SummaryWriter
+
+from jina_jax.checkpoint import Checkpoints
+from jina_jax.config import RunConfig
+from jina_jax.data.tokenizer import load_tokenizer
+from jina_jax.distributed import is_first
+from jina_jax.errors import UserError
+from jina_jax.evaluate.embedder import Embedder
+from jina_jax.evaluate.run import Evaluation, Tasks, read_tasks, score_tasks
+from jina_jax.progress import say
+from jina_jax.train.metrics import keep_until, read_metrics
+from jina_jax.train.step import TrainState
+from jina_jax.trained import BEST_FOLDER
+
+EVALUATIONS_FILE = "evaluations.jsonl"
+_MODEL = "trained"
+
+
+class StepEvaluation:
+    """Evaluates the parameters of a run whenever `evaluate.every_steps` are done.
+
+    Every process calls it for the same steps: they share the texts. The first one writes.
+    """
+
+    def __init__(self, config: RunConfig, mesh: Mesh, start: int):
+        """Reads what a run is evaluated on; what was written after step `start` is taken back.
+
+        Raises: UserError when there is nothing to evaluate on, or no such measure to choose by.
+        """
+        self._config, self._mesh = config, mesh
+        self._path = config.run_path / EVALUATIONS_FILE
+        self._embedder: Embedder | None = None
+        self._tasks: Tasks | None = None
+        self._seen: dict[int, dict[str, float]] = {}
+        if not config.evaluate.every_steps:
+            return
+        self._tasks = read_tasks(config)
+        if not any(self._tasks):
+            raise UserError(
+                f"evaluate.every_steps={config.evaluate.every_steps} and nothing to evaluate on: "
+                f"set data.eval_pairs and prepare again, or evaluate.sts or evaluate.reranking"
+            )
+        if is_first():
+            keep_until(self._path, start)
+        self._seen = {
+            line["step"]: line for line in read_metrics(self._path) if line["step"] <= start
+        }
+
+    def due(self, step: int) -> bool:
+        """Whether `step` steps done are to be evaluated, and are not yet."""
+        every = self._config.evaluate.every_steps
+        is_last = step == self._config.train.num_steps
+        return every > 0 and step > 0 and (step % every == 0 or is_last) and step not in self._seen
+
+    def run(self, state: TrainState, step: int) -> float:
+        """Evaluates a step that is due.
+
+        Args:
+          state: after `step` steps.
+          step: steps done.
+        Returns: seconds that it took.
+        Raises: UserError when there is no such measure to choose by.
+        """
+        options, began = self._config.evaluate, time.perf_counter()
+        assert self._tasks is not None
+        embedder = self._embedder_of(state.params)
+        found = score_tasks(self._tasks, {_MODEL: embedder}, options.top_k, with_bm25=False)
+        values = dict(_flat(found))
+        if options.keep_best:
+            self._keep_best(step, values, state.params)
+        self._seen[step] = values
+        if is_first():
+            self._write(step, values)
+        return time.perf_counter() - began
+
+    def _embedder_of(self, params: Any) -> Embedder:
+        if self._embedder is None:
+            feed = self._config.feed
+            self._embedder = Embedder(
+                params, self._config.model, load_tokenizer(self._config.data_path / "tokenizer"),
+                max_tokens=max(feed.query_tokens, feed.positive_tokens),
+                batch_rows=self._config.evaluate.batch_rows, mesh=self._mesh,
+            )  # fmt: skip
+        self._embedder.use(params)
+        return self._embedder
+
+    def _keep_best(self, step: int, values: dict[str, float], params: Any) -> None:
+        name = self._config.evaluate.keep_best
+        if name not in values:
+            raise UserError(
+                f"evaluate.keep_best={name} is not measured; choose one of: "
+                f"{', '.join(sorted(values))}"
+            )
+        if all(values[name] > before[name] for before in self._seen.values() if name in before):
+            with Checkpoints(self._config.run_path / BEST_FOLDER, keep=1) as best:
+                best.save_params(step, params, {name: values[name]})
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step} | values) + "\n")
+        with SummaryWriter(str(self._config.run_path / "tensorboard")) as board:
+            for name, value in values.items():
+                board.add_scalar(f"evaluation/{name}", value, step)
+        shown = "  ".join(f"{n} {v:.4f}" for n, v in values.items() if "/average/" in n)
+        say(f"evaluation at step {step}: {shown}")
+
+
+def _flat(found: Evaluation) -> Iterator[tuple[str, float]]:
+    """KIND/TASK/MEASURE and its value."""
+    for kind, results in found._asdict().items():
+        for task, systems in results.items():
+            for measure, value in systems[_MODEL].items():
+                yield f"{kind}/{task}/{measure}", value
+
+
+def evaluations(run_path: Path) -> list[dict[str, float]]:
+    """The lines of a run's evaluations: `step`, and KIND/TASK/MEASURE → value."""
+    return read_metrics(run_path / EVALUATIONS_FILE)

@@ -1,0 +1,108 @@
+"""Evaluation during training, in real processes: its figures, its best checkpoint, its resumption."""
+
+import json
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from jina_jax.config_file import read_run
+from jina_jax.data.manifest import load_manifest
+from jina_jax.errors import UserError
+from jina_jax.evaluate.embedder import Embedder
+from jina_jax.evaluate.retrieval import load_task, rank_by_embedding, score
+from jina_jax.evaluate_config import EvaluateConfig, evaluate_problems
+from jina_jax.train.evaluation import evaluations
+from jina_jax.trained import load_checkpoint
+from tests.trainer import curve, finish, start
+
+BEST = "retrieval/average/ndcg@10"
+FLAGS = ("--evaluate.every-steps=10", f"--evaluate.keep-best={BEST}")
+
+
+@pytest.fixture(scope="module")
+def evaluated(folder):
+    finish(start(folder, "evaluated", *FLAGS))
+    return folder / "evaluated"
+
+
+def test_it_changes_no_step(folder, evaluated, uninterrupted):
+    assert curve(folder, "evaluated") == uninterrupted
+
+
+def test_the_best_step_is_kept_and_used(evaluated):
+    found = evaluations(evaluated)
+    assert [line["step"] for line in found] == [10, 20, 30, 40]
+    best = max(found, key=lambda line: line[BEST])
+    assert load_checkpoint(evaluated).step == best["step"]
+    # What is measured from the kept parameters is what was measured in training.
+    config = read_run(evaluated)
+    embedder = Embedder.load(evaluated)
+    values = []
+    for source in load_manifest(config.data_path).sources:
+        task = load_task(source.name, config.data_path / source.eval_path)
+        values.append(score(task, rank_by_embedding(task, embedder, 10), 10)["ndcg@10"])
+        assert values[-1] == pytest.approx(best[f"retrieval/{source.name}/ndcg@10"], abs=1e-3)
+    assert np.mean(values) == pytest.approx(best[BEST], abs=1e-3)
+
+
+def test_a_kill_loses_and_doubles_no_evaluation(folder, evaluated):
+    process = start(folder, "killed", *FLAGS)
+    path, deadline = folder / "killed" / "evaluations.jsonl", time.monotonic() + 300
+    while process.poll() is None and len(evaluations(path.parent)) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    finish(start(folder, "killed", *FLAGS))
+    assert evaluations(path.parent) == evaluations(evaluated)
+    kept = [load_checkpoint(run) for run in (evaluated, folder / "killed")]
+    assert kept[0].step == kept[1].step
+    for a, b in zip(*(jax.tree.leaves(k.params) for k in kept), strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_an_evaluation_that_a_kill_cut_off_is_made_on_resumption(folder, evaluated):
+    lines = (evaluated / "evaluations.jsonl").read_text().splitlines(keepends=True)
+    (evaluated / "evaluations.jsonl").write_text("".join(lines[:-1]))
+    finish(start(folder, "evaluated", *FLAGS))
+    assert (evaluated / "evaluations.jsonl").read_text().splitlines(keepends=True) == lines
+
+
+def test_an_unknown_measure_is_named_with_those_that_are(folder):
+    flags = (FLAGS[0], "--evaluate.keep-best=sts/average/spearman")
+    process = start(folder, "unknown", *flags)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 2 and "is not measured; choose one of" in errors
+    assert BEST in errors
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"every_steps": -1}, "must not be negative"),
+        ({"keep_best": "retrieval/average/ndcg@10"}, "set evaluate.every_steps"),
+        ({"keep_best": "ndcg@10", "every_steps": 5}, "is no KIND/TASK/MEASURE"),
+    ],
+)
+def test_options_that_say_nothing(options, problem):
+    (found,) = evaluate_problems(EvaluateConfig(**options))
+    assert problem in found
+
+
+def test_a_run_folder_is_a_config(evaluated, tmp_path):
+    assert read_run(evaluated).evaluate.keep_best == BEST
+    given = json.loads((evaluated / "config.json").read_text())
+    cases = {
+        "invented": given | {"invented": 1},
+        "feed.global_batch_size": given | {"feed": given["feed"] | {"global_batch_size": "many"}},
+        "data.sources.0.wait": given
+        | {"data": given["data"] | {"sources": [given["data"]["sources"][0] | {"wait": 1}]}},
+    }
+    for field, changed in cases.items():
+        (tmp_path / "config.json").write_text(json.dumps(changed))
+        with pytest.raises(UserError, match=field):
+            read_run(tmp_path)
