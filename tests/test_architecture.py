@@ -1,6 +1,8 @@
 """Data flows one way, and the package imports along it."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import jina_jax
@@ -88,13 +90,24 @@ def test_losses_know_neither_files_nor_configuration():
         assert {m for m in imports(path) if m.startswith("jina_jax")} < files
 
 
-def test_torch_is_never_imported():
-    assert not [
-        str(path)
+def test_torch_is_imported_by_the_onnx_export_alone():
+    others = ("torch", "tensorflow", "sentence_transformers")
+    found = {
+        (str(path.relative_to(ROOT)), module)
         for path in ROOT.rglob("*.py")
         for module in imports(path)
-        if module.split(".")[0] in ("torch", "tensorflow", "sentence_transformers")
-    ]
+        if module.split(".")[0] in others
+    }
+    assert found == {("export/onnx.py", "torch")}
+
+
+def test_importing_the_trainer_starts_no_device():
+    """Several processes must find each other first."""
+    code = (
+        "import jina_jax.train.loop; from jax._src import xla_bridge; "
+        "assert not xla_bridge.backends_are_initialized()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_files_have_one_subject_and_stay_short():

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import bm25s
 import numpy as np
 import pyarrow.parquet as pq
 import pytrec_eval
@@ -59,6 +58,9 @@ def rank_by_embedding(task: RetrievalTask, embedder: Embedder, k: int) -> Rankin
 
 def rank_by_bm25(task: RetrievalTask, k: int) -> Ranking:
     """The k passages of highest BM25 score (k1 1.5, b 0.75, English stop words)."""
+    # On import it starts JAX's backend, which is too early for training by several processes.
+    import bm25s
+
     split = partial(bm25s.tokenize, stopwords="en", show_progress=False)
     index = bm25s.BM25()
     index.index(split(list(task.corpus.values())), show_progress=False)

@@ -31,11 +31,11 @@ MAX_TOKENS = 40
 def written(tmp_path_factory):
     """A small random T5 as sentence-transformers saves it."""
     folder = tmp_path_factory.mktemp("written")
-    corpus = ["hello world of texts", "the tokens of a model take spaces", "double line ünïcode"]
-    build_tokenizer(TokenizerConfig("train", vocab_size=60), iter(corpus * 20), folder)
+    corpus = [*(json.__doc__ or "").splitlines(), "hello wörld of texts", "ünïcode"]
+    build_tokenizer(TokenizerConfig("train", vocab_size=100), iter(corpus), folder)
     torch.manual_seed(0)
     shape = transformers.T5Config(
-        vocab_size=64, d_model=24, d_kv=8, d_ff=48, num_layers=2, num_heads=3
+        vocab_size=104, d_model=24, d_kv=8, d_ff=48, num_layers=2, num_heads=3
     )
     transformers.T5EncoderModel(shape).save_pretrained(folder)
     tokenizer = transformers.PreTrainedTokenizerFast(

@@ -11,6 +11,8 @@ import pytest
 from jina_jax.errors import UserError
 from jina_jax.export.hub import push
 
+COMMIT = "/me/tiny/commit/1"
+
 
 class Hub(BaseHTTPRequestHandler):
     """Takes what is committed, from whoever has the token `right`."""
@@ -25,13 +27,17 @@ class Hub(BaseHTTPRequestHandler):
             self.server.private = lines[0].get("private", lines[0].get("visibility") == "private")
             return self.answer(200, {"url": "http://127.0.0.1/me/tiny"})
         if "/preupload/" in self.path:
-            files = [{"path": f["path"], "uploadMode": "regular"} for f in lines[0]["files"]]
+            one = {"uploadMode": "regular", "shouldIgnore": False}
+            files = [{"path": f["path"]} | one for f in lines[0]["files"]]
             return self.answer(200, {"files": files})
+        if self.path.endswith("/validate-yaml"):
+            return self.answer(200, {"errors": [], "warnings": []})
+        assert "/commit/" in self.path
         for line in lines:
             if line["key"] == "file":
                 value = line["value"]
                 self.server.files[value["path"]] = base64.b64decode(value["content"])
-        return self.answer(200, {"commitUrl": "http://127.0.0.1/commit/1", "commitOid": "1"})
+        return self.answer(200, {"commitUrl": f"{self.server.address}{COMMIT}", "commitOid": "1"})
 
     def answer(self, status, value):
         body = json.dumps(value).encode()
@@ -50,8 +56,9 @@ def hub(monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.asked, server.files, server.private = [], {}, None
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
+    server.address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.address)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_TOKEN", "right")
     yield server
     server.shutdown()
@@ -67,7 +74,7 @@ def folder(tmp_path):
 
 
 def test_the_folder_is_uploaded_in_one_commit(hub, folder):
-    assert push(folder, "me/tiny", private=True) == "http://127.0.0.1/commit/1"
+    assert push(folder, "me/tiny", private=True) == hub.address + COMMIT
     assert hub.files == {"README.md": b"# A card\n", "1_Pooling/config.json": b"{}"}
     assert hub.private is True
     assert sum("/commit/" in path for path in hub.asked) == 1

@@ -64,7 +64,8 @@ def test_facts_are_printed():
     for fact in (
         "35,330,816 parameters", "up to 128 tokens", "512 dimensions", "1,000 steps",
         "random weights", "64 pairs", "temperature 0.05", "| a\\|b | 1,200 | CC0: public |",
-        "| total | 1,234 |", "| retrieval | docs (held out) | ndcg@10 | 0.5123 |", "- English only.",
+        "| total | 1,234 |", "| retrieval | docs (held out) | ndcg@10 | 0.5123 |",
+        "- English only.",
     ):  # fmt: skip
         assert fact in text, fact
 

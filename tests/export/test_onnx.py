@@ -1,5 +1,7 @@
 """The ONNX graph of an exported folder, run by onnxruntime."""
 
+import json
+
 import jax
 import numpy as np
 import onnxruntime
@@ -19,10 +21,10 @@ TEXTS = ["hello world", "", "a text of many tokens " * 40, "another one"]
 @pytest.fixture(scope="module", params=["relu", "gated-gelu"])
 def exported(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("onnx")
-    corpus = ["hello world of a text", "many tokens of another one"] * 20
-    build_tokenizer(TokenizerConfig("train", vocab_size=40), iter(corpus), folder)
+    corpus = (json.__doc__ or "").splitlines()
+    build_tokenizer(TokenizerConfig("train", vocab_size=100), iter(corpus), folder)
     config = T5Config(
-        vocab_size=64, d_model=24, d_kv=8, d_ff=48, num_layers=2, num_heads=3,
+        vocab_size=104, d_model=24, d_kv=8, d_ff=48, num_layers=2, num_heads=3,
         feed_forward_proj=request.param,
     )  # fmt: skip
     params = init_params(config, jax.random.key(0))

@@ -1,4 +1,4 @@
-"""Evaluation during training, in real processes: its figures, its best checkpoint, its resumption."""
+"""Evaluation during training, in real processes: figures, the best checkpoint, resumption."""
 
 import json
 import signal
