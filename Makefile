@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The versions that the tests were run with.
 CONSTRAINTS := constraints.txt
 
-.PHONY: help demo test lint bench-cpu bench-loss bench-gpu bench-feed clean
+.PHONY: help demo test lint bench-cpu bench-loss bench-gpu bench-quality bench-feed clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,10 @@ bench-loss: $(VENV)/run  ## memory and time of the loss beside the full matrix
 
 bench-gpu: $(VENV)/test  ## matrix products, training and sentence-transformers on a GPU
 	$(BIN)/python benchmarks/gpu.py
+
+bench-quality: $(VENV)/test  ## quality and time beside sentence-transformers, Matryoshka: an hour
+	$(BIN)/python benchmarks/quality.py
+	$(BIN)/python benchmarks/matryoshka.py
 
 bench-feed: $(VENV)/run  ## records a second from shards to batches, and memory
 	$(BIN)/python benchmarks/feed.py

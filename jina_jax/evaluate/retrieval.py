@@ -1,5 +1,6 @@
 """Retrieval on the held-out split: the model, the untrained model and BM25 side by side."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -61,6 +62,7 @@ def rank_by_bm25(task: RetrievalTask, k: int) -> Ranking:
     # On import it starts JAX's backend, which is too early for training by several processes.
     import bm25s
 
+    logging.getLogger("bm25s").setLevel(logging.WARNING)
     split = partial(bm25s.tokenize, stopwords="en", show_progress=False)
     index = bm25s.BM25()
     index.index(split(list(task.corpus.values())), show_progress=False)
