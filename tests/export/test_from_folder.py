@@ -10,7 +10,7 @@ import safetensors.numpy
 import torch
 import transformers
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.models import Normalize, Pooling, Transformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
 from jina_jax.cli import main
 from jina_jax.config import TokenizerConfig
