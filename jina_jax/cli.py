@@ -15,7 +15,7 @@ from jina_jax.arguments import config_verb, parse
 from jina_jax.config import RunConfig
 from jina_jax.config_file import config_names, each_phase, reads_from, to_json
 from jina_jax.errors import Interrupted, UserError
-from jina_jax.model_verbs import encode, import_model, negation_score, search
+from jina_jax.model_verbs import encode, import_model, mteb, negation_score, search
 from jina_jax.validation import validate
 
 # Heavy imports happen inside the verbs, so that --help and errors are quick.
@@ -42,6 +42,7 @@ use a model (MODEL is a run folder or an exported folder)
   encode MODEL IN OUT texts of a file → embeddings (.npy, .safetensors or .parquet)
   search MODEL CORPUS QUERY ...   the passages of a file nearest to each query
   import MODEL RUN    a Hugging Face or sentence-transformers T5 → a run folder
+  mteb MODEL          scores on tasks of MTEB: the paper's, a quick few, or one's own
   negation-score MODEL TRIPLETS   share of triplets whose negation is told apart
 
 look ahead and inside
@@ -281,6 +282,7 @@ _PLAIN_VERBS: dict[str, Callable[..., None]] = {
     "import": import_model,
     "search": search,
     "negation-score": negation_score,
+    "mteb": mteb,
     "inspect": _inspect,
 }
 

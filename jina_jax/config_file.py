@@ -12,6 +12,7 @@ from typing import Any
 from jina_jax.ablate_config import Ablation
 from jina_jax.config import DataConfig, RunConfig
 from jina_jax.errors import UserError
+from jina_jax.suite_config import Suite
 
 RUN_FILE = "config.json"
 """Of a run folder: its configuration."""
@@ -162,6 +163,41 @@ def _unknown(given: Any, known: Any, path: str = "") -> str:
     return ""
 
 
+def load_suite(name_or_path: str) -> Suite:
+    """Runs `get_suite()` of a shipped suite or a Python file.
+
+    Raises: UserError when there is no such suite, or it gives something else.
+    """
+    spec = importlib.util.find_spec("jina_jax.configs.suites")
+    folders = spec.submodule_search_locations if spec else None
+    shipped = sorted(p.stem for d in folders or () for p in Path(d).glob("[a-z]*.py"))
+    if name_or_path in shipped:
+        module = importlib.import_module(f"jina_jax.configs.suites.{name_or_path}")
+    else:
+        path = Path(name_or_path)
+        if path.suffix != ".py" or not path.is_file():
+            raise UserError(
+                f"no suite {name_or_path!r}: give a Python file with get_suite(), or one of: "
+                f"{', '.join(shipped)}"
+            )
+        module = _run_file(path)
+    suite = getattr(module, "get_suite", lambda: None)()
+    if not isinstance(suite, Suite):
+        raise UserError(f"{name_or_path}: get_suite() must return a jina_jax.suite_config.Suite")
+    return suite
+
+
+def _run_file(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(f"{path} failed to load: {type(error).__name__}: {error}") from error
+    return module
+
+
 def _given(name_or_path: str) -> Any:
     """What `get_config()` of a config returns, or what lies in a run folder."""
     if (Path(name_or_path) / RUN_FILE).is_file():
@@ -176,13 +212,7 @@ def _given(name_or_path: str) -> Any:
                 f"no config {name_or_path!r}: give a Python file with get_config(), a run folder "
                 f"(with {RUN_FILE}), or one of: {', '.join(config_names())}"
             )
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        try:
-            spec.loader.exec_module(module)
-        except Exception as error:
-            raise UserError(f"{path} failed to load: {type(error).__name__}: {error}") from error
+        module = _run_file(path)
     get_config = getattr(module, "get_config", lambda *_: None)
     if at and not inspect.signature(get_config).parameters:
         raise UserError(f"{name_or_path}: its get_config() takes no machine; leave out @{machine}")

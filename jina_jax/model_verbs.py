@@ -129,3 +129,51 @@ def negation_score(
     embedder = Embedder.load(model, batch_rows=batch_rows)
     found = evaluate_negation([task._replace(name=triplets.name)], {"model": embedder})
     print(scores(found, f"{len(task.anchors):,} triplets"))
+
+
+def mteb(
+    model: tyro.conf.Positional[Path],
+    suite: str = "quick",
+    mirror: Path | None = None,
+    output: Path | None = None,
+    name: str = "",
+) -> None:
+    """Measure a model on tasks of the Massive Text Embedding Benchmark (MTEB).
+
+    Results are written task by task in mteb's own JSON; what is there is not run again. Needs
+    pip install "jina-jax[mteb]".
+
+    Args:
+      model: a run folder, an exported folder, or a BERT such as all-MiniLM-L6-v2.
+      suite: quick, jina_v1 (the paper's tasks), or a Python file with get_suite().
+      mirror: folder with the data sets as OWNER/NAME, for a machine without a network.
+      output: folder for the results; mteb/ in the model's folder by default.
+      name: OWNER/NAME of the model in the results.
+    """
+    from jina_jax.config_file import load_suite
+
+    chosen = load_suite(suite)
+    try:
+        from jina_jax.mteb.model import open_model
+        from jina_jax.mteb.run import averages, run_suite
+    except ImportError as error:
+        raise UserError(
+            f'`jina-jax mteb` needs {error.name}: pip install "jina-jax[mteb]"'
+        ) from error
+    from jina_jax.terminal import table
+
+    output = output or model / "mteb"
+    found = run_suite(open_model(model, name), chosen, output, mirror)
+    rows = [
+        [
+            s.group,
+            s.task,
+            s.measure,
+            f"{s.score:.2f}",
+            "" if s.map_at_10 is None else f"{s.map_at_10:.2f}",
+        ]
+        for s in found
+    ]
+    rows += [[group, "average", "", f"{mean:.2f}", ""] for group, mean in averages(found).items()]
+    print(table(["group", "task", "measure", "score", "MAP@10"], rows))
+    print(f"results: {output / 'results'}")

@@ -1,0 +1,1 @@
+"""Suites of MTEB tasks, for `jina-jax mteb`."""

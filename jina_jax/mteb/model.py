@@ -1,0 +1,78 @@
+"""An encoder of this package as a model of the Massive Text Embedding Benchmark (MTEB)."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mteb.models import ModelMeta
+
+from jina_jax.evaluate.embedder import Embedder
+from jina_jax.hf_folder import CONFIG_FILE, read_json
+from jina_jax.score.encoder import SentenceEncoder
+
+Encode = Callable[[Sequence[str]], np.ndarray]
+"""Texts → float32 [N, D], unit length."""
+
+
+class MtebModel:
+    """What `mteb.evaluate` takes: `EncoderProtocol` by its methods."""
+
+    def __init__(
+        self, encode: Encode, name: str, revision: str, *, dimensions: int, max_tokens: int
+    ) -> None:
+        """Wraps an encoder.
+
+        Args:
+          encode: of texts.
+          name: OWNER/NAME; the results lie below it.
+          revision: tells one model's results from another's; equal revisions share them.
+          dimensions: of an embedding.
+          max_tokens: where texts are cut.
+        """
+        self._encode = encode
+        self.mteb_model_meta = ModelMeta(
+            loader=None, name=name, revision=revision, release_date=None, languages=["eng-Latn"],
+            n_parameters=None, memory_usage_mb=None, max_tokens=max_tokens, embed_dim=dimensions,
+            license=None, open_weights=True, public_training_code=None, public_training_data=None,
+            framework=[], similarity_fn_name="cosine", use_instructions=False,
+            training_datasets=None,
+        )  # fmt: skip
+
+    def encode(self, inputs: Iterable[dict[str, Any]], **_: Any) -> np.ndarray:
+        """Embeds the texts of all batches at once: packing wants many. Float32 [N, D]."""
+        return self._encode([text for batch in inputs for text in batch["text"]])
+
+    def similarity(self, a_ND: Any, b_MD: Any) -> torch.Tensor:
+        """Cosines of all pairs, [N, M]."""
+        return torch.as_tensor(np.atleast_2d(a_ND) @ np.atleast_2d(b_MD).T)
+
+    def similarity_pairwise(self, a_ND: Any, b_ND: Any) -> torch.Tensor:
+        """Cosines of row by row, [N]."""
+        return torch.as_tensor(np.einsum("nd,nd->n", np.asarray(a_ND), np.asarray(b_ND)))
+
+
+def open_model(path: Path, name: str = "") -> MtebModel:
+    """Opens a run, an exported folder, or a BERT such as all-MiniLM-L6-v2.
+
+    Args:
+      path: of the folder.
+      name: for the results; `jina_jax/` and the folder's name by default.
+    Raises: UserError when it is none of these.
+    """
+    name = name or f"jina_jax/{path.absolute().name}"
+    is_bert = (path / CONFIG_FILE).is_file() and read_json(path / CONFIG_FILE).get(
+        "model_type"
+    ) == "bert"
+    if is_bert:
+        bert = SentenceEncoder(path)
+        return MtebModel(
+            bert.encode, name, bert.sha256[:16], dimensions=bert.dimensions,
+            max_tokens=bert.max_tokens,
+        )  # fmt: skip
+    embedder = Embedder.load(path)
+    return MtebModel(
+        embedder.encode, name, embedder.identity()[:16], dimensions=embedder.dimensions,
+        max_tokens=embedder.max_tokens,
+    )  # fmt: skip

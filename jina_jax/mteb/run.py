@@ -1,0 +1,72 @@
+"""The `mteb` verb: a suite of tasks, in mteb's own results."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mteb
+import numpy as np
+
+from jina_jax.mteb.model import MtebModel
+from jina_jax.mteb.tasks import suite_tasks
+from jina_jax.progress import say
+from jina_jax.suite_config import Suite
+
+_MAP = "map_at_10"
+
+
+class TaskScore(NamedTuple):
+    """A task's figures, in percent."""
+
+    group: str
+    task: str
+    measure: str
+    """What mteb takes as the task's score."""
+    score: float
+    map_at_10: float | None
+    """Of reranking, as the paper gives it."""
+
+
+def run_suite(
+    model: MtebModel, suite: Suite, output: Path, mirror: Path | None = None
+) -> list[TaskScore]:
+    """Runs the tasks that have no results yet.
+
+    Every task's results are written when it is done, as OUTPUT/results/MODEL/REVISION/TASK.json;
+    the same call goes on after an interruption.
+
+    Args:
+      model: to measure.
+      suite: tasks by group.
+      output: folder of mteb's result cache.
+      mirror: as for `suite_tasks`.
+    Returns: the scores in the order of the suite.
+    Raises: UserError as `suite_tasks` does.
+    """
+    groups = suite_tasks(suite, mirror)
+    cache = mteb.ResultCache(output)
+    found = []
+    count, number = sum(map(len, groups.values())), 0
+    for group, tasks in groups.items():
+        for task in tasks:
+            number += 1
+            say(f"{task.metadata.name}: task {number} of {count}")
+            result = mteb.evaluate(
+                model, [task], cache=cache, show_progress_bar=False, co2_tracker=False
+            ).task_results[0]
+            found.append(_score(group, task, result))
+    return found
+
+
+def _score(group: str, task: Any, result: Any) -> TaskScore:
+    maps = [s[_MAP] for split in result.scores.values() for s in split if _MAP in s]
+    is_reranking = task.metadata.type == "Reranking" and maps
+    return TaskScore(
+        group, task.metadata.name, task.metadata.main_score, 100 * float(result.get_score()),
+        100 * float(np.mean(maps)) if is_reranking else None,
+    )  # fmt: skip
+
+
+def averages(scores: list[TaskScore]) -> dict[str, float]:
+    """Mean score of each group, in percent."""
+    groups = dict.fromkeys(s.group for s in scores)
+    return {g: float(np.mean([s.score for s in scores if s.group == g])) for g in groups}
