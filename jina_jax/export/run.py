@@ -43,6 +43,7 @@ def export(config: RunConfig) -> Path:
 
 
 def _card(config: RunConfig, sources: Sequence[SourceSummary], trained: Trained) -> ModelCard:
+    start = Path(config.train.initial_weights).expanduser()
     hub_ids = {s.name: s.dataset for s in config.data.sources if s.kind == "hf"}
     return ModelCard(
         name=config.name,
@@ -51,7 +52,8 @@ def _card(config: RunConfig, sources: Sequence[SourceSummary], trained: Trained)
         parameters=parameter_count(trained.config),
         dimensions=trained.config.d_model,
         max_tokens=trained.max_tokens,
-        initial_weights=config.train.initial_weights,
+        # A folder's place on this machine is nobody's business.
+        initial_weights=start.name if start.exists() else config.train.initial_weights,
         num_steps=trained.step,
         global_batch_size=config.feed.global_batch_size,
         loss=config.loss,

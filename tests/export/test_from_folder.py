@@ -72,7 +72,8 @@ def test_import_export_import_is_bit_identical(written, tmp_path):
     before, after = tensors(written), tensors(once / "export")
     assert all(np.array_equal(before[name], after[name]) for name in after)
     card = (once / "export" / "README.md").read_text()
-    assert "Imported from" in card and "steps" not in card
+    assert f"Imported from `{written.name}`" in card and "steps" not in card
+    assert str(written.parent) not in card
     for name in ("spiece.model", "tokenizer.json"):
         assert (once / "tokenizer" / name).read_bytes() == (twice / "tokenizer" / name).read_bytes()
 
