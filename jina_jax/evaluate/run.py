@@ -60,6 +60,22 @@ def read_tasks(config: RunConfig) -> Tasks:
     return Tasks(retrieval, held_out_tasks(manifest, config.data_path), sts, reranking)
 
 
+def measures(tasks: Tasks, k: int) -> list[str]:
+    """What `score_tasks` measures, as KIND/TASK/MEASURE."""
+    of_kind = {
+        "retrieval": (f"ndcg@{k}", f"recall@{k}"),
+        "negation": ("easy_negation", "hard_negation"),
+        "sts": ("spearman",),
+        "reranking": (f"map@{k}",),
+    }
+    return [
+        f"{kind}/{task}/{measure}"
+        for kind, found in tasks._asdict().items()
+        for task in (*(one.name for one in found), *(["average"] if found else []))
+        for measure in of_kind[kind]
+    ]
+
+
 def score_tasks(
     tasks: Tasks, models: dict[str, Embedder], k: int, *, with_bm25: bool
 ) -> Evaluation:

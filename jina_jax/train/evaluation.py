@@ -15,7 +15,7 @@ from jina_jax.data.tokenizer import load_tokenizer
 from jina_jax.distributed import is_first
 from jina_jax.errors import UserError
 from jina_jax.evaluate.embedder import Embedder
-from jina_jax.evaluate.run import Evaluation, Tasks, read_tasks, score_tasks
+from jina_jax.evaluate.run import Evaluation, Tasks, measures, read_tasks, score_tasks
 from jina_jax.progress import say
 from jina_jax.train.metrics import keep_until, read_metrics
 from jina_jax.train.step import TrainState
@@ -49,6 +49,11 @@ class StepEvaluation:
                 f"evaluate.every_steps={config.evaluate.every_steps} and nothing to evaluate on: "
                 f"set data.eval_pairs and prepare again, or evaluate.sts or evaluate.reranking"
             )
+        known, best = measures(self._tasks, config.evaluate.top_k), config.evaluate.keep_best
+        if best and best not in known:
+            raise UserError(
+                f"evaluate.keep_best={best} is not measured; choose one of: {', '.join(known)}"
+            )
         if is_first():
             keep_until(self._path, start)
         self._seen = {
@@ -68,7 +73,6 @@ class StepEvaluation:
           state: after `step` steps.
           step: steps done.
         Returns: seconds that it took.
-        Raises: UserError when there is no such measure to choose by.
         """
         options, began = self._config.evaluate, time.perf_counter()
         assert self._tasks is not None
@@ -95,11 +99,6 @@ class StepEvaluation:
 
     def _keep_best(self, step: int, values: dict[str, float], params: Any) -> None:
         name = self._config.evaluate.keep_best
-        if name not in values:
-            raise UserError(
-                f"evaluate.keep_best={name} is not measured; choose one of: "
-                f"{', '.join(sorted(values))}"
-            )
         if all(values[name] > before[name] for before in self._seen.values() if name in before):
             with Checkpoints(self._config.run_path / BEST_FOLDER, keep=1) as best:
                 best.save_params(step, params, {name: values[name]})

@@ -13,6 +13,7 @@ from jina_jax.data.manifest import load_manifest
 from jina_jax.errors import UserError
 from jina_jax.evaluate.embedder import Embedder
 from jina_jax.evaluate.retrieval import load_task, rank_by_embedding, score
+from jina_jax.evaluate.run import measures, read_tasks
 from jina_jax.evaluate_config import EvaluateConfig, evaluate_problems
 from jina_jax.train.evaluation import evaluations
 from jina_jax.trained import load_checkpoint
@@ -77,7 +78,13 @@ def test_an_unknown_measure_is_named_with_those_that_are(folder):
     process = start(folder, "unknown", *flags)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 2 and "is not measured; choose one of" in errors
-    assert BEST in errors
+    assert BEST in errors and not curve(folder, "unknown")  # before any step
+
+
+def test_the_measures_that_are_offered_are_those_that_are_found(evaluated):
+    config = read_run(evaluated)
+    offered = measures(read_tasks(config), config.evaluate.top_k)
+    assert {"step", *offered} == evaluations(evaluated)[0].keys()
 
 
 @pytest.mark.parametrize(
