@@ -15,7 +15,7 @@ from jina_jax.arguments import config_verb, parse
 from jina_jax.config import RunConfig
 from jina_jax.config_file import config_names, each_phase, reads_from, to_json
 from jina_jax.errors import Interrupted, UserError
-from jina_jax.model_verbs import encode, import_model, mteb, negation_score, search
+from jina_jax.model_verbs import encode, import_model, mteb, negation_score, report, search
 from jina_jax.validation import validate
 
 # Heavy imports happen inside the verbs, so that --help and errors are quick.
@@ -48,6 +48,7 @@ use a model (MODEL is a run folder or an exported folder)
 look ahead and inside
   plan CONFIG         compile the step for a TPU slice without having one: does it fit, time, cost
   inspect DIR         what is in a prepared folder or a run: counts, drops, scores and samples
+  report RUN ...      one page: data, curves, scores, configuration; several runs side by side
   show-config CONFIG  every field with its value
 
 Any field of a config can be changed: jina-jax train demo --optim.learning-rate 3e-4
@@ -284,6 +285,7 @@ _PLAIN_VERBS: dict[str, Callable[..., None]] = {
     "negation-score": negation_score,
     "mteb": mteb,
     "inspect": _inspect,
+    "report": report,
 }
 
 

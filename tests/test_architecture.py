@@ -22,6 +22,7 @@ ALLOWED = {
     "processes": set(),
     "progress": set(),
     "accelerators": set(),
+    "environment": {"__init__"},
     "evaluate_config": set(),
     "export_config": set(),
     "filter_config": {"errors"},
@@ -48,13 +49,14 @@ ALLOWED = {
     "score": MODEL | {"data", "feed", "mesh", "hf_folder", "packed_encoder"},
     "train": MODEL
     | {"data", "feed", "mesh", "initial", "checkpoint", "progress", "config_file", "validation"}
-    | {"accelerators", "distributed", "evaluate", "trained"},
+    | {"accelerators", "distributed", "environment", "evaluate", "trained"},
     "checkpoint": BASE | {"train"},
     "evaluate": MODEL
     | {"data", "feed", "mesh", "hf_folder", "initial", "packed_encoder", "progress", "trained"},
     "mine": MODEL | {"data", "evaluate", "progress", "trained"},
     "plan": MODEL
     | {"accelerators", "data", "feed", "mesh", "processes", "progress", "train", "validation"},
+    "report": MODEL | {"ablate", "config_file", "data", "evaluate", "train", "trained"},
     "export": MODEL | {"checkpoint", "config_file", "data", "hf_folder", "evaluate", "trained"},
 }
 SHELL = {"ablate", "arguments", "cli", "demo", "histograms", "model_verbs", "terminal", "__init__"}
