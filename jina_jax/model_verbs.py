@@ -80,6 +80,8 @@ def search(
 ) -> None:
     """Find the passages of a file that are nearest to each query.
 
+    The search is exact. The file may be of any size: it is embedded and searched block by block.
+
     Args:
       model: a run folder or an exported folder.
       corpus: .txt (one passage a line), .jsonl (.gz, .zst), .csv, .tsv or .parquet.
@@ -89,13 +91,14 @@ def search(
     """
     from jina_jax.evaluate import search as exact
     from jina_jax.evaluate.embedder import Embedder
-    from jina_jax.evaluate.texts import read_texts
+    from jina_jax.evaluate.texts import stream_texts
     from jina_jax.terminal import hits
 
     if not queries:
         raise UserError('`jina-jax search` needs a query: jina-jax search MODEL CORPUS "a query"')
-    passages = read_texts(corpus, field)
-    found = exact.search(Embedder.load(model), passages, queries, top_k)
+    next(stream_texts(corpus, field), None)  # What cannot be read shall be known first.
+    embedder = Embedder.load(model)
+    found = exact.search(embedder, lambda: stream_texts(corpus, field), queries, top_k)
     print(hits(found))
 
 

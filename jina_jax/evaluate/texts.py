@@ -38,11 +38,6 @@ def stream_texts(path: Path, field: str) -> Iterator[str]:
         yield record.query
 
 
-def read_texts(path: Path, field: str) -> list[str]:
-    """All texts of `stream_texts`."""
-    return list(stream_texts(path, field))
-
-
 def file_source(path: Path, fields: Sequence[str]) -> SourceConfig:
     """A file as a source of pairs or triplets.
 
