@@ -124,13 +124,16 @@ def negation_score(
       batch_rows: packed rows encoded at once.
     """
     from jina_jax.evaluate.embedder import Embedder
-    from jina_jax.evaluate.negation import evaluate_negation, read_task
-    from jina_jax.evaluate.texts import file_source
+    from jina_jax.evaluate.negation import evaluate_negation, read_negation
+    from jina_jax.evaluate.texts import file_kind
+    from jina_jax.evaluate_config import NegationSet
     from jina_jax.terminal import scores
 
-    task = read_task(file_source(triplets, (anchor_field, entailment_field, negative_field)))
+    fields = (anchor_field, entailment_field, negative_field)
+    kind = file_kind(triplets)
+    task = read_negation(NegationSet(triplets.name, (str(triplets),), kind, fields))
     embedder = Embedder.load(model, batch_rows=batch_rows)
-    found = evaluate_negation([task._replace(name=triplets.name)], {"model": embedder})
+    found = evaluate_negation([task], {"model": embedder})
     print(scores(found, f"{len(task.anchors):,} triplets"))
 
 

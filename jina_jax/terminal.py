@@ -187,7 +187,7 @@ def _inspect_run(folder: Path, samples: int) -> str:
             for v in shown
         ]  # fmt: skip
         parts.append(table(["step", "loss", "accuracy", "learning rate", "pairs/s"], rows))
-    for name, what in (("evaluation", "held-out retrieval"), ("negation", "held-out triplets")):
+    for name, what in (("evaluation", "retrieval"), ("negation", "negation")):
         path = folder / f"{name}.json"
         if path.is_file():
             parts.append(scores(json.loads(path.read_text(encoding="utf-8")), what))
