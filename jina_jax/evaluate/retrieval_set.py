@@ -13,7 +13,7 @@ from jina_jax.progress import say
 _ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 
 
-class _Files(NamedTuple):
+class PartFiles(NamedTuple):
     """Of one of the three parts of a set."""
 
     name: str
@@ -30,7 +30,7 @@ def read_retrieval(config: RetrievalSet) -> RetrievalTask:
     Raises: UserError naming the file and row that cannot be read, has no text or an id that came
       before, or judges a query or passage that is not there; and when nothing is judged.
     """
-    corpus_files, query_files, qrels_files = _files(config)
+    corpus_files, query_files, qrels_files = retrieval_files(config)
     queries = dict(_with_ids(query_files, config.query_fields[0], config.query_fields[1], ""))
     id_field, title, text = config.corpus_fields
     ids = [name for name, _ in _with_ids(corpus_files, id_field, text, title)]
@@ -46,13 +46,16 @@ def read_retrieval(config: RetrievalSet) -> RetrievalTask:
     return RetrievalTask(config.name, kept, Corpus(ids, texts), relevant)
 
 
-def _files(config: RetrievalSet) -> tuple[_Files, _Files, _Files]:
-    """Of passages, queries and judgements."""
+def retrieval_files(config: RetrievalSet) -> tuple[PartFiles, PartFiles, PartFiles]:
+    """The files of the passages, the queries and the judgements of a set.
+
+    Raises: UserError naming what a folder lacks.
+    """
     if not config.folder:
         return (
-            _Files(config.name, config.corpus, config.kind),
-            _Files(config.name, config.queries, config.kind),
-            _Files(config.name, config.qrels, config.qrels_kind),
+            PartFiles(config.name, config.corpus, config.kind),
+            PartFiles(config.name, config.queries, config.kind),
+            PartFiles(config.name, config.qrels, config.qrels_kind),
         )
     qrels = f"{config.folder}/qrels/{config.split}.tsv"
     if not find_files(qrels):
@@ -63,9 +66,9 @@ def _files(config: RetrievalSet) -> tuple[_Files, _Files, _Files]:
             + (f"choose a split of: {splits}" if splits else "check the folder")
         )
     return (
-        _Files(config.name, (_in_folder(config, "corpus"),), "jsonl"),
-        _Files(config.name, (_in_folder(config, "queries"),), "jsonl"),
-        _Files(config.name, (qrels,), "tsv"),
+        PartFiles(config.name, (_in_folder(config, "corpus"),), "jsonl"),
+        PartFiles(config.name, (_in_folder(config, "queries"),), "jsonl"),
+        PartFiles(config.name, (qrels,), "tsv"),
     )
 
 
@@ -80,7 +83,7 @@ def _in_folder(config: RetrievalSet, part: str) -> str:
     return found
 
 
-def _with_ids(files: _Files, id_field: str, text: str, title: str) -> Iterator[tuple[str, str]]:
+def _with_ids(files: PartFiles, id_field: str, text: str, title: str) -> Iterator[tuple[str, str]]:
     """Id and text of each row; no id comes twice."""
     seen: set[str] = set()
     for row in evaluation_rows(files):
@@ -113,7 +116,7 @@ def _text(row: Row, field: str, title: str) -> str:
 
 
 def _judgements(
-    config: RetrievalSet, files: _Files, queries: dict[str, str], passages: frozenset[str]
+    config: RetrievalSet, files: PartFiles, queries: dict[str, str], passages: frozenset[str]
 ) -> dict[str, dict[str, int]]:
     """Query → passage → relevance."""
     query_field, passage_field, score_field = config.qrels_fields

@@ -32,7 +32,8 @@ def run_suite(
     """Runs the tasks that have no results yet.
 
     Every task's results are written when it is done, as OUTPUT/results/MODEL/REVISION/TASK.json;
-    the same call goes on after an interruption.
+    the same call goes on after an interruption. A set of one's own whose files have changed is run
+    again.
 
     Args:
       model: to measure.
@@ -51,10 +52,18 @@ def run_suite(
             number += 1
             say(f"{task.metadata.name}: task {number} of {count}")
             result = mteb.evaluate(
-                model, [task], cache=cache, show_progress_bar=False, co2_tracker=False
-            ).task_results[0]
+                model, [task], cache=cache, show_progress_bar=False, co2_tracker=False,
+                overwrite_strategy=_strategy(cache, task, model),
+            ).task_results[0]  # fmt: skip
             found.append(_score(group, task, result))
     return found
+
+
+def _strategy(cache: mteb.ResultCache, task: Any, model: MtebModel) -> str:
+    """Runs a task again where its data have changed: mteb takes what is there."""
+    before = cache.load_task_result(task.metadata.name, model.mteb_model_meta)
+    is_other = before is not None and before.dataset_revision != task.metadata.revision
+    return "always" if is_other else "only-missing"
 
 
 def _score(group: str, task: Any, result: Any) -> TaskScore:
