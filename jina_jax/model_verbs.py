@@ -143,43 +143,48 @@ def mteb(
     mirror: Path | None = None,
     output: Path | None = None,
     name: str = "",
+    compare: tuple[str, ...] = (
+        "jina-embedding-s-en-v1",
+        "jina-embedding-b-en-v1",
+        "jina-embedding-l-en-v1",
+        "all-MiniLM-L6-v2",
+    ),
 ) -> None:
-    """Measure a model on tasks of the Massive Text Embedding Benchmark (MTEB).
+    """Measure a model on tasks of the Massive Text Embedding Benchmark (MTEB), and on own sets.
 
-    Results are written task by task in mteb's own JSON; what is there is not run again. Needs
+    Results are written task by task in mteb's own JSON; what is there is not run again. The table
+    has published scores beside ours, and is written to comparison.json too. Needs
     pip install "jina-jax[mteb]".
 
     Args:
       model: a run folder, an exported folder, or a BERT such as all-MiniLM-L6-v2.
-      suite: quick, jina_v1 (the paper's tasks), or a Python file with get_suite().
+      suite: quick, jina_v1 (the paper's tasks), or a Python file with get_suite(), whose groups
+        hold tasks of MTEB and evaluation sets of one's own.
       mirror: folder with the data sets as OWNER/NAME, for a machine without a network.
       output: folder for the results; mteb/ in the model's folder by default.
       name: OWNER/NAME of the model in the results.
+      compare: models whose published scores are shown: jina-embedding-s-en-v1 (-b-, -l-),
+        sentence-t5-base (-large, -xl, -xxl), gtr-t5-base (-large, -xl, -xxl), all-MiniLM-L6-v2.
+        Without any, ours stand alone.
     """
     from jina_jax.config_file import load_suite
+    from jina_jax.mteb.published import check_models, write_comparison
+    from jina_jax.mteb.published import compare as beside
 
     chosen = load_suite(suite)
+    check_models(compare)
     try:
         from jina_jax.mteb.model import open_model
-        from jina_jax.mteb.run import averages, run_suite
+        from jina_jax.mteb.run import run_suite
     except ImportError as error:
         raise UserError(
             f'`jina-jax mteb` needs {error.name}: pip install "jina-jax[mteb]"'
         ) from error
-    from jina_jax.terminal import table
+    from jina_jax.terminal import comparison
 
     output = output or model / "mteb"
     found = run_suite(open_model(model, name), chosen, output, mirror)
-    rows = [
-        [
-            s.group,
-            s.task,
-            s.measure,
-            f"{s.score:.2f}",
-            "" if s.map_at_10 is None else f"{s.map_at_10:.2f}",
-        ]
-        for s in found
-    ]
-    rows += [[group, "average", "", f"{mean:.2f}", ""] for group, mean in averages(found).items()]
-    print(table(["group", "task", "measure", "score", "MAP@10"], rows))
+    shown = beside(found, compare)
+    write_comparison(shown, output / "comparison.json")
+    print(comparison(found, shown))
     print(f"results: {output / 'results'}")
