@@ -30,7 +30,7 @@ where it has several phases, a verb takes them in order, or one as CONFIG:PHASE;
 takes its settings for a machine)
   prepare CONFIG      read the sources, filter, deduplicate, tokenise, write shuffled shards
   train CONFIG        train on the shards; the same command resumes
-  evaluate CONFIG     retrieval beside BM25, and negation, on what is held out; STS, reranking
+  evaluate CONFIG     retrieval beside BM25, negation, STS, reranking: held out, and own sets
   export CONFIG       write a Hugging Face folder for sentence-transformers
   run CONFIG          all of these, phase by phase, with what a later phase reads in between
   negation CONFIG     triplets of a sentence, its entailment and its negation
@@ -99,23 +99,31 @@ def _train(args: Sequence[str]) -> None:
 
 
 def _evaluate(args: Sequence[str]) -> None:
-    """Measure retrieval on the held-out pairs, negation, STS and reranking.
+    """Measure retrieval, negation, semantic similarity and reranking.
 
     Each held-out query must find its positive among all held-out positives of its source.
     Prints nDCG@10 and recall@10 of the trained model, the model before training and BM25, and
-    writes evaluation.json in the run folder. Of triplets (query, positive, negative) also the
-    shares with cos(q, p) > cos(q, n), easy negation, and cos(q, p) > cos(p, n), hard negation,
-    in negation.json. Of the sets of evaluate.sts, Spearman's correlation of the cosines with the
-    scores, in sts.json; of those of evaluate.reranking, MAP@10, in reranking.json.
+    writes evaluation.json in the run folder. Of held-out triplets (query, positive, negative) also
+    the shares with cos(q, p) > cos(q, n), easy negation, and cos(q, p) > cos(p, n), hard negation,
+    in negation.json.
+
+    Sets of one's own join them: evaluate.retrieval (a folder in BEIR's layout, or files),
+    evaluate.negation, evaluate.sts (Spearman's correlation of the cosines with the scores, in
+    sts.json) and evaluate.reranking (MAP@10, in reranking.json). A row that cannot be read stops
+    it, with file, line and field.
     """
     config = config_verb("evaluate", _evaluate.__doc__ or "", args)
     from jina_jax.evaluate.run import evaluate
     from jina_jax.terminal import scores
 
     found = evaluate(config)
-    of = ("held-out retrieval", "held-out triplets", "semantic similarity", "reranking")
+    of = ("retrieval", "negation", "semantic similarity", "reranking")
     tables = [scores(results, what) for results, what in zip(found, of, strict=True) if results]
-    print("\n\n".join(tables) or "nothing to evaluate: no record is held out (data.eval_pairs)")
+    print(
+        "\n\n".join(tables)
+        or "nothing to evaluate: no record is held out (data.eval_pairs), and the config names no "
+        "set of its own (evaluate.retrieval, .negation, .sts, .reranking)"
+    )
 
 
 def _export(args: Sequence[str]) -> None:

@@ -142,6 +142,14 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
         )
     yield from alarm_problems(config.alarms)
     yield from evaluate_problems(config.evaluate)
+    sources = {s.name for s in config.data.sources}
+    for kind in ("retrieval", "negation"):
+        for number, one in enumerate(getattr(config.evaluate, kind)):
+            if one.name in sources:
+                yield (
+                    f"evaluate.{kind}.{number} ({one.name}): a source has that name, and its "
+                    f"held-out records are a task too; choose another"
+                )
     yield from mine_problems(config.mine)
     yield from negation_problems(config.negation)
     yield from export_problems(config.export)

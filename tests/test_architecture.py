@@ -33,9 +33,9 @@ ALLOWED = {
     "negation_config": set(),
     "config": CONFIGS,
     "ablate_config": {"config", "errors"},
-    "suite_config": set(),
+    "suite_config": {"evaluate_config"},
     "config_file": {"ablate_config", "config", "errors", "suite_config"},
-    "mteb": MODEL | {"evaluate", "hf_folder", "progress", "score", "suite_config"},
+    "mteb": MODEL | {"data", "evaluate", "hf_folder", "progress", "score", "suite_config"},
     "validation": CONFIGS | {"config", "errors"},
     "distributed": {"config", "errors", "progress"},
     "data": BASE | {"config_file", "processes", "progress"},
@@ -56,7 +56,7 @@ ALLOWED = {
     "mine": MODEL | {"data", "evaluate", "progress", "trained"},
     "plan": MODEL
     | {"accelerators", "data", "feed", "mesh", "processes", "progress", "train", "validation"},
-    "report": MODEL | {"ablate", "config_file", "data", "evaluate", "train", "trained"},
+    "report": MODEL | {"ablate", "config_file", "data", "evaluate", "mteb", "train", "trained"},
     "export": MODEL | {"checkpoint", "config_file", "data", "hf_folder", "evaluate", "trained"},
 }
 SHELL = {"ablate", "arguments", "cli", "demo", "histograms", "model_verbs", "terminal", "__init__"}

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from jina_jax.ablate.report import AblationReport, mean_and_spread
 from jina_jax.ablate.table import ablation_tables
 from jina_jax.evaluate.averages import Results
+from jina_jax.mteb.published import Comparison
 from jina_jax.report.drawing import Line, bars, curves
 from jina_jax.report.facts import RunFacts
 from jina_jax.report.parts import About, Group, Plot, Section, Table
@@ -34,6 +35,8 @@ def evaluation_section(run: RunFacts, key: str, title: str) -> Section | None:
         ]
         if parts:
             groups.append(Group(heading, parts, _ABOUT_NEGATION if kind == "negation" else ""))
+    if run.published is not None:
+        groups.append(_beside_published(run.published, run.name, key))
     if not groups:
         return None
     text = "Before is the model that this training started from, after the one it ended with."
@@ -84,6 +87,32 @@ def _during(evaluations: Sequence[Mapping[str, float]], kind: str, key: str) -> 
             ),
             lines, y_label="%",
         )  # fmt: skip
+
+
+def _beside_published(found: Comparison, name: str, key: str) -> Group:
+    """Averages as bars, all tasks as a table."""
+    models = list(dict.fromkeys(model for row in found.rows for model in row.published))
+    # A model without some of the tasks has another mean of ours beside it: then each has its own.
+    values: dict[str, dict[str, float | None]] = {}
+    for mean in found.means:
+        values.setdefault(f"{mean.group} ({mean.tasks})", {}).setdefault(name, mean.ours)
+        values[f"{mean.group} ({mean.tasks})"][mean.model] = mean.published
+    parts: list[Plot | Table] = []
+    if values:
+        about = About(
+            f"{key}-published", "Averages beside published ones",
+            "Mean score of each group of tasks (their number), ours and published models'.",
+        )  # fmt: skip
+        parts.append(bars(about, values, x_label="mean score"))
+    rows = [
+        [f"{row.group} · {row.task} · {row.measure}", f"{row.ours:.2f}",
+         *[f"{row.published[m]:.2f}" if m in row.published else "" for m in models]]
+        for row in found.rows
+    ]  # fmt: skip
+    parts.append(Table("Task by task", ["task", name, *models], rows))
+    sources = dict.fromkeys(row.source for row in found.rows if row.source)
+    text = " ".join([f"Published: {'; '.join(sources)}."] * bool(sources) + found.notes)
+    return Group("MTEB", parts, text)
 
 
 def measure_words(measure: str) -> str:

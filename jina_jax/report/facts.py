@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -15,8 +15,11 @@ from jina_jax.data.manifest import MANIFEST_FILE, Manifest, load_manifest
 from jina_jax.errors import UserError
 from jina_jax.evaluate.averages import Results
 from jina_jax.evaluate.run import RESULT_FILES
+from jina_jax.mteb.published import COMPARISON_FILE, Comparison
 from jina_jax.train.metrics import read_metrics
 from jina_jax.trained import STARTS_FILE, is_run
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class RunFacts:
     """Kind, as in `evaluate.run.RESULT_FILES` → what `evaluate` found."""
     starts: Sequence[dict[str, Any]]
     """When, at which step and on what training was started."""
+    published: Comparison | None
+    """Scores on MTEB beside published ones; None where `jina-jax mteb` has not measured it."""
 
     @property
     def name(self) -> str:
@@ -63,6 +68,9 @@ def read_facts(run_path: Path) -> RunFacts:
             if (run_path / name).is_file()
         },
         _lines(run_path / STARTS_FILE),
+        _typed(Comparison, path)
+        if (path := run_path / "mteb" / COMPARISON_FILE).is_file()
+        else None,
     )
 
 
@@ -87,10 +95,7 @@ def read_ablation(folder: Path) -> AblationReport:
         raise UserError(
             f"{folder} holds no ablation ({ABLATION_FILE}): run `jina-jax ablate` first"
         )
-    try:
-        return TypeAdapter(AblationReport).validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise UserError(f"{path} is damaged ({error}): run `jina-jax ablate` again") from error
+    return _typed(AblationReport, path)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -98,6 +103,13 @@ def _lines(path: Path) -> list[dict[str, Any]]:
         return read_metrics(path)
     except (ValueError, OSError) as error:
         raise UserError(f"{path} is damaged: {error}") from error
+
+
+def _typed(kind: type[T], path: Path) -> T:
+    try:
+        return TypeAdapter(kind).validate_json(path.read_bytes())
+    except (ValidationError, OSError) as error:
+        raise UserError(f"{path} is damaged: {error}; run the verb that writes it again") from error
 
 
 def _json(path: Path) -> Any:

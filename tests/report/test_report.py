@@ -10,6 +10,8 @@ import pytest
 from jina_jax.ablate.detection import Detection
 from jina_jax.ablate.report import AblationReport, ArmReport
 from jina_jax.cli import main
+from jina_jax.mteb.published import COMPARISON_FILE, compare, load_published, write_comparison
+from jina_jax.mteb.scores import TaskScore
 from jina_jax.report.data_section import _edges, _fates, _padded_to_longest
 from jina_jax.report.facts import read_facts, with_earlier_phases
 
@@ -38,6 +40,22 @@ def test_what_became_of_the_records_adds_up(two_phases):
         for source in phase.manifest.sources:
             assert sum(_fates(source).values()) == source.read
     assert phase.manifest.sources[0].eval > 0
+
+
+def test_scores_of_mteb_stand_beside_published_ones(two_phases, tmp_path):
+    run = shutil.copytree(two_phases.parent / "run", tmp_path / "run")
+    measures = {("test", "default"): {"cosine_spearman": 61.25}}
+    found = [TaskScore("STS", "STS12", "cosine_spearman", 61.25, None, measures)]
+    (run / "mteb").mkdir()
+    comparison = compare(found, ["jina-embedding-s-en-v1"])
+    write_comparison(comparison, run / "mteb" / COMPARISON_FILE)
+    assert main(["report", str(run)]) == 0
+    html = (run / "report" / "index.html").read_text()
+    theirs = load_published().scores["jina-embedding-s-en-v1"]["STS12"]
+    assert f"<td>61.25</td><td>{theirs:.2f}</td>" in html
+    assert load_published().source.split(",")[0] in html
+    (run / "mteb" / COMPARISON_FILE).write_text("[]")
+    assert main(["report", str(run)]) == 2
 
 
 def test_an_ablation_is_shown(two_phases, tmp_path):
