@@ -69,7 +69,13 @@ class StepLog:
         if self._writer is None:
             return
         source = self._of_sources.names[batch.source]
-        line = {"step": done, "source": source} | values | rates | of_sources | self._goodput.read()
+        line = (
+            {"step": done, "source": source, "batch": batch.fingerprint}
+            | values
+            | rates
+            | of_sources
+            | self._goodput.read()
+        )
         if alarms := self._alarms.judge(line):
             line["alarm"] = [alarm._asdict() for alarm in alarms]
         self._writer.write(line)
