@@ -37,7 +37,9 @@ def load_checkpoint(run_path: Path) -> Trained:
     """Reads the parameters of a run, without the optimizer: of `best/` where evaluations during
     training chose one (evaluate.keep_best), else the newest.
 
-    Raises: UserError when the folder is no run, or has no finished checkpoint.
+    A damaged step is passed over with a word on standard error.
+
+    Raises: UserError when the folder is no run, or has no undamaged checkpoint.
     """
     config_path = run_path / "config.json"
     if not config_path.is_file():
@@ -48,8 +50,5 @@ def load_checkpoint(run_path: Path) -> Trained:
     like = jax.eval_shape(partial(init_params, config), jax.random.key(0))
     place_at = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place_at), like)
-    best = run_path / BEST_FOLDER
-    with open_for_reading(best if best.is_dir() else run_path / "checkpoints") as checkpoints:
-        step = checkpoints.latest
-        assert step is not None
-        return Trained(checkpoints.restore_params(step, like), config, max_tokens, step)
+    checkpoints, step = open_for_reading(run_path / BEST_FOLDER, run_path / "checkpoints")
+    return Trained(checkpoints.restore_params(step, like), config, max_tokens, step)

@@ -9,6 +9,7 @@ from jina_jax.config import RunConfig, SourceConfig
 from jina_jax.errors import UserError, multiples_near
 from jina_jax.evaluate_config import evaluate_problems
 from jina_jax.export_config import export_problems
+from jina_jax.fault_config import fault_problems
 from jina_jax.filter_config import filter_problems
 from jina_jax.loss_config import loss_problems
 from jina_jax.mine_config import mine_problems
@@ -141,6 +142,7 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
             f"{config.train.num_steps}"
         )
     yield from alarm_problems(config.alarms)
+    yield from fault_problems(config.faults)
     yield from evaluate_problems(config.evaluate)
     sources = {s.name for s in config.data.sources}
     for kind in ("retrieval", "negation"):

@@ -11,20 +11,24 @@ ROOT = Path(jina_jax.__file__).parent
 
 # What each part may import of the others, besides itself.
 CONFIGS = {
-    "alarm_config", "evaluate_config", "export_config", "filter_config", "loss_config",
-    "mine_config", "mixture_config", "negation_config",
+    "alarm_config", "evaluate_config", "export_config", "fault_config", "filter_config",
+    "loss_config", "mine_config", "mixture_config", "negation_config",
 }  # fmt: skip
 BASE = CONFIGS | {"config", "errors", "types"}
 MODEL = BASE | {"model"}
 ALLOWED = {
     "errors": set(),
     "types": set(),
-    "processes": set(),
+    "processes": {"errors", "progress"},
+    "host_watch": {"errors", "processes", "progress"},
+    "remedies": {"config"},
+    "seal": {"data"},
     "progress": set(),
     "accelerators": set(),
     "environment": {"__init__"},
     "evaluate_config": set(),
     "export_config": set(),
+    "fault_config": set(),
     "filter_config": {"errors"},
     "loss_config": set(),
     "mine_config": set(),
@@ -49,13 +53,15 @@ ALLOWED = {
     "score": MODEL | {"data", "feed", "mesh", "hf_folder", "packed_encoder"},
     "train": MODEL
     | {"data", "feed", "mesh", "initial", "checkpoint", "progress", "config_file", "validation"}
-    | {"accelerators", "distributed", "environment", "evaluate", "trained"},
-    "checkpoint": BASE | {"train"},
+    | {"accelerators", "distributed", "environment", "evaluate", "host_watch", "processes"}
+    | {"remedies", "trained"},
+    "checkpoint": BASE | {"data", "progress", "seal", "train"},
     "evaluate": MODEL
     | {"data", "feed", "mesh", "hf_folder", "initial", "packed_encoder", "progress", "trained"},
     "mine": MODEL | {"data", "evaluate", "progress", "trained"},
     "plan": MODEL
-    | {"accelerators", "data", "feed", "mesh", "processes", "progress", "train", "validation"},
+    | {"accelerators", "data", "feed", "mesh", "processes", "progress", "remedies", "train"}
+    | {"validation"},
     "report": MODEL | {"ablate", "config_file", "data", "evaluate", "mteb", "train", "trained"},
     "export": MODEL | {"checkpoint", "config_file", "data", "hf_folder", "evaluate", "trained"},
 }
