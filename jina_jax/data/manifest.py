@@ -15,8 +15,11 @@ from typing import Any, get_args, get_origin
 from jina_jax.config import DataConfig
 from jina_jax.config_file import unchangeable_fields
 from jina_jax.errors import UserError
+from jina_jax.untrusted import inner_path, parse_json, read_bounded
 
 MANIFEST_FILE = "manifest.json"
+_MAX_BYTES = 256 << 20
+"""A million shards or input files."""
 FORMAT_VERSION = 4
 """Raise it when the layout of the folder, of a shard or of this file changes."""
 
@@ -174,15 +177,16 @@ def load_manifest(folder: Path) -> Manifest:
 
     Args:
       folder: as written by `prepare`.
-    Raises: UserError when it is missing, damaged or of another version.
+    Raises: UserError when it is missing, damaged or of another version, or names a file that is
+      not in the folder.
     """
     path = folder / MANIFEST_FILE
+    if not path.exists():
+        raise UserError(f"no prepared data in {folder}: run `jina-jax prepare` first")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(read_bounded(path, _MAX_BYTES))
         version = values["format_version"]
-    except FileNotFoundError:
-        raise UserError(f"no prepared data in {folder}: run `jina-jax prepare` first") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise _malformed(path, error) from error
     if version != FORMAT_VERSION:
         raise UserError(
@@ -190,9 +194,14 @@ def load_manifest(folder: Path) -> Manifest:
             f"prepare the data again"
         )
     try:
-        return from_json(Manifest, values)
+        manifest = from_json(Manifest, values)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise _malformed(path, error) from error
+    for source in manifest.sources:
+        for name in (*(shard.path for shard in source.shards), source.eval_path):
+            if name is not None:
+                inner_path(folder, name)
+    return manifest
 
 
 def _malformed(path: Path, error: Exception) -> UserError:
