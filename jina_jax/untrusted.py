@@ -8,7 +8,7 @@ understand differently.
 import json
 import math
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -139,7 +139,7 @@ def _finite(text: str) -> float:
     return value
 
 
-def refuse_code(path: Path, values: Mapping[str, Any]) -> None:
+def refuse_code(path: Path, values: dict[str, Any]) -> None:
     """Refuses a file of a model that asks for code of the model's own.
 
     None would be run here; but without it the model is another one than its author means.
@@ -149,20 +149,23 @@ def refuse_code(path: Path, values: Mapping[str, Any]) -> None:
       values: its content.
     Raises: UserError.
     """
-    for key in ("auto_map", "custom_pipelines", "trust_remote_code"):
-        if found := _find(values, key):
-            raise UserError(
-                f"{path} asks for Python code of the model's own ({key}: {found!r:.200}), which is "
-                f"never run here; use a model that transformers loads without trust_remote_code"
-            )
+    for inner in objects_within(values):
+        for key in ("auto_map", "custom_pipelines", "trust_remote_code"):
+            if found := inner.get(key):
+                raise UserError(
+                    f"{path} asks for Python code of the model's own ({key}: {found!r:.200}), "
+                    f"which is never run here; use a model that transformers loads without "
+                    f"trust_remote_code"
+                )
 
 
-def _find(value: Any, key: str) -> Any:
-    """The first value under a key that is not empty or False, at any depth."""
-    if isinstance(value, dict):
-        if value.get(key):
-            return value[key]
-        value = list(value.values())
-    if isinstance(value, list):
-        return next((found for item in value if (found := _find(item, key))), None)
-    return None
+def objects_within(value: Any) -> Iterator[dict[str, Any]]:
+    """Every object of a JSON value, at any depth."""
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            yield value
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value

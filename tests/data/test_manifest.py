@@ -121,3 +121,46 @@ class TestVerify:
         (folder / "a").unlink()
         with pytest.raises(UserError, match=r"shard .*/a is missing"):
             verify_shards(manifest([self.SHARD]), folder)
+
+
+OUTSIDE = ["/etc/passwd", "../outside", "train/../../outside", ""]
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
+def test_shards_of_a_foreign_manifest_lie_in_its_folder(tmp_path, path):
+    save_manifest(manifest([ShardFile(path, 6, 100, "abcd")]), tmp_path)
+    with pytest.raises(UserError, match="is no path within"):
+        load_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
+def test_so_do_the_held_out_pairs(tmp_path, path):
+    save_manifest(manifest(), tmp_path)
+    values = json.loads((tmp_path / "manifest.json").read_text())
+    values["sources"][0]["eval_path"] = path
+    (tmp_path / "manifest.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match="is no path within"):
+        load_manifest(tmp_path)
+
+
+def test_a_shard_that_is_a_link_out_of_the_folder_is_refused(tmp_path):
+    outside, folder = tmp_path / "outside", tmp_path / "data"
+    (folder / "train").mkdir(parents=True)
+    outside.write_bytes(b"abc")
+    (folder / "train" / "a").symlink_to(outside)
+    save_manifest(manifest([ShardFile("train/a", 6, 3, "abcd")]), folder)
+    with pytest.raises(UserError, match="leads out of"):
+        load_manifest(folder)
+    # The whole folder may lie elsewhere.
+    (folder / "train" / "a").unlink()
+    outside.rename(folder / "train" / "a")
+    (tmp_path / "link").symlink_to(folder)
+    assert load_manifest(tmp_path / "link").sources[0].shards[0].path == "train/a"
+
+
+def test_a_key_that_is_there_twice_is_no_manifest(tmp_path):
+    save_manifest(manifest(), tmp_path)
+    path = tmp_path / "manifest.json"
+    path.write_text(path.read_text().replace("{", '{"vocab_size": 7,', 1))
+    with pytest.raises(UserError, match="'vocab_size' is there twice"):
+        load_manifest(tmp_path)
