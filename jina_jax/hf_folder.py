@@ -138,7 +138,7 @@ def weight_files(folder: Path) -> list[Path]:
                 f"{folder / INDEX_FILE} names {name!r:.200}; expected .safetensors files in its "
                 f"folder"
             )
-        if not (folder / name).is_file():
+        if not inner_path(folder, name).is_file():
             raise UserError(f"{folder} lacks {name}, which {INDEX_FILE} names")
     return [inner_path(folder, name) for name in names]
 

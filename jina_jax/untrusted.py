@@ -16,6 +16,8 @@ from jina_jax.errors import UserError
 
 MAX_JSON_BYTES = 16 << 20
 """The largest `tokenizer.json` that is in use with models read here has 10 MB."""
+_MAX_NAME = 255
+"""Bytes; file systems take no longer ones."""
 
 
 def inner_path(folder: Path, name: str) -> Path:
@@ -30,10 +32,12 @@ def inner_path(folder: Path, name: str) -> Path:
     Raises: UserError where the name or a link leads out of the folder.
     """
     parts = PurePosixPath(name)
-    if not name or parts.is_absolute() or ".." in parts.parts or "\0" in name or "\\" in name:
+    # What is printable can be encoded too.
+    is_odd = not name or not name.isprintable() or "\\" in name or len(name.encode()) > _MAX_NAME
+    if is_odd or parts.is_absolute() or ".." in parts.parts:
         raise UserError(
-            f"{folder}: {name!r} is no path within that folder; don't use it, or ask whoever made "
-            f"it for one whose files lie inside"
+            f"{folder}: {name!r:.200} is no path within that folder; don't use it, or ask whoever "
+            f"made it for one whose files lie inside"
         )
     path = folder / parts
     try:

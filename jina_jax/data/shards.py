@@ -92,6 +92,8 @@ def decode_records(records: Sequence[bytes]) -> TokenisedRecords:
     """
     if not records:
         return _decoded(np.zeros(0, np.uint8), np.zeros(0, np.int64), 2, 0)
+    if len(records[0]) < 2:
+        raise ValueError("a record of less than 2 bytes")
     sizes_N = np.array([len(record) for record in records])
     return _decoded(np.frombuffer(b"".join(records), np.uint8), sizes_N, *records[0][:2])
 
