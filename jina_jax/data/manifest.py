@@ -20,7 +20,7 @@ from jina_jax.untrusted import inner_path, parse_json, read_bounded
 MANIFEST_FILE = "manifest.json"
 _MAX_BYTES = 256 << 20
 """A million shards or input files."""
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """Raise it when the layout of the folder, of a shard or of this file changes."""
 
 
@@ -33,6 +33,8 @@ class ShardFile:
     records: int
     size_bytes: int
     sha256: str
+    ends_xxh3: str
+    """Of its first and last bytes, as `verify.ends_xxh3` gives it."""
 
 
 @dataclass(frozen=True)
@@ -238,28 +240,3 @@ def file_sha256(path: Path) -> str:
     """Hex digest of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def verify_shards(manifest: Manifest, folder: Path, *, checksums: bool = False) -> None:
-    """Checks that every shard is the file that was prepared.
-
-    ArrayRecord may crash on a damaged file or give wrong records, so this comes before reading.
-
-    Args:
-      manifest: of the folder.
-      folder: the prepared folder.
-      checksums: also compare sha256, which reads every byte; sizes are always compared.
-    Raises: UserError naming the first shard that differs.
-    """
-    for shard in (shard for source in manifest.sources for shard in source.shards):
-        path = folder / shard.path
-        size_bytes = path.stat().st_size if path.is_file() else None
-        wrong = ""
-        if size_bytes is None:
-            wrong = "is missing"
-        elif size_bytes != shard.size_bytes:
-            wrong = f"has {size_bytes:,} bytes instead of {shard.size_bytes:,}"
-        elif checksums and file_sha256(path) != shard.sha256:
-            wrong = "is damaged: its sha256 differs from the manifest's"
-        if wrong:
-            raise UserError(f"shard {path} {wrong}; restore it or prepare the data again")

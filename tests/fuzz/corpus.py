@@ -56,7 +56,7 @@ def _shard(folder: Path) -> bytes:
 
 def _manifest() -> bytes:
     lengths = {"mean": 2.5, "p50": 2, "p90": 3, "p99": 4}
-    shard = {"path": "train/s", "records": 6, "size_bytes": 100, "sha256": "ab"}
+    shard = {"path": "train/s", "records": 6, "size_bytes": 100, "sha256": "ab", "ends_xxh3": "c"}
     histogram = {"low": -1.0, "high": 1.0, "kept": [0, 4], "dropped": [2, 0]}
     source = {
         "name": "s", "licence": "CC0", "record": "pair", "read": 10, "bad": {"x": 1},
