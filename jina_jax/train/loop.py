@@ -21,10 +21,10 @@ from jina_jax.data.manifest import (
     Manifest,
     file_sha256,
     load_manifest,
-    verify_shards,
 )
 from jina_jax.data.shards import ShardSet
 from jina_jax.data.tokenizer import SPIECE_FILE
+from jina_jax.data.verify import verify_shards
 from jina_jax.distributed import check_agreement, is_first, start
 from jina_jax.environment import environment
 from jina_jax.errors import Interrupted, UserError
