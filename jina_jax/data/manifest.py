@@ -192,8 +192,8 @@ def load_manifest(folder: Path) -> Manifest:
         raise _malformed(path, error) from error
     if version != FORMAT_VERSION:
         raise UserError(
-            f"{path} has format version {version}, this jina-jax reads {FORMAT_VERSION}: "
-            f"prepare the data again"
+            f"{path} has format version {version}, this jina-jax reads {FORMAT_VERSION}: delete "
+            f"{folder} and run `jina-jax prepare` again (scores beside it are kept)"
         )
     try:
         manifest = from_json(Manifest, values)
