@@ -6,6 +6,8 @@ python benchmarks/search_speed.py
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,13 +37,31 @@ def anonymous_mib() -> int:
     return int(status.split("RssAnon:")[1].split()[0]) >> 10
 
 
+@contextmanager
+def peak_of_memory() -> Iterator[list[int]]:
+    """Gives a list whose one value becomes the most `anonymous_mib` while the block runs."""
+    peak, done = [anonymous_mib()], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.01):
+            peak[0] = max(peak[0], anonymous_mib())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        watcher.join()
+
+
 def unit(rng: np.random.Generator, rows: int, width: int) -> np.ndarray:
     """Random unit vectors."""
     x_ND = rng.standard_normal((rows, width), np.float32)
     return x_ND / np.linalg.norm(x_ND, axis=1, keepdims=True)
 
 
-def by_numpy(q_QD: np.ndarray, corpus_CD: np.ndarray) -> np.ndarray:
+def by_numpy(q_QD: np.ndarray, corpus_CD: np.ndarray, k: int = K) -> np.ndarray:
     """Block by block, the best kept with argpartition; of equals the earlier first."""
     score: np.ndarray = np.zeros((len(q_QD), 0), np.float32)
     index: np.ndarray = np.zeros((len(q_QD), 0), np.int64)
@@ -49,7 +69,7 @@ def by_numpy(q_QD: np.ndarray, corpus_CD: np.ndarray) -> np.ndarray:
         part = q_QD @ corpus_CD[first : first + BLOCK].T
         place = np.broadcast_to(first + np.arange(part.shape[1]), part.shape)
         score, index = np.hstack([score, part]), np.hstack([index, place])
-        best = np.argpartition(-score, min(K, score.shape[1]) - 1, axis=1)[:, :K]
+        best = np.argpartition(-score, min(k, score.shape[1]) - 1, axis=1)[:, :k]
         score, index = (np.take_along_axis(x, best, 1) for x in (score, index))
     order = np.lexsort((index, -score), axis=1)
     return np.take_along_axis(index, order, 1)
@@ -76,19 +96,10 @@ def main() -> None:
 
 def one_round(q_QD: np.ndarray, corpus_CD: np.ndarray) -> None:
     """One round of both."""
-    before, peak, done = anonymous_mib(), [0], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.01):
-            peak[0] = max(peak[0], anonymous_mib())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    start = time.perf_counter()
-    _, ours = top_k(q_QD, corpus_CD, K, block=BLOCK)
+    before, start = anonymous_mib(), time.perf_counter()
+    with peak_of_memory() as peak:
+        _, ours = top_k(q_QD, corpus_CD, K, block=BLOCK)
     ours_s = time.perf_counter() - start
-    done.set()
-    watcher.join()
     start = time.perf_counter()
     theirs = by_numpy(q_QD, corpus_CD)
     numpy_s = time.perf_counter() - start

@@ -84,7 +84,10 @@ def rank_by_embedding(task: RetrievalTask, embedder: Embedder, k: int) -> Rankin
 
 
 def rank_by_bm25(task: RetrievalTask, k: int) -> Ranking:
-    """The k passages of highest BM25 score (k1 1.5, b 0.75, English stop words)."""
+    """The k passages of highest BM25 score (k1 1.5, b 0.75, English stop words).
+
+    Holds the words of all passages.
+    """
     # On import it starts JAX's backend, which is too early for training by several processes.
     import bm25s
 

@@ -1,15 +1,18 @@
 """An encoder of this package as a model of the Massive Text Embedding Benchmark (MTEB)."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from mteb.models import ModelMeta
+from mteb.models import ModelMeta, SearchEncoderWrapper
 
-from jina_jax.evaluate.embedder import Embedder
+from jina_jax.evaluate.embedder import TEXTS_AT_ONCE, Embedder
+from jina_jax.evaluate.search import stream_top_k
 from jina_jax.hf_folder import CONFIG_FILE, read_config
+from jina_jax.progress import track
 from jina_jax.score.encoder import SentenceEncoder
 from jina_jax.trained import is_run
 
@@ -18,7 +21,7 @@ Encode = Callable[[Sequence[str]], np.ndarray]
 
 
 class MtebModel:
-    """What `mteb.evaluate` takes: `EncoderProtocol` by its methods."""
+    """What `mteb.evaluate` takes: `EncoderProtocol` and `SearchProtocol` by its methods."""
 
     def __init__(
         self, encode: Encode, name: str, revision: str, *, dimensions: int, max_tokens: int
@@ -33,6 +36,7 @@ class MtebModel:
           max_tokens: where texts are cut.
         """
         self._encode = encode
+        self._corpus: Any = None
         self.mteb_model_meta = ModelMeta(
             loader=None, name=name, revision=revision, release_date=None, languages=["eng-Latn"],
             n_parameters=None, memory_usage_mb=None, max_tokens=max_tokens, embed_dim=dimensions,
@@ -52,6 +56,54 @@ class MtebModel:
     def similarity_pairwise(self, a_ND: Any, b_ND: Any) -> torch.Tensor:
         """Cosines of row by row, [N]."""
         return torch.as_tensor(np.einsum("nd,nd->n", np.asarray(a_ND), np.asarray(b_ND)))
+
+    def index(self, corpus: Any, **_: Any) -> None:
+        """Takes the corpus that is searched next: rows of id, text and sometimes a title."""
+        self._corpus = corpus
+
+    def search(
+        self, queries: Any, *, top_k: int, top_ranked: Any = None, **more: Any
+    ) -> dict[str, dict[str, float]]:
+        """Searches the corpus exactly, over all devices, and holds a block of its embeddings.
+
+        Passages that are only to be ranked, and queries that are more than a text, are left to
+        mteb's own wrapper of encoders.
+
+        Returns: query → passage → cosine, the `top_k` highest of each query.
+        """
+        is_plain = "instruction" not in queries.column_names and (
+            not len(queries) or isinstance(queries[0]["text"], str)
+        )
+        if top_ranked is not None or not is_plain:
+            wrapper = SearchEncoderWrapper(self)
+            wrapper.index(self._corpus, **_for_index(more))
+            return wrapper.search(queries, top_k=top_k, top_ranked=top_ranked, **more)
+        ids, texts = self._corpus["id"], (_document(row) for row in self._corpus)
+        shown = track(
+            self._stream(texts), "search the corpus", total=-(-len(ids) // TEXTS_AT_ONCE),
+            unit="blocks", records=len,
+        )  # fmt: skip
+        score_QK, index_QK = stream_top_k(self._encode(list(queries["text"])), shown, top_k)
+        names = list(ids)
+        return {
+            query: {names[i]: float(s) for i, s in zip(found, scores, strict=True)}
+            for query, found, scores in zip(queries["id"], index_QK, score_QK, strict=True)
+        }
+
+    def _stream(self, texts: Iterator[str]) -> Iterator[np.ndarray]:
+        while part := list(islice(texts, TEXTS_AT_ONCE)):
+            yield self._encode(part)
+
+
+def _document(row: dict[str, Any]) -> str:
+    """A passage as mteb joins it."""
+    title = row.get("title") or ""
+    return f"{title} {row['text']}".strip()
+
+
+def _for_index(more: dict[str, Any]) -> dict[str, Any]:
+    names = ("task_metadata", "hf_split", "hf_subset", "encode_kwargs", "num_proc")
+    return {name: more[name] for name in names if name in more}
 
 
 def open_model(path: Path, name: str = "") -> MtebModel:

@@ -200,7 +200,7 @@ def test_equal_texts_of_a_held_out_source_are_one(tmp_path):
     rows = [("A  query", "one"), ("a query", "two"), ("other", "ONE")]
     path.write_text("".join(json.dumps({"query": q, "positive": p}) + "\n" for q, p in rows))
     task = source_task(SourceConfig("held", paths=(str(path),)))
-    assert (list(task.queries.values()), list(task.corpus.values())) == (
+    assert (list(task.queries.values()), list(task.corpus.texts())) == (
         ["A  query", "other"], ["one", "two"],
     )  # fmt: skip
     assert [len(passages) for passages in task.relevant.values()] == [2, 1]

@@ -7,6 +7,7 @@ import mteb
 import numpy as np
 import pytest
 from mteb.abstasks.retrieval import AbsTaskRetrieval
+from mteb.models import SearchEncoderWrapper
 
 from jina_jax.cli import main
 from jina_jax.errors import UserError
@@ -162,3 +163,22 @@ def test_the_verb_takes_own_sets(sets, exported, ours, tmp_path, capsys):
     assert main(["mteb", str(exported), *args]) == 0
     out = capsys.readouterr().out
     assert "own-sts" in out and f"{100 * ours['own-sts']:.2f}" in out
+
+
+def test_a_corpus_is_searched_as_mteb_searches_it(model, sets):
+    task = own_task(sets["retrieval"])
+    task.load_data()
+    data = task.dataset["default"]["dev"]
+    titled = data["corpus"].add_column("title", ["", "a title"] * 100)
+    more = {
+        "task_metadata": task.metadata, "hf_split": "dev", "hf_subset": "default",
+        "encode_kwargs": {"batch_size": 32, "show_progress_bar": False}, "num_proc": None,
+    }  # fmt: skip
+    found = []
+    for searcher in (model, SearchEncoderWrapper(model)):
+        searcher.index(titled, **more)
+        found.append(searcher.search(data["queries"], top_k=30, **more))
+    ours, theirs = found
+    assert ours.keys() == theirs.keys() and len(ours) == 20
+    for query, ranked in theirs.items():
+        assert ours[query] == pytest.approx(ranked, abs=1e-6) and len(ranked) == 30

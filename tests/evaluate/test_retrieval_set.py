@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import weakref
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from jina_jax.errors import UserError
-from jina_jax.evaluate.retrieval import corpus_of, rank_by_embedding, score
+from jina_jax.evaluate.retrieval import (
+    Corpus,
+    RetrievalTask,
+    corpus_of,
+    rank_by_embedding,
+    score,
+)
 from jina_jax.evaluate.retrieval_set import read_retrieval
 from jina_jax.evaluate.search import stream_top_k
 from jina_jax.evaluate_config import (
@@ -174,6 +182,49 @@ def test_a_corpus_is_ranked_part_by_part(tmp_path):
     assert list(found["q"]) == ids[:5] and embedder.parts == [3] * 6 + [2]
     # The one of `q` is second, that of `r` first.
     assert score(task, found, 10)["ndcg@10"] == pytest.approx((1 / np.log2(3) + 1) / 2, abs=1e-6)
+
+
+class Unkept(Angles):
+    """Random vectors part by part; notes how many parts are held whenever one is asked for."""
+
+    mesh = make_mesh()
+
+    def __init__(self, corpus_CD, rows):
+        self.corpus_CD, self.rows = corpus_CD, rows
+        self.held, self.most = 0, 0
+
+    def encode(self, texts, *, progress=False):
+        return self.corpus_CD[[int(t) for t in texts]]
+
+    def stream(self, texts):
+        texts = iter(texts)
+        while part := list(islice(texts, self.rows)):
+            z_ND = self.encode(part)
+            self.held += 1
+            self.most = max(self.most, self.held)
+            weakref.finalize(z_ND, self.let_go)
+            yield z_ND
+            del z_ND
+
+    def let_go(self):
+        self.held -= 1
+
+
+def test_a_corpus_of_any_size_is_held_by_two_parts_and_ranked_as_by_a_sort():
+    rng = np.random.default_rng(3)
+    # Whole numbers, so that products are exact and equal scores are common.
+    corpus_CD = rng.integers(-3, 4, (20_000, 16)).astype(np.float32)
+    queries = {f"q{i}": str(i) for i in rng.choice(len(corpus_CD), 50, replace=False)}
+    ids = [f"p{i}" for i in range(len(corpus_CD))]
+    for count in (5_000, 20_000):
+        corpus = Corpus(ids[:count], lambda count=count: map(str, range(count)))
+        task = RetrievalTask("own", queries, corpus, {q: {"p0": 1} for q in queries})
+        embedder = Unkept(corpus_CD, 256)
+        found = rank_by_embedding(task, embedder, 100)
+        assert embedder.most == 2 and embedder.held == 0
+        q_QD = corpus_CD[[int(text) for text in queries.values()]]
+        order = np.argsort(-(q_QD @ corpus_CD[:count].T), axis=1, kind="stable")[:, :100]
+        assert [list(ranked) for ranked in found.values()] == np.array(ids)[order].tolist()
 
 
 def test_parts_of_any_size_give_what_the_whole_gives():
