@@ -14,6 +14,7 @@ from jina_jax.ablate.verb import ablate
 from jina_jax.arguments import config_verb, parse
 from jina_jax.config import RunConfig
 from jina_jax.config_file import config_names, each_phase, reads_from, to_json
+from jina_jax.doctor.verb import doctor
 from jina_jax.errors import Interrupted, UserError
 from jina_jax.model_verbs import encode, import_model, mteb, negation_score, search
 from jina_jax.validation import validate
@@ -49,6 +50,7 @@ look ahead and inside
   plan CONFIG         compile the step for a TPU slice without having one: does it fit, time, cost
   inspect DIR         what is in a prepared folder or a run: counts, drops, scores and samples
   show-config CONFIG  every field with its value
+  doctor [WHAT]       machine, packages, devices, disk; shards and checkpoints of a run: what helps
 
 Any field of a config can be changed: jina-jax train demo --optim.learning-rate 3e-4
 `jina-jax VERB --help` explains a verb and lists its fields. Shipped configs: {configs}
@@ -284,6 +286,7 @@ _PLAIN_VERBS: dict[str, Callable[..., None]] = {
     "negation-score": negation_score,
     "mteb": mteb,
     "inspect": _inspect,
+    "doctor": doctor,
 }
 
 
