@@ -14,6 +14,7 @@ from jina_jax.ablate.verb import ablate
 from jina_jax.arguments import config_verb, parse
 from jina_jax.config import RunConfig
 from jina_jax.config_file import config_names, each_phase, reads_from, to_json
+from jina_jax.doctor.verb import doctor
 from jina_jax.errors import ExitCode, Interrupted, RunFailed, UserError
 from jina_jax.model_verbs import encode, import_model, mteb, negation_score, report, search
 from jina_jax.validation import validate
@@ -50,6 +51,7 @@ look ahead and inside
   inspect DIR         what is in a prepared folder or a run: counts, drops, scores and samples
   report RUN ...      one page: data, curves, scores, configuration; several runs side by side
   show-config CONFIG  every field with its value
+  doctor [WHAT]       machine, packages, devices, disk; shards and checkpoints of a run: what helps
 
 Any field of a config can be changed: jina-jax train demo --optim.learning-rate 3e-4
 `jina-jax VERB --help` explains a verb and lists its fields. Shipped configs: {configs}
@@ -294,6 +296,7 @@ _PLAIN_VERBS: dict[str, Callable[..., None]] = {
     "mteb": mteb,
     "inspect": _inspect,
     "report": report,
+    "doctor": doctor,
 }
 
 

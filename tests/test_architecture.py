@@ -63,6 +63,9 @@ ALLOWED = {
     "evaluate": MODEL
     | {"data", "feed", "mesh", "hf_folder", "initial", "packed_encoder", "progress", "trained"}
     | {"sentence_folder"},
+    "doctor": MODEL
+    | {"checkpoint", "config_file", "data", "hf_folder", "sentence_folder", "trained"}
+    | {"untrusted", "validation"},
     "mine": MODEL | {"data", "evaluate", "progress", "trained"},
     "plan": MODEL
     | {"accelerators", "data", "feed", "mesh", "processes", "progress", "remedies", "train"}

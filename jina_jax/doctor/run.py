@@ -1,0 +1,149 @@
+"""A run: its configuration, sources, checkpoints and tokenizer; and a model's folder."""
+
+import os
+from pathlib import Path
+
+from jina_jax.checkpoint import Checkpoints
+from jina_jax.config import RunConfig, SourceConfig
+from jina_jax.data.files import file_state
+from jina_jax.data.manifest import MANIFEST_FILE, file_sha256
+from jina_jax.data.sources import FILE_KINDS, matched_files
+from jina_jax.data.tokenizer import TOKENIZER_FILE, check_ids, load_tokenizer
+from jina_jax.doctor.check import Check, Checks, Verdict, guarded
+from jina_jax.doctor.machine import folder_checks
+from jina_jax.doctor.prepared import prepared_checks
+from jina_jax.errors import UserError
+from jina_jax.hf_folder import read_encoder
+from jina_jax.model.weights import from_huggingface, parameter_count
+from jina_jax.sentence_folder import check_sentence_folder
+from jina_jax.trained import BEST_FOLDER, load_checkpoint
+from jina_jax.validation import validate
+
+_BYTES_PER_PARAMETER = 12
+"""float32 parameters and AdamW's two moments."""
+
+
+def run_checks(config: RunConfig, *, full: bool) -> Checks:
+    """The checks of a run that is to be trained or was.
+
+    Args:
+      config: of the run.
+      full: also read what takes long: every byte of the shards, every parameter.
+    """
+    try:
+        validate(config)
+        yield Check("configuration", "ok", config.name)
+    except UserError as error:
+        problems = [line.strip() for line in str(error).splitlines()[1:]]
+        yield Check("configuration", "failed", "; ".join(problems), "change these fields")
+    parameters = parameter_count(config.model)
+    kept = (config.train.keep_checkpoints + 1) * parameters * _BYTES_PER_PARAMETER
+    yield from folder_checks("run folder", config.run_path, kept)
+    is_prepared = (config.data_path / MANIFEST_FILE).exists()
+    for source in config.data.sources:
+        if source.kind in FILE_KINDS:
+            yield _source(source, is_prepared)
+    if is_prepared:
+        yield from prepared_checks(config.data_path, full=full, config=config)
+    elif config.data.sources:
+        yield Check(
+            "prepared data", "warning", f"none in {config.data_path}", "run `jina-jax prepare`"
+        )
+    for folder in (config.checkpoint_path, config.run_path / BEST_FOLDER):
+        if folder.is_dir():
+            yield from _checkpoints(folder, config, full)
+    if (config.run_path / "tokenizer").is_dir():
+        yield from guarded("tokenizer of the run", lambda: _tokenizer(config))
+
+
+def _source(source: SourceConfig, is_prepared: bool) -> Check:
+    subject = f"source {source.name}"
+    try:
+        files = matched_files(source)
+        size = sum(file_state(path).size_bytes for path in files)
+    except UserError as error:
+        # What is prepared may outlive its input.
+        verdict: Verdict = "warning" if is_prepared else "failed"
+        return Check(subject, verdict, str(error), "mend its paths, or fetch the files")
+    return Check(subject, "ok", f"{len(files)} files of {size / 1e9:.2f} GB")
+
+
+def _checkpoints(folder: Path, config: RunConfig, full: bool) -> Checks:
+    subject = f"{folder.name} (folder)" if folder.name == BEST_FOLDER else folder.name
+    steps = sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+    if not steps:
+        yield Check(subject, "warning", f"no finished step in {folder}", "run `jina-jax train`")
+        return
+    with Checkpoints(folder) as checkpoints:
+        damaged = {step: wrong for step in steps if (wrong := step_damage(checkpoints, step))}
+    for step, wrong in damaged.items():
+        yield Check(
+            subject, "failed", f"step {step} of {folder} is damaged: {wrong}",
+            f"remove {folder / str(step)}: training goes on from the newest step that is whole",
+        )  # fmt: skip
+    if whole := [step for step in steps if step not in damaged]:
+        yield Check(subject, "ok", f"steps {', '.join(map(str, whole))}")
+    if full and folder == config.checkpoint_path and not damaged:
+        yield from guarded(subject, lambda: _parameters(config))
+
+
+def step_damage(checkpoints: Checkpoints, step: int) -> str:
+    """What is wrong with a finished step, or an empty text."""
+    try:
+        # Orbax gives none where it cannot read them, and every step is saved with some.
+        return "" if checkpoints.metadata(step) else "its metadata are gone or damaged"
+    except Exception as error:  # Orbax and TensorStore raise a dozen kinds.
+        return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"[:300]
+
+
+def _parameters(config: RunConfig) -> Checks:
+    import jax
+    import numpy as np
+
+    try:
+        trained = load_checkpoint(config.run_path)
+    except UserError:
+        raise
+    except Exception as error:  # As above.
+        raise UserError(
+            f"the parameters in {config.run_path} cannot be read: {type(error).__name__}; remove "
+            f"the newest step, or restore it"
+        ) from error
+    leaves = jax.tree.leaves(trained.params)
+    if not all(np.isfinite(np.asarray(leaf)).all() for leaf in leaves):
+        raise UserError(
+            f"step {trained.step} of {config.run_path} holds NaN or infinite parameters; go back "
+            f"to an earlier step"
+        )
+    count = sum(leaf.size for leaf in leaves)
+    yield Check("parameters", "ok", f"{count:,} of step {trained.step}, all finite")
+
+
+def _tokenizer(config: RunConfig) -> Checks:
+    folder = config.run_path / "tokenizer"
+    check_ids(load_tokenizer(folder), config.model.vocab_size, folder)
+    theirs = config.data_path / "tokenizer" / TOKENIZER_FILE
+    if theirs.is_file() and file_sha256(theirs) != file_sha256(folder / TOKENIZER_FILE):
+        yield Check(
+            "tokenizer of the run", "failed", f"another one than in {config.data_path}",
+            "the data were prepared anew: train in another folder, or restore them",
+        )  # fmt: skip
+    else:
+        yield Check("tokenizer of the run", "ok", f"{folder / TOKENIZER_FILE}")
+
+
+def model_checks(folder: Path) -> Checks:
+    """The checks of an exported or other Hugging Face folder."""
+    yield from guarded("model", lambda: _model(folder))
+
+
+def _model(folder: Path) -> Checks:
+    max_tokens = check_sentence_folder(folder)
+    shape, tensors = read_encoder(folder)
+    from_huggingface(tensors, shape)
+    yield Check(
+        "model", "ok",
+        f"{shape.num_layers} layers, {shape.d_model} dimensions, texts of {max_tokens} tokens",
+    )  # fmt: skip
+    check_ids(load_tokenizer(folder), shape.vocab_size, folder)
+    yield Check("tokenizer of the model", "ok", os.fspath(folder / TOKENIZER_FILE))
