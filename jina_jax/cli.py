@@ -14,8 +14,8 @@ from jina_jax.ablate.verb import ablate
 from jina_jax.arguments import config_verb, parse
 from jina_jax.config import RunConfig
 from jina_jax.config_file import config_names, each_phase, reads_from, to_json
-from jina_jax.errors import Interrupted, UserError
-from jina_jax.model_verbs import encode, import_model, mteb, negation_score, search
+from jina_jax.errors import ExitCode, Interrupted, RunFailed, UserError
+from jina_jax.model_verbs import encode, import_model, mteb, negation_score, report, search
 from jina_jax.validation import validate
 
 # Heavy imports happen inside the verbs, so that --help and errors are quick.
@@ -48,6 +48,7 @@ use a model (MODEL is a run folder or an exported folder)
 look ahead and inside
   plan CONFIG         compile the step for a TPU slice without having one: does it fit, time, cost
   inspect DIR         what is in a prepared folder or a run: counts, drops, scores and samples
+  report RUN ...      one page: data, curves, scores, configuration; several runs side by side
   show-config CONFIG  every field with its value
 
 Any field of a config can be changed: jina-jax train demo --optim.learning-rate 3e-4
@@ -292,6 +293,7 @@ _PLAIN_VERBS: dict[str, Callable[..., None]] = {
     "negation-score": negation_score,
     "mteb": mteb,
     "inspect": _inspect,
+    "report": report,
 }
 
 
@@ -311,7 +313,7 @@ def _run(verb: str, args: list[str]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line.
 
-    Returns: the exit code: 0, 2 for something the user gave, 128 + n when stopped by signal n.
+    Returns: the exit code, as `errors.ExitCode` lists them.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help", "help"):
@@ -326,7 +328,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _run(args[0], args[1:])
     except UserError as error:
         print(f"jina-jax {args[0]}: {error}", file=sys.stderr)
-        return 2
+        return ExitCode.USER_ERROR
+    except RunFailed as failed:
+        print(f"jina-jax {args[0]}: {failed}", file=sys.stderr)
+        return failed.exit_code
     except Interrupted as interrupted:
         print(f"jina-jax {args[0]}: {interrupted}", file=sys.stderr)
         return interrupted.exit_code

@@ -1,6 +1,31 @@
-"""The two ways in which a command ends early on purpose, and words for their messages."""
+"""The ways in which a command ends early, their exit codes, and words for their messages."""
 
 import signal
+from enum import IntEnum
+from pathlib import Path
+
+
+class ExitCode(IntEnum):
+    """What a command ends with; 128 + n after signal n, when everything is saved.
+
+    After 10 and above, the same command may be started again as it is: a scheduler can do that.
+    """
+
+    DONE = 0
+    USER_ERROR = 2
+    """Something that was given cannot be used."""
+    NOT_FINITE = 3
+    """Too many batches in a row gave no finite loss or gradient."""
+    SAVE_FAILED = 4
+    """Checkpoints cannot be written."""
+    OUT_OF_MEMORY = 5
+    """The step does not fit the devices."""
+    DATA_STALLED = 10
+    """No batch came in time, or a process that reads them is gone."""
+    STEP_STALLED = 11
+    """A step did not end in time, perhaps for another host."""
+    HOST_LOST = 12
+    """Another process of the run is gone or hangs."""
 
 
 class UserError(Exception):
@@ -23,3 +48,40 @@ class Interrupted(Exception):
             f"The same command goes on from there."
         )
         self.exit_code = 128 + number
+
+
+class RunFailed(Exception):
+    """A run cannot go on; what it had saved before is whole."""
+
+    exit_code: ExitCode
+
+
+class SaveFailed(RunFailed):
+    """A checkpoint could not be written."""
+
+    exit_code = ExitCode.SAVE_FAILED
+
+    def __init__(self, folder: Path, problem: str):
+        """Args: the folder of the checkpoints, and what went wrong."""
+        super().__init__(
+            f"{problem}. The steps in {folder} that were saved before are whole: make room or mend "
+            f"the disk, then the same command goes on from the newest"
+        )
+
+
+class NotFinite(RunFailed):
+    """Too many steps in a row gave no finite loss or gradient."""
+
+    exit_code = ExitCode.NOT_FINITE
+
+
+class OutOfMemory(RunFailed):
+    """The step does not fit the memory of the devices."""
+
+    exit_code = ExitCode.OUT_OF_MEMORY
+
+
+class DataLost(RunFailed):
+    """A process that reads batches is gone."""
+
+    exit_code = ExitCode.DATA_STALLED

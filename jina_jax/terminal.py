@@ -1,9 +1,9 @@
 """Tables and lists for the terminal."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from jina_jax.config_file import read_run
 from jina_jax.data.explain import explain, score_histograms
 from jina_jax.data.ledger import ledger_counts, ledger_samples
 from jina_jax.data.manifest import MANIFEST_FILE, Manifest, load_manifest
@@ -17,6 +17,7 @@ from jina_jax.mine.run import MineReport
 from jina_jax.mteb.published import Comparison
 from jina_jax.mteb.scores import TaskScore, averages
 from jina_jax.train.metrics import read_metrics
+from jina_jax.untrusted import read_json
 
 _WIDTH = 96
 
@@ -212,9 +213,9 @@ def _inspect_data(folder: Path, samples: int) -> str:
 
 
 def _inspect_run(folder: Path, samples: int) -> str:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_run(folder)
     lines = read_metrics(folder / "metrics.jsonl")
-    parts = [f"run {config['name']}"]
+    parts = [f"run {config.name}"]
     if lines:
         shown = [lines[i] for i in _evenly(len(lines), 10)]
         rows = [
@@ -228,10 +229,9 @@ def _inspect_run(folder: Path, samples: int) -> str:
     for name, what in (("evaluation", "retrieval"), ("negation", "negation")):
         path = folder / f"{name}.json"
         if path.is_file():
-            parts.append(scores(json.loads(path.read_text(encoding="utf-8")), what))
-    data = Path(config["data_dir"]) if config["data_dir"] else folder / "data"
-    if (data / MANIFEST_FILE).is_file():
-        parts.append(_inspect_data(data, samples))
+            parts.append(scores(read_json(path, finite=False), what))
+    if (config.data_path / MANIFEST_FILE).is_file():
+        parts.append(_inspect_data(config.data_path, samples))
     return "\n\n".join(parts)
 
 

@@ -13,6 +13,8 @@ from jina_jax.mteb.scores import TaskScore
 
 FILE = "published.json"
 """Of this package: the figures, and where they were published."""
+COMPARISON_FILE = "comparison.json"
+"""Of a folder of results: a `Comparison`."""
 
 
 class Published(NamedTuple):
