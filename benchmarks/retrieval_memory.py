@@ -144,7 +144,7 @@ def main() -> None:
             print(
                 f"{f['passages']:,} passages, {f['embeddings_mib']:.0f} MiB of embeddings: "
                 f"{f['seconds']:.0f} s; anonymous memory {f['before_mib']} MiB before, "
-                f"{f['peak_mib']} MiB at most (+{f['peak_mib'] - f['before_mib']}); of "
+                f"{f['peak_mib']} MiB at most; of "
                 f"{f['places']:,} places {f['other_ids']} have another id than NumPy, "
                 f"{f['other_ids_apart']} of them with cosines more than {ALIKE} apart",
                 flush=True,
