@@ -14,6 +14,7 @@ from jina_jax.ablate.verb import ablate
 from jina_jax.arguments import config_verb, parse
 from jina_jax.config import RunConfig
 from jina_jax.config_file import config_names, each_phase, reads_from, to_json
+from jina_jax.credentials import masked
 from jina_jax.doctor.verb import doctor
 from jina_jax.errors import ExitCode, Interrupted, RunFailed, UserError
 from jina_jax.model_verbs import encode, import_model, mteb, negation_score, report, search
@@ -330,10 +331,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _run(args[0], args[1:])
     except UserError as error:
-        print(f"jina-jax {args[0]}: {error}", file=sys.stderr)
+        print(f"jina-jax {args[0]}: {masked(str(error))}", file=sys.stderr)
         return ExitCode.USER_ERROR
     except RunFailed as failed:
-        print(f"jina-jax {args[0]}: {failed}", file=sys.stderr)
+        print(f"jina-jax {args[0]}: {masked(str(failed))}", file=sys.stderr)
         return failed.exit_code
     except Interrupted as interrupted:
         print(f"jina-jax {args[0]}: {interrupted}", file=sys.stderr)

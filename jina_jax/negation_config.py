@@ -105,6 +105,8 @@ def negation_problems(negation: NegationConfig) -> Iterator[str]:
     else:
         if not has_text:
             yield "negation.endpoint.prompt has no {text}"
+    if not endpoint.key_variable.isidentifier():
+        yield "negation.endpoint.key_variable is no name of an environment variable"
     if negation.method == "endpoint":
         if not endpoint.base_url.startswith(("http://", "https://")):
             yield f"negation.endpoint.base_url={endpoint.base_url!r} must begin with http(s)://"

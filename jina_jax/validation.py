@@ -8,6 +8,7 @@ from typing import Any
 
 from jina_jax.alarm_config import alarm_problems
 from jina_jax.config import RunConfig, SourceConfig
+from jina_jax.credentials import credential_in
 from jina_jax.errors import UserError, multiples_near
 from jina_jax.evaluate_config import evaluate_problems
 from jina_jax.export_config import export_problems
@@ -210,11 +211,40 @@ def _number_problems(config: Any, prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{field.name} is NaN; give a number"
 
 
+def check_credentials(config: Any) -> None:
+    """Refuses a configuration with a password, key or token in it, without repeating it.
+
+    Args:
+      config: a dataclass that may hold others.
+    Raises: UserError naming the fields.
+    """
+    found = [f"{path} holds {kind}" for path, kind in _credentials(config)]
+    if found:
+        raise UserError(
+            "the configuration is printed, and saved with every checkpoint and model card; "
+            "credentials belong into the environment (HF_TOKEN, AWS_ACCESS_KEY_ID, "
+            "GOOGLE_APPLICATION_CREDENTIALS, ...) or the files of their libraries:\n  "
+            + "\n  ".join(found)
+        )
+
+
+def _credentials(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    if dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from _credentials(getattr(value, field.name), f"{path}.{field.name}".lstrip("."))
+    elif isinstance(value, tuple | list):
+        for number, item in enumerate(value):
+            yield from _credentials(item, f"{path}.{number}")
+    elif isinstance(value, str) and (kind := credential_in(value)):
+        yield path, kind
+
+
 def validate(config: RunConfig) -> None:
     """Checks what types cannot say.
 
     Raises: UserError listing every field that is wrong.
     """
+    check_credentials(config)
     parts = (
         _number_problems, _folder_problems, _data_problems, _feed_problems, _training_problems,
         _distributed_problems,

@@ -19,6 +19,7 @@ MODEL = BASE | {"model"}
 ALLOWED = {
     "errors": set(),
     "untrusted": {"errors"},
+    "credentials": set(),
     "types": set(),
     "processes": {"errors", "progress"},
     "host_watch": {"errors", "processes", "progress"},
@@ -42,7 +43,7 @@ ALLOWED = {
     "config_file": {"ablate_config", "config", "errors", "suite_config", "untrusted"},
     "mteb": MODEL
     | {"data", "evaluate", "hf_folder", "progress", "score", "suite_config", "trained"},
-    "validation": CONFIGS | {"config", "errors"},
+    "validation": CONFIGS | {"config", "credentials", "errors"},
     "distributed": {"config", "errors", "progress"},
     "data": BASE | {"config_file", "processes", "progress", "untrusted"},
     "feed": BASE | {"data", "processes"},
@@ -65,7 +66,7 @@ ALLOWED = {
     | {"sentence_folder"},
     "doctor": MODEL
     | {"checkpoint", "config_file", "data", "hf_folder", "sentence_folder", "trained"}
-    | {"untrusted", "validation"},
+    | {"credentials", "untrusted", "validation"},
     "mine": MODEL | {"data", "evaluate", "progress", "trained"},
     "plan": MODEL
     | {"accelerators", "data", "feed", "mesh", "processes", "progress", "remedies", "train"}

@@ -6,6 +6,8 @@ from typing import NamedTuple
 from jina_jax.types import BadRecord, Origin, Pair, Triplet
 
 CHUNK_RECORDS = 4096
+CHUNK_BYTES = 8 << 20
+"""Of texts in a chunk, beyond which no further record is added: the longest lines have 16 MiB."""
 
 Record = Pair | Triplet | BadRecord
 
@@ -42,6 +44,7 @@ class ChunkBuilder:
         self.rows: list[int] = []
         self._files: list[str] = []
         self._bad: list[tuple[int, BadRecord]] = []
+        self._held = 0
 
     def add(self, record: Record) -> bool:
         """Takes a record; True when the chunk is full."""
@@ -50,9 +53,10 @@ class ChunkBuilder:
         else:
             for column, text in zip(self.columns, record[:-1], strict=True):
                 column.append(text)
+                self._held += len(text)
             self.rows.append(record.origin.row)
             self._files.append(record.origin.file)
-        return len(self.rows) + len(self._bad) >= CHUNK_RECORDS
+        return len(self.rows) + len(self._bad) >= CHUNK_RECORDS or self._held > CHUNK_BYTES
 
     def take(self, last_row: int, file: str | None = None) -> Chunk:
         """What was collected.

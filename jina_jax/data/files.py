@@ -10,6 +10,7 @@ from typing import IO, Any
 import xxhash
 
 from jina_jax.errors import UserError
+from jina_jax.untrusted import inner_path
 
 _CHUNK_BYTES = 1 << 20
 _AHEAD_BYTES = 2 << 20
@@ -47,7 +48,8 @@ def _store(url: str) -> Iterator[tuple[Any, str]]:
 def find_files(pattern: str) -> list[str]:
     """Files that a path or glob matches, sorted; none when it matches nothing.
 
-    Raises: UserError when a URL's store cannot be listed.
+    Raises: UserError when a URL's store cannot be listed, or a glob finds a link that leads out of
+      the folder that it searches.
     """
     if is_url(pattern):
         try:
@@ -61,7 +63,18 @@ def find_files(pattern: str) -> list[str]:
         return [str(expanded)]
     # Path.glob takes no absolute pattern.
     names = sorted(glob.glob(str(expanded), recursive=True))  # noqa: PTH207
-    return [name for name in names if Path(name).is_file()]
+    found = [name for name in names if Path(name).is_file()]
+    folder = _folder(expanded)
+    for name in found:
+        if Path(name).is_symlink():
+            # What was unpacked there may hold a link to any file of this machine.
+            inner_path(folder, Path(name).relative_to(folder).as_posix())
+    return found
+
+
+def _folder(pattern: Path) -> Path:
+    """The part of a glob before its first wildcard."""
+    return next(parent for parent in pattern.parents if not glob.has_magic(str(parent)))
 
 
 def open_file(path: str) -> IO[bytes]:

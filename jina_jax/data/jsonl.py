@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any
 
-from jina_jax.data.chunks import CHUNK_RECORDS, Chunk, ChunkBuilder, Record, record
+from jina_jax.data.chunks import CHUNK_BYTES, CHUNK_RECORDS, Chunk, ChunkBuilder, Record, record
 from jina_jax.data.lines import Damage, read_lines
 from jina_jax.data.records import field_texts, parse_json
 from jina_jax.types import BadRecord, Origin
@@ -27,12 +27,13 @@ def read_jsonl(
     Returns: a record per line that is not blank; rows count the lines of the part.
     """
     builder = ChunkBuilder(len(fields))
-    row, lines = 0, []
+    row, held, lines = 0, 0, []
     for row, line in read_lines(path, start, end):
         lines.append(line)
-        if len(lines) == CHUNK_RECORDS:
+        held += len(line)
+        if len(lines) == CHUNK_RECORDS or held > CHUNK_BYTES:
             yield _parsed(builder, path, row, lines, fields)
-            lines = []
+            held, lines = 0, []
     yield _parsed(builder, path, row, lines, fields)
 
 

@@ -3,13 +3,15 @@
 import zlib
 from collections.abc import Iterator
 from pathlib import PurePath
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 import zstandard
 
 from jina_jax.data.files import open_file
 
 _CHUNK_BYTES = 1 << 16
+_MOST_UNPACKED_BYTES = 1 << 20
+"""Handed on at once, however well the file is packed."""
 MAX_LINE_BYTES = 1 << 24
 """A longer line is no record but a damaged or foreign file; it is reported and passed over."""
 
@@ -24,16 +26,48 @@ class Damage(NamedTuple):
     detail: str
 
 
-def _gzip() -> Any:
-    return zlib.decompressobj(wbits=31)
+class _Gzip:
+    """A member of a gzip file."""
+
+    def __init__(self) -> None:
+        self._member = zlib.decompressobj(wbits=31)
+
+    def unpack(self, packed: bytes) -> Iterator[bytes]:
+        """What the bytes unpack to, in parts."""
+        while packed:
+            yield self._member.decompress(packed, _MOST_UNPACKED_BYTES)
+            packed = self._member.unconsumed_tail
+
+    @property
+    def rest(self) -> bytes | None:
+        """What follows the member once it has ended, else None."""
+        return self._member.unused_data if self._member.eof else None
 
 
-def _zstd() -> Any:
-    # Public dumps are often packed with --long=31, which is refused unless asked for.
-    return zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
+class _Zstd:
+    """A frame of a Zstandard file."""
+
+    _PACKED_BYTES = 1 << 10
+    """Unpacked at once: a block of 4 bytes can hold 128 KiB, so these are 32 MiB at most."""
+
+    def __init__(self) -> None:
+        # Public dumps are often packed with --long=31, which is refused unless asked for.
+        self._frame = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
+        self.rest: bytes | None = None
+
+    def unpack(self, packed: bytes) -> Iterator[bytes]:
+        """As of `_Gzip`."""
+        for start in range(0, len(packed), self._PACKED_BYTES):
+            end = start + self._PACKED_BYTES
+            data = self._frame.decompress(packed[start:end])
+            for first in range(0, len(data), _MOST_UNPACKED_BYTES):
+                yield data[first : first + _MOST_UNPACKED_BYTES]
+            if self._frame.eof:
+                self.rest = self._frame.unused_data + packed[end:]
+                return
 
 
-_DECOMPRESSORS = {".gz": _gzip, ".zst": _zstd}
+_DECOMPRESSORS: dict[str, type[_Gzip] | type[_Zstd]] = {".gz": _Gzip, ".zst": _Zstd}
 
 
 def compression_suffix(path: str) -> str:
@@ -86,15 +120,13 @@ def _decompress(path: str, start: int, end: int | None) -> Iterator[bytes | Dama
                         break
                     member = new()
                 try:
-                    data = member.decompress(chunk)
+                    yield from member.unpack(chunk)
                 except (zlib.error, zstandard.ZstdError) as error:
                     yield Damage("corrupt_compression", f"the rest cannot be unpacked: {error}")
                     return
-                if data:
-                    yield data
                 chunk = b""
-                if member.eof:
-                    chunk, member = member.unused_data, None
+                if member.rest is not None:
+                    chunk, member = member.rest, None
         if member is not None:
             yield Damage("truncated", "the file ends in the middle of a compressed member")
 

@@ -159,7 +159,8 @@ class Endpoint:
         for attempt in range(self._config.retries + 1):
             if self._is_over.is_set():
                 return
-            wait_s = self._config.backoff_s * 2**attempt * random.uniform(1, 1.25)
+            spread = random.uniform(1, 1.25)  # noqa: S311  It hides nothing.
+            wait_s = self._config.backoff_s * 2**attempt * spread
             try:
                 response = self._client.post(self._url, json=request)
             except httpx2.TransportError as error:

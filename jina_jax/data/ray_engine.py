@@ -139,7 +139,7 @@ def _on_any_node() -> Callable[[bytes, str, str], str]:
             )
         if not Path(markers).is_dir():
             return f"{here} does not see {markers}, which must be on a file system of all nodes"
-        execute(pickle.loads(task), Path(markers))
+        execute(pickle.loads(task), Path(markers))  # noqa: S301  Of the process that started it.
         return ""
 
     return execute_pickled
@@ -157,7 +157,8 @@ def _check_answers(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
         if not address.startswith("ray://"):
             ask = [sys.executable, "-m", "ray.scripts.scripts", "status", "--address", address]
-            subprocess.run(ask, capture_output=True, check=True, timeout=_ANSWER_S)
+            # A list of this module's own words, without a shell.
+            subprocess.run(ask, capture_output=True, check=True, timeout=_ANSWER_S)  # noqa: S603
     except (OSError, subprocess.SubprocessError) as error:
         said = "it does not answer as Ray does" if not isinstance(error, OSError) else error
         raise UserError(

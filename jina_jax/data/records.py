@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from jina_jax.data.files import open_file
 from jina_jax.data.lines import Damage, read_lines
-from jina_jax.data.tables import PARQUET_ERRORS
+from jina_jax.data.tables import PARQUET_ERRORS, read_batches
 from jina_jax.errors import UserError
 from jina_jax.types import BadRecord, Origin
 
@@ -68,7 +68,8 @@ def _read_rows(path: str) -> Iterator[Record]:
     row = 0
     try:
         with open_file(path) as stream, pq.ParquetFile(stream) as file:
-            for batch in file.iter_batches(_BATCH_ROWS):
+            groups, columns = range(file.metadata.num_row_groups), file.schema_arrow.names
+            for batch in read_batches(stream, file, groups, columns, _BATCH_ROWS):
                 for value in batch.to_pylist():
                     row += 1
                     yield Record(value, Origin(path, row))

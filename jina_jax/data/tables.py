@@ -1,10 +1,11 @@
 """Readers of tables: Parquet, and comma- or tab-separated text with a header."""
 
 import csv
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import IO, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jina_jax.data.chunks import CHUNK_RECORDS, Chunk, ChunkBuilder, Record, record
@@ -15,6 +16,9 @@ from jina_jax.types import BadRecord, Origin, Pair, Triplet
 
 PARQUET_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError)
 """What a damaged file raises."""
+_BATCH_BYTES = 64 << 20
+"""Of a column's texts in a batch, where they come from a dictionary."""
+_PROBE_BYTES = 1 << 16
 
 
 def _require_columns(path: str, present: list[str], wanted: Sequence[str]) -> None:
@@ -66,7 +70,7 @@ def read_parquet(
             _require_columns(path, file.schema_arrow.names, fields)
             groups = range(start, file.metadata.num_row_groups if end is None else end)
             columns = list(dict.fromkeys(fields))
-            for batch in file.iter_batches(CHUNK_RECORDS, row_groups=groups, columns=columns):
+            for batch in read_batches(stream, file, groups, columns, CHUNK_RECORDS):
                 if whole := _whole_texts(batch, fields):
                     builder.columns = whole
                     builder.rows = list(range(row + 1, row + 1 + len(batch)))
@@ -82,10 +86,56 @@ def read_parquet(
         raise _damaged(path, row, error) from error
 
 
+def read_batches(
+    stream: IO[bytes], file: pq.ParquetFile, groups: Iterable[int], columns: list[str], rows: int
+) -> Iterator[pa.RecordBatch]:
+    """Batches of rows of a Parquet file, of bounded size.
+
+    A column may name a text of its dictionary in every row, and so unpack to thousands of times
+    the size of the file. Where a dictionary holds long texts a batch has fewer rows.
+
+    Args:
+      stream: that `file` reads.
+      file: the open file.
+      groups: row groups to read.
+      columns: to read.
+      rows: most rows of a batch.
+    """
+    texts = [n for n in columns if n in file.schema_arrow.names and _is_text(_kind(file, n))]
+    for group in groups:
+        longest = _longest_in_dictionary(stream, file, group, texts) if texts else 0
+        few = max(_BATCH_BYTES // max(longest, 1), 1)
+        yield from file.iter_batches(min(rows, few), row_groups=[group], columns=columns)
+
+
+def _kind(file: pq.ParquetFile, name: str) -> pa.DataType:
+    kind = file.schema_arrow.field(name).type
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _longest_in_dictionary(
+    stream: IO[bytes], file: pq.ParquetFile, group: int, texts: list[str]
+) -> int:
+    """Bytes of the longest text in the dictionaries of a row group; reads them and one row."""
+    probe = pq.ParquetFile(
+        stream, metadata=file.metadata, read_dictionary=texts, buffer_size=_PROBE_BYTES,
+        pre_buffer=False,
+    )  # fmt: skip
+    row = next(probe.iter_batches(1, row_groups=[group], columns=texts), None)
+    lengths = [
+        pc.max(pc.binary_length(column.dictionary)).as_py() or 0
+        for column in ([] if row is None else row.columns)
+        if pa.types.is_dictionary(column.type)
+    ]
+    return max(lengths, default=0)
+
+
 def _whole_texts(batch: pa.RecordBatch, fields: Sequence[str]) -> tuple[list[str], ...] | None:
     """The columns as texts where every cell is one, which most batches are."""
     columns = [batch.column(name) for name in fields]
     if any(c.null_count or not _is_text(c.type) for c in columns):
+        return None
+    if any((pc.max(pc.binary_length(c)).as_py() or 0) > MAX_LINE_BYTES for c in columns):
         return None
     try:
         return tuple(c.to_pylist() for c in columns)
@@ -117,6 +167,9 @@ def _checked(
     for name, cell in zip(fields, cells, strict=True):
         if cell is None:
             return BadRecord("missing_field", f"{name!r} is null", origin)
+        if isinstance(cell, str) and len(cell) > MAX_LINE_BYTES:
+            what = f"{name!r} holds a text of more than {MAX_LINE_BYTES:,} characters"
+            return BadRecord("too_long", what, origin)
         if isinstance(cell, UnicodeDecodeError):
             return BadRecord("invalid_utf8", f"{name!r}: {cell.reason}", origin)
         if not isinstance(cell, str):

@@ -23,7 +23,8 @@ def device_checks() -> Checks:
     environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     command = [sys.executable, "-m", "jina_jax.doctor.devices"]
     try:
-        done = subprocess.run(
+        # This Python and a module of ours, without a shell.
+        done = subprocess.run(  # noqa: S603
             command, capture_output=True, text=True, timeout=_TIMEOUT_S, env=environment,
             check=False,
         )  # fmt: skip

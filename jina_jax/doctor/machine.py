@@ -97,7 +97,7 @@ def _memory() -> Check:
 
 def _shared_memory() -> Check:
     """Workers of the feed hand over their batches through it."""
-    shared = Path("/dev/shm")
+    shared = Path("/dev/shm")  # noqa: S108  It is only looked at.
     if not shared.is_dir():
         return Check("shared memory", "ok", "none; feed.workers=0 needs none")
     free = shutil.disk_usage(shared).free

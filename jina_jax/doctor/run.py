@@ -17,7 +17,7 @@ from jina_jax.hf_folder import read_encoder
 from jina_jax.model.weights import from_huggingface, parameter_count
 from jina_jax.sentence_folder import check_sentence_folder
 from jina_jax.trained import BEST_FOLDER, load_checkpoint
-from jina_jax.validation import validate
+from jina_jax.validation import check_credentials, validate
 
 _BYTES_PER_PARAMETER = 12
 """float32 parameters and AdamW's two moments."""
@@ -30,6 +30,13 @@ def run_checks(config: RunConfig, *, full: bool) -> Checks:
       config: of the run.
       full: also read what takes long: every byte of the shards, every parameter.
     """
+    try:
+        check_credentials(config)
+    except UserError as error:
+        # Other checks would print what they cannot read.
+        what, _, remedy = str(error).partition("; ")
+        yield Check("configuration", "failed", what, remedy)
+        return
     try:
         validate(config)
         yield Check("configuration", "ok", config.name)

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import tyro
 
+from jina_jax.credentials import masked
 from jina_jax.doctor.check import Check, Checks
 from jina_jax.errors import UserError
 
@@ -41,7 +42,7 @@ def doctor(
     # The devices may be busy with a training: what follows is content with the CPU.
     os.environ["JAX_PLATFORMS"] = "cpu"
     checks += _of(what, full)
-    print(_as_json(checks) if json else _as_table(checks))
+    print(masked(_as_json(checks) if json else _as_table(checks)))
     if any(check.verdict == "failed" for check in checks):
         sys.exit(1)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jina_jax.errors import UserError
 
-TOKEN_VARIABLE = "HF_TOKEN"
+TOKEN_VARIABLE = "HF_TOKEN"  # noqa: S105  The name, not the token.
 
 
 def push(folder: Path, repository: str, *, private: bool) -> str:

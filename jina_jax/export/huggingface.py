@@ -193,7 +193,7 @@ def verify_export(
     document = json.loads((out_dir / "sentence_bert_config.json").read_text(encoding="utf-8"))
     tokenizer = load_tokenizer(out_dir)
     tokenizer.enable_truncation(document["max_seq_length"])
-    tokenizer.enable_padding(pad_id=0, pad_token="<pad>")
+    tokenizer.enable_padding(pad_id=0, pad_token="<pad>")  # noqa: S106  No secret.
     encodings = tokenizer.encode_batch(list(texts))
     ids_NL = jnp.asarray([e.ids for e in encodings], jnp.int32)
     segments_NL = jnp.asarray([e.attention_mask for e in encodings], jnp.int32)

@@ -96,7 +96,7 @@ def verify_onnx(
     import onnxruntime
 
     session = onnxruntime.InferenceSession(folder / ONNX_FOLDER / ONNX_FILE)
-    tokenizer.enable_padding(pad_id=0, pad_token="<pad>")
+    tokenizer.enable_padding(pad_id=0, pad_token="<pad>")  # noqa: S106  No secret.
     longest_first = sorted(texts, key=len, reverse=True)
     largest = 0.0
     for batch in (longest_first, longest_first[-(len(texts) // 2) :]):

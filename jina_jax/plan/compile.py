@@ -164,7 +164,7 @@ def main() -> int:
 
     from jina_jax.errors import UserError
 
-    request = pickle.load(sys.stdin.buffer)
+    request = pickle.load(sys.stdin.buffer)  # noqa: S301  Of the process that started this one.
     try:
         result = compile_step(request, lambda text: reply("progress", text))
     except UserError as error:

@@ -143,10 +143,11 @@ def fuzz(target: str, seconds: float, seed: int, findings: Path) -> Done:
             except subprocess.TimeoutExpired:
                 process.kill()
                 _, log = process.communicate()
-                found["hang"] += 1
+                # On a busy machine it may not have come to its first input.
+                found["hang"] += "INITED" in log
             counts = re.findall(r"number_of_executed_units: (\d+)|^#(\d+)", log, re.MULTILINE)
             executions += max((int(a or b) for a, b in counts), default=0)
-            if process.returncode != 0:
+            if process.returncode != 0 and "INITED" in log:
                 how = re.search(r"SUMMARY: libFuzzer: ([\w-]+)", log)
                 dead = process.returncode
                 found[
