@@ -10,7 +10,6 @@ import pytest
 from jina_jax.checkpoint import Checkpoints
 from jina_jax.errors import ExitCode
 from jina_jax.train.metrics import read_metrics
-from tests.prepared import STEPS
 from tests.trainer import curve, finish, start, wait_for_step, wait_until
 
 LONG = ("--train.num-steps=100000", "--faults.save-retry-s=0.5")
@@ -65,7 +64,7 @@ def test_room_that_does_not_come_back(folder, uninterrupted, small_disk):
     _, said = process.communicate(timeout=300)
     assert process.returncode == ExitCode.SAVE_FAILED, said
     assert "(4 of 5 in a row have failed)" in said and "make room or mend the disk" in said
-    assert "Traceback" not in said
+    assert said.splitlines()[-1].startswith("jina-jax train: step ")
     good = Checkpoints(run / "checkpoints").newest_good()
     assert good and good % 7 == 0
     (small_disk / "filler").unlink()
@@ -86,7 +85,8 @@ def test_files_that_may_not_grow(folder, uninterrupted):
     process = start(folder, "limited", *flags, before=limit)
     _, said = process.communicate(timeout=300)
     assert process.returncode == ExitCode.SAVE_FAILED, said
-    assert "CHECKPOINT FAILED" in said and "File too large" in said and "Traceback" not in said
+    assert "CHECKPOINT FAILED" in said and "File too large" in said
+    assert said.splitlines()[-1].startswith("jina-jax train: step ")
     assert not Checkpoints(folder / "limited" / "checkpoints").steps
-    finish(start(folder, "limited", "--train.log-every-steps=1"))
-    assert curve(folder, "limited") == uninterrupted[:0] or len(curve(folder, "limited")) == STEPS
+    finish(start(folder, "limited"))
+    assert curve(folder, "limited") == uninterrupted
