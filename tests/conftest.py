@@ -53,3 +53,12 @@ def uninterrupted(folder):
     found = curve(folder, "whole")
     assert [step for step, *_ in found] == list(range(1, STEPS + 1))
     return found
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_trainer_is_left():
+    """A test that fails may leave its trainer running."""
+    yield
+    from tests.trainer import end_all
+
+    end_all()

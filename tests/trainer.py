@@ -17,6 +17,7 @@ from jina_jax.feed.pipeline import batches
 from jina_jax.train.metrics import read_metrics
 
 ROOT = Path(__file__).parents[1]
+_started: list[subprocess.Popen[str]] = []
 
 
 def start(
@@ -31,14 +32,24 @@ def start(
         "PYTHONPATH": str(ROOT),
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         # A trainer that is started again need not compile again.
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+        "JAX_COMPILATION_CACHE_DIR": os.environ.get(
+            "JAX_COMPILATION_CACHE_DIR", str(folder / "compiled")
+        ),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     command = [sys.executable, "-m", "jina_jax.cli", "train", str(folder / "config.py")]
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [*command, f"--workdir={folder / run}", *flags],
         env=environment, stderr=stderr, text=True, preexec_fn=before,
     )  # fmt: skip
+    _started.append(process)
+    return process
+
+
+def end_all() -> None:
+    """Kills the trainers that a failed test left."""
+    while _started:
+        _started.pop().kill()
 
 
 def finish(process: subprocess.Popen[str]) -> str:
