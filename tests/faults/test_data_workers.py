@@ -1,11 +1,10 @@
 """Data workers that die or hang, and a trainer that dies with them."""
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
-
-import pytest
 
 from jina_jax.errors import ExitCode
 from jina_jax.train.metrics import read_metrics
@@ -14,28 +13,33 @@ from tests.trainer import children, planned, start, wait_for_step, wait_until, w
 FLAGS = ("--train.num-steps=100000", "--feed.workers=2", "--feed.prefetch-batches=1")
 
 
-def shared_memory():
-    return {path.name for path in Path("/dev/shm").glob("psm_*")}
+def shared_memory(pid):
+    """The blocks of shared memory that a trainer and its workers hold."""
+    maps = [Path(f"/proc/{p}/maps").read_text() for p in (pid, *workers(pid))]
+    return {Path(path) for text in maps for path in re.findall(r"/dev/shm/psm_\w+", text)}
+
+
+def is_gone(paths):
+    """Whether files are gone, or are in a moment: Python's resource tracker removes them."""
+    deadline = time.monotonic() + 30
+    while any(path.exists() for path in paths):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def harm_a_worker(folder, run, number, *flags):
     """Sends a worker a signal; the trainer's exit code, what it said, and after how long."""
     process = start(folder, run, *FLAGS, *flags)
     assert wait_for_step(folder, run, process, 10)
+    held = shared_memory(process.pid)
+    assert held
     os.kill(workers(process.pid)[0], number)
     began = time.monotonic()
     _, said = process.communicate(timeout=120)
+    assert is_gone(held), "shared memory is left"
     return process.returncode, said, time.monotonic() - began
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left(folder):
-    before = shared_memory()
-    yield
-    deadline = time.monotonic() + 20
-    while shared_memory() - before:  # Python's resource tracker removes it in a moment.
-        assert time.monotonic() < deadline, "shared memory is left"
-        time.sleep(0.1)
 
 
 def test_a_killed_worker_ends_the_run_and_the_next_has_the_same_batches(folder, uninterrupted):
@@ -62,17 +66,15 @@ def test_a_stopped_worker_ends_the_run_in_time_with_all_stacks(folder, uninterru
     assert 4 < seconds < 60
 
 
-def test_a_killed_trainer_leaves_no_process(folder, uninterrupted):
+def test_a_killed_trainer_leaves_no_process_and_no_memory(folder, uninterrupted):
     process = start(folder, "orphans", *FLAGS)
     assert wait_for_step(folder, "orphans", process, 10)
-    started = children(process.pid)
     assert len(workers(process.pid)) == 2
+    left = {Path(f"/proc/{child}") for child in children(process.pid)} | shared_memory(process.pid)
+    assert any("psm_" in path.name for path in left)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)  # ends when nobody holds its standard error any more
-    deadline = time.monotonic() + 20
-    while any(Path(f"/proc/{child}").exists() for child in started):
-        assert time.monotonic() < deadline, "a process is left"
-        time.sleep(0.1)
+    assert is_gone(left)
 
 
 def test_a_worker_that_is_stopped_dies_with_a_killed_trainer(folder, uninterrupted):
@@ -82,7 +84,4 @@ def test_a_worker_that_is_stopped_dies_with_a_killed_trainer(folder, uninterrupt
     os.kill(stopped, signal.SIGSTOP)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
-    deadline = time.monotonic() + 20
-    while Path(f"/proc/{stopped}").exists():
-        assert time.monotonic() < deadline, "a process is left"
-        time.sleep(0.1)
+    assert is_gone([Path(f"/proc/{stopped}")])

@@ -103,7 +103,7 @@ TABLE = (
         "trainer killed", "SIGKILL, also while a worker is stopped",
         "no process and no shared memory is left",
         (
-            "faults/test_data_workers.py::test_a_killed_trainer_leaves_no_process",
+            "faults/test_data_workers.py::test_a_killed_trainer_leaves_no_process_and_no_memory",
             "faults/test_data_workers.py::"
             "test_a_worker_that_is_stopped_dies_with_a_killed_trainer",
         ),
