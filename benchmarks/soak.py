@@ -1,7 +1,7 @@
 """Kills one training run again and again, and compares it with one that was left in peace.
 
-`python benchmarks/soak.py` (half an hour on 2 free cores). A trainer on the CPU is ended 200 times, by
-SIGKILL or SIGTERM, at random moments: while it starts, restores, compiles, steps, saves and
+`python benchmarks/soak.py` (half an hour on 2 free cores). A trainer on the CPU is ended 200 times,
+by SIGKILL or SIGTERM, at random moments: while it starts, restores, compiles, steps, saves and
 evaluates. At the end the two runs must have the same parameters, metrics and evaluations, bit by
 bit, and every step must have had exactly the records that are planned for it: so no record is seen
 twice or missed.

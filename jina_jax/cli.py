@@ -1,6 +1,7 @@
 """The command line: `jina-jax VERB ...`. The only module that imports all the others."""
 
 import difflib
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -345,6 +346,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader of our output (`| head`) is gone: no error, and nothing left to say it to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"jina-jax {args[0]}: {error}: make room; nothing finished is lost", file=sys.stderr)
+        return ExitCode.SAVE_FAILED
     return 0
 
 

@@ -20,7 +20,7 @@ class FaultConfig:
     The first may take four times as long."""
     step_timeout_s: float = _changeable(1800.0)
     """The run ends, and tells where it stands, when a step takes longer; 0 waits for ever.
-    Compiling and evaluating may take four times as long."""
+    Compiling, evaluating and waiting for a save may take four times as long."""
     heartbeat_s: float = _changeable(60.0)
     """With several processes the others end when one gives no sign of life for so long."""
     max_skipped_steps: int = _changeable(10)

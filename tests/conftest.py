@@ -26,3 +26,39 @@ install_import_hook(
 import jax  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """A prepared folder and a config file beside it."""
+    from jina_jax.data.prepare import prepare
+    from tests.prepared import CONFIG_FILE, tiny_config, write_jsonl
+
+    folder = tmp_path_factory.mktemp("trainer")
+    write_jsonl(folder)
+    prepare(tiny_config(str(folder)).data, folder / "data", progress=False)
+    (folder / "config.py").write_text(CONFIG_FILE.format(folder=str(folder)))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(folder):
+    """The curve of a trainer on two devices that was left in peace."""
+    from tests.prepared import STEPS
+    from tests.trainer import curve, finish, start
+
+    finish(start(folder, "whole"))
+    found = curve(folder, "whole")
+    assert [step for step, *_ in found] == list(range(1, STEPS + 1))
+    return found
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_trainer_is_left():
+    """A test that fails may leave its trainer running."""
+    yield
+    from tests.trainer import end_all
+
+    end_all()

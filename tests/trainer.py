@@ -4,27 +4,52 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
+from typing import IO
 
+from jina_jax.arguments import config_verb
+from jina_jax.data.manifest import load_manifest
+from jina_jax.data.shards import ShardSet
+from jina_jax.feed.mixture import plan_mixture
+from jina_jax.feed.pipeline import batches
 from jina_jax.train.metrics import read_metrics
 
 ROOT = Path(__file__).parents[1]
+_started: list[subprocess.Popen[str]] = []
 
 
-def start(folder: Path, run: str, *flags: str, devices: int = 2) -> subprocess.Popen[str]:
-    """`jina-jax train` on `config.py` of the folder, with virtual devices."""
+def start(
+    folder: Path, run: str, *flags: str, devices: int = 2, stderr: int | IO[str] = subprocess.PIPE,
+    before: Callable[[], None] | None = None,
+) -> subprocess.Popen[str]:  # fmt: skip
+    """`jina-jax train` on `config.py` of the folder, with virtual devices.
+
+    `before` is called in the new process first.
+    """
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         # A trainer that is started again need not compile again.
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+        "JAX_COMPILATION_CACHE_DIR": os.environ.get(
+            "JAX_COMPILATION_CACHE_DIR", str(folder / "compiled")
+        ),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     command = [sys.executable, "-m", "jina_jax.cli", "train", str(folder / "config.py")]
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [*command, f"--workdir={folder / run}", *flags],
-        env=environment, stderr=subprocess.PIPE, text=True,
+        env=environment, stderr=stderr, text=True, preexec_fn=before,
     )  # fmt: skip
+    _started.append(process)
+    return process
+
+
+def end_all() -> None:
+    """Kills the trainers that a failed test left."""
+    while _started:
+        _started.pop().kill()
 
 
 def finish(process: subprocess.Popen[str]) -> str:
@@ -42,6 +67,49 @@ def wait_for_step(folder: Path, run: str, process: subprocess.Popen[str], step: 
             return True
         time.sleep(0.002)
     return False
+
+
+def wait_until(
+    condition: Callable[[], object], process: subprocess.Popen[str], timeout_s: float = 300
+) -> bool:
+    """Waits until something holds (True), or the process has ended (False)."""
+    deadline = time.monotonic() + timeout_s
+    while process.poll() is None:
+        if condition():
+            return True
+        assert time.monotonic() < deadline, "it never came to pass"
+        time.sleep(0.001)
+    return False
+
+
+def children(pid: int) -> dict[int, str]:
+    """The processes that a process has started: their numbers and command lines."""
+    found = {}
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, task.read_text().split()):
+            found[child] = Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ")
+    return found
+
+
+def workers(pid: int) -> list[int]:
+    """The data workers of a trainer."""
+    return [child for child, command in children(pid).items() if "spawn_main" in command]
+
+
+def planned(folder: Path, flags: tuple[str, ...], count: int) -> list[str]:
+    """Fingerprints of the first batches of a run of `config.py`, drawn in this process."""
+    config = config_verb("train", "", [str(folder / "config.py"), *flags])
+    manifest = load_manifest(config.data_path)
+    sources = {
+        s.name: ShardSet([config.data_path / shard.path for shard in s.shards])
+        for s in manifest.sources
+    }
+    mixture = plan_mixture(
+        config.data.sources, {name: len(s) for name, s in sources.items()}, config.mixture,
+        batch_size=config.feed.global_batch_size, num_steps=config.train.num_steps,
+    )  # fmt: skip
+    drawn = batches(sources, mixture, config.feed, seed=config.train.seed)
+    return [batch.fingerprint for batch in islice(drawn, count)]
 
 
 def stop_at(

@@ -5,6 +5,7 @@ hosts, devices or workers nor where a run was resumed changes it. So the state o
 one number.
 """
 
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 
 import grain
@@ -48,6 +49,7 @@ class _ReadBatch(grain.transforms.Map):
 
 
 def _start_worker(*_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's to handle.
     # A worker must not outlive a trainer that was killed, holding its memory and its stdout.
     die_with_parent()
 

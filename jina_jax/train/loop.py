@@ -243,7 +243,7 @@ def _run_steps(
                 is_last = done == num_steps or stop is not None or skipped.are_too_many
                 if is_last:
                     log.flush()
-            with goodput.of("checkpoint"):
+            with limits.saving(done), goodput.of("checkpoint"):
                 if is_last:
                     saves.finish(state)
                 elif saves.is_due(done):

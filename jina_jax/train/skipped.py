@@ -50,10 +50,8 @@ class SkippedSteps:
         line = {
             "step": batch.step + 1,
             "source": name,
-            **{
-                k: values[k] if math.isfinite(values[k]) else None
-                for k in ("loss", "gradient_norm")
-            },
+            "loss": values["loss"],
+            "gradient_norm": values["gradient_norm"],
             "records": batch.record_B.tolist(),
             "hashes": [[text.tobytes().hex() for text in record] for record in hashes],
         }

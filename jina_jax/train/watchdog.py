@@ -87,6 +87,10 @@ class Limits:
         """Limits a step."""
         return self._of_step(f"step {step}", 1)
 
+    def saving(self, step: int) -> AbstractContextManager[None]:
+        """Limits the wait for the disk."""
+        return self._of_step(f"the save after step {step}", 4)
+
     def evaluation(self, step: int) -> AbstractContextManager[None]:
         """Limits an evaluation, which compiles too."""
         return self._of_step(f"the evaluation after step {step}", 4)
@@ -96,6 +100,6 @@ class Limits:
         return self._watchdog.limit(
             timeout_s, ExitCode.STEP_STALLED,
             f"{what} did not end within {timeout_s:g} s ({f'{times} · ' if times > 1 else ''}"
-            f"faults.step_timeout_s): a device or another host hangs. The same command goes on "
-            f"from the newest checkpoint",
+            f"faults.step_timeout_s): a device, a disk or another host hangs. The same command "
+            f"goes on from the newest checkpoint",
         )  # fmt: skip

@@ -1,0 +1,92 @@
+"""A disk that is full: the alarm comes at once, the save is tried again, nothing good is lost."""
+
+import os
+import resource
+import signal
+import subprocess
+
+import pytest
+
+from jina_jax.checkpoint import Checkpoints
+from jina_jax.errors import ExitCode
+from jina_jax.train.metrics import read_metrics
+from tests.trainer import curve, finish, start, wait_for_step, wait_until
+
+LONG = ("--train.num-steps=100000", "--faults.save-retry-s=0.5")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 12 MB of its own."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "none", str(path)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield path
+    subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+def fill(disk):
+    """Takes all the room that there is."""
+    with (disk / "filler").open("wb", buffering=0) as file:
+        try:
+            while file.write(b"\0" * 65536):
+                pass
+        except OSError:
+            return
+
+
+def test_room_that_comes_back_in_time(folder, uninterrupted, small_disk, tmp_path):
+    run, log = small_disk / "run", tmp_path / "log"
+    with log.open("w") as stderr:
+        process = start(folder, str(run), *LONG, stderr=stderr)
+    assert wait_for_step(folder, str(run), process, 20)
+    fill(small_disk)
+    assert wait_until(lambda: "CHECKPOINT FAILED" in log.read_text(), process)
+    good = Checkpoints(run / "checkpoints").newest_good()
+    assert good
+    (small_disk / "filler").unlink()
+    wait_until(lambda: Checkpoints(run / "checkpoints").steps[-1] > good + 20, process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=300) == 128 + signal.SIGTERM, log.read_text()
+    lines = read_metrics(run / "metrics.jsonl")
+    assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
+    assert lines[-1]["failed_saves"] >= 1
+    assert Checkpoints(run / "checkpoints").newest_good() == len(lines)
+
+
+def test_room_that_does_not_come_back(folder, uninterrupted, small_disk):
+    run = small_disk / "run"
+    process = start(folder, str(run), *LONG)
+    assert wait_for_step(folder, str(run), process, 20)
+    fill(small_disk)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == ExitCode.SAVE_FAILED, said
+    assert "(4 of 5 in a row have failed)" in said and "make room or mend the disk" in said
+    assert said.splitlines()[-1].startswith("jina-jax train: step ")
+    good = Checkpoints(run / "checkpoints").newest_good()
+    assert good and good % 7 == 0
+    (small_disk / "filler").unlink()
+    process = start(folder, str(run), *LONG)
+    assert wait_for_step(folder, str(run), process, good + 1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=300)
+    assert f"from step {good} of" in said and process.returncode == 128 + signal.SIGINT
+
+
+def test_files_that_may_not_grow(folder, uninterrupted):
+    """The same by a limit of the process: saves fail from the first one on."""
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+    flags = ("--faults.save-retry-s=0.1", "--train.log-every-steps=20")
+    process = start(folder, "limited", *flags, before=limit)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == ExitCode.SAVE_FAILED, said
+    assert "CHECKPOINT FAILED" in said and "File too large" in said
+    assert said.splitlines()[-1].startswith("jina-jax train: step ")
+    assert not Checkpoints(folder / "limited" / "checkpoints").steps
+    finish(start(folder, "limited"))
+    assert curve(folder, "limited") == uninterrupted

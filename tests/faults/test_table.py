@@ -1,0 +1,183 @@
+"""Every fault that training must survive: how it is caused, what is promised, where it is tested.
+
+All are caused in real processes, by real signals, full disks and changed bytes.
+"""
+
+import ast
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+TESTS = Path(__file__).parents[1]
+
+
+class Row(NamedTuple):
+    """A fault."""
+
+    fault: str
+    cause: str
+    promise: str
+    tests: tuple[str, ...]
+
+
+TABLE = (
+    Row(
+        "killed in a step", "SIGKILL at random steps",
+        "the same command goes on; batches and losses are bit-identical",
+        ("train/test_resume.py::test_sigkill_at_random_steps_changes_nothing",),
+    ),
+    Row(
+        "killed in a save", "SIGKILL while saving-STEP is there",
+        "the unfinished step is not used; bit-identical",
+        (
+            "faults/test_kills.py::test_in_the_middle_of_a_save",
+            "faults/test_damaged_checkpoints.py::"
+            "test_what_a_save_left_unfinished_is_never_chosen",
+        ),
+    ),
+    Row(
+        "killed between a save and its evaluation", "SIGKILL",
+        "metrics, evaluations and best/ are as if nothing had been: none lost, none twice",
+        (
+            "faults/test_kills.py::test_between_a_save_and_its_evaluation",
+            "train/test_evaluation.py::test_a_kill_loses_and_doubles_no_evaluation",
+        ),
+    ),
+    Row(
+        "preempted", "SIGTERM to one of one or two processes",
+        "all save the same step, exit 143, go on from there",
+        (
+            "train/test_resume.py::test_sigterm_saves_the_step_and_says_so",
+            "train/test_processes.py::"
+            "test_two_processes_train_stop_together_and_go_on_as_one",
+        ),
+    ),
+    Row(
+        "Ctrl-C", "SIGINT", "the step is saved, exit 130, and it is said how to go on",
+        ("faults/test_stops.py::test_ctrl_c_saves_and_says_how_to_go_on",),
+    ),
+    Row(
+        "disk full while saving", "a small tmpfs; RLIMIT_FSIZE",
+        "an alarm at once, tried again, exit 4 if it stays; the last good step is whole",
+        (
+            "faults/test_full_disk.py::test_room_that_comes_back_in_time",
+            "faults/test_full_disk.py::test_room_that_does_not_come_back",
+            "faults/test_full_disk.py::test_files_that_may_not_grow",
+        ),
+    ),
+    Row(
+        "checkpoint damaged", "a bit flipped, a file cut or removed, in every file of a step",
+        "found by its seal, set aside, the newest good step used, and said so",
+        (
+            "faults/test_damaged_checkpoints.py::test_harm_to_any_file_of_a_step_is_found",
+            "faults/test_damaged_checkpoints.py::"
+            "test_training_sets_damaged_steps_aside_and_goes_on_from_the_newest_good_one",
+            "faults/test_damaged_checkpoints.py::"
+            "test_readers_use_the_newest_good_step_and_change_nothing",
+            "faults/test_hosts.py::test_all_hosts_set_a_damaged_step_aside",
+        ),
+    ),
+    Row(
+        "checkpoint of other shapes or dtypes", "bfloat16 wanted of float32",
+        "refused with the names; never cast",
+        ("faults/test_damaged_checkpoints.py::test_other_shapes_and_dtypes_are_refused",),
+    ),
+    Row(
+        "data worker killed", "SIGKILL to a worker",
+        "exit 10 with the cause; the next start has exactly the batches that follow",
+        (
+            "faults/test_data_workers.py::"
+            "test_a_killed_worker_ends_the_run_and_the_next_has_the_same_batches",
+        ),
+    ),
+    Row(
+        "data worker hangs", "SIGSTOP to a worker",
+        "exit 10 after faults.batch_timeout_s, with the stacks of all threads",
+        (
+            "faults/test_data_workers.py::"
+            "test_a_stopped_worker_ends_the_run_in_time_with_all_stacks",
+        ),
+    ),
+    Row(
+        "trainer killed", "SIGKILL, also while a worker is stopped",
+        "no process and no shared memory is left",
+        (
+            "faults/test_data_workers.py::test_a_killed_trainer_leaves_no_process_and_no_memory",
+            "faults/test_data_workers.py::"
+            "test_a_worker_that_is_stopped_dies_with_a_killed_trainer",
+        ),
+    ),
+    Row(
+        "a host dies", "SIGKILL to one of two processes",
+        "the other ends with exit 12 (JAX: 134 for the first) and names it; restart goes on",
+        (
+            "faults/test_hosts.py::test_the_second_host_dies",
+            "faults/test_hosts.py::test_the_first_host_dies",
+        ),
+    ),
+    Row(
+        "a host hangs", "SIGSTOP to either of two processes",
+        "the other ends with exit 12 after faults.heartbeat_s and names it",
+        ("faults/test_hosts.py::test_a_host_hangs",),
+    ),
+    Row(
+        "only one host starts", "one of two processes",
+        "exit 2 after distributed.timeout_s, with what to check",
+        ("train/test_processes.py::test_a_process_that_is_alone_says_so_in_time",),
+    ),
+    Row(
+        "hosts, devices or workers change", "8, 4, 2, 1 devices; 2, 1 processes; 2, 0 workers",
+        "the same batches, losses within rounding",
+        (
+            "train/test_processes.py::"
+            "test_a_checkpoint_of_eight_devices_goes_on_with_four_two_and_one",
+            "train/test_processes.py::"
+            "test_two_processes_train_stop_together_and_go_on_as_one",
+            "faults/test_data_workers.py::"
+            "test_a_killed_worker_ends_the_run_and_the_next_has_the_same_batches",
+        ),
+    ),
+    Row(
+        "configuration changes", "other flags on resumption, or on one of two hosts",
+        "refused with each field, before and now",
+        (
+            "train/test_resume.py::test_another_configuration_is_refused_on_resumption",
+            "train/test_processes.py::test_processes_with_another_configuration_are_named",
+        ),
+    ),
+    Row(
+        "NaN or infinity", "an infinite score in a shard; a learning rate out of all bounds",
+        "the step changes nothing, is counted, its records are written; N in a row: exit 3",
+        (
+            "faults/test_not_finite.py::test_a_skipped_step_changes_the_step_number_alone",
+            "faults/test_not_finite.py::test_a_poisoned_record_is_named_and_the_run_goes_on",
+            "faults/test_not_finite.py::"
+            "test_too_many_in_a_row_end_the_run_with_finite_parameters",
+        ),
+    ),
+    Row(
+        "step does not fit the memory", "rows of 16,384 tokens",
+        "exit 5 before the first step, with remedies",
+        ("faults/test_memory.py::test_a_step_that_does_not_fit_is_refused_with_remedies",),
+    ),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: row.fault)
+def test_every_row_has_its_tests(row):
+    for name in row.tests:
+        file, _, function = name.partition("::")
+        tree = ast.parse((TESTS / file).read_text(encoding="utf-8"))
+        assert function in {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}, name
+
+
+def test_every_test_of_a_fault_has_a_row():
+    named = {name for row in TABLE for name in row.tests}
+    beside = {"test_time_is_told_over_all_lives", "test_readers_say_so_when_no_step_is_good"}
+    for path in (TESTS / "faults").glob("test_*.py"):
+        if path.name != Path(__file__).name:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            for node in tree.body:
+                if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                    assert f"faults/{path.name}::{node.name}" in named or node.name in beside
