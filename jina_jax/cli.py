@@ -15,6 +15,7 @@ from jina_jax.arguments import config_verb, parse
 from jina_jax.config import RunConfig
 from jina_jax.config_file import config_names, each_phase, reads_from, to_json
 from jina_jax.errors import Interrupted, UserError
+from jina_jax.launch.verb import launch
 from jina_jax.model_verbs import encode, import_model, mteb, negation_score, search
 from jina_jax.validation import validate
 
@@ -47,6 +48,7 @@ use a model (MODEL is a run folder or an exported folder)
 
 look ahead and inside
   plan CONFIG         compile the step for a TPU slice without having one: does it fit, time, cost
+  launch TARGET CONFIG   the file that starts a run on GKE, SLURM, ...: names and sizes in one place
   inspect DIR         what is in a prepared folder or a run: counts, drops, scores and samples
   show-config CONFIG  every field with its value
 
@@ -275,8 +277,9 @@ _CONFIG_VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "show-config": _show_config,
     "plan": _plan,
     "ablate": ablate,
+    "launch": launch,
 }
-_OF_ALL_PHASES = ("demo", "ablate", "run")
+_OF_ALL_PHASES = ("demo", "ablate", "run", "launch")
 _PLAIN_VERBS: dict[str, Callable[..., None]] = {
     "encode": encode,
     "import": import_model,

@@ -293,7 +293,11 @@ class RunConfig:
     workdir: str = _changeable("")
     """Everything is written below this folder; empty means `runs/NAME`."""
     data_dir: str = _changeable("")
-    """Prepared shards, when several runs share them; empty means `WORKDIR/data`."""
+    """Prepared shards, when several runs share them: a folder, or a URL such as gs://BUCKET/NAME
+    or s3://BUCKET/NAME, of which each machine keeps a copy; empty means `WORKDIR/data`."""
+    cache_dir: str = _changeable("")
+    """Where copies of prepared shards lie when `data_dir` is a URL; empty means
+    `~/.cache/jina_jax/data`. Processes of one machine share it."""
     machine: str = _changeable("")
     """What the run is set for, as `jina-jax plan` names it; empty where it is nothing special."""
     data: DataConfig = DataConfig()

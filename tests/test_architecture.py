@@ -57,7 +57,10 @@ ALLOWED = {
     | {"accelerators", "data", "feed", "mesh", "processes", "progress", "train", "validation"},
     "export": MODEL | {"checkpoint", "config_file", "data", "hf_folder", "evaluate", "trained"},
 }
-SHELL = {"ablate", "arguments", "cli", "demo", "histograms", "model_verbs", "terminal", "__init__"}
+SHELL = {
+    "ablate", "arguments", "cli", "demo", "histograms", "launch", "model_verbs", "terminal",
+    "__init__",
+}  # fmt: skip
 """What a person starts; these may import all."""
 
 
