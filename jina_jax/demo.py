@@ -35,7 +35,7 @@ def demo(config: RunConfig) -> None:
     say("5/5 search, with the exported model")
     held_out = config.data_path / str(manifest.sources[0].eval_path)
     passages = pq.read_table(held_out, columns=["positive"])["positive"].to_pylist()
-    print(hits(search(Embedder.load(folder), passages, QUERIES, 3)))
+    print(hits(search(Embedder.load(folder), lambda: passages, QUERIES, 3)))
     average = {system: 100 * values["ndcg@10"] for system, values in results["average"].items()}
     print(
         f"\nnDCG@10 before training {average['untrained']:.1f}, after {average['trained']:.1f}, "

@@ -6,6 +6,15 @@ import signal
 class UserError(Exception):
     """Something a user gave cannot be used; the message says what, why and how to mend it."""
 
+    exit_code = 2
+
+
+class UnreachableError(UserError):
+    """Something outside this machine did not answer; trying again later may help."""
+
+    exit_code = 75
+    """EX_TEMPFAIL of sysexits.h: whoever starts runs may start this one again."""
+
 
 def multiples_near(value: int, divisor: int) -> str:
     """The multiples of `divisor` around a value that is none, in words: `96 or 104`."""

@@ -32,16 +32,71 @@ class RerankingSet:
     """The task, as the results name it."""
     paths: tuple[str, ...]
     """Files or globs."""
-    kind: Literal["jsonl", "parquet"] = "jsonl"
-    """File format."""
+    kind: Literal["jsonl", "parquet", "csv", "tsv"] = "jsonl"
+    """File format. A row of `jsonl` and `parquet` is a query with its passages. Of `csv` and `tsv`,
+    whose cells hold one text, the rows of the same query are one, and a cell may be empty."""
     fields: tuple[str, str, str] = ("query", "positive", "negative")
     """Fields or columns of the query, the relevant passages and the others: a list of texts or one
     text."""
 
 
 @dataclass(frozen=True)
+class RetrievalSet:
+    """Queries, the passages to search, and which of these are relevant (qrels): a folder in the
+    layout of BEIR, or files.
+    """
+
+    name: str
+    """The task, as the results name it."""
+    folder: str = ""
+    """Holds corpus.jsonl, queries.jsonl (both also .gz and .zst) and qrels/SPLIT.tsv."""
+    split: str = "test"
+    """Of the folder's qrels."""
+    corpus: tuple[str, ...] = ()
+    """Files or globs of the passages, where there is no folder."""
+    queries: tuple[str, ...] = ()
+    """Of the queries; those without a row of qrels are left out."""
+    qrels: tuple[str, ...] = ()
+    """Of the judgements."""
+    kind: Literal["jsonl", "parquet", "csv", "tsv"] = "jsonl"
+    """Format of the files of passages and queries."""
+    qrels_kind: Literal["jsonl", "parquet", "csv", "tsv"] = "tsv"
+    """Format of the files of judgements; csv and tsv begin with a header."""
+    corpus_fields: tuple[str, str, str] = ("_id", "title", "text")
+    """Of a passage's id, its title and its text. The title may be missing or empty; else it stands
+    before the text, as in BEIR."""
+    query_fields: tuple[str, str] = ("_id", "text")
+    """Of a query's id and its text."""
+    qrels_fields: tuple[str, str, str] = ("query-id", "corpus-id", "score")
+    """Of the ids of a query and of a passage, and of its relevance, a whole number: above 0 is
+    relevant, and more is more so."""
+
+
+@dataclass(frozen=True)
+class NegationSet:
+    """Triplets of a sentence, what follows from it, and what contradicts both in nearly the same
+    words.
+    """
+
+    name: str
+    """The task, as the results name it."""
+    paths: tuple[str, ...]
+    """Files or globs."""
+    kind: Literal["jsonl", "parquet", "csv", "tsv", "text"] = "jsonl"
+    """File format; `text` is lines whose cells are parted by tabs, without header or quotes."""
+    fields: tuple[str, str, str] = ("query", "positive", "negative")
+    """Fields or columns of the anchor, the entailment and the negative, as `jina-jax negation`
+    writes them; of jinaai/negation-dataset anchor, entailment and negative. For `text` their
+    numbers from 1."""
+
+
+OwnSet = StsSet | RerankingSet | RetrievalSet | NegationSet
+"""An evaluation set of one's own."""
+
+
+@dataclass(frozen=True)
 class EvaluateConfig:
-    """Retrieval on the held-out split, and sets of scored pairs and of passages to rerank."""
+    """What is measured: retrieval and negation on the held-out split, and sets of one's own."""
 
     top_k: int = _changeable(10)
     """Cut-off of nDCG@k, recall@k and MAP@k."""
@@ -51,6 +106,10 @@ class EvaluateConfig:
     """Sets whose scores are correlated with the cosines."""
     reranking: tuple[RerankingSet, ...] = _changeable(())
     """Sets whose passages are ranked by cosine with their query."""
+    retrieval: tuple[RetrievalSet, ...] = _changeable(())
+    """Sets whose whole corpus is searched, beside the held-out pairs."""
+    negation: tuple[NegationSet, ...] = _changeable(())
+    """Sets of triplets, beside the held-out ones."""
     every_steps: int = _changeable(0)
     """Evaluate during training whenever this many steps are done, and at the end; 0 never does.
     Figures go to evaluations.jsonl in the run folder and to TensorBoard."""
@@ -77,22 +136,35 @@ def evaluate_problems(evaluate: EvaluateConfig) -> Iterator[str]:
             f"evaluate.keep_best={evaluate.keep_best} is no KIND/TASK/MEASURE, such as "
             f"retrieval/average/ndcg@10"
         )
-    kinds: dict[str, Sequence[StsSet | RerankingSet]] = {
-        "sts": evaluate.sts,
-        "reranking": evaluate.reranking,
-    }
-    for kind, sets in kinds.items():
-        names = [s.name for s in sets]
-        for name in sorted({n for n in names if names.count(n) > 1}):
-            yield f"two sets of evaluate.{kind} are named {name!r}: names must differ"
-        for number, one in enumerate(sets):
-            which = f"evaluate.{kind}.{number} ({one.name})"
-            if one.name == "average":
-                yield f"{which}: the mean of the sets has that name; choose another"
-            if not one.paths:
-                yield f"{which} has no paths"
-            if one.kind == "text" and not all(f.isdecimal() and int(f) > 0 for f in one.fields):
-                yield (
-                    f"{which}: fields of kind `text` are column numbers from 1, got "
-                    f"{', '.join(one.fields)}"
-                )
+    for kind in ("sts", "reranking", "retrieval", "negation"):
+        yield from _set_problems(kind, getattr(evaluate, kind))
+
+
+def _set_problems(kind: str, sets: Sequence[OwnSet]) -> Iterator[str]:
+    names = [s.name for s in sets]
+    for name in sorted({n for n in names if names.count(n) > 1}):
+        yield f"two sets of evaluate.{kind} are named {name!r}: names must differ"
+    for number, one in enumerate(sets):
+        for problem in set_problems(one):
+            yield f"evaluate.{kind}.{number} ({one.name}){problem}"
+
+
+def set_problems(one: OwnSet) -> Iterator[str]:
+    """What is wrong with the values of a set, each to be read after the set's name."""
+    if one.name == "average":
+        yield ": the mean of the sets has that name; choose another"
+    if not one.name or "/" in one.name:
+        yield ": a name must not be empty or hold '/', which parts it from the measure"
+    if isinstance(one, RetrievalSet):
+        files = [name for name in ("corpus", "queries", "qrels") if getattr(one, name)]
+        if one.folder and files:
+            yield f" has both a folder and {', '.join(files)}: give one of the two"
+        if not one.folder and len(files) < 3:
+            yield " needs a folder, or files for all of corpus, queries and qrels"
+        if one.folder and (one.kind, one.qrels_kind) != ("jsonl", "tsv"):
+            yield ": the files of a folder are jsonl, and its qrels tsv"
+        return
+    if not one.paths:
+        yield " has no paths"
+    if one.kind == "text" and not all(f.isdecimal() and int(f) > 0 for f in one.fields):
+        yield (f": fields of kind `text` are column numbers from 1, got {', '.join(one.fields)}")

@@ -80,6 +80,8 @@ def search(
 ) -> None:
     """Find the passages of a file that are nearest to each query.
 
+    The search is exact. The file may be of any size: it is embedded and searched block by block.
+
     Args:
       model: a run folder or an exported folder.
       corpus: .txt (one passage a line), .jsonl (.gz, .zst), .csv, .tsv or .parquet.
@@ -89,13 +91,14 @@ def search(
     """
     from jina_jax.evaluate import search as exact
     from jina_jax.evaluate.embedder import Embedder
-    from jina_jax.evaluate.texts import read_texts
+    from jina_jax.evaluate.texts import stream_texts
     from jina_jax.terminal import hits
 
     if not queries:
         raise UserError('`jina-jax search` needs a query: jina-jax search MODEL CORPUS "a query"')
-    passages = read_texts(corpus, field)
-    found = exact.search(Embedder.load(model), passages, queries, top_k)
+    next(stream_texts(corpus, field), None)  # What cannot be read shall be known first.
+    embedder = Embedder.load(model)
+    found = exact.search(embedder, lambda: stream_texts(corpus, field), queries, top_k)
     print(hits(found))
 
 
@@ -121,13 +124,16 @@ def negation_score(
       batch_rows: packed rows encoded at once.
     """
     from jina_jax.evaluate.embedder import Embedder
-    from jina_jax.evaluate.negation import evaluate_negation, read_task
-    from jina_jax.evaluate.texts import file_source
+    from jina_jax.evaluate.negation import evaluate_negation, read_negation
+    from jina_jax.evaluate.texts import file_kind
+    from jina_jax.evaluate_config import NegationSet
     from jina_jax.terminal import scores
 
-    task = read_task(file_source(triplets, (anchor_field, entailment_field, negative_field)))
+    fields = (anchor_field, entailment_field, negative_field)
+    kind = file_kind(triplets)
+    task = read_negation(NegationSet(triplets.name, (str(triplets),), kind, fields))
     embedder = Embedder.load(model, batch_rows=batch_rows)
-    found = evaluate_negation([task._replace(name=triplets.name)], {"model": embedder})
+    found = evaluate_negation([task], {"model": embedder})
     print(scores(found, f"{len(task.anchors):,} triplets"))
 
 
@@ -137,43 +143,74 @@ def mteb(
     mirror: Path | None = None,
     output: Path | None = None,
     name: str = "",
+    compare: tuple[str, ...] = (
+        "jina-embedding-s-en-v1",
+        "jina-embedding-b-en-v1",
+        "jina-embedding-l-en-v1",
+        "all-MiniLM-L6-v2",
+    ),
 ) -> None:
-    """Measure a model on tasks of the Massive Text Embedding Benchmark (MTEB).
+    """Measure a model on tasks of the Massive Text Embedding Benchmark (MTEB), and on own sets.
 
-    Results are written task by task in mteb's own JSON; what is there is not run again. Needs
+    Results are written task by task in mteb's own JSON; what is there is not run again. The table
+    has published scores beside ours, and is written to comparison.json too. Needs
     pip install "jina-jax[mteb]".
 
     Args:
       model: a run folder, an exported folder, or a BERT such as all-MiniLM-L6-v2.
-      suite: quick, jina_v1 (the paper's tasks), or a Python file with get_suite().
+      suite: quick, jina_v1 (the paper's tasks), or a Python file with get_suite(), whose groups
+        hold tasks of MTEB and evaluation sets of one's own.
       mirror: folder with the data sets as OWNER/NAME, for a machine without a network.
       output: folder for the results; mteb/ in the model's folder by default.
       name: OWNER/NAME of the model in the results.
+      compare: models whose published scores are shown: jina-embedding-s-en-v1 (-b-, -l-),
+        sentence-t5-base (-large, -xl, -xxl), gtr-t5-base (-large, -xl, -xxl), all-MiniLM-L6-v2.
+        Without any, ours stand alone.
     """
     from jina_jax.config_file import load_suite
+    from jina_jax.mteb.published import COMPARISON_FILE, check_models, write_comparison
+    from jina_jax.mteb.published import compare as beside
 
     chosen = load_suite(suite)
+    check_models(compare)
     try:
         from jina_jax.mteb.model import open_model
-        from jina_jax.mteb.run import averages, run_suite
+        from jina_jax.mteb.run import run_suite
     except ImportError as error:
         raise UserError(
             f'`jina-jax mteb` needs {error.name}: pip install "jina-jax[mteb]"'
         ) from error
-    from jina_jax.terminal import table
+    from jina_jax.terminal import comparison
 
     output = output or model / "mteb"
     found = run_suite(open_model(model, name), chosen, output, mirror)
-    rows = [
-        [
-            s.group,
-            s.task,
-            s.measure,
-            f"{s.score:.2f}",
-            "" if s.map_at_10 is None else f"{s.map_at_10:.2f}",
-        ]
-        for s in found
-    ]
-    rows += [[group, "average", "", f"{mean:.2f}", ""] for group, mean in averages(found).items()]
-    print(table(["group", "task", "measure", "score", "MAP@10"], rows))
+    shown = beside(found, compare)
+    write_comparison(shown, output / COMPARISON_FILE)
+    print(comparison(found, shown))
     print(f"results: {output / 'results'}")
+
+
+def report(
+    runs: tyro.conf.Positional[list[Path]],
+    ablations: list[Path] | None = None,
+    output: Path | None = None,
+) -> None:
+    """Show a run on one page, from raw data to scores; or several runs side by side.
+
+    The page has what was read and dropped and why, lengths, mixture, curves, speed and memory,
+    evaluation, environment, configuration and manifest, of the phases before too. It needs nothing
+    but a browser, in light or dark, wide or narrow. Its plots are also PNG and SVG files.
+
+    example: jina-jax report runs/demo
+
+    Args:
+      runs: folders of runs; of one, the runs that it started from are shown before it.
+      ablations: work folders of ablations to show too.
+      output: folder to write into; report/ in the first run's folder by default.
+    """
+    from jina_jax.report.write import write_report
+
+    if not runs and not ablations:
+        raise UserError("give the folder of a run, such as runs/demo")
+    first = (runs or ablations or [Path()])[0]
+    print(f"report: {write_report(runs, ablations or [], output or first / 'report')}")

@@ -1,6 +1,8 @@
-"""Suites of tasks of the Massive Text Embedding Benchmark (MTEB)."""
+"""Suites of tasks of the Massive Text Embedding Benchmark (MTEB), and of one's own sets."""
 
 from dataclasses import dataclass
+
+from jina_jax.evaluate_config import OwnSet
 
 
 @dataclass(frozen=True)
@@ -20,5 +22,6 @@ class Suite:
     """Tasks that are run and averaged together."""
 
     name: str
-    groups: dict[str, tuple[SuiteTask, ...]]
-    """Name of a group → its tasks; each group has a mean of its own."""
+    groups: dict[str, tuple[SuiteTask | OwnSet, ...]]
+    """Name of a group → its tasks, of MTEB or sets of one's own (`evaluate_config`), which run
+    through MTEB's task classes; each group has a mean of its own."""

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from jina_jax.config_file import read_run
 from jina_jax.data.explain import explain, score_histograms
 from jina_jax.data.ledger import ledger_counts, ledger_samples
 from jina_jax.data.manifest import MANIFEST_FILE, Manifest, load_manifest
@@ -14,6 +15,8 @@ from jina_jax.errors import UserError
 from jina_jax.evaluate.search import Hit
 from jina_jax.histograms import text_histograms
 from jina_jax.mine.run import MineReport
+from jina_jax.mteb.published import Comparison
+from jina_jax.mteb.scores import TaskScore, averages
 from jina_jax.train.metrics import read_metrics
 
 _WIDTH = 96
@@ -108,6 +111,42 @@ def mined(report: MineReport) -> str:
     return table(header, rows)
 
 
+def comparison(scores: Sequence[TaskScore], beside: Comparison) -> str:
+    """Scores on tasks of MTEB, with published ones beside them (in percent).
+
+    Args:
+      scores: of `run_suite`.
+      beside: what `compare` made of them.
+    """
+    models = list(dict.fromkeys(model for row in beside.rows for model in row.published))
+    has_map = any(one.map_at_10 is not None for one in scores)
+    rows = [
+        [row.group, row.task, row.measure, f"{row.ours:.2f}"]
+        + [f"{row.published[m]:.2f}" if m in row.published else "" for m in models]
+        + ([_percent(one.map_at_10)] if has_map else [])
+        for row, one in zip(beside.rows, scores, strict=True)
+    ]
+    rest = [""] * (len(models) + has_map)
+    rows += [[g, "average", "", f"{mean:.2f}", *rest] for g, mean in averages(scores).items()]
+    header = ["group", "task", "measure", "ours", *models, *(["MAP@10 of ours"] if has_map else [])]
+    parts = [table(header, rows)]
+    if beside.means:
+        means = [
+            [f"{m.group} · {m.model}", str(m.tasks), f"{m.ours:.2f}", f"{m.published:.2f}",
+             f"{m.ours - m.published:+.2f}"]
+            for m in beside.means
+        ]  # fmt: skip
+        header = ["means of the tasks that both have", "tasks", "ours", "published", "difference"]
+        parts.append(table(header, means))
+        sources = dict.fromkeys(row.source for row in beside.rows if row.source)
+        parts.append("\n".join([f"published: {s}" for s in sources] + [*beside.notes]))
+    return "\n\n".join(parts)
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
 def hits(found: Mapping[str, Sequence[Hit]]) -> str:
     """Queries, each with its passages and their cosines."""
     blocks = [
@@ -187,11 +226,11 @@ def _inspect_run(folder: Path, samples: int) -> str:
             for v in shown
         ]  # fmt: skip
         parts.append(table(["step", "loss", "accuracy", "learning rate", "pairs/s"], rows))
-    for name, what in (("evaluation", "held-out retrieval"), ("negation", "held-out triplets")):
+    for name, what in (("evaluation", "retrieval"), ("negation", "negation")):
         path = folder / f"{name}.json"
         if path.is_file():
             parts.append(scores(json.loads(path.read_text(encoding="utf-8")), what))
-    data = Path(config["data_dir"]) if config["data_dir"] else folder / "data"
+    data = read_run(folder).data_path
     if (data / MANIFEST_FILE).is_file():
         parts.append(_inspect_data(data, samples))
     return "\n\n".join(parts)

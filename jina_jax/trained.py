@@ -12,6 +12,8 @@ from jina_jax.config import T5Config
 from jina_jax.errors import UserError
 from jina_jax.model.t5 import init_params
 
+STARTS_FILE = "starts.jsonl"
+"""Of the run folder: when, at which step and on what each start of its training was."""
 BEST_FOLDER = "best"
 """Of the run folder: the parameters that evaluation during training found best."""
 

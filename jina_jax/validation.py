@@ -142,6 +142,14 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
         )
     yield from alarm_problems(config.alarms)
     yield from evaluate_problems(config.evaluate)
+    sources = {s.name for s in config.data.sources}
+    for kind in ("retrieval", "negation"):
+        for number, one in enumerate(getattr(config.evaluate, kind)):
+            if one.name in sources:
+                yield (
+                    f"evaluate.{kind}.{number} ({one.name}): a source has that name, and its "
+                    f"held-out records are a task too; choose another"
+                )
     yield from mine_problems(config.mine)
     yield from negation_problems(config.negation)
     yield from export_problems(config.export)
@@ -180,11 +188,11 @@ def _distributed_problems(config: RunConfig) -> Iterator[str]:
 
 
 def _folder_problems(config: RunConfig) -> Iterator[str]:
-    for name in ("workdir", "data_dir"):
+    for name in ("workdir", "cache_dir"):
         if "://" in getattr(config, name):
             yield (
-                f"{name}={getattr(config, name)!r} is a URL: give a folder, local or mounted on "
-                f"all machines, and copy it when it is done (gsutil cp -r, aws s3 cp --recursive)"
+                f"{name}={getattr(config, name)!r} is a URL: give a folder, local or, for workdir, "
+                f"mounted on all machines"
             )
 
 

@@ -12,7 +12,7 @@ ROOT = Path(jina_jax.__file__).parent
 # What each part may import of the others, besides itself.
 CONFIGS = {
     "alarm_config", "evaluate_config", "export_config", "filter_config", "loss_config",
-    "mine_config", "mixture_config", "negation_config",
+    "mine_config", "mixture_config", "negation_config", "source_config",
 }  # fmt: skip
 BASE = CONFIGS | {"config", "errors", "types"}
 MODEL = BASE | {"model"}
@@ -22,6 +22,7 @@ ALLOWED = {
     "processes": set(),
     "progress": set(),
     "accelerators": set(),
+    "environment": {"__init__"},
     "evaluate_config": set(),
     "export_config": set(),
     "filter_config": {"errors"},
@@ -30,11 +31,12 @@ ALLOWED = {
     "mixture_config": set(),
     "alarm_config": set(),
     "negation_config": set(),
+    "source_config": set(),
     "config": CONFIGS,
     "ablate_config": {"config", "errors"},
-    "suite_config": set(),
+    "suite_config": {"evaluate_config"},
     "config_file": {"ablate_config", "config", "errors", "suite_config"},
-    "mteb": MODEL | {"evaluate", "hf_folder", "progress", "score", "suite_config"},
+    "mteb": MODEL | {"data", "evaluate", "hf_folder", "progress", "score", "suite_config"},
     "validation": CONFIGS | {"config", "errors"},
     "distributed": {"config", "errors", "progress"},
     "data": BASE | {"config_file", "processes", "progress"},
@@ -48,18 +50,19 @@ ALLOWED = {
     "score": MODEL | {"data", "feed", "mesh", "hf_folder", "packed_encoder"},
     "train": MODEL
     | {"data", "feed", "mesh", "initial", "checkpoint", "progress", "config_file", "validation"}
-    | {"accelerators", "distributed", "evaluate", "trained"},
+    | {"accelerators", "distributed", "environment", "evaluate", "trained"},
     "checkpoint": BASE | {"train"},
     "evaluate": MODEL
     | {"data", "feed", "mesh", "hf_folder", "initial", "packed_encoder", "progress", "trained"},
     "mine": MODEL | {"data", "evaluate", "progress", "trained"},
     "plan": MODEL
     | {"accelerators", "data", "feed", "mesh", "processes", "progress", "train", "validation"},
+    "report": MODEL | {"ablate", "config_file", "data", "evaluate", "mteb", "train", "trained"},
     "export": MODEL | {"checkpoint", "config_file", "data", "hf_folder", "evaluate", "trained"},
 }
 SHELL = {
-    "ablate", "arguments", "cli", "demo", "histograms", "launch", "model_verbs", "terminal",
-    "__init__",
+    "ablate", "arguments", "cli", "demo", "histograms", "launch", "look_verbs", "model_verbs",
+    "terminal", "__init__",
 }  # fmt: skip
 """What a person starts; these may import all."""
 

@@ -17,10 +17,15 @@ TEXTS = ["Wait for a task to end.", "  two   spaces", "", "ünïcode ﬁne", "lo
 SCORED_FILE = (
     CONFIG_FILE.replace("return tiny_config({folder!r})", "config = tiny_config({folder!r})")
     + """
-    from jina_jax.evaluate_config import EvaluateConfig, RerankingSet, StsSet
-    sts = StsSet("numbers", ({folder!r} + "/sts.jsonl",))
-    reranking = RerankingSet("numbers", ({folder!r} + "/reranking.jsonl",))
-    return replace(config, evaluate=EvaluateConfig(sts=(sts,), reranking=(reranking,)))
+    from jina_jax.evaluate_config import (
+        EvaluateConfig, NegationSet, RerankingSet, RetrievalSet, StsSet
+    )
+    return replace(config, evaluate=EvaluateConfig(
+        sts=(StsSet("own", ({folder!r} + "/sts.jsonl",)),),
+        reranking=(RerankingSet("own", ({folder!r} + "/reranking.jsonl",)),),
+        retrieval=(RetrievalSet("own", {folder!r} + "/beir"),),
+        negation=(NegationSet("own", ({folder!r} + "/negation.tsv",), "tsv"),),
+    ))
 """
 )
 
@@ -66,25 +71,54 @@ def test_evaluation_compares_with_bm25_and_the_start(run):
     )
 
 
-def test_sets_of_the_config_are_evaluated_too(run, capsys):
+def write_sets(folder):
     names = ["zero", "one", "two", "three", "four"]
-    pairs = [(a, f"the number {j}", 5 - abs(i - j)) for i, a in enumerate(names) for j in range(5)]
-    rows = [{"sentence1": a, "sentence2": b, "score": s} for a, b, s in pairs]
-    (run / "sts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    rows = [{"query": a, "positive": [f"the number {i}"], "negative": TEXTS[:2] + TEXTS[3:]}
-            for i, a in enumerate(names)]  # fmt: skip
-    (run / "reranking.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    passages = [f"the number {i}" for i in range(5)]
+
+    def write(name, rows):
+        (folder / name).parent.mkdir(exist_ok=True, parents=True)
+        (folder / name).write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+    pairs = [(a, p, 5 - abs(i - j)) for i, a in enumerate(names) for j, p in enumerate(passages)]
+    write("sts.jsonl", [dict(zip(("sentence1", "sentence2", "score"), row)) for row in pairs])
+    others = TEXTS[:2] + TEXTS[3:]
+    rows = [{"query": a, "positive": [p], "negative": others} for a, p in zip(names, passages)]
+    write("reranking.jsonl", rows)
+    texts = enumerate([*passages, *others])
+    write("beir/corpus.jsonl", [{"_id": f"p{i}", "text": t} for i, t in texts])
+    write("beir/queries.jsonl", [{"_id": f"q{i}", "text": t} for i, t in enumerate(names)])
+    rows = "".join(f"q{i}\tp{i}\t1\n" for i in range(5))
+    (folder / "beir" / "qrels").mkdir()
+    (folder / "beir" / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{rows}")
+    triplets = "".join(f"{a}\t{p}\tnot {p}\n" for a, p in zip(names, passages))
+    (folder / "negation.tsv").write_text(f"query\tpositive\tnegative\n{triplets}")
+
+
+def test_sets_of_the_config_are_evaluated_too(run, capsys):
+    write_sets(run)
     (run / "scored.py").write_text(SCORED_FILE.format(folder=str(run)))
     assert main(["evaluate", str(run / "scored.py")]) == 0
     out = capsys.readouterr().out
-    for kind, measure in (("sts", "spearman"), ("reranking", "map@10")):
+    tasks = {
+        "sts": ("spearman", {"own"}),
+        "reranking": ("map@10", {"own"}),
+        "evaluation": ("ndcg@10", {"docs", "numbers", "own"}),
+        "negation": ("hard_negation", {"own"}),
+    }
+    for kind, (measure, names) in tasks.items():
         results = json.loads((run / "run" / f"{kind}.json").read_text())
-        assert results.keys() == {"numbers", "average"}
-        values = {system: of[measure] for system, of in results["numbers"].items()}
-        assert values.keys() == {"untrained", "trained"}
-        assert values["trained"] != values["untrained"]
+        assert results.keys() == names | {"average"}
+        values = {system: of[measure] for system, of in results["own"].items()}
+        assert values.keys() - {"bm25"} == {"untrained", "trained"}
+        assert kind == "negation" or values["trained"] != values["untrained"]
         assert f"{100 * values['trained']:.1f}" in out
-    assert main(["evaluate", str(run / "config.py")]) == 0
+        mean = np.mean([results[n]["trained"][measure] for n in names])
+        assert results["average"]["trained"][measure] == pytest.approx(mean)
+    assert main(["export", str(run / "scored.py")]) == 0
+    card = (run / "run" / "export" / "README.md").read_text()
+    assert "docs (held out)" in card and "own" in card and "own (held out)" not in card
+    for verb in ("evaluate", "export"):
+        assert main([verb, str(run / "config.py")]) == 0
     assert not (run / "run" / "sts.json").exists()
 
 
@@ -115,7 +149,7 @@ def test_search_finds_a_passage_by_itself(run, capsys):
 def test_inspect_shows_the_run(run, capsys):
     assert main(["inspect", str(run / "run"), "--samples", "1"]) == 0
     out = capsys.readouterr().out
-    assert "held-out retrieval" in out
+    assert "retrieval (%)" in out
     assert "learning rate" in out
 
 

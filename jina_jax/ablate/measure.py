@@ -1,6 +1,6 @@
 """What a model is measured on: the same held-out pairs for all arms, which no arm trains on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,13 @@ from jina_jax.data.sources import read_source
 from jina_jax.errors import UserError
 from jina_jax.evaluate.embedder import Embedder
 from jina_jax.evaluate.negation import evaluate_negation, held_out_tasks
-from jina_jax.evaluate.retrieval import RetrievalTask, load_task, rank_by_embedding, score
+from jina_jax.evaluate.retrieval import (
+    RetrievalTask,
+    load_task,
+    rank_by_embedding,
+    score,
+    task_of_pairs,
+)
 from jina_jax.types import BadRecord
 
 _AT_ONCE = 65_536
@@ -25,16 +31,16 @@ def source_task(source: SourceConfig) -> RetrievalTask:
 
     Raises: UserError naming the first record that cannot be read: none is passed over.
     """
-    task = RetrievalTask(source.name, {}, {}, {})
+    return task_of_pairs(source.name, _pairs(source))
+
+
+def _pairs(source: SourceConfig) -> Iterator[tuple[bytes, str, bytes, str]]:
     for record in read_source(source):
         if isinstance(record, BadRecord):
             where = f"{record.origin.file}:{record.origin.row}"
             raise UserError(f"held-out pairs: {where}: {record.reason}: {record.detail}")
-        query, passage = text_hash(record.query).hex(), text_hash(record.positive).hex()
-        task.queries.setdefault(query, record.query)
-        task.corpus.setdefault(passage, record.positive)
-        task.relevant.setdefault(query, {})[passage] = 1
-    return task
+        query, positive = record.query, record.positive
+        yield text_hash(query), query, text_hash(positive), positive
 
 
 def prepared_tasks(manifest: Manifest, data: Path) -> list[RetrievalTask]:
@@ -44,7 +50,10 @@ def prepared_tasks(manifest: Manifest, data: Path) -> list[RetrievalTask]:
 
 def tasks_key(tasks: Sequence[RetrievalTask]) -> str:
     """Equal for equal tasks."""
-    return content_key([[t.name, t.queries, t.corpus, t.relevant] for t in tasks])
+    corpora = [dict(zip(t.corpus.ids, t.corpus.texts(), strict=True)) for t in tasks]
+    return content_key(
+        [[t.name, t.queries, c, t.relevant] for t, c in zip(tasks, corpora, strict=True)]
+    )
 
 
 def check_unseen(tasks: Sequence[RetrievalTask], manifest: Manifest, data: Path, arm: str) -> None:
@@ -57,7 +66,7 @@ def check_unseen(tasks: Sequence[RetrievalTask], manifest: Manifest, data: Path,
       arm: its name.
     Raises: UserError saying how many there are, and the way out.
     """
-    texts = {name for task in tasks for name in (*task.queries, *task.corpus)}
+    texts = {name for task in tasks for name in (*task.queries, *task.corpus.ids)}
     held = np.array([_first_word(bytes.fromhex(name)) for name in texts], np.uint64)
     shared = 0
     for source in manifest.sources:

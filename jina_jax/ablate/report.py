@@ -7,6 +7,9 @@ from typing import Any
 
 from jina_jax.ablate.detection import Detection
 
+ABLATION_FILE = "ablation.json"
+"""Of the work folder: an `AblationReport`."""
+
 
 @dataclass(frozen=True)
 class ArmReport:

@@ -25,7 +25,7 @@ from jina_jax.ablate.measure import (
     tasks_key,
 )
 from jina_jax.ablate.plot import plot_ablation
-from jina_jax.ablate.report import AblationReport, ArmReport
+from jina_jax.ablate.report import ABLATION_FILE, AblationReport, ArmReport
 from jina_jax.ablate_config import Ablation, ablation_problems, arm_config
 from jina_jax.config import RunConfig
 from jina_jax.config_file import difference, unchangeable_fields
@@ -90,7 +90,7 @@ def ablate(ablation: Ablation, *, progress: bool = True) -> AblationReport:
         arms=tuple(_arm_report(arm, runs[arm.name], injected) for arm in arms),
     )
     text = json.dumps(dataclasses.asdict(report), indent=1, ensure_ascii=False)
-    write_atomically(root / "ablation.json", f"{text}\n".encode())
+    write_atomically(root / ABLATION_FILE, f"{text}\n".encode())
     for ending in ("png", "svg"):
         plot_ablation(report, root / f"ablation.{ending}")
     return report

@@ -1,24 +1,39 @@
-"""The report of an ablation as text: one row an arm, as the tables of the paper have."""
+"""The report of an ablation in tables: one row an arm, as those of the paper have."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from jina_jax.ablate.report import AblationReport, ArmReport, gains, mean_and_spread
 from jina_jax.terminal import table
 
 
-def ablation_text(report: AblationReport) -> str:
+class Cells(NamedTuple):
+    """A table; the first cell of the header says what it is of."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def ablation_tables(report: AblationReport) -> list[Cells]:
     """All tables of an ablation."""
-    parts = [_measures(report)]
+    tables = [_measures(report)]
     if len(report.seeds) > 1:
-        parts.append(_seeds(report))
+        tables.append(_seeds(report))
     if report.injected:
-        parts.append(_found(report))
-    return "\n\n".join(parts)
+        tables.append(_found(report))
+    return tables
+
+
+def ablation_text(report: AblationReport) -> str:
+    """All tables of an ablation, for the terminal."""
+    return "\n\n".join(table(*cells) for cells in ablation_tables(report))
 
 
 def _percent(value: float | None, digits: int = 2) -> str:
     return "" if value is None else f"{100 * value:.{digits}f}"
 
 
-def _measures(report: AblationReport) -> str:
+def _measures(report: AblationReport) -> Cells:
     """Means over the seeds, and what each filter removed."""
     filters = list(dict.fromkeys(f for arm in report.arms for f in arm.removed))
     names = list(report.arms[0].measures)
@@ -30,7 +45,7 @@ def _measures(report: AblationReport) -> str:
     for system, values in report.references.items():
         shown = [_percent(values.get(name)) for name in names]
         rows.append([f"({system})", "", *[""] * len(filters), *shown, ""])
-    return table(header, rows)
+    return Cells(header, rows)
 
 
 def _seed_words(report: AblationReport) -> str:
@@ -53,14 +68,14 @@ def _with_spread(values: tuple[float, ...], sign: str = "") -> str:
     return f"{shown} ± {100 * spread:.2f}" if len(values) > 1 else shown
 
 
-def _seeds(report: AblationReport) -> str:
+def _seeds(report: AblationReport) -> Cells:
     """The first measure, seed by seed."""
     name = next(iter(report.arms[0].measures))
     rows = [[arm.name, *[_percent(v) for v in arm.measures[name]]] for arm in report.arms]
-    return table([f"{name} (%)", *[f"seed {seed}" for seed in report.seeds]], rows)
+    return Cells([f"{name} (%)", *[f"seed {seed}" for seed in report.seeds]], rows)
 
 
-def _found(report: AblationReport) -> str:
+def _found(report: AblationReport) -> Cells:
     """What each filter found of the planted noise."""
     planted = ", ".join(
         f"{count:,} {kind}" for kind, count in report.injected.items() if kind != "held_out"
@@ -78,4 +93,4 @@ def _found(report: AblationReport) -> str:
         f"of {planted} pairs", "clean dropped", "mismatched dropped", "foreign dropped",
         "precision (%)", "recall (%)", "of",
     ]  # fmt: skip
-    return table(header, rows)
+    return Cells(header, rows)

@@ -45,6 +45,16 @@ class Row(NamedTuple):
             raise self.error(f"has no field {name!r}; it has {has}. Set the set's fields")
         return self.values[name]
 
+    def text(self, name: str) -> str:
+        """The text of a field.
+
+        Raises: UserError when the row lacks it, or it holds none.
+        """
+        text = self.field(name)
+        if not isinstance(text, str) or not text.strip():
+            raise self.error(f"holds {text!r} in field {name!r}, not a text")
+        return text
+
     def error(self, problem: str) -> UserError:
         """What is wrong with the row, and where it stands."""
         where = f"{self.origin.file}:{self.origin.row}"

@@ -13,15 +13,14 @@ import numpy as np
 import pyarrow.parquet as pq
 from jaxtyping import Float32
 
-from jina_jax.config import SourceConfig
+from jina_jax.data.evaluation_rows import evaluation_rows
 from jina_jax.data.manifest import Manifest
-from jina_jax.data.sources import read_source
 from jina_jax.errors import UserError
 from jina_jax.evaluate.averages import Results, with_average
 from jina_jax.evaluate.embedder import Embedder
-from jina_jax.types import BadRecord, Triplet
+from jina_jax.evaluate_config import NegationSet
 
-_MEASURES = ("easy_negation", "hard_negation")
+MEASURES = ("easy_negation", "hard_negation")
 
 
 class NegationTask(NamedTuple):
@@ -33,23 +32,16 @@ class NegationTask(NamedTuple):
     negatives: Sequence[str]
 
 
-def read_task(source: SourceConfig) -> NegationTask:
-    """Reads the triplets of a source.
+def read_negation(config: NegationSet) -> NegationTask:
+    """Reads a set of triplets.
 
-    Args:
-      source: with a negative_field, or an extractor that gives triplets.
-    Raises: UserError naming the first record that cannot be read; none is passed over, so that
-      figures of two models are of the same triplets.
+    Raises: UserError naming the file and row that cannot be read or lacks a text, and when there
+      is no triplet: none is passed over, so that figures of two models are of the same ones.
     """
-    assert source.negative_field
-    triplets = []
-    for record in read_source(source):
-        if isinstance(record, BadRecord):
-            where = f"{record.origin.file}:{record.origin.row}"
-            raise UserError(f"{where}: {record.reason}: {record.detail}")
-        assert isinstance(record, Triplet)
-        triplets.append(record[:3])
-    return NegationTask(source.name, *(list(column) for column in zip(*triplets, strict=True)))
+    triplets = [tuple(map(row.text, config.fields)) for row in evaluation_rows(config)]
+    if not triplets:
+        raise UserError(f"evaluation set {config.name!r} has no triplet: check its paths")
+    return NegationTask(config.name, *(list(column) for column in zip(*triplets, strict=True)))
 
 
 def held_out_tasks(manifest: Manifest, folder: Path) -> list[NegationTask]:
@@ -83,7 +75,7 @@ def negation_scores(
         np.einsum("nd,nd->n", x, y) for x, y in ((a_ND, e_ND), (a_ND, n_ND), (e_ND, n_ND))
     )
     shares = (float(np.mean(positive_N > other_N)) for other_N in (easy_N, hard_N))
-    return dict(zip(_MEASURES, shares, strict=True))
+    return dict(zip(MEASURES, shares, strict=True))
 
 
 def score_negation(task: NegationTask, embedder: Embedder) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Reranking: whether the relevant ones of a query's passages are nearer to it than the others."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,34 +37,49 @@ def read_reranking(config: RerankingSet) -> RerankingTask:
 
     Raises: UserError naming the file and row that cannot be read, and when no query is left.
     """
-    query, positive, negative = config.fields
-    queries, left_out = [], 0
-    for row in evaluation_rows(config):
-        texts = _texts(row, query)
-        if len(texts) != 1:
-            raise row.error(f"has {len(texts)} texts in field {query!r}, not one")
-        found = Candidates(texts[0], _texts(row, positive), _texts(row, negative))
-        if found.positives and found.negatives:
-            queries.append(found)
-        else:
-            left_out += 1
+    read = _of_rows if config.kind in ("csv", "tsv") else _of_records
+    found = list(read(config))
+    queries = [one for one in found if one.positives and one.negatives]
     if not queries:
         raise UserError(
-            f"evaluation set {config.name!r} has no query with passages in both {positive!r} and "
-            f"{negative!r}: check paths and fields"
+            f"evaluation set {config.name!r} has no query with passages in both "
+            f"{config.fields[1]!r} and {config.fields[2]!r}: check paths and fields"
         )
-    if left_out:
+    if left_out := len(found) - len(queries):
         say(f"{config.name}: {left_out:,} queries without passages of both kinds are left out")
     return RerankingTask(config.name, queries)
 
 
+def _of_records(config: RerankingSet) -> Iterator[Candidates]:
+    """A query a record, with its passages."""
+    query, positive, negative = config.fields
+    for row in evaluation_rows(config):
+        texts = _texts(row, query)
+        if len(texts) != 1:
+            raise row.error(f"has {len(texts)} texts in field {query!r}, not one")
+        yield Candidates(texts[0], _texts(row, positive), _texts(row, negative))
+
+
+def _of_rows(config: RerankingSet) -> Iterable[Candidates]:
+    """A query's rows together, each passage once."""
+    query, *fields = config.fields
+    found: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
+    for row in evaluation_rows(config):
+        sides = found.setdefault(row.text(query), ({}, {}))
+        for side, field in zip(sides, fields, strict=True):
+            if row.field(field).strip():
+                side[row.field(field)] = None
+    return (Candidates(q, list(good), list(other)) for q, (good, other) in found.items())
+
+
 def _texts(row: Row, name: str) -> list[str]:
     cell = row.field(name)
-    texts = cell if isinstance(cell, list) else [cell]
-    for text in texts:
+    if not isinstance(cell, list):
+        return [row.text(name)]
+    for text in cell:
         if not isinstance(text, str) or not text.strip():
             raise row.error(f"holds {text!r} in field {name!r}, not a text")
-    return texts
+    return cell
 
 
 def mean_average_precision(

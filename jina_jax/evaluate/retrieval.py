@@ -1,10 +1,11 @@
-"""Retrieval on the held-out split: the model, the untrained model and BM25 side by side."""
+"""Retrieval: the model, the untrained model and BM25 side by side."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,10 +14,23 @@ import pytrec_eval
 from jina_jax.errors import UserError
 from jina_jax.evaluate.averages import Results, with_average
 from jina_jax.evaluate.embedder import Embedder
-from jina_jax.evaluate.search import top_k
+from jina_jax.evaluate.search import stream_top_k
 
 Ranking = dict[str, dict[str, float]]
 """Query id → passage id → score."""
+
+
+class Corpus(NamedTuple):
+    """The passages to search."""
+
+    ids: Sequence[str]
+    texts: Callable[[], Iterable[str]]
+    """Gives the texts in the order of the ids, as often as it is called."""
+
+
+def corpus_of(texts: dict[str, str]) -> Corpus:
+    """Passages that are in memory, by id."""
+    return Corpus(list(texts), texts.values)
 
 
 @dataclass(frozen=True)
@@ -25,7 +39,7 @@ class RetrievalTask:
 
     name: str
     queries: dict[str, str]
-    corpus: dict[str, str]
+    corpus: Corpus
     relevant: dict[str, dict[str, int]]
 
 
@@ -39,22 +53,34 @@ def load_task(name: str, path: Path) -> RetrievalTask:
     if not path.is_file():
         raise UserError(f"no held-out pairs at {path}: prepare the data again")
     rows = pq.read_table(path).to_pylist()
+    return task_of_pairs(
+        name,
+        ((r["query_hash"], r["query"], r["positive_hash"], r["positive"]) for r in rows),
+    )
+
+
+def task_of_pairs(name: str, pairs: Iterable[tuple[bytes, str, bytes, str]]) -> RetrievalTask:
+    """A task whose passages are the positives of pairs, each relevant for its own query.
+
+    Args:
+      name: of the task.
+      pairs: hash and text of the query, hash and text of the positive.
+    """
     queries: dict[str, str] = {}
     corpus: dict[str, str] = {}
     relevant: dict[str, dict[str, int]] = {}
-    for row in rows:
-        query, passage = row["query_hash"].hex(), row["positive_hash"].hex()
-        queries.setdefault(query, row["query"])
-        corpus.setdefault(passage, row["positive"])
-        relevant.setdefault(query, {})[passage] = 1
-    return RetrievalTask(name, queries, corpus, relevant)
+    for query_hash, query, passage_hash, passage in pairs:
+        queries.setdefault(query_hash.hex(), query)
+        corpus.setdefault(passage_hash.hex(), passage)
+        relevant.setdefault(query_hash.hex(), {})[passage_hash.hex()] = 1
+    return RetrievalTask(name, queries, corpus_of(corpus), relevant)
 
 
 def rank_by_embedding(task: RetrievalTask, embedder: Embedder, k: int) -> Ranking:
-    """The k passages of highest cosine per query."""
+    """The k passages of highest cosine per query; holds a block of their embeddings at a time."""
     q_QD = embedder.encode(list(task.queries.values()))
-    corpus_CD = embedder.encode(list(task.corpus.values()))
-    return _ranking(task, *top_k(q_QD, corpus_CD, k, mesh=embedder.mesh))
+    parts = embedder.stream(task.corpus.texts())
+    return _ranking(task, *stream_top_k(q_QD, parts, k, mesh=embedder.mesh))
 
 
 def rank_by_bm25(task: RetrievalTask, k: int) -> Ranking:
@@ -65,15 +91,15 @@ def rank_by_bm25(task: RetrievalTask, k: int) -> Ranking:
     logging.getLogger("bm25s").setLevel(logging.WARNING)
     split = partial(bm25s.tokenize, stopwords="en", show_progress=False)
     index = bm25s.BM25()
-    index.index(split(list(task.corpus.values())), show_progress=False)
+    index.index(split(list(task.corpus.texts())), show_progress=False)
     found, score = index.retrieve(
-        split(list(task.queries.values())), k=min(k, len(task.corpus)), show_progress=False
+        split(list(task.queries.values())), k=min(k, len(task.corpus.ids)), show_progress=False
     )
     return _ranking(task, score, found)
 
 
 def _ranking(task: RetrievalTask, score_QK: np.ndarray, index_QK: np.ndarray) -> Ranking:
-    passages = list(task.corpus)
+    passages = task.corpus.ids
     return {
         query: {passages[i]: float(s) for i, s in zip(found, scores, strict=True)}
         for query, found, scores in zip(task.queries, index_QK, score_QK, strict=True)

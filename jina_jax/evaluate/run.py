@@ -8,9 +8,16 @@ from jina_jax.config import RunConfig
 from jina_jax.data.manifest import load_manifest
 from jina_jax.evaluate.averages import Results
 from jina_jax.evaluate.embedder import Embedder
-from jina_jax.evaluate.negation import NegationTask, evaluate_negation, held_out_tasks
+from jina_jax.evaluate.negation import (
+    MEASURES,
+    NegationTask,
+    evaluate_negation,
+    held_out_tasks,
+    read_negation,
+)
 from jina_jax.evaluate.reranking import RerankingTask, evaluate_reranking, read_reranking
 from jina_jax.evaluate.retrieval import RetrievalTask, evaluate_retrieval, load_task
+from jina_jax.evaluate.retrieval_set import read_retrieval
 from jina_jax.evaluate.sts import StsTask, evaluate_sts, read_sts
 from jina_jax.initial import initial_params
 from jina_jax.mesh import make_mesh
@@ -28,9 +35,9 @@ class Evaluation(NamedTuple):
     """Results by kind; systems are untrained, trained and, of retrieval, bm25."""
 
     retrieval: Results
-    """Of every source with held-out records."""
+    """Of every source with held-out records, and `evaluate.retrieval`."""
     negation: Results
-    """Of the sources of triplets."""
+    """Of the sources of triplets, and `evaluate.negation`."""
     sts: Results
     """Of `evaluate.sts`."""
     reranking: Results
@@ -51,20 +58,27 @@ def read_tasks(config: RunConfig) -> Tasks:
 
     Raises: UserError naming the file that cannot be read.
     """
-    sts = [read_sts(s) for s in config.evaluate.sts]
-    reranking = [read_reranking(s) for s in config.evaluate.reranking]
-    manifest = load_manifest(config.data_path)
-    retrieval = [
-        load_task(s.name, config.data_path / s.eval_path) for s in manifest.sources if s.eval_path
-    ]
-    return Tasks(retrieval, held_out_tasks(manifest, config.data_path), sts, reranking)
+    options = config.evaluate
+    sts = [read_sts(s) for s in options.sts]
+    reranking = [read_reranking(s) for s in options.reranking]
+    own_retrieval = [read_retrieval(s) for s in options.retrieval]
+    own_negation = [read_negation(s) for s in options.negation]
+    retrieval, negation = _held_out(config) if config.data.sources else ([], [])
+    return Tasks([*retrieval, *own_retrieval], [*negation, *own_negation], sts, reranking)
+
+
+def _held_out(config: RunConfig) -> tuple[list[RetrievalTask], list[NegationTask]]:
+    """Of a prepared folder; an imported model comes without one."""
+    manifest, folder = load_manifest(config.data_path), config.data_path
+    retrieval = [load_task(s.name, folder / s.eval_path) for s in manifest.sources if s.eval_path]
+    return retrieval, held_out_tasks(manifest, folder)
 
 
 def measures(tasks: Tasks, k: int) -> list[str]:
     """What `score_tasks` measures, as KIND/TASK/MEASURE."""
     of_kind = {
         "retrieval": (f"ndcg@{k}", f"recall@{k}"),
-        "negation": ("easy_negation", "hard_negation"),
+        "negation": MEASURES,
         "sts": ("spearman",),
         "reranking": (f"map@{k}",),
     }

@@ -2,7 +2,7 @@
 
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from jina_jax.evaluate.embedder import Embedder
 from jina_jax.mesh import DATA, make_mesh, put, replicated, split_first_axis
+from jina_jax.progress import track
 
 _NOTHING = np.iinfo(np.int32).max
 """Index of a place that no passage has taken yet: after all others."""
@@ -82,56 +83,103 @@ def top_k(
     block: int = 8192,
     mesh: Mesh | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k passages with the highest inner product per query.
+    """The k passages of an array with the highest inner product per query.
 
-    The corpus is read block by block, once for each block of queries, and may be memory-mapped.
-    A device holds at a time one block of queries, two blocks of passages and one tile of
+    Args:
+      q_QD: float32 queries.
+      corpus_CD: float32 passages, fewer than 2³¹; may be memory-mapped, and is read once.
+      k: at most C are returned.
+      query_block: queries compared at once.
+      block: passages compared at once on each device.
+      mesh: over which each block of passages is divided; all devices by default.
+    Returns: as `stream_top_k`.
+    """
+    mesh = make_mesh() if mesh is None else mesh
+    rows = mesh.size * min(block, _power_of_two(-(-len(corpus_CD) // mesh.size)))
+    parts = (corpus_CD[first : first + rows] for first in range(0, len(corpus_CD), rows))
+    return stream_top_k(
+        q_QD, parts, min(k, len(corpus_CD)), query_block=query_block, block=block, mesh=mesh
+    )
+
+
+def stream_top_k(
+    q_QD: np.ndarray,
+    parts: Iterable[np.ndarray],
+    k: int,
+    *,
+    query_block: int = 4096,
+    block: int = 8192,
+    mesh: Mesh | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k passages with the highest inner product per query, of a corpus that comes in parts.
+
+    Each part is merged into the best so far and let go: while one is compared, the next is asked
+    for. A device holds the queries, their k best, two blocks of passages and one tile of
     query_block × (block + k) scores, whatever the size of the corpus.
 
     Args:
       q_QD: float32 queries.
-      corpus_CD: float32 passages, fewer than 2³¹.
-      k: at most C are returned.
+      parts: float32 [n, D] passages in their order, fewer than 2³¹ in all. They follow one
+        another in number; each may be of any size.
+      k: at most the number of passages are returned.
       query_block: queries compared at once.
       block: passages compared at once on each device.
       mesh: over which each block of passages is divided; all devices by default.
     Returns: (scores float32 [Q, k], indices int32 [Q, k]), best first; of equal scores the lower
       index stands first.
     """
-    assert len(corpus_CD) < _NOTHING
     mesh = make_mesh() if mesh is None else mesh
-    k = min(k, len(corpus_CD))
-    found_score = np.zeros((len(q_QD), k), np.float32)
-    found_index = np.zeros((len(q_QD), k), np.int32)
-    if not k:
-        return found_score, found_index
-    size = min(block, _power_of_two(-(-len(corpus_CD) // mesh.size)))
     rows = min(query_block, _power_of_two(len(q_QD)))
-    for first in range(0, len(q_QD), rows):
-        part = slice(first, first + rows)
-        part_QD = put(_padded(q_QD[part], rows), replicated(mesh))
-        score, index = _finisher(mesh)(_search(part_QD, corpus_CD, k, size, mesh))
-        count = len(found_score[part])
-        found_score[part], found_index[part] = np.asarray(score)[:count], np.asarray(index)[:count]
-    return found_score, found_index
+    blocks = [q_QD[first : first + rows] for first in range(0, len(q_QD), rows)]
+    best, count = _search(blocks, parts, k, rows, block, mesh) if k else ([], 0)
+    k = min(k, count)
+    score_QK = np.zeros((len(q_QD), k), np.float32)
+    index_QK = np.zeros((len(q_QD), k), np.int32)
+    for number, found in enumerate(best):
+        part = slice(number * rows, number * rows + len(blocks[number]))
+        score, index = (np.asarray(x)[:, :k] for x in _finisher(mesh)(found))
+        score_QK[part], index_QK[part] = score[: len(blocks[number])], index[: len(blocks[number])]
+    return score_QK, index_QK
 
 
-def _search(q_QD: jax.Array, corpus_CD: np.ndarray, k: int, size: int, mesh: Mesh) -> Best:
-    shape, split = (mesh.size, len(q_QD), k), split_first_axis(mesh)
-    best = Best(
+def _search(
+    blocks: Sequence[np.ndarray],
+    parts: Iterable[np.ndarray],
+    k: int,
+    rows: int,
+    block: int,
+    mesh: Mesh,
+) -> tuple[list[Best], int]:
+    """The best of each block of queries, padded to `rows`, and the number of passages seen."""
+    shape, split = (mesh.size, rows, k), split_first_axis(mesh)
+    queries = [put(_padded(q_QD, rows), replicated(mesh)) for q_QD in blocks]
+    nothing = Best(
         put(np.full(shape, -np.inf, np.float32), split),
         put(np.full(shape, _NOTHING, np.int32), split),
     )
-    rows = size * mesh.size
-    for first in range(0, len(corpus_CD), rows):
-        block_CD = put(_padded(corpus_CD[first : first + rows], rows), split)
-        merged = _merger(mesh)(
-            *best, q_QD, block_CD, np.int32(first), np.int32(len(corpus_CD))
-        )  # fmt: skip
+    best, first, size = [nothing] * len(queries), 0, 0
+    for part_CD in _at_most(block * mesh.size, parts):
+        # A shorter last part is padded to the shape that is compiled already.
+        size = max(size, min(block, _power_of_two(-(-len(part_CD) // mesh.size))))
+        block_CD = put(_padded(part_CD, size * mesh.size), split)
+        end = first + len(part_CD)
+        assert end < _NOTHING
         # One block is compared while the next is read, and no third waits in memory.
         jax.block_until_ready(best)
-        best = merged
-    return best
+        best = [
+            _merger(mesh)(*found, q_QD, block_CD, np.int32(first), np.int32(end))
+            for found, q_QD in zip(best, queries, strict=True)
+        ]
+        first = end
+    return best, first
+
+
+def _at_most(rows: int, parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    for part_ND in parts:
+        if len(part_ND) <= rows:
+            yield part_ND
+        else:
+            yield from (part_ND[first : first + rows] for first in range(0, len(part_ND), rows))
 
 
 def _power_of_two(size: int) -> int:
@@ -151,12 +199,25 @@ class Hit(NamedTuple):
 
 
 def search(
-    embedder: Embedder, passages: Sequence[str], queries: Sequence[str], k: int
+    embedder: Embedder, passages: Callable[[], Iterable[str]], queries: Sequence[str], k: int
 ) -> dict[str, list[Hit]]:
-    """The k passages nearest to each query, best first."""
-    corpus_CD = embedder.encode(passages, progress=sys.stderr.isatty())
-    score_QK, index_QK = top_k(embedder.encode(queries), corpus_CD, k)
+    """The k passages nearest to each query, best first.
+
+    Args:
+      embedder: the model.
+      passages: gives all of them, in the same order each time. It is called twice, and no more
+        than a block of its texts is held.
+      queries: any number.
+      k: passages for each.
+    """
+    shown = track(
+        embedder.stream(passages()), "encode", unit="blocks", records=len,
+        enabled=sys.stderr.isatty(),
+    )  # fmt: skip
+    score_QK, index_QK = stream_top_k(embedder.encode(queries), shown, k, mesh=embedder.mesh)
+    wanted = set(index_QK.ravel().tolist())
+    text = {i: passage for i, passage in enumerate(passages()) if i in wanted}
     return {
-        query: [Hit(float(s), passages[i]) for s, i in zip(scores, found, strict=True)]
-        for query, scores, found in zip(queries, score_QK, index_QK, strict=True)
+        query: [Hit(float(s), text[i]) for s, i in zip(scores, found, strict=True)]
+        for query, scores, found in zip(queries, score_QK, index_QK.tolist(), strict=True)
     }

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import rankdata
+from scipy.stats import spearmanr
 
 from jina_jax.data.evaluation_rows import Row, evaluation_rows
 from jina_jax.errors import UserError
@@ -31,10 +31,7 @@ def read_sts(config: StsSet) -> StsTask:
       score, and when all scores are equal: nothing can be correlated with them.
     """
     *texts, score = config.fields
-    rows = [
-        (*(_text(row, name) for name in texts), _number(row, score))
-        for row in evaluation_rows(config)
-    ]
+    rows = [(*map(row.text, texts), _number(row, score)) for row in evaluation_rows(config)]
     if len({row[-1] for row in rows}) < 2:
         raise UserError(
             f"evaluation set {config.name!r} has {len(rows)} pairs and less than two different "
@@ -42,13 +39,6 @@ def read_sts(config: StsSet) -> StsTask:
         )
     left, right, scores = (list(column) for column in zip(*rows, strict=True))
     return StsTask(config.name, left, right, scores)
-
-
-def _text(row: Row, name: str) -> str:
-    text = row.field(name)
-    if not isinstance(text, str) or not text.strip():
-        raise row.error(f"holds {text!r} in field {name!r}, not a text")
-    return text
 
 
 def _number(row: Row, name: str) -> float:
@@ -72,9 +62,9 @@ def spearman(x_N: Float[np.ndarray, "N"], y_N: Float[np.ndarray, "N"]) -> float:
     Example: (1, 2, 2, 3) and (1, 3, 2, 4) have ranks (1, 2.5, 2.5, 4) and (1, 3, 2, 4): 0.9487.
     Source: Spearman 1904; ties as in Kendall 1945.
     """
-    x_N, y_N = (rankdata(v) - (len(v) + 1) / 2 for v in (x_N, y_N))
-    length = float(np.sqrt(np.sum(x_N**2) * np.sum(y_N**2)))
-    return float(np.sum(x_N * y_N)) / length if length else 0.0
+    if np.ptp(x_N) == 0 or np.ptp(y_N) == 0:
+        return 0.0
+    return float(spearmanr(x_N, y_N).statistic)
 
 
 def score_sts(task: StsTask, embedder: Embedder) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """Texts of a file, one by one."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from jina_jax.config import SourceConfig
 from jina_jax.data.lines import Damage, read_lines
@@ -9,7 +10,7 @@ from jina_jax.data.sources import read_source
 from jina_jax.errors import UserError
 from jina_jax.types import BadRecord
 
-_KINDS = {
+_KINDS: dict[str, Literal["jsonl", "csv", "tsv", "parquet"]] = {
     ".jsonl": "jsonl",
     ".jsonl.gz": "jsonl",
     ".jsonl.zst": "jsonl",
@@ -32,33 +33,24 @@ def stream_texts(path: Path, field: str) -> Iterator[str]:
     if path.name.endswith(_LINES):
         yield from _read_lines(path)
         return
-    for record in read_source(file_source(path, (field, field))):
+    source = SourceConfig(
+        "texts", file_kind(path), (str(path),), query_field=field, positive_field=field
+    )
+    for record in read_source(source):
         if isinstance(record, BadRecord):
             raise UserError(f"{record.origin.file}:{record.origin.row}: {record.detail}")
         yield record.query
 
 
-def read_texts(path: Path, field: str) -> list[str]:
-    """All texts of `stream_texts`."""
-    return list(stream_texts(path, field))
+def file_kind(path: Path) -> Literal["jsonl", "csv", "tsv", "parquet"]:
+    """The format that a file's ending names.
 
-
-def file_source(path: Path, fields: Sequence[str]) -> SourceConfig:
-    """A file as a source of pairs or triplets.
-
-    Args:
-      path: .jsonl (.gz, .zst), .csv, .tsv or .parquet.
-      fields: of the query, the positive and, for triplets, the negative.
     Raises: UserError for another ending.
     """
     kind = next((k for ending, k in _KINDS.items() if path.name.endswith(ending)), None)
     if kind is None:
         raise UserError(f"{path}: unknown ending; use .txt for texts, or {', '.join(_KINDS)}")
-    query, positive, *negative = fields
-    return SourceConfig(
-        "texts", kind, (str(path),), query_field=query,  # type: ignore[arg-type]
-        positive_field=positive, negative_field=negative[0] if negative else "",
-    )  # fmt: skip
+    return kind
 
 
 def _read_lines(path: Path) -> Iterator[str]:

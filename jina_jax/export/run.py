@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from jina_jax.config import RunConfig
 from jina_jax.data.manifest import SourceSummary, load_manifest
 from jina_jax.evaluate.run import RESULT_FILES
+from jina_jax.evaluate_config import OwnSet
 from jina_jax.export.hub import push
 from jina_jax.export.huggingface import export_huggingface, verify_export
 from jina_jax.export.model_card import CardScore, CardSource, ModelCard, render_card
@@ -61,21 +62,28 @@ def _card(config: RunConfig, sources: Sequence[SourceSummary], trained: Trained)
         sources=tuple(
             CardSource(s.name, s.licence, s.train, hub_ids.get(s.name, "")) for s in sources
         ),
-        scores=tuple(_scores(config.run_path)),
+        scores=tuple(_scores(config)),
         limits=config.export.limits,
     )
 
 
-def _scores(run_path: Path) -> Iterator[CardScore]:
+def _scores(config: RunConfig) -> Iterator[CardScore]:
     """What `evaluate` measured of the trained model."""
+    options = config.evaluate
+    own: dict[str, Sequence[OwnSet]] = {
+        "retrieval": options.retrieval,
+        "negation": options.negation,
+    }
     for kind, file in RESULT_FILES.items():
-        path = run_path / file
+        path = config.run_path / file
         results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        is_held_out = kind in own
+        sets = {one.name for one in own.get(kind, ())}
         for task, systems in results.items():
             if task != "average":
-                held_out = f"{task} (held out)" if kind in ("retrieval", "negation") else task
+                name = f"{task} (held out)" if is_held_out and task not in sets else task
                 for measure, value in systems["trained"].items():
-                    yield CardScore(kind, held_out, measure, value)
+                    yield CardScore(kind, name, measure, value)
 
 
 def _some_texts(data_path: Path, sources: Sequence[SourceSummary]) -> list[str]:

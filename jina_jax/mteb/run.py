@@ -1,29 +1,18 @@
 """The `mteb` verb: a suite of tasks, in mteb's own results."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import mteb
 import numpy as np
 
 from jina_jax.mteb.model import MtebModel
+from jina_jax.mteb.scores import TaskScore
 from jina_jax.mteb.tasks import suite_tasks
 from jina_jax.progress import say
 from jina_jax.suite_config import Suite
 
 _MAP = "map_at_10"
-
-
-class TaskScore(NamedTuple):
-    """A task's figures, in percent."""
-
-    group: str
-    task: str
-    measure: str
-    """What mteb takes as the task's score."""
-    score: float
-    map_at_10: float | None
-    """Of reranking, as the paper gives it."""
 
 
 def run_suite(
@@ -32,7 +21,8 @@ def run_suite(
     """Runs the tasks that have no results yet.
 
     Every task's results are written when it is done, as OUTPUT/results/MODEL/REVISION/TASK.json;
-    the same call goes on after an interruption.
+    the same call goes on after an interruption. A set of one's own whose files have changed is run
+    again.
 
     Args:
       model: to measure.
@@ -51,22 +41,35 @@ def run_suite(
             number += 1
             say(f"{task.metadata.name}: task {number} of {count}")
             result = mteb.evaluate(
-                model, [task], cache=cache, show_progress_bar=False, co2_tracker=False
-            ).task_results[0]
-            found.append(_score(group, task, result))
+                model, [task], cache=cache, show_progress_bar=False, co2_tracker=False,
+                overwrite_strategy=_strategy(cache, task, model),
+            ).task_results[0]  # fmt: skip
+            about = task.metadata
+            found.append(_score(group, about.name, about.type, about.main_score, result))
     return found
 
 
-def _score(group: str, task: Any, result: Any) -> TaskScore:
-    maps = [s[_MAP] for split in result.scores.values() for s in split if _MAP in s]
-    is_reranking = task.metadata.type == "Reranking" and maps
+def _strategy(cache: mteb.ResultCache, task: Any, model: MtebModel) -> str:
+    """Runs a task again where its data have changed: mteb takes what is there."""
+    before = cache.load_task_result(task.metadata.name, model.mteb_model_meta)
+    is_other = before is not None and before.dataset_revision != task.metadata.revision
+    return "always" if is_other else "only-missing"
+
+
+def _score(group: str, task: Any, kind: str, measure: str, result: Any) -> TaskScore:
+    measures = {
+        (split, one["hf_subset"]): {
+            name: 100 * float(value)
+            for name, value in one.items()
+            if isinstance(value, int | float)
+        }
+        for split, subsets in result.scores.items()
+        for one in subsets
+    }
+    # Some queries are several texts, of which the nearest counts.
+    name = f"{measure.rpartition('map_at_')[0]}{_MAP}"
+    maps = [of[name] for of in measures.values() if name in of]
     return TaskScore(
-        group, task.metadata.name, task.metadata.main_score, 100 * float(result.get_score()),
-        100 * float(np.mean(maps)) if is_reranking else None,
+        group, task, measure, 100 * float(result.get_score()),
+        float(np.mean(maps)) if kind == "Reranking" and maps else None, measures,
     )  # fmt: skip
-
-
-def averages(scores: list[TaskScore]) -> dict[str, float]:
-    """Mean score of each group, in percent."""
-    groups = dict.fromkeys(s.group for s in scores)
-    return {g: float(np.mean([s.score for s in scores if s.group == g])) for g in groups}

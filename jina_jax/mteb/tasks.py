@@ -7,6 +7,8 @@ from typing import Any
 import mteb
 
 from jina_jax.errors import UserError
+from jina_jax.evaluate_config import set_problems
+from jina_jax.mteb.own import own_task
 from jina_jax.suite_config import Suite, SuiteTask
 
 
@@ -14,27 +16,53 @@ def suite_tasks(suite: Suite, mirror: Path | None) -> dict[str, list[Any]]:
     """Makes mteb's tasks of a suite, by group.
 
     Args:
-      suite: names of the tasks.
+      suite: names of the tasks, and sets of one's own.
       mirror: folder that holds data sets as OWNER/NAME, as `hf download` writes them; None reads
         them from the hub.
-    Raises: UserError naming every task that mteb doesn't know, and every folder that is missing.
+    Raises: UserError naming every task that mteb doesn't know, every folder that is missing, and
+      what is wrong with a set of one's own.
     """
+    _check_names(suite)
+    of_mteb: list[Any] = []
     groups: dict[str, list[Any]] = {}
-    unknown = []
     for group, chosen in suite.groups.items():
         groups[group] = []
         for one in chosen:
-            try:
+            if isinstance(one, SuiteTask):
                 groups[group].append(_task(one))
-            except KeyError:
-                unknown.append(one.name)
+                of_mteb.append(groups[group][-1])
+            else:
+                groups[group].append(own_task(one))
+    if mirror is not None:
+        _read_from(mirror, [leaf for task in of_mteb for leaf in _leaves(task)])
+    return groups
+
+
+def _check_names(suite: Suite) -> None:
+    """Results lie in files by the names of the tasks, so that no two may have the same."""
+    chosen = [one for tasks in suite.groups.values() for one in tasks]
+    unknown = [t.name for t in chosen if isinstance(t, SuiteTask) and not _is_known(t.name)]
     if unknown:
         raise UserError(f"suite {suite.name}: mteb {mteb.__version__} has no {', '.join(unknown)}")
-    if mirror is not None:
-        _read_from(
-            mirror, [leaf for tasks in groups.values() for t in tasks for leaf in _leaves(t)]
-        )
-    return groups
+    names = [one.name for one in chosen]
+    for one in chosen:
+        which = f"suite {suite.name}: {one.name!r}"
+        if names.count(one.name) > 1:
+            raise UserError(f"{which} is the name of several tasks: names must differ")
+        if isinstance(one, SuiteTask):
+            continue
+        if _is_known(one.name):
+            raise UserError(f"{which} is the name of a task of mteb; choose another for the set")
+        for problem in set_problems(one):
+            raise UserError(f"{which}{problem}")
+
+
+def _is_known(name: str) -> bool:
+    try:
+        mteb.get_task(name)
+    except KeyError:
+        return False
+    return True
 
 
 def _task(chosen: SuiteTask) -> Any:

@@ -47,7 +47,8 @@ class StepEvaluation:
         if not any(self._tasks):
             raise UserError(
                 f"evaluate.every_steps={config.evaluate.every_steps} and nothing to evaluate on: "
-                f"set data.eval_pairs and prepare again, or evaluate.sts or evaluate.reranking"
+                f"set data.eval_pairs and prepare again, or evaluate.retrieval, evaluate.negation, "
+                f"evaluate.sts or evaluate.reranking"
             )
         known, best = measures(self._tasks, config.evaluate.top_k), config.evaluate.keep_best
         if best and best not in known:

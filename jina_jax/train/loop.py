@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from jina_jax.data.manifest import (
 from jina_jax.data.shards import ShardSet
 from jina_jax.data.tokenizer import SPIECE_FILE
 from jina_jax.distributed import check_agreement, is_first, start
+from jina_jax.environment import environment
 from jina_jax.errors import Interrupted, UserError
 from jina_jax.feed.batch import Batch, PackedBatch
 from jina_jax.feed.mixture import plan_mixture
@@ -35,6 +37,7 @@ from jina_jax.model.weights import parameter_count
 from jina_jax.progress import say
 from jina_jax.train.alarms import Alarms
 from jina_jax.train.evaluation import StepEvaluation
+from jina_jax.train.memory import peak_memory
 from jina_jax.train.metrics import MetricsWriter, read_metrics
 from jina_jax.train.profile import Profiler
 from jina_jax.train.source_metrics import SourceMetrics
@@ -48,7 +51,7 @@ from jina_jax.train.step import (
 )
 from jina_jax.train.stop import StopLatch
 from jina_jax.train.throughput import Throughput
-from jina_jax.trained import is_run
+from jina_jax.trained import STARTS_FILE, is_run
 from jina_jax.validation import validate
 
 
@@ -74,7 +77,7 @@ def train(config: RunConfig) -> TrainState:
         check_agreement(json.dumps([metadata, checkpoints.latest], sort_keys=True))
         state = _first_state(config, checkpoints, metadata, mesh)
         if is_first():
-            _write_run_files(config)
+            _write_run_files(config, int(state.step))
         say(
             f"{config.name}: {parameter_count(config.model):,} parameters on {_words(mesh)}, from "
             f"step {int(state.step)} of {config.train.num_steps}; "
@@ -154,12 +157,17 @@ def _first_state(
     return checkpoints.restore(step, like)
 
 
-def _write_run_files(config: RunConfig) -> None:
-    """Makes the run folder whole: its configuration and its tokenizer lie in it."""
+def _write_run_files(config: RunConfig, step: int) -> None:
+    """Makes the run folder whole: its configuration and its tokenizer lie in it, and a line of
+    what it was started on, at this step.
+    """
     (config.run_path / "config.json").write_text(to_json(config) + "\n", encoding="utf-8")
     shutil.copytree(
         config.data_path / "tokenizer", config.run_path / "tokenizer", dirs_exist_ok=True
     )
+    began = datetime.now(UTC).isoformat(timespec="seconds")
+    with (config.run_path / STARTS_FILE).open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"began": began, "step": step} | environment()) + "\n")
 
 
 def _run_steps(
@@ -266,7 +274,7 @@ class _StepLog:
         if self._writer is None:
             return
         source = self._of_sources.names[batch.source]
-        line = {"step": done, "source": source} | values | rates | of_sources
+        line = {"step": done, "source": source} | values | rates | peak_memory() | of_sources
         if alarms := self._alarms.judge(line):
             line["alarm"] = [alarm._asdict() for alarm in alarms]
         self._writer.write(line)

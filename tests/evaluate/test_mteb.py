@@ -13,7 +13,8 @@ from jina_jax.config_file import load_suite
 from jina_jax.errors import UserError
 from jina_jax.evaluate.reranking import mean_average_precision
 from jina_jax.mteb.model import MtebModel, open_model
-from jina_jax.mteb.run import averages, run_suite
+from jina_jax.mteb.run import run_suite
+from jina_jax.mteb.scores import averages
 from jina_jax.mteb.tasks import suite_tasks
 from jina_jax.suite_config import Suite, SuiteTask
 from tests.minilm import minilm_folder
@@ -164,6 +165,20 @@ def test_the_verb_prints_scores_and_map(mirror, minilm, tmp_path, capsys):
     assert main(["mteb", str(minilm), *args]) == 0
     printed = capsys.readouterr().out
     assert "MAP@10" in printed and "AskUbuntuDupQuestions" in printed and "average" in printed
+    table = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    (row,) = table["rows"]
+    assert row["measure"] == "map_at_1000"
+    assert row["published"]["all-MiniLM-L6-v2"] == 63.48  # On the whole task.
+    for value in (row["ours"], 63.48, row["ours"] - 63.48):
+        assert f"{value:.2f}" in printed
+    assert main(["mteb", str(minilm), *args, "--compare", "gtr-t5-base", "sentence-t5-xl"]) == 0
+    printed = capsys.readouterr().out
+    assert "60.86" in printed and "62.86" in printed and "63.48" not in printed
+    assert "mean average precision over all passages" in printed
+    assert main(["mteb", str(minilm), *args, "--compare"]) == 0
+    assert "published" not in capsys.readouterr().out
+    assert main(["mteb", str(minilm), *args, "--compare", "gpt"]) == 2
+    assert "no published scores of 'gpt'; there are jina-emb" in capsys.readouterr().err
 
 
 def test_mtebs_mock_tasks_all_pass(model):

@@ -1,7 +1,8 @@
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from jina_jax.config import SourceConfig
 from jina_jax.data.prepare import prepare
 from jina_jax.errors import UserError
 from jina_jax.evaluate.embedder import Embedder
@@ -9,9 +10,10 @@ from jina_jax.evaluate.negation import (
     NegationTask,
     held_out_tasks,
     negation_scores,
-    read_task,
+    read_negation,
     score_negation,
 )
+from jina_jax.evaluate_config import NegationSet
 from tests.pairs import config, triplet, write
 
 
@@ -63,8 +65,40 @@ def test_the_held_out_triplets_of_a_prepared_folder(tmp_path):
     assert len(rows) == 7 and rows <= {tuple(triplet(i).values()) for i in range(100)}
 
 
-def test_a_file_with_a_flaw_is_refused(tmp_path):
-    path = write(tmp_path / "a.jsonl", [triplet(0), {"query": "a", "positive": "b"}])
-    source = SourceConfig("a", paths=(str(path),), negative_field="negative")
-    with pytest.raises(UserError, match=r"a\.jsonl:2: missing_field"):
-        read_task(source)
+def test_every_kind_of_file_gives_the_same_triplets(tmp_path):
+    rows = [("a man sleeps", "a person sleeps", "nobody sleeps"), ("x", 'y "z"', "not y")]
+    names = ("query", "positive", "negative")
+    write(tmp_path / "a.jsonl", [dict(zip(names, row)) for row in rows])
+    pq.write_table(
+        pa.Table.from_pylist([dict(zip(names, r)) for r in rows]), tmp_path / "a.parquet"
+    )
+    (tmp_path / "a.txt").write_text("".join("\t".join(row[::-1]) + "\n" for row in rows))
+    (tmp_path / "a.csv").write_text(
+        "anchor,entailment,negative\na man sleeps,a person sleeps,nobody sleeps\n"
+        'x,"y ""z""",not y\n'
+    )
+    expected = NegationTask("own", *([row[i] for row in rows] for i in range(3)))
+    csv_fields = ("anchor", "entailment", "negative")
+    for file, options in {
+        "a.jsonl": {},
+        "a.parquet": {"kind": "parquet"},
+        "a.txt": {"kind": "text", "fields": ("3", "2", "1")},
+        "a.csv": {"kind": "csv", "fields": csv_fields},
+    }.items():
+        assert read_negation(NegationSet("own", (str(tmp_path / file),), **options)) == expected
+
+
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [
+        ({"query": "a", "positive": "b"}, r"a\.jsonl:2 has no field 'negative'"),
+        ({"query": "a", "positive": "", "negative": "c"}, r"a\.jsonl:2 holds '' in field 'posi"),
+    ],
+)
+def test_a_file_with_a_flaw_is_refused(tmp_path, row, what):
+    path = write(tmp_path / "a.jsonl", [triplet(0), row])
+    with pytest.raises(UserError, match=what):
+        read_negation(NegationSet("own", (str(path),)))
+    (tmp_path / "b.jsonl").write_text("")
+    with pytest.raises(UserError, match="'own' has no triplet"):
+        read_negation(NegationSet("own", (str(tmp_path / "b.jsonl"),)))

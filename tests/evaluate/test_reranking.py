@@ -103,6 +103,18 @@ def test_lists_and_single_texts_are_read_and_one_sided_queries_left_out(tmp_path
     assert "dev: 2 queries without passages of both kinds are left out" in capsys.readouterr().err
 
 
+def test_rows_of_one_query_are_one_query(tmp_path):
+    (tmp_path / "a.tsv").write_text(
+        "query\tpositive\tnegative\nq\ta\tc\nr\td\te\nq\ta\tf\nq\tb\t\ns\tx\t\n"
+    )
+    task = read_reranking(RerankingSet("dev", (str(tmp_path / "a.tsv"),), "tsv"))
+    # `s` has no other passage and is left out.
+    assert task.queries == [Candidates("q", ["a", "b"], ["c", "f"]), Candidates("r", ["d"], ["e"])]
+    (tmp_path / "b.csv").write_text("query,positive,negative\n,a,b\n")
+    with pytest.raises(UserError, match=r"b\.csv:2 holds '' in field 'query', not a text"):
+        read_reranking(RerankingSet("dev", (str(tmp_path / "b.csv"),), "csv"))
+
+
 @pytest.mark.parametrize(
     "row, what",
     [

@@ -2,16 +2,18 @@ import math
 
 import pytest
 
-from jina_jax.evaluate.retrieval import RetrievalTask, rank_by_bm25, score
+from jina_jax.evaluate.retrieval import RetrievalTask, corpus_of, rank_by_bm25, score
 
 TASK = RetrievalTask(
     "task",
     queries={"a": "red apples", "b": "blue whales"},
-    corpus={
-        "x": "apples that are red grow on trees",
-        "y": "whales of the sea are blue",
-        "z": "a green field",
-    },
+    corpus=corpus_of(
+        {
+            "x": "apples that are red grow on trees",
+            "y": "whales of the sea are blue",
+            "z": "a green field",
+        }
+    ),
     relevant={"a": {"x": 1}, "b": {"y": 1}},
 )
 

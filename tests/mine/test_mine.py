@@ -178,7 +178,7 @@ def test_negation_is_measured_on_held_out_triplets_and_on_files(folder, prepared
     arguments = [*command(folder, config)[4:5], "--data-dir", str(folder / "again")]
     assert main(["evaluate", *arguments]) == 0
     out = capsys.readouterr().out
-    assert "held-out retrieval (%)" in out and "mined · untrained" in out
+    assert "retrieval (%)" in out and "mined · untrained" in out
     found = json.loads((config.run_path / "negation.json").read_text())
     assert found["mined"]["trained"] == expected
     assert main(["negation-score", str(config.run_path), str(file)]) == 0

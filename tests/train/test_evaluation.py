@@ -1,5 +1,6 @@
 """Evaluation during training, in real processes: figures, the best checkpoint, resumption."""
 
+import dataclasses
 import json
 import signal
 import time
@@ -14,9 +15,11 @@ from jina_jax.errors import UserError
 from jina_jax.evaluate.embedder import Embedder
 from jina_jax.evaluate.retrieval import load_task, rank_by_embedding, score
 from jina_jax.evaluate.run import measures, read_tasks
-from jina_jax.evaluate_config import EvaluateConfig, evaluate_problems
+from jina_jax.evaluate_config import EvaluateConfig, RetrievalSet, evaluate_problems
 from jina_jax.train.evaluation import evaluations
 from jina_jax.trained import load_checkpoint
+from jina_jax.validation import validate
+from tests.prepared import tiny_config
 from tests.trainer import curve, finish, start
 
 BEST = "retrieval/average/ndcg@10"
@@ -85,6 +88,51 @@ def test_the_measures_that_are_offered_are_those_that_are_found(evaluated):
     config = read_run(evaluated)
     offered = measures(read_tasks(config), config.evaluate.top_k)
     assert {"step", *offered} == evaluations(evaluated)[0].keys()
+
+
+OWN_FILE = """
+from dataclasses import replace
+from jina_jax.evaluate_config import EvaluateConfig, NegationSet, RetrievalSet
+from tests.prepared import tiny_config
+
+def get_config():
+    files = dict.fromkeys(("corpus", "queries"), ({rows!r},))
+    retrieval = RetrievalSet("own", **files, qrels=({rows!r},), qrels_kind="jsonl")
+    evaluate = EvaluateConfig(
+        retrieval=(retrieval,), negation=(NegationSet("own", ({rows!r},)),),
+        every_steps=10, keep_best="retrieval/own/ndcg@10",
+    )
+    return replace(tiny_config({folder!r}), evaluate=evaluate)
+"""
+
+
+def test_own_sets_are_measured_and_choose_the_best(folder, tmp_path):
+    words = ["zero", "one", "two", "three", "four", "five"]
+    rows = [
+        {"_id": str(i), "text": w, "query-id": str(i), "corpus-id": str((i + 1) % 6), "score": 1,
+         "query": w, "positive": words[i - 1], "negative": words[i - 2]}
+        for i, w in enumerate(words)
+    ]  # fmt: skip
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "config.py").write_text(OWN_FILE.format(rows=str(path), folder=str(folder)))
+    finish(start(tmp_path, "run", "--train.num-steps=20"))
+    found = evaluations(tmp_path / "run")
+    assert [line["step"] for line in found] == [10, 20]
+    names = ("docs", "numbers", "own")
+    for line in found:
+        values = [line[f"retrieval/{name}/ndcg@10"] for name in names]
+        assert line[BEST] == pytest.approx(np.mean(values))
+        assert 0 <= line["negation/own/hard_negation"] <= 1
+    best = max(found, key=lambda line: line["retrieval/own/ndcg@10"])
+    assert load_checkpoint(tmp_path / "run").step == best["step"]
+
+
+def test_a_set_must_not_have_the_name_of_a_source(folder):
+    config = tiny_config(str(folder))
+    evaluate = EvaluateConfig(retrieval=(RetrievalSet("docs", "folder"),))
+    with pytest.raises(UserError, match=r"evaluate\.retrieval\.0 \(docs\): a source has that name"):
+        validate(dataclasses.replace(config, evaluate=evaluate))
 
 
 @pytest.mark.parametrize(

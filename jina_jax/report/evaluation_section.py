@@ -1,0 +1,152 @@
+"""What was measured: retrieval, similarity, reranking, negation; during training and after it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from jina_jax.ablate.report import AblationReport, mean_and_spread
+from jina_jax.ablate.table import ablation_tables
+from jina_jax.evaluate.averages import Results
+from jina_jax.mteb.published import Comparison
+from jina_jax.report.drawing import Line, bars, curves
+from jina_jax.report.facts import RunFacts
+from jina_jax.report.parts import About, Group, Plot, Section, Table
+
+KINDS = {
+    "retrieval": "Retrieval of held-out pairs",
+    "sts": "Semantic textual similarity",
+    "reranking": "Reranking",
+    "negation": "Negation",
+}
+"""Kind of results → heading."""
+SYSTEMS = {"untrained": "before", "trained": "after", "bm25": "BM25"}
+_ABOUT_NEGATION = (
+    "Easy negation: the share of triplets whose query is nearer to its entailment than to its "
+    "negation. Hard negation: the share whose entailment is nearer to the query than to the "
+    "negation."
+)
+
+
+def evaluation_section(run: RunFacts, key: str, title: str) -> Section | None:
+    """The chapter of what was measured; None where nothing was."""
+    groups = []
+    for kind, heading in KINDS.items():
+        parts = [
+            *_after(run.results.get(kind, {}), f"{key}-{kind}"),
+            *_during(run.evaluations, kind, f"{key}-{kind}"),
+        ]
+        if parts:
+            groups.append(Group(heading, parts, _ABOUT_NEGATION if kind == "negation" else ""))
+    if run.published is not None:
+        groups.append(_beside_published(run.published, run.name, key))
+    if not groups:
+        return None
+    text = "Before is the model that this training started from, after the one it ended with."
+    return Section(key, title, text, groups)
+
+
+def _after(results: Results, key: str) -> Iterator[Plot | Table]:
+    if not results:
+        return
+    tasks = [t for t in results if t != "average"]
+    shown = tasks if len(tasks) == 1 else [*tasks, "average"]
+    measures = list(next(iter(results[shown[0]].values())))
+    for measure in measures:
+        values = {
+            task: {
+                SYSTEMS.get(system, system): 100 * found[measure]
+                for system, found in results[task].items()
+                if measure in found
+            }
+            for task in shown
+        }
+        yield bars(
+            About(
+                f"{key}-{measure_file_name(measure)}", measure_words(measure),
+                f"{measure_words(measure)} of each task, before and after training.",
+            ),
+            values, x_label="%",
+        )  # fmt: skip
+
+
+def _during(evaluations: Sequence[Mapping[str, float]], kind: str, key: str) -> Iterator[Plot]:
+    """A plot a measure; where there are several tasks, their average is a line too."""
+    by_measure: dict[str, dict[str, Line]] = {}
+    names = list(dict.fromkeys(n for e in evaluations for n in e if n.startswith(f"{kind}/")))
+    tasks = {name.split("/")[1] for name in names} - {"average"}
+    for name in names:
+        _, task, measure = name.split("/")
+        if task == "average" and len(tasks) == 1:
+            continue
+        points = [(e["step"], 100 * e[name]) for e in evaluations if name in e]
+        by_measure.setdefault(measure, {})[task] = [x for x, _ in points], [y for _, y in points]
+    for measure, lines in by_measure.items():
+        yield curves(
+            About(
+                f"{key}-during-{measure_file_name(measure)}",
+                f"{measure_words(measure)} during training",
+                f"{measure_words(measure)} of each task at the steps that were evaluated.",
+            ),
+            lines, y_label="%",
+        )  # fmt: skip
+
+
+def _beside_published(found: Comparison, name: str, key: str) -> Group:
+    """Averages as bars, all tasks as a table."""
+    models = list(dict.fromkeys(model for row in found.rows for model in row.published))
+    # A model without some of the tasks has another mean of ours beside it: then each has its own.
+    values: dict[str, dict[str, float | None]] = {}
+    for mean in found.means:
+        values.setdefault(f"{mean.group} ({mean.tasks})", {}).setdefault(name, mean.ours)
+        values[f"{mean.group} ({mean.tasks})"][mean.model] = mean.published
+    parts: list[Plot | Table] = []
+    if values:
+        about = About(
+            f"{key}-published", "Averages beside published ones",
+            "Mean score of each group of tasks (their number), ours and published models'.",
+        )  # fmt: skip
+        parts.append(bars(about, values, x_label="mean score"))
+    rows = [
+        [f"{row.group} · {row.task} · {row.measure}", f"{row.ours:.2f}",
+         *[f"{row.published[m]:.2f}" if m in row.published else "" for m in models]]
+        for row in found.rows
+    ]  # fmt: skip
+    parts.append(Table("Task by task", ["task", name, *models], rows))
+    sources = dict.fromkeys(row.source for row in found.rows if row.source)
+    text = " ".join([f"Published: {'; '.join(sources)}."] * bool(sources) + found.notes)
+    return Group("MTEB", parts, text)
+
+
+def measure_words(measure: str) -> str:
+    """A measure as it is written: `nDCG@10`, `Hard negation`."""
+    words = measure.replace("_", " ").replace("ndcg@", "nDCG@").replace("map@", "MAP@")
+    return words if words[1].isupper() else words[0].upper() + words[1:]
+
+
+def measure_file_name(measure: str) -> str:
+    """A measure as part of the name of a file."""
+    return measure.replace("@", "-at-").replace("_", "-")
+
+
+def ablation_section(report: AblationReport, key: str) -> Section:
+    """The chapter of an ablation."""
+    parts: list[Plot | Table] = []
+    for measure in report.arms[0].measures:
+        found = {arm.name: mean_and_spread(arm.measures[measure]) for arm in report.arms}
+        parts.append(
+            bars(
+                About(
+                    f"{key}-{measure_file_name(measure)}", measure_words(measure),
+                    f"{measure_words(measure)} of each arm: mean and deviation of the seeds.",
+                ),
+                {arm: {"mean": 100 * mean} for arm, (mean, _) in found.items()}, x_label="%",
+                digits=2,
+                spreads={arm: {"mean": 100 * s} for arm, (_, s) in found.items()}
+                if len(report.seeds) > 1
+                else None,
+            )
+        )  # fmt: skip
+    for header, rows in ablation_tables(report):
+        caption, *columns = header
+        parts.append(Table(caption, ["arm", *columns], rows))
+    seeds = "one seed" if len(report.seeds) == 1 else f"{len(report.seeds)} seeds"
+    text = f"The same run with a few fields changed in each arm, {seeds}; all measured alike."
+    return Section(key, f"Ablation: {report.name}", text, [Group("Arms", parts)])

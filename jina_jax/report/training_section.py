@@ -1,0 +1,153 @@
+"""Curves of a run: what it learned, from which sources, how fast and in how much memory."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from jina_jax.report.drawing import Line, bars, curves
+from jina_jax.report.facts import RunFacts
+from jina_jax.report.parts import About, Group, Plot, Section, Table
+
+
+class Curve(NamedTuple):
+    """Which metrics are drawn together."""
+
+    name: str
+    title: str
+    lines: Mapping[str, str]
+    """Name in the legend → metric."""
+    unit: str = ""
+    log: bool = False
+    from_zero: bool = False
+    scale: float = 1.0
+
+
+LEARNING = (
+    Curve("loss", "Loss", {"total": "loss", "query → positive": "query_loss",
+                           "positive → query": "positive_loss", "margin": "margin_loss",
+                           "distillation": "distill_loss"}, "nats"),
+    Curve("accuracy", "In-batch accuracy", {"accuracy": "accuracy"}, "% of the queries",
+          from_zero=True, scale=100),
+    Curve("cosines", "Mean cosines", {"own positive": "positive_cosine",
+                                      "others' positives": "in_batch_cosine",
+                                      "hard negative": "negative_cosine"}, "cosine"),
+    Curve("learning-rate", "Learning rate", {"learning rate": "learning_rate"}, from_zero=True),
+    Curve("gradient-norm", "Gradient norm, before clipping", {"norm": "gradient_norm"}, log=True),
+    Curve("temperature", "Temperature", {"temperature": "temperature"}),
+    Curve("masked", "Known matches left out of the negatives", {"share": "masked_share"},
+          "% of the keys", scale=100),
+)  # fmt: skip
+SPEED = (
+    Curve("pairs", "Records a second", {"records": "pairs_per_s"}, "records/s", from_zero=True),
+    Curve("tokens", "Tokens a second, padding left out", {"tokens": "real_tokens_per_s"},
+          "tokens/s", from_zero=True),
+    Curve("step-time", "Time of a step", {"step": "step_time_s", "wait for data": "data_wait_s"},
+          "s", from_zero=True),
+    Curve("padding", "Padding in packed rows", {"padding": "padding_share"}, "% of the positions",
+          from_zero=True, scale=100),
+    Curve("flops", "Floating-point operations a second and device",
+          {"computed": "tflops_per_s_per_device", "of texts": "text_tflops_per_s_per_device"},
+          "TFLOP/s", from_zero=True),
+    Curve("mfu", "Model FLOPs utilisation", {"computed": "mfu", "of texts": "text_mfu"},
+          "% of the peak", from_zero=True, scale=100),
+    Curve("memory", "Peak memory", {"host": "host_peak_gib", "fullest device": "device_peak_gib"},
+          "GiB", from_zero=True),
+)  # fmt: skip
+OF_SOURCES = (
+    Curve("source-loss", "Loss of each source", {"": "loss"}, "nats"),
+    Curve("source-accuracy", "Accuracy of each source", {"": "accuracy"}, "% of the queries",
+          from_zero=True, scale=100),
+    Curve("source-positive", "Cosine of own positives, by source", {"": "positive_cosine"},
+          "cosine"),
+)  # fmt: skip
+
+
+def training_section(run: RunFacts, key: str, title: str) -> Section | None:
+    """The chapter of a run's training; None before its first logged step."""
+    if not run.metrics:
+        return None
+    last = run.metrics[-1]
+    groups = [
+        Group("Learning", list(_plots(run.metrics, LEARNING, key))),
+        Group("Sources", [*_mixture(run, key), *_of_sources(run.metrics, key)]),
+        Group("Speed and memory", list(_plots(run.metrics, SPEED, key)), _no_peak(last)),
+        *_alarms(run.metrics),
+    ]
+    text = (
+        f"{last['step']:,} of {run.config.train.num_steps:,} steps with "
+        f"{run.config.feed.global_batch_size:,} records a batch; figures of every "
+        f"{run.config.train.log_every_steps} steps."
+    )
+    return Section(key, title, text, groups)
+
+
+def line(metrics: Sequence[Mapping[str, Any]], name: str, scale: float = 1.0) -> Line:
+    """Steps and values of a metric, where it was written."""
+    points = [(m["step"], scale * m[name]) for m in metrics if name in m]
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def _plots(
+    metrics: Sequence[Mapping[str, Any]], wanted: Sequence[Curve], key: str
+) -> Iterator[Plot]:
+    for curve in wanted:
+        lines = {n: line(metrics, metric, curve.scale) for n, metric in curve.lines.items()}
+        if lines := {name: found for name, found in lines.items() if found[0]}:
+            yield _curves(curve, lines, key)
+
+
+def _curves(curve: Curve, lines: Mapping[str, Line], key: str) -> Plot:
+    ends = ", ".join(f"{name} {y[0]:.4g} to {y[-1]:.4g}" for name, (_, y) in lines.items())
+    return curves(
+        About(f"{key}-{curve.name}", curve.title, f"{curve.title}, first to last: {ends}."),
+        lines, y_label=curve.unit, log=curve.log, from_zero=curve.from_zero,
+    )  # fmt: skip
+
+
+def _sources(last: Mapping[str, Any]) -> list[str]:
+    return [name.split("/")[1] for name in last if name.endswith("/asked_share")]
+
+
+def _mixture(run: RunFacts, key: str) -> Iterator[Plot | Table]:
+    last = run.metrics[-1]
+    names = _sources(last)
+    told = ("share", "asked_share", "batches", "records", "epochs")
+    of = {name: {what: last[f"source/{name}/{what}"] for what in told} for name in names}
+    yield bars(
+        About(
+            f"{key}-mixture", "Share of the batches, asked and drawn",
+            "For each source, the share of batches that the weights ask for and the share drawn.",
+        ),
+        {n: {"asked": 100 * v["asked_share"], "drawn": 100 * v["share"]} for n, v in of.items()},
+        x_label="% of the batches",
+    )  # fmt: skip
+    rows = [
+        [n, f"{v['batches']:,}", f"{v['records']:,}", f"{v['epochs']:.2f}",
+         f"{100 * v['asked_share']:.2f}%", f"{100 * v['share']:.2f}%"]
+        for n, v in of.items()
+    ]  # fmt: skip
+    yield Table(
+        "What was drawn", ["source", "batches", "records", "epochs", "asked", "drawn"], rows
+    )
+
+
+def _of_sources(metrics: Sequence[Mapping[str, Any]], key: str) -> Iterator[Plot]:
+    names = _sources(metrics[-1])
+    for curve in OF_SOURCES:
+        metric = curve.lines[""]
+        lines = {n: line(metrics, f"source/{n}/{metric}", curve.scale) for n in names}
+        if lines := {name: found for name, found in lines.items() if found[0]}:
+            yield _curves(curve, lines, key)
+
+
+def _no_peak(last: Mapping[str, Any]) -> str:
+    if "mfu" in last:
+        return ""
+    return "The peak of these devices is not known, so that there is no utilisation (MFU) to tell."
+
+
+def _alarms(metrics: Sequence[Mapping[str, Any]]) -> Iterator[Group]:
+    rows = [[f"{m['step']:,}", alarm["message"]] for m in metrics for alarm in m.get("alarm", ())]
+    if rows:
+        yield Group(
+            "Alarms", [Table("Alarms raised and cleared", ["step", "what"], rows, words=True)]
+        )

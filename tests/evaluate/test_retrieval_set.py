@@ -1,0 +1,195 @@
+"""Retrieval sets of one's own: BEIR's layout and plain files, and what is wrong with them."""
+
+import gzip
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jina_jax.errors import UserError
+from jina_jax.evaluate.retrieval import corpus_of, rank_by_embedding, score
+from jina_jax.evaluate.retrieval_set import read_retrieval
+from jina_jax.evaluate.search import stream_top_k
+from jina_jax.evaluate_config import (
+    EvaluateConfig,
+    NegationSet,
+    RetrievalSet,
+    evaluate_problems,
+)
+from jina_jax.mesh import make_mesh
+from tests.evaluate.test_sts import Angles
+
+CORPUS = [
+    {"_id": "p1", "title": "Apples", "text": "are red"},
+    {"_id": "p2", "title": "", "text": "whales are blue"},
+    {"_id": 3, "text": "a field"},
+    {"_id": "p4", "title": "Only a title", "text": ""},
+]
+QUERIES = [
+    {"_id": "q1", "text": "red fruit"},
+    {"_id": "q2", "text": "sea animals"},
+    {"_id": "q3", "text": "of another split"},
+]
+QRELS = [("q1", "p1", 2), ("q1", "3", 0), ("q2", "p2", 1)]
+HEADER = "query-id\tcorpus-id\tscore\n"
+
+
+def lines(rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def tsv(rows):
+    return HEADER + "".join("\t".join(map(str, row)) + "\n" for row in rows)
+
+
+def beir(folder, corpus=CORPUS, queries=QUERIES, qrels=QRELS, split="test"):
+    (folder / "qrels").mkdir(parents=True)
+    (folder / "corpus.jsonl.gz").write_bytes(gzip.compress(lines(corpus).encode()))
+    (folder / "queries.jsonl").write_text(lines(queries))
+    (folder / "qrels" / f"{split}.tsv").write_text(tsv(qrels))
+    return RetrievalSet("own", str(folder), split)
+
+
+def check(task):
+    assert task.queries == {"q1": "red fruit", "q2": "sea animals"}
+    assert task.corpus.ids == ["p1", "p2", "3", "p4"]
+    texts = ["Apples are red", "whales are blue", "a field", "Only a title"]
+    assert list(task.corpus.texts()) == texts and list(task.corpus.texts()) == texts
+    assert task.relevant == {"q1": {"p1": 2, "3": 0}, "q2": {"p2": 1}}
+
+
+def test_a_folder_of_beir(tmp_path, capsys):
+    check(read_retrieval(beir(tmp_path / "set", split="dev")))
+    assert "own: 1 of 3 queries are not judged and left out" in capsys.readouterr().err
+
+
+def test_files_of_other_kinds_with_their_own_fields(tmp_path):
+    corpus = [{"n": str(r["_id"]), "t": r.get("title"), "b": r["text"]} for r in CORPUS]
+    for number, rows in enumerate((corpus[:1], corpus[1:])):
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"corpus-{number}.parquet")
+    queries = [{"n": r["_id"], "b": r["text"]} for r in QUERIES]
+    pq.write_table(pa.Table.from_pylist(queries), tmp_path / "queries.parquet")
+    (tmp_path / "qrels.csv").write_text(
+        "score,q,p\n" + "".join(f"{s},{q},{p}\n" for q, p, s in QRELS)
+    )
+    config = RetrievalSet(
+        "own", corpus=(str(tmp_path / "corpus-*.parquet"),),
+        queries=(str(tmp_path / "queries.parquet"),), qrels=(str(tmp_path / "qrels.csv"),),
+        kind="parquet", qrels_kind="csv", corpus_fields=("n", "t", "b"), query_fields=("n", "b"),
+        qrels_fields=("q", "p", "score"),
+    )  # fmt: skip
+    check(read_retrieval(config))
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (
+            {"qrels": [*QRELS, ("q9", "p1", 1)]},
+            r"test\.tsv:5 names the query 'q9' in field 'query-id', which is not there",
+        ),
+        (
+            {"qrels": [("q1", "p9", 1)]},
+            r"test\.tsv:2 names the passage 'p9' in field 'corpus-id', which is not there",
+        ),
+        (
+            {"qrels": [("q1", "p1", "high")]},
+            r"test\.tsv:2 holds 'high' in field 'score', not a whole number",
+        ),
+        ({"qrels": [("q1", "p1", 1), ("q1", "p1", 0)]}, r"test\.tsv:3 gives query 'q1' and pas"),
+        ({"qrels": [("q1", "p1", 0)]}, "has no judgement above 0 in field 'score'"),
+        ({"qrels": []}, "has no judgement above 0"),
+        (
+            {"corpus": [*CORPUS, {"_id": "p2", "text": "again"}]},
+            r"corpus\.jsonl\.gz:5 has the id 'p2' in field '_id', as a row before it",
+        ),
+        (
+            {"corpus": [*CORPUS, {"_id": "p5", "title": "", "text": " "}]},
+            r"corpus\.jsonl\.gz:5 holds ' ' in field 'text', not a text",
+        ),
+        ({"corpus": [{"_id": "p1", "title": 3, "text": "a"}]}, r"gz:1 holds 3 in field 'title'"),
+        ({"corpus": [{"_id": "p1", "body": "a"}]}, r"gz:1 has no field 'text'; it has _id, body"),
+        ({"queries": [{"_id": "", "text": "a"}]}, r"queries\.jsonl:1 holds '' in field '_id'"),
+        ({"queries": [{"_id": True, "text": "a"}]}, r"queries\.jsonl:1 holds True in field '_id'"),
+        ({"queries": [{"_id": "q", "text": None}]}, r"queries\.jsonl:1 holds None in field 'te"),
+    ],
+)
+def test_what_cannot_be_searched_is_named(tmp_path, change, what):
+    with pytest.raises(UserError, match=what):
+        read_retrieval(beir(tmp_path / "set", **change))
+
+
+def test_missing_files_are_named(tmp_path):
+    config = beir(tmp_path / "set")
+    with pytest.raises(UserError, match=r"no .*qrels/dev\.tsv; choose a split of: test"):
+        read_retrieval(RetrievalSet("own", str(tmp_path / "set"), "dev"))
+    (tmp_path / "set" / "corpus.jsonl.gz").unlink()
+    with pytest.raises(UserError, match=r"set has no corpus\.jsonl, neither plain nor"):
+        read_retrieval(config)
+    with pytest.raises(UserError, match="matches no file"):
+        read_retrieval(RetrievalSet("own", corpus=("c",), queries=("q",), qrels=("r",)))
+
+
+def test_a_configuration_that_cannot_be_used_is_told():
+    files = {"corpus": ("c",), "queries": ("q",), "qrels": ("r",)}
+    cases = {
+        "evaluate.retrieval.0 (a) needs a folder, or files for all": RetrievalSet("a"),
+        "evaluate.retrieval.0 (a) has both a folder and corpus": RetrievalSet("a", "d", **files),
+        "the files of a folder are jsonl": RetrievalSet("a", "d", kind="parquet"),
+        "must not be empty or hold '/'": RetrievalSet("a/b", "d"),
+    }
+    for what, one in cases.items():
+        (problem,) = evaluate_problems(EvaluateConfig(retrieval=(one,)))
+        assert what in problem
+    assert not list(evaluate_problems(EvaluateConfig(retrieval=(RetrievalSet("a", **files),))))
+    (problem,) = evaluate_problems(EvaluateConfig(negation=(NegationSet("a", ()),)))
+    assert problem == "evaluate.negation.0 (a) has no paths"
+
+
+class Counted(Angles):
+    """Embeds a few texts at a time, and notes how many it was asked to hold."""
+
+    mesh = make_mesh()
+
+    def __init__(self):
+        self.parts = []
+
+    def stream(self, texts):
+        texts = list(texts)
+        for first in range(0, len(texts), 3):
+            self.parts.append(len(texts[first : first + 3]))
+            yield self.encode(texts[first : first + 3])
+
+
+def test_a_corpus_is_ranked_part_by_part(tmp_path):
+    angles = np.random.default_rng(0).permutation(np.arange(0, 50, 2.5))
+    corpus = [{"_id": f"p{i}", "text": str(a)} for i, a in enumerate(angles)]
+    queries = [{"_id": "q", "text": "11"}, {"_id": "r", "text": "49"}]
+    ids = [f"p{i}" for i in np.argsort(np.abs(angles - 11))]
+    config = beir(tmp_path / "set", corpus, queries, [("q", ids[1], 1), ("r", ids[-1], 1)])
+    task, embedder = read_retrieval(config), Counted()
+    found = rank_by_embedding(task, embedder, 5)
+    assert list(found["q"]) == ids[:5] and embedder.parts == [3] * 6 + [2]
+    # The one of `q` is second, that of `r` first.
+    assert score(task, found, 10)["ndcg@10"] == pytest.approx((1 / np.log2(3) + 1) / 2, abs=1e-6)
+
+
+def test_parts_of_any_size_give_what_the_whole_gives():
+    rng = np.random.default_rng(0)
+    q, corpus = (rng.integers(-3, 4, (n, 8)).astype(np.float32) for n in (11, 301))
+    exact = np.argsort(-(q @ corpus.T), axis=1, kind="stable")[:, :20]
+    for sizes in ([301], [1] * 301, [100, 1, 0, 150, 50], [7] * 43):
+        parts = np.split(corpus, np.cumsum(sizes)[:-1])
+        _, index = stream_top_k(q, iter(parts), 20, query_block=4, block=5)
+        assert np.array_equal(index, exact)
+    score_QK, index = stream_top_k(q, iter([corpus[:3], corpus[3:5]]), 20)
+    assert score_QK.shape == index.shape == (11, 5) and sorted(index[0]) == [0, 1, 2, 3, 4]
+    assert stream_top_k(q, iter([]), 20)[1].shape == (11, 0)
+
+
+def test_a_corpus_in_memory_is_given_as_often_as_asked():
+    corpus = corpus_of({"a": "x", "b": "y"})
+    assert corpus.ids == ["a", "b"]
+    assert [*corpus.texts()] == [*corpus.texts()] == ["x", "y"]
