@@ -8,6 +8,7 @@ import io
 import os
 import re
 import sys
+from itertools import pairwise
 from typing import Any
 
 from mkdocs.structure.files import File, Files
@@ -91,7 +92,7 @@ def _field_docs(kind: type) -> dict[str, str]:
     """Field → the docstring that follows it in the source."""
     body = ast.parse(inspect.getsource(kind)).body[0].body  # type: ignore[attr-defined]
     docs = {}
-    for before, after in zip(body, body[1:], strict=False):
+    for before, after in pairwise(body):
         if (
             isinstance(before, ast.AnnAssign)
             and isinstance(before.target, ast.Name)
