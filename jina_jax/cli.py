@@ -10,7 +10,7 @@ import tyro
 from jina_jax.ablate.verb import ablate
 from jina_jax.arguments import config_verb
 from jina_jax.config_file import config_names, each_phase, reads_from, to_json
-from jina_jax.errors import Interrupted, UserError
+from jina_jax.errors import ExitCode, Interrupted, RunFailed, UserError
 from jina_jax.launch.verb import launch
 from jina_jax.look_verbs import inspect, plan
 from jina_jax.model_verbs import encode, import_model, mteb, negation_score, report, search
@@ -101,7 +101,8 @@ def _train(args: Sequence[str]) -> None:
     from jina_jax.distributed import start
     from jina_jax.train.loop import train
 
-    start(config.distributed)  # before the fetch, which takes one host longer than another
+    # Before the fetch, which takes one host longer than another.
+    start(config.distributed, config.faults.heartbeat_s)
     fetch_prepared(config)
     train(config)
     print(f"trained: {config.run_path}")
@@ -275,7 +276,7 @@ def _run(verb: str, args: list[str]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line.
 
-    Returns: the exit code: 0, 2 for something the user gave, 128 + n when stopped by signal n.
+    Returns: the exit code, as `errors.ExitCode` lists them.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help", "help"):
@@ -290,7 +291,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _run(args[0], args[1:])
     except UserError as error:
         print(f"jina-jax {args[0]}: {error}", file=sys.stderr)
-        return error.exit_code
+        return ExitCode.USER_ERROR
+    except RunFailed as failed:
+        print(f"jina-jax {args[0]}: {failed}", file=sys.stderr)
+        return failed.exit_code
     except Interrupted as interrupted:
         print(f"jina-jax {args[0]}: {interrupted}", file=sys.stderr)
         return interrupted.exit_code

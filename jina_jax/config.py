@@ -17,6 +17,7 @@ from typing import Any, Literal
 from jina_jax.alarm_config import AlarmConfig
 from jina_jax.evaluate_config import EvaluateConfig
 from jina_jax.export_config import ExportConfig
+from jina_jax.fault_config import FaultConfig
 from jina_jax.filter_config import (
     ConsistencyConfig,
     DecontaminationConfig,
@@ -271,6 +272,7 @@ class RunConfig:
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     alarms: AlarmConfig = AlarmConfig()
+    faults: FaultConfig = FaultConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     mine: MineConfig = MineConfig()
     negation: NegationConfig = NegationConfig()

@@ -7,13 +7,15 @@ import json
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jina_jax.ablate_config import Ablation
 from jina_jax.config import DataConfig, RunConfig
 from jina_jax.errors import UserError
 from jina_jax.suite_config import Suite
+from jina_jax.untrusted import read_json
 
+_T = TypeVar("_T")
 RUN_FILE = "config.json"
 """Of a run folder: its configuration."""
 
@@ -128,24 +130,42 @@ def read_run(run_path: Path) -> RunConfig:
 
     Raises: UserError naming the field that is wrong, or that this version doesn't know.
     """
+    path = run_path / RUN_FILE
+    config = _typed(RunConfig, read_json(path, finite=False), path, "")
+    return dataclasses.replace(config, workdir=str(run_path.absolute()))
+
+
+def read_section(run_path: Path, name: str, kind: type[_T]) -> _T:
+    """A section of the configuration that lies in a run folder, whatever the others hold.
+
+    Args:
+      run_path: the folder.
+      name: of the section.
+      kind: its dataclass.
+    Raises: UserError naming the field that is wrong, or that this version doesn't know.
+    """
+    path = run_path / RUN_FILE
+    values = read_json(path, finite=False)
+    if name not in values:
+        raise UserError(f"{path} has no section {name!r}: it is no configuration of a run")
+    return _typed(kind, values[name], path, f"{name}.")
+
+
+def _typed(kind: type[_T], values: Any, path: Path, prefix: str) -> _T:
     from pydantic import TypeAdapter, ValidationError
 
-    path = run_path / RUN_FILE
     try:
-        text = path.read_text(encoding="utf-8")
-        config = TypeAdapter(RunConfig).validate_json(text)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+        config = TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
+        field = prefix + ".".join(map(str, first["loc"]))
         raise UserError(f"{path}: {field + ': ' if field else ''}{first['msg']}") from error
-    if unknown := _unknown(json.loads(text), dataclasses.asdict(config)):
+    if unknown := _unknown(values, dataclasses.asdict(config), prefix):  # type: ignore[call-overload]
         raise UserError(
             f"{path} has a field that this version does not know: {unknown}; "
             f"use the version that wrote it"
         )
-    return dataclasses.replace(config, workdir=str(run_path.absolute()))
+    return config
 
 
 def _unknown(given: Any, known: Any, path: str = "") -> str:

@@ -13,16 +13,19 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jina_jax.config import DistributedConfig
-from jina_jax.errors import UserError
+from jina_jax.errors import ExitCode, UserError
 from jina_jax.progress import say
 
 CLUSTER = "auto"
 """Asks the cluster (Cloud TPU, GKE, SLURM, Open MPI) where the processes are."""
 
 
-def start(config: DistributedConfig) -> None:
+def start(config: DistributedConfig, heartbeat_s: float) -> None:
     """Joins the processes of a run, before JAX looks for its devices.
 
+    Args:
+      config: where they are.
+      heartbeat_s: seconds after which `HostWatch` takes a process for lost.
     Raises: UserError when the others do not come in time, or this is one host of a TPU slice and
       the configuration says nothing of the others.
     """
@@ -58,6 +61,8 @@ def start(config: DistributedConfig) -> None:
         jax.distributed.initialize(
             **given,  # type: ignore[arg-type]
             initialization_timeout=config.timeout_s + 60,
+            # `HostWatch` is first, and says who is lost.
+            heartbeat_timeout_seconds=max(10, round(3 * heartbeat_s)),
         )
     except (RuntimeError, ValueError) as error:
         raise UserError(
@@ -69,7 +74,7 @@ def start(config: DistributedConfig) -> None:
 
 def _give_up(text: str) -> None:
     say(f"jina-jax: {text}")
-    os._exit(2)
+    os._exit(ExitCode.USER_ERROR)
 
 
 def is_first() -> bool:

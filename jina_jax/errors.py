@@ -1,19 +1,42 @@
-"""The two ways in which a command ends early on purpose, and words for their messages."""
+"""The ways in which a command ends early, their exit codes, and words for their messages."""
 
 import signal
+from enum import IntEnum
+from pathlib import Path
+
+
+class ExitCode(IntEnum):
+    """What a command ends with; 128 + n after signal n, when everything is saved.
+
+    After 10 and above, the same command may be started again as it is: a scheduler can do that.
+    """
+
+    DONE = 0
+    USER_ERROR = 2
+    """Something that was given cannot be used."""
+    NOT_FINITE = 3
+    """Too many batches in a row gave no finite loss or gradient."""
+    SAVE_FAILED = 4
+    """Checkpoints cannot be written."""
+    OUT_OF_MEMORY = 5
+    """The step does not fit the devices."""
+    DATA_STALLED = 10
+    """No batch came in time, or a process that reads them is gone."""
+    STEP_STALLED = 11
+    """A step did not end in time, perhaps for another host."""
+    HOST_LOST = 12
+    """Another process of the run is gone or hangs."""
+    UNREACHABLE = 13
+    """A store of data outside this machine did not answer in time."""
+
+    @property
+    def may_be_tried_again(self) -> bool:
+        """Whether the same command may be started again as it is."""
+        return self >= 10
 
 
 class UserError(Exception):
     """Something a user gave cannot be used; the message says what, why and how to mend it."""
-
-    exit_code = 2
-
-
-class UnreachableError(UserError):
-    """Something outside this machine did not answer; trying again later may help."""
-
-    exit_code = 75
-    """EX_TEMPFAIL of sysexits.h: whoever starts runs may start this one again."""
 
 
 def multiples_near(value: int, divisor: int) -> str:
@@ -32,3 +55,46 @@ class Interrupted(Exception):
             f"The same command goes on from there."
         )
         self.exit_code = 128 + number
+
+
+class RunFailed(Exception):
+    """A run cannot go on; what it had saved before is whole."""
+
+    exit_code: ExitCode
+
+
+class SaveFailed(RunFailed):
+    """A checkpoint could not be written."""
+
+    exit_code = ExitCode.SAVE_FAILED
+
+    def __init__(self, folder: Path, problem: str):
+        """Args: the folder of the checkpoints, and what went wrong."""
+        super().__init__(
+            f"{problem}. The steps in {folder} that were saved before are whole: make room or mend "
+            f"the disk, then the same command goes on from the newest"
+        )
+
+
+class NotFinite(RunFailed):
+    """Too many steps in a row gave no finite loss or gradient."""
+
+    exit_code = ExitCode.NOT_FINITE
+
+
+class OutOfMemory(RunFailed):
+    """The step does not fit the memory of the devices."""
+
+    exit_code = ExitCode.OUT_OF_MEMORY
+
+
+class DataLost(RunFailed):
+    """A process that reads batches is gone."""
+
+    exit_code = ExitCode.DATA_STALLED
+
+
+class Unreachable(RunFailed):
+    """A store outside this machine did not answer in time."""
+
+    exit_code = ExitCode.UNREACHABLE

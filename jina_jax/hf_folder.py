@@ -1,7 +1,12 @@
-"""Reads weights and shapes from a Hugging Face folder or id."""
+"""Reads weights and shapes from a Hugging Face folder or id.
 
-import json
+Of a folder only JSON, safetensors and the vocabulary are read, and nothing is executed.
+"""
+
+import math
+import os
 import re
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +16,18 @@ from safetensors import SafetensorError, safe_open
 
 from jina_jax.config import T5Config
 from jina_jax.errors import UserError
-from jina_jax.model.weights import config_from_huggingface
+from jina_jax.model.weights import IGNORED_PREFIXES, config_from_huggingface
+from jina_jax.untrusted import inner_path, parse_json, read_json, refuse_code
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 # Nothing that could run code on loading is ever fetched or opened.
 _FETCHED = (CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE, "model-*.safetensors")
-_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_PICKLES = ("*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
+_FLOATS = ("F32", "F16", "BF16", "F64")
+_MAX_HEADER_BYTES = 16 << 20
+"""A model of 10,000 tensors has a header of 1 MB."""
 
 
 def read_encoder(path_or_id: str | Path) -> tuple[T5Config, dict[str, np.ndarray]]:
@@ -31,21 +40,41 @@ def read_encoder(path_or_id: str | Path) -> tuple[T5Config, dict[str, np.ndarray
       damaged, or is not a T5.
     """
     folder = find_folder(path_or_id)
-    return config_from_huggingface(read_json(folder / CONFIG_FILE)), read_tensors(folder)
+    shape = config_from_huggingface(read_config(folder))
+    return shape, read_tensors(folder, ignored_prefixes=IGNORED_PREFIXES)
 
 
-def read_tensors(folder: Path, ignored: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
-    """Reads all safetensors of a model folder.
+def read_config(folder: Path) -> dict[str, Any]:
+    """Reads `config.json` of a model folder.
+
+    Raises: UserError when it is missing or damaged, or the model brings code of its own.
+    """
+    if not (folder / CONFIG_FILE).exists():
+        raise UserError(f"{folder} holds no {CONFIG_FILE}: it is not a model folder")
+    config = read_json(inner_path(folder, CONFIG_FILE))
+    refuse_code(folder / CONFIG_FILE, config)
+    return config
+
+
+def read_tensors(
+    folder: Path, *, ignored: tuple[str, ...] = (), ignored_prefixes: tuple[str, ...] = ()
+) -> dict[str, np.ndarray]:
+    """Reads the safetensors of a model folder.
 
     Args:
       folder: from `find_folder`.
       ignored: endings of names that are left out, whatever their type.
+      ignored_prefixes: beginnings of such names.
     Returns: name → float32 array; other floats are converted.
-    Raises: UserError when there are none, or they are damaged or not floats.
+    Raises: UserError when there are none, they are damaged, no floats or not finite, or they are
+      more than this machine's memory holds.
     """
     tensors: dict[str, np.ndarray] = {}
     for path in weight_files(folder):
-        tensors |= _read_file(path, ignored)
+        found = _read_file(path, ignored, ignored_prefixes)
+        if twice := sorted(tensors.keys() & found.keys()):
+            raise UserError(f"{path}: {twice[0]} is in another file of {folder} too")
+        tensors |= found
     return tensors
 
 
@@ -79,20 +108,9 @@ def find_folder(path_or_id: str | Path, fetched: tuple[str, ...] = _FETCHED) -> 
         ) from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object of a model folder.
-
-    Raises: UserError when the file is missing, damaged or holds something else.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path.parent} holds no {path.name}: it is not a model folder") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds {type(value).__name__}, expected a JSON object")
-    return value
+def has_weights(folder: Path) -> bool:
+    """Whether a folder holds weights of any kind; only safetensors can be read."""
+    return any(any(folder.glob(kind)) for kind in (WEIGHTS_FILE, INDEX_FILE, *_PICKLES))
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -101,42 +119,80 @@ def weight_files(folder: Path) -> list[Path]:
     Raises: UserError when there are none, or the index is wrong.
     """
     if (folder / WEIGHTS_FILE).is_file():
-        return [folder / WEIGHTS_FILE]
+        return [inner_path(folder, WEIGHTS_FILE)]
     if not (folder / INDEX_FILE).is_file():
-        for name in _PICKLES:
-            if (folder / name).is_file():
-                raise UserError(
-                    f"{folder} holds {name}, which can run code when it is opened, and no "
-                    f"{WEIGHTS_FILE}; convert it where you trust it: "
-                    "from_pretrained(FOLDER).save_pretrained(NEW_FOLDER) of its transformers class"
-                )
+        for name in sorted(path.name for kind in _PICKLES for path in folder.glob(kind)):
+            raise UserError(
+                f"{folder} holds {name}, which can run code when it is opened, and no "
+                f"{WEIGHTS_FILE}; convert it where you trust it: "
+                "from_pretrained(FOLDER).save_pretrained(NEW_FOLDER) of its transformers class"
+            )
         raise UserError(f"{folder} holds neither {WEIGHTS_FILE} nor {INDEX_FILE}")
-    index = read_json(folder / INDEX_FILE)
-    weight_map = index.get("weight_map")
+    weight_map = read_json(inner_path(folder, INDEX_FILE)).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{folder / INDEX_FILE} has no weight_map")
     names = sorted({str(name) for name in weight_map.values()})
     for name in names:
         if Path(name).name != name or not name.endswith(".safetensors"):
             raise UserError(
-                f"{folder / INDEX_FILE} names {name!r}; expected .safetensors files in its folder"
+                f"{folder / INDEX_FILE} names {name!r:.200}; expected .safetensors files in its "
+                f"folder"
             )
-        if not (folder / name).is_file():
+        if not inner_path(folder, name).is_file():
             raise UserError(f"{folder} lacks {name}, which {INDEX_FILE} names")
-    return [folder / name for name in names]
+    return [inner_path(folder, name) for name in names]
 
 
-def _read_file(path: Path, ignored: tuple[str, ...]) -> dict[str, np.ndarray]:
+def _read_file(
+    path: Path, ignored: tuple[str, ...], ignored_prefixes: tuple[str, ...]
+) -> dict[str, np.ndarray]:
+    _check_header(path)
     tensors = {}
     try:
         with safe_open(path, framework="np") as file:
-            for name in file.keys():  # noqa: SIM118  The file is no mapping.
-                if not name.endswith(ignored):
-                    tensors[name] = file.get_tensor(name)
-    except (SafetensorError, OSError, TypeError) as error:
+            names = [
+                name
+                for name in file.keys()  # noqa: SIM118  The file is no mapping.
+                if not name.endswith(ignored) and not name.startswith(ignored_prefixes)
+            ]
+            _check_types({name: file.get_slice(name) for name in names}, path)
+            with np.errstate(over="ignore"):  # What float32 cannot hold is found below.
+                for name in names:
+                    tensors[name] = file.get_tensor(name).astype(np.float32, copy=False)
+    except (SafetensorError, OSError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged or no safetensors file: {error}") from error
     for name, array in tensors.items():
-        if array.dtype.name not in ("float32", "float16", "bfloat16", "float64"):
-            raise UserError(f"{path}: {name} is {array.dtype.name}, expected a float type")
-        tensors[name] = array.astype(np.float32, copy=False)
+        if not np.isfinite(array).all():
+            raise UserError(
+                f"{path}: {name} holds NaN or infinite numbers; the training that wrote it had "
+                f"failed: use an earlier checkpoint of it"
+            )
     return tensors
+
+
+def _check_header(path: Path) -> None:
+    """What the library lets pass: a name that stands there twice, and a header of any size."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+            (size_bytes,) = struct.unpack("<Q", start) if len(start) == 8 else (0,)
+            if not 2 <= size_bytes <= _MAX_HEADER_BYTES:
+                raise ValueError(f"its header would have {size_bytes:,} bytes")
+            parse_json(file.read(size_bytes))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged or no safetensors file: {error}") from error
+
+
+def _check_types(slices: dict[str, Any], path: Path) -> None:
+    """Before anything is read: all are floats, and they fit the memory as float32."""
+    numbers = 0
+    for name, part in slices.items():
+        if part.get_dtype() not in _FLOATS:
+            raise UserError(f"{path}: {name} is {part.get_dtype()}, expected a float type")
+        numbers += math.prod(part.get_shape())
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if numbers * 4 > memory_bytes:
+        raise UserError(
+            f"{path} holds {numbers:,} numbers, {numbers * 4 / 2**30:,.0f} GiB as float32; this "
+            f"machine has {memory_bytes / 2**30:,.0f} GiB of memory"
+        )

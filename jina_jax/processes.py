@@ -1,8 +1,14 @@
-"""Processes that this one starts."""
+"""Processes that this one starts, and how this one ends when it cannot go on."""
 
 import ctypes
+import faulthandler
 import os
 import signal
+import sys
+from typing import NoReturn
+
+from jina_jax.errors import ExitCode
+from jina_jax.progress import say
 
 _PR_SET_PDEATHSIG = 1
 
@@ -16,3 +22,14 @@ def die_with_parent(parent: int | None = None) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if parent is not None and os.getppid() != parent:
         os._exit(1)
+
+
+def end_at_once(code: ExitCode, message: str) -> NoReturn:
+    """Ends a process that hangs: says why and where each thread is, and leaves nothing running.
+
+    Nothing is waited for, since that may hang too. What this process started dies with it.
+    """
+    say(f"jina-jax: {message}")
+    say("where each thread is:")
+    faulthandler.dump_traceback(file=sys.__stderr__ or 2, all_threads=True)
+    os._exit(code)

@@ -1,6 +1,5 @@
 """Tables and lists for the terminal."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from jina_jax.mine.run import MineReport
 from jina_jax.mteb.published import Comparison
 from jina_jax.mteb.scores import TaskScore, averages
 from jina_jax.train.metrics import read_metrics
+from jina_jax.untrusted import read_json
 
 _WIDTH = 96
 
@@ -213,9 +213,9 @@ def _inspect_data(folder: Path, samples: int) -> str:
 
 
 def _inspect_run(folder: Path, samples: int) -> str:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_run(folder)
     lines = read_metrics(folder / "metrics.jsonl")
-    parts = [f"run {config['name']}"]
+    parts = [f"run {config.name}"]
     if lines:
         shown = [lines[i] for i in _evenly(len(lines), 10)]
         rows = [
@@ -229,10 +229,9 @@ def _inspect_run(folder: Path, samples: int) -> str:
     for name, what in (("evaluation", "retrieval"), ("negation", "negation")):
         path = folder / f"{name}.json"
         if path.is_file():
-            parts.append(scores(json.loads(path.read_text(encoding="utf-8")), what))
-    data = read_run(folder).data_path
-    if (data / MANIFEST_FILE).is_file():
-        parts.append(_inspect_data(data, samples))
+            parts.append(scores(read_json(path, finite=False), what))
+    if (config.data_path / MANIFEST_FILE).is_file():
+        parts.append(_inspect_data(config.data_path, samples))
     return "\n\n".join(parts)
 
 

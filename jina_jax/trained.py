@@ -1,6 +1,6 @@
 """The parameters of a run, for whoever goes on from them."""
 
-import json
+import dataclasses
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import jax
 
 from jina_jax.checkpoint import open_for_reading
-from jina_jax.config import T5Config
+from jina_jax.config import FeedConfig, T5Config
+from jina_jax.config_file import RUN_FILE, read_section
 from jina_jax.errors import UserError
+from jina_jax.model.layout import check_shape
 from jina_jax.model.t5 import init_params
 
 STARTS_FILE = "starts.jsonl"
@@ -37,19 +39,20 @@ def load_checkpoint(run_path: Path) -> Trained:
     """Reads the parameters of a run, without the optimizer: of `best/` where evaluations during
     training chose one (evaluate.keep_best), else the newest.
 
-    Raises: UserError when the folder is no run, or has no finished checkpoint.
+    A damaged step is passed over with a word on standard error.
+
+    Raises: UserError when the folder is no run, or has no undamaged checkpoint.
     """
-    config_path = run_path / "config.json"
+    config_path = run_path / RUN_FILE
     if not config_path.is_file():
         raise UserError(f"{run_path} holds no trained model: run `jina-jax train` first")
-    run = json.loads(config_path.read_text(encoding="utf-8"))
-    config = T5Config(**run["model"])
-    max_tokens = max(run["feed"]["query_tokens"], run["feed"]["positive_tokens"])
+    # Only these parts, so that a run of another version is read as long as they are the same.
+    model = read_section(run_path, "model", T5Config)
+    feed = read_section(run_path, "feed", FeedConfig)
+    check_shape(dataclasses.asdict(model), config_path)
+    config, max_tokens = model, max(feed.query_tokens, feed.positive_tokens)
     like = jax.eval_shape(partial(init_params, config), jax.random.key(0))
     place_at = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place_at), like)
-    best = run_path / BEST_FOLDER
-    with open_for_reading(best if best.is_dir() else run_path / "checkpoints") as checkpoints:
-        step = checkpoints.latest
-        assert step is not None
-        return Trained(checkpoints.restore_params(step, like), config, max_tokens, step)
+    checkpoints, step = open_for_reading(run_path / BEST_FOLDER, run_path / "checkpoints")
+    return Trained(checkpoints.restore_params(step, like), config, max_tokens, step)

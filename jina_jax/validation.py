@@ -1,5 +1,7 @@
 """Checks of a configuration that types cannot express."""
 
+import dataclasses
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -9,6 +11,7 @@ from jina_jax.config import RunConfig, SourceConfig
 from jina_jax.errors import UserError, multiples_near
 from jina_jax.evaluate_config import evaluate_problems
 from jina_jax.export_config import export_problems
+from jina_jax.fault_config import fault_problems
 from jina_jax.filter_config import filter_problems
 from jina_jax.loss_config import loss_problems
 from jina_jax.mine_config import mine_problems
@@ -141,6 +144,7 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
             f"{config.train.num_steps}"
         )
     yield from alarm_problems(config.alarms)
+    yield from fault_problems(config.faults)
     yield from evaluate_problems(config.evaluate)
     sources = {s.name for s in config.data.sources}
     for kind in ("retrieval", "negation"):
@@ -196,13 +200,23 @@ def _folder_problems(config: RunConfig) -> Iterator[str]:
             )
 
 
+def _number_problems(config: Any, prefix: str = "") -> Iterator[str]:
+    """NaN is neither too small nor too large, so no other check would find it."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _number_problems(value, f"{prefix}{field.name}.")
+        elif isinstance(value, float) and math.isnan(value):
+            yield f"{prefix}{field.name} is NaN; give a number"
+
+
 def validate(config: RunConfig) -> None:
     """Checks what types cannot say.
 
     Raises: UserError listing every field that is wrong.
     """
     parts = (
-        _folder_problems, _data_problems, _feed_problems, _training_problems,
+        _number_problems, _folder_problems, _data_problems, _feed_problems, _training_problems,
         _distributed_problems,
     )  # fmt: skip
     problems = [problem for part in parts for problem in part(config)]

@@ -40,8 +40,8 @@ state() {
 host=$(
   cat <<'HOST'
 # Runs on every host, as root: mounts the bucket and trains in the container, and again after a
-# reboot or a failure, from the newest checkpoint; not again when the run is done (0) or something
-# must be mended (2).
+# reboot or a failure, from the newest checkpoint; not again when the run is done or something must
+# be mended, which codes below 10 tell.
 set -uo pipefail
 command -v docker >/dev/null || { apt-get update && apt-get install -y docker.io; }
 if ! command -v gcsfuse >/dev/null; then
@@ -55,8 +55,8 @@ mkdir -p /mnt/runs /var/cache/jina_jax
 mountpoint -q /mnt/runs || gcsfuse -o allow_other --implicit-dirs my-bucket /mnt/runs
 registry=$(echo europe-west4-docker.pkg.dev/my-project/jina-jax/tpu:1 | cut -d/ -f1)
 gcloud auth configure-docker "$registry" --quiet
-status=1
-while [ "$status" -ne 0 ] && [ "$status" -ne 2 ]; do
+status=10
+while [ "$status" -ge 10 ]; do
   docker stop --time 180 base >/dev/null 2>&1 && docker rm base >/dev/null
   docker run --name base --privileged --net=host --stop-timeout 180 \
     -v /mnt/runs:/runs -v /var/cache/jina_jax:/cache europe-west4-docker.pkg.dev/my-project/jina-jax/tpu:1 \

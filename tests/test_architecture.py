@@ -11,20 +11,25 @@ ROOT = Path(jina_jax.__file__).parent
 
 # What each part may import of the others, besides itself.
 CONFIGS = {
-    "alarm_config", "evaluate_config", "export_config", "filter_config", "loss_config",
-    "mine_config", "mixture_config", "negation_config", "source_config",
+    "alarm_config", "evaluate_config", "export_config", "fault_config", "filter_config",
+    "loss_config", "mine_config", "mixture_config", "negation_config", "source_config",
 }  # fmt: skip
 BASE = CONFIGS | {"config", "errors", "types"}
 MODEL = BASE | {"model"}
 ALLOWED = {
     "errors": set(),
+    "untrusted": {"errors"},
     "types": set(),
-    "processes": set(),
+    "processes": {"errors", "progress"},
+    "host_watch": {"errors", "processes", "progress"},
+    "remedies": {"config"},
+    "seal": {"data"},
     "progress": set(),
     "accelerators": set(),
     "environment": {"__init__"},
     "evaluate_config": set(),
     "export_config": set(),
+    "fault_config": set(),
     "filter_config": {"errors"},
     "loss_config": set(),
     "mine_config": set(),
@@ -35,30 +40,38 @@ ALLOWED = {
     "config": CONFIGS,
     "ablate_config": {"config", "errors"},
     "suite_config": {"evaluate_config"},
-    "config_file": {"ablate_config", "config", "errors", "suite_config"},
-    "mteb": MODEL | {"data", "evaluate", "hf_folder", "progress", "score", "suite_config"},
+    "config_file": {"ablate_config", "config", "errors", "suite_config", "untrusted"},
+    "mteb": MODEL
+    | {"data", "evaluate", "hf_folder", "progress", "score", "suite_config", "trained"},
     "validation": CONFIGS | {"config", "errors"},
     "distributed": {"config", "errors", "progress"},
-    "data": BASE | {"config_file", "processes", "progress"},
+    "data": BASE | {"config_file", "processes", "progress", "untrusted"},
     "feed": BASE | {"data", "processes"},
     "model": {"config", "errors"},
     "mesh": BASE,
-    "hf_folder": MODEL,
-    "trained": MODEL | {"checkpoint"},
+    "hf_folder": MODEL | {"untrusted"},
+    "sentence_folder": BASE | {"hf_folder", "untrusted"},
+    "trained": MODEL | {"checkpoint", "config_file"},
     "initial": MODEL | {"mesh", "config_file", "hf_folder", "trained"},
     "packed_encoder": MODEL | {"feed", "mesh"},
-    "score": MODEL | {"data", "feed", "mesh", "hf_folder", "packed_encoder"},
+    "score": MODEL
+    | {"data", "feed", "mesh", "hf_folder", "packed_encoder", "sentence_folder", "untrusted"},
     "train": MODEL
     | {"data", "feed", "mesh", "initial", "checkpoint", "progress", "config_file", "validation"}
-    | {"accelerators", "distributed", "environment", "evaluate", "trained"},
-    "checkpoint": BASE | {"train"},
+    | {"accelerators", "distributed", "environment", "evaluate", "host_watch", "processes"}
+    | {"remedies", "trained"},
+    "checkpoint": BASE | {"data", "progress", "seal", "train"},
     "evaluate": MODEL
-    | {"data", "feed", "mesh", "hf_folder", "initial", "packed_encoder", "progress", "trained"},
+    | {"data", "feed", "mesh", "hf_folder", "initial", "packed_encoder", "progress", "trained"}
+    | {"sentence_folder"},
     "mine": MODEL | {"data", "evaluate", "progress", "trained"},
     "plan": MODEL
-    | {"accelerators", "data", "feed", "mesh", "processes", "progress", "train", "validation"},
+    | {"accelerators", "data", "feed", "mesh", "processes", "progress", "remedies", "train"}
+    | {"validation"},
     "report": MODEL | {"ablate", "config_file", "data", "evaluate", "mteb", "train", "trained"},
-    "export": MODEL | {"checkpoint", "config_file", "data", "hf_folder", "evaluate", "trained"},
+    "export": MODEL
+    | {"checkpoint", "config_file", "data", "hf_folder", "evaluate", "trained"}
+    | {"sentence_folder", "untrusted"},
 }
 SHELL = {
     "ablate", "arguments", "cli", "demo", "histograms", "launch", "look_verbs", "model_verbs",

@@ -41,7 +41,7 @@ def test_other_floats_become_float32(folder, dtype):
 
 def test_integers_are_refused(folder):
     save_file({"a": np.array([1], np.int8)}, folder / "model.safetensors")
-    with pytest.raises(UserError, match="a is int8, expected a float type"):
+    with pytest.raises(UserError, match="a is I8, expected a float type"):
         read_encoder(folder)
 
 

@@ -61,9 +61,10 @@ def test_extras_name_what_they_promise():
 
 def test_hooks_have_the_versions_of_the_tests():
     pinned = dict(
-        line.replace("_", "-").split("==") for line in (ROOT / "constraints.txt").read_text().splitlines()
+        line.replace("_", "-").split("==")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
         if "==" in line
-    )  # fmt: skip
+    )
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     revisions = {repo["repo"].rsplit("/", 1)[-1]: repo["rev"] for repo in hooks}
     assert revisions["ruff-pre-commit"] == f"v{pinned['ruff']}"

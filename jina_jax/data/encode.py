@@ -20,6 +20,7 @@ from jina_jax.data.runs import TEXTS, batches, hash_words
 from jina_jax.data.shards import ShardWriter, encode_record
 from jina_jax.data.stages import Partition
 from jina_jax.data.tokenizer import TOKENIZER_FILE, build_tokenizer, load_tokenizer
+from jina_jax.data.verify import ends_xxh3
 
 _BATCH_ROWS = 4096
 
@@ -126,6 +127,7 @@ class EncodedShard:
     records: int
     size_bytes: int
     sha256: str
+    ends_xxh3: str
     lengths: tuple[tuple[int, ...], ...]
     """Of queries, positives and negatives: how many have 0, 1, 2, ... tokens, up to the longest."""
     has_scores: bool
@@ -172,7 +174,14 @@ def encode_task(
                     lengths[text] += np.bincount(sizes, minlength=max_text_tokens + 1)
             records.finish()
     texts = tuple(tuple(np.trim_zeros(row, "b").tolist()) for row in lengths if row.any())
-    return EncodedShard(writer.records, shard.stat().st_size, file_sha256(shard), texts, has_scores)
+    return EncodedShard(
+        writer.records,
+        shard.stat().st_size,
+        file_sha256(shard),
+        ends_xxh3(shard),
+        texts,
+        has_scores,
+    )
 
 
 def _begins(table: pa.Table, row_N: np.ndarray, negatives: int) -> np.ndarray:

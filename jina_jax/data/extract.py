@@ -126,6 +126,7 @@ def _grouped(
             continue
         try:
             key = grouped.key(record.value, key)
+            hash(key)  # A list where a text should be has none: a TypeError.
         except _WRONG_SHAPE as error:
             what = f"not what {name} reads: {type(error).__name__}: {error}"
             yield BadRecord("wrong_shape", what, record.origin)

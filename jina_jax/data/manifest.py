@@ -15,9 +15,12 @@ from typing import Any, get_args, get_origin
 from jina_jax.config import DataConfig
 from jina_jax.config_file import unchangeable_fields
 from jina_jax.errors import UserError
+from jina_jax.untrusted import inner_path, parse_json, read_bounded
 
 MANIFEST_FILE = "manifest.json"
-FORMAT_VERSION = 4
+_MAX_BYTES = 256 << 20
+"""A million shards or input files."""
+FORMAT_VERSION = 5
 """Raise it when the layout of the folder, of a shard or of this file changes."""
 
 
@@ -30,6 +33,8 @@ class ShardFile:
     records: int
     size_bytes: int
     sha256: str
+    ends_xxh3: str
+    """Of its first and last bytes, as `verify.ends_xxh3` gives it."""
 
 
 @dataclass(frozen=True)
@@ -174,25 +179,31 @@ def load_manifest(folder: Path) -> Manifest:
 
     Args:
       folder: as written by `prepare`.
-    Raises: UserError when it is missing, damaged or of another version.
+    Raises: UserError when it is missing, damaged or of another version, or names a file that is
+      not in the folder.
     """
     path = folder / MANIFEST_FILE
+    if not path.exists():
+        raise UserError(f"no prepared data in {folder}: run `jina-jax prepare` first")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(read_bounded(path, _MAX_BYTES))
         version = values["format_version"]
-    except FileNotFoundError:
-        raise UserError(f"no prepared data in {folder}: run `jina-jax prepare` first") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise _malformed(path, error) from error
     if version != FORMAT_VERSION:
         raise UserError(
-            f"{path} has format version {version}, this jina-jax reads {FORMAT_VERSION}: "
-            f"prepare the data again"
+            f"{path} has format version {version}, this jina-jax reads {FORMAT_VERSION}: delete "
+            f"{folder} and run `jina-jax prepare` again (scores beside it are kept)"
         )
     try:
-        return from_json(Manifest, values)
+        manifest = from_json(Manifest, values)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise _malformed(path, error) from error
+    for source in manifest.sources:
+        for name in (*(shard.path for shard in source.shards), source.eval_path):
+            if name is not None:
+                inner_path(folder, name)
+    return manifest
 
 
 def _malformed(path: Path, error: Exception) -> UserError:
@@ -229,28 +240,3 @@ def file_sha256(path: Path) -> str:
     """Hex digest of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def verify_shards(manifest: Manifest, folder: Path, *, checksums: bool = False) -> None:
-    """Checks that every shard is the file that was prepared.
-
-    ArrayRecord may crash on a damaged file or give wrong records, so this comes before reading.
-
-    Args:
-      manifest: of the folder.
-      folder: the prepared folder.
-      checksums: also compare sha256, which reads every byte; sizes are always compared.
-    Raises: UserError naming the first shard that differs.
-    """
-    for shard in (shard for source in manifest.sources for shard in source.shards):
-        path = folder / shard.path
-        size_bytes = path.stat().st_size if path.is_file() else None
-        wrong = ""
-        if size_bytes is None:
-            wrong = "is missing"
-        elif size_bytes != shard.size_bytes:
-            wrong = f"has {size_bytes:,} bytes instead of {shard.size_bytes:,}"
-        elif checksums and file_sha256(path) != shard.sha256:
-            wrong = "is damaged: its sha256 differs from the manifest's"
-        if wrong:
-            raise UserError(f"shard {path} {wrong}; restore it or prepare the data again")

@@ -4,11 +4,11 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jina_jax.data.files import open_file
 from jina_jax.data.lines import Damage, read_lines
+from jina_jax.data.tables import PARQUET_ERRORS
 from jina_jax.errors import UserError
 from jina_jax.types import BadRecord, Origin
 
@@ -72,7 +72,7 @@ def _read_rows(path: str) -> Iterator[Record]:
                 for value in batch.to_pylist():
                     row += 1
                     yield Record(value, Origin(path, row))
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except PARQUET_ERRORS as error:
         raise UserError(
             f"{path} cannot be read as Parquet after row {row}: {error}; "
             f"fetch or write the file again, or take it out of the paths"

@@ -20,8 +20,9 @@ from jina_jax.data.atomic import atomic_file, write_atomically
 from jina_jax.data.files import is_url, store
 from jina_jax.data.ledger import LEDGER_FILE
 from jina_jax.data.manifest import MANIFEST_FILE, file_sha256, load_manifest
-from jina_jax.errors import UnreachableError, UserError
+from jina_jax.errors import Unreachable, UserError
 from jina_jax.progress import say, track
+from jina_jax.untrusted import inner_path
 
 WAITS_S = (1, 2, 4, 8, 16, 32)
 """Between tries of one file; a store that is away for longer ends the command."""
@@ -39,8 +40,8 @@ def fetch_prepared(config: RunConfig) -> None:
     What is there and whole is not fetched again. Processes of one machine do it once.
 
     Raises:
-      UserError: there are none, or they are damaged at the URL.
-      UnreachableError: the store did not answer in time.
+      UserError: there are none, or they are not whole at the URL.
+      Unreachable: the store did not answer in time.
     """
     if not is_url(config.data_dir):
         return
@@ -65,7 +66,7 @@ def upload_prepared(config: RunConfig) -> None:
 
     Interrupted, it goes on with the files that are not there yet.
 
-    Raises: UserError or UnreachableError when the store refuses or does not answer.
+    Raises: UserError or Unreachable when the store refuses or does not answer.
     """
     if not is_url(config.data_dir):
         return
@@ -151,6 +152,8 @@ def _wanted(url: str, with_manifest: Path) -> list[_Wanted]:
             )
     left_out = (MANIFEST_FILE, LEDGER_FILE, _UPLOADING)
     names = sorted(name for name in there if name not in left_out)
+    for name in names:
+        inner_path(with_manifest, name)
     return [_Wanted(name, there[name], sums.get(name, "")) for name in names]
 
 
@@ -224,7 +227,7 @@ def _each(works: Mapping[str, Callable[[], None]], what: str) -> None:
 def _try(what: str, work: Callable[[], Any]) -> Any:
     """Does the work, again after each of `WAITS_S` when the store fails.
 
-    Raises: UserError for what another try would not mend, else UnreachableError.
+    Raises: UserError for what another try would not mend, else Unreachable.
     """
     for wait_s in (*WAITS_S, None):
         try:
@@ -233,7 +236,7 @@ def _try(what: str, work: Callable[[], Any]) -> Any:
             raise UserError(f"{what}: {type(error).__name__}: {error}") from error
         except OSError as error:
             if wait_s is None:
-                raise UnreachableError(
+                raise Unreachable(
                     f"{what} could not be had in {len(WAITS_S) + 1} tries, the last: {error}; when "
                     f"the store answers again, the same command goes on with what is missing"
                 ) from error

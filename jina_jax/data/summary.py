@@ -151,7 +151,13 @@ def summaries(
                 positive_tokens=positive,
                 negative_tokens=negative[0] if negative else None,
                 shards=tuple(
-                    ShardFile(shard_path(source.name, number), s.records, s.size_bytes, s.sha256)
+                    ShardFile(
+                        shard_path(source.name, number),
+                        s.records,
+                        s.size_bytes,
+                        s.sha256,
+                        s.ends_xxh3,
+                    )
                     for number, s in enumerate(shards)
                 ),
                 eval_path=eval_path(source.name) if held else None,

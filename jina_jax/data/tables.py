@@ -13,6 +13,9 @@ from jina_jax.data.lines import MAX_LINE_BYTES, Damage, read_lines
 from jina_jax.errors import UserError
 from jina_jax.types import BadRecord, Origin, Pair, Triplet
 
+PARQUET_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError)
+"""What a damaged file raises."""
+
 
 def _require_columns(path: str, present: list[str], wanted: Sequence[str]) -> None:
     for name in wanted:
@@ -32,7 +35,7 @@ def row_group_bytes(path: str) -> list[int]:
         with open_file(path) as stream, pq.ParquetFile(stream) as file:
             groups = range(file.metadata.num_row_groups)
             return [file.metadata.row_group(i).total_byte_size for i in groups]
-    except (pa.ArrowException, OSError) as error:
+    except PARQUET_ERRORS as error:
         raise _damaged(path, 0, error) from error
 
 
@@ -75,7 +78,7 @@ def read_parquet(
                     row += 1
                     builder.add(_checked(texts, fields, Origin(path, row)))
                 yield builder.take(row, None)
-    except (pa.ArrowException, OSError) as error:
+    except PARQUET_ERRORS as error:
         raise _damaged(path, row, error) from error
 
 

@@ -10,8 +10,12 @@ from jina_jax.config import SourceConfig
 from jina_jax.data.records import Record
 from jina_jax.errors import UserError
 from jina_jax.types import BadRecord, Origin
+from jina_jax.untrusted import objects_within, parse_json, read_json
 
 _BATCH_RECORDS = 256
+FEATURES_FILE = "features.json"
+_CLASS_KEYS = ("type", "pythonClassName", "python_class_name")
+_OWN = "tensorflow_datasets."
 
 
 def read_tfds(source: SourceConfig) -> Iterator[Record | BadRecord]:
@@ -67,8 +71,14 @@ def _open(source: SourceConfig) -> tuple[Any, str]:
         name = f"{name}/{source.subset}"
     if source.revision:
         name = f"{name}:{source.revision}"
+    stored = folder if (folder / FEATURES_FILE).is_file() else _stored(data_dir, source.dataset)
+    for path in stored.rglob(FEATURES_FILE) if stored.is_dir() else ():
+        try:
+            _refuse_foreign_classes(path, read_json(path))
+        except ValueError as error:
+            raise UserError(f"{path} is damaged: {error}") from error
     try:
-        if (folder / "features.json").is_file():
+        if (folder / FEATURES_FILE).is_file():
             name = str(folder)
             builder = tfds.builder_from_directory(name)
         else:
@@ -82,3 +92,29 @@ def _open(source: SourceConfig) -> tuple[Any, str]:
             f"tensorflow_datasets as tfds; tfds.builder('{name}', "
             f"file_format='array_record').download_and_prepare()\""
         ) from error
+
+
+def _stored(data_dir: str | None, dataset: str) -> Path:
+    """Where TFDS looks for a data set by its name."""
+    from tensorflow_datasets.core import constants
+
+    return Path(data_dir or constants.DATA_DIR).expanduser() / dataset.partition(":")[0]
+
+
+def _refuse_foreign_classes(path: Path, features: Any) -> None:
+    """Refuses features of other classes than TFDS's own: it would import the modules they name."""
+    waiting = [features]
+    while waiting:
+        for inner in objects_within(waiting.pop()):
+            for key, value in inner.items():
+                if not isinstance(value, str):
+                    continue
+                if key == "json":
+                    # What a feature holds is stored as JSON within JSON.
+                    waiting.append(parse_json(value))
+                elif key in _CLASS_KEYS and "." in value and not value.startswith(_OWN):
+                    raise UserError(
+                        f"{path} names the class {value!r:.200}, and TFDS would import its module; "
+                        f"only features of {_OWN[:-1]} are read. Convert the data set where you "
+                        f"trust it, to Parquet or JSONL"
+                    )

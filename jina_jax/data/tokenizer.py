@@ -8,6 +8,7 @@ no beginning-of-sequence; </s> ends every text.
 import io
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tokenizers import processors as hf_processors
 
 from jina_jax.config import TokenizerConfig
 from jina_jax.errors import UserError
+from jina_jax.untrusted import MAX_JSON_BYTES, inner_path, read_bounded
 
 SPIECE_FILE = "spiece.model"
 TOKENIZER_FILE = "tokenizer.json"
@@ -52,7 +54,7 @@ def build_tokenizer(config: TokenizerConfig, texts: Iterator[str] | None, out_di
         assert texts is not None
         model_bytes = _train(texts, config.vocab_size)
     else:
-        model_bytes = _find(config.source).read_bytes()
+        model_bytes = read_bounded(_find(config.source), MAX_JSON_BYTES)
     tokenizer = tokenizer_from_spiece(model_bytes, config.source)
     (out_dir / SPIECE_FILE).write_bytes(model_bytes)
     tokenizer.save(str(out_dir / TOKENIZER_FILE), pretty=False)
@@ -65,11 +67,52 @@ def load_tokenizer(folder: Path) -> Tokenizer:
       folder: as written by `build_tokenizer`.
     Raises: UserError when the file is missing or damaged.
     """
-    path = folder / TOKENIZER_FILE
+    return read_tokenizer(folder, TOKENIZER_FILE)
+
+
+def read_tokenizer(folder: Path, name: str) -> Tokenizer:
+    """Reads any `tokenizer.json`; whatever it says, nothing is cut or padded.
+
+    Args:
+      folder: of a model.
+      name: of the file in it.
+    Raises: UserError when the file is missing, larger than any, or damaged.
+    """
+    path = inner_path(folder, name)
+    content = read_bounded(path, MAX_JSON_BYTES)
+    with _as_user_error(f"{path} cannot be read as a tokenizer"):
+        tokenizer = Tokenizer.from_buffer(content)
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def check_ids(tokenizer: Tokenizer, vocab_size: int, folder: Path) -> None:
+    """Refuses a tokenizer with ids that the model has no embedding for.
+
+    Args:
+      tokenizer: of the folder.
+      vocab_size: rows of the model's embedding.
+      folder: named in the error.
+    Raises: UserError.
+    """
+    most = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+    if most >= vocab_size:
+        raise UserError(
+            f"{folder}: its tokenizer has ids up to {most}, but its model embeds {vocab_size} "
+            f"pieces (0..{vocab_size - 1}): the files are of two models"
+        )
+
+
+@contextmanager
+def _as_user_error(what: str) -> Iterator[None]:
+    """The library raises bare Exceptions, and BaseExceptions where its Rust code panics."""
     try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # The library raises bare Exception.
-        raise UserError(f"{path} cannot be read as a tokenizer: {error}") from error
+        yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise UserError(f"{what}: {error}") from error
 
 
 def _find(source: str) -> Path:
@@ -163,9 +206,12 @@ def tokenizer_from_spiece(model_bytes: bytes, source: str) -> Tokenizer:
     extra = extra if len(vocab) == _PUBLISHED_T5_PIECES else []
     vocab += [(name, 0.0) for name in extra]
     _check_size(len(vocab), source)
+    with _as_user_error(f"data.tokenizer: {source!r} is no usable SentencePiece model"):
+        return _unigram(vocab, proto.normalizer_spec.precompiled_charsmap, extra)
 
+
+def _unigram(vocab: list[tuple[str, float]], charsmap: bytes, extra: list[str]) -> Tokenizer:
     tokenizer = Tokenizer(hf_models.Unigram(vocab, unk_id=UNK_ID, byte_fallback=False))
-    charsmap = proto.normalizer_spec.precompiled_charsmap
     # SentencePiece drops spaces at the ends and doubled ones, after its character map has made
     # spaces of the other kinds of whitespace.
     steps: list[Any] = [hf_normalizers.Precompiled(charsmap)] if charsmap else []

@@ -16,14 +16,15 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from jina_jax.config import T5Config
-from jina_jax.data.tokenizer import load_tokenizer
+from jina_jax.data.tokenizer import check_ids, load_tokenizer
 from jina_jax.errors import UserError
-from jina_jax.hf_folder import WEIGHTS_FILE, read_encoder
+from jina_jax.hf_folder import WEIGHTS_FILE, has_weights, read_encoder
 from jina_jax.mesh import all_on_data, make_mesh
 from jina_jax.model.pooling import first_dimensions, mean_pool
 from jina_jax.model.t5 import Execution, apply
 from jina_jax.model.weights import from_huggingface
 from jina_jax.packed_encoder import PackedEncoder, RowShape, Tokens, one_ahead, row_lengths
+from jina_jax.sentence_folder import check_sentence_folder
 from jina_jax.trained import is_run, load_checkpoint
 
 _TEXTS_PER_ROW = 32
@@ -95,22 +96,22 @@ class Embedder:
         Args:
           path: of the folder.
           options: batch_rows, truncate_dim and compute_dtype of `Embedder`.
-        Raises: UserError when `path` is neither.
+        Raises: UserError when `path` is neither, or the folder pools otherwise than by the mean.
         """
         path = Path(path)
         if is_run(path):
             return cls.from_run(path, **options)
-        if not (path / WEIGHTS_FILE).is_file():
+        if not has_weights(path):
             raise UserError(
                 f"{path} holds no model: give a run folder (with checkpoints/) or an exported "
                 f"folder (with {WEIGHTS_FILE})"
             )
+        max_tokens = check_sentence_folder(path)
         config, tensors = read_encoder(path)
-        limits = json.loads((path / "sentence_bert_config.json").read_text(encoding="utf-8"))
-        return cls(
-            from_huggingface(tensors, config), config, load_tokenizer(path),
-            max_tokens=limits["max_seq_length"], **options,
-        )  # fmt: skip
+        tokenizer = load_tokenizer(path)
+        check_ids(tokenizer, config.vocab_size, path)
+        params = from_huggingface(tensors, config)
+        return cls(params, config, tokenizer, max_tokens=max_tokens, **options)
 
     @classmethod
     def from_run(cls, run_path: Path, **options: Any) -> "Embedder":
@@ -119,10 +120,11 @@ class Embedder:
         Raises: UserError when there is none.
         """
         trained = load_checkpoint(run_path)
+        tokenizer = load_tokenizer(run_path / "tokenizer")
+        check_ids(tokenizer, trained.config.vocab_size, run_path)
         return cls(
-            trained.params, trained.config, load_tokenizer(run_path / "tokenizer"),
-            max_tokens=trained.max_tokens, **options,
-        )  # fmt: skip
+            trained.params, trained.config, tokenizer, max_tokens=trained.max_tokens, **options
+        )
 
     def encode(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
         """Embeddings of the texts.

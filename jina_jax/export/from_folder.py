@@ -1,7 +1,6 @@
 """The `import` verb: a Hugging Face or sentence-transformers folder of a T5 as a run."""
 
 import base64
-import json
 import re
 import shutil
 from pathlib import Path
@@ -22,19 +21,26 @@ from jina_jax.config import (
 )
 from jina_jax.config_file import to_json
 from jina_jax.data.atomic import write_atomically
-from jina_jax.data.tokenizer import SPIECE_FILE, TOKENIZER_FILE, build_tokenizer
+from jina_jax.data.tokenizer import (
+    SPIECE_FILE,
+    TOKENIZER_FILE,
+    build_tokenizer,
+    check_ids,
+    load_tokenizer,
+)
 from jina_jax.errors import UserError
-from jina_jax.hf_folder import CONFIG_FILE, WEIGHTS_FILE, find_folder, read_encoder, read_json
+from jina_jax.hf_folder import CONFIG_FILE, WEIGHTS_FILE, find_folder, read_encoder
 from jina_jax.model.weights import from_huggingface
+from jina_jax.sentence_folder import check_sentence_folder
+from jina_jax.untrusted import inner_path, read_json
 
 _FETCHED = (
     CONFIG_FILE, WEIGHTS_FILE, "model.safetensors.index.json", "model-*.safetensors",
     SPIECE_FILE, TOKENIZER_FILE, "modules.json", "sentence_bert_config.json",
     "tokenizer_config.json", "*/config.json",
 )  # fmt: skip
-_LONGEST = 512
-"""Tokens, where a folder doesn't say."""
-_LONGEST_STORED = 65535
+_DEEPEST = 8
+"""Normalisers within normalisers."""
 
 
 def import_folder(path_or_id: str, run_path: Path) -> RunConfig:
@@ -50,7 +56,7 @@ def import_folder(path_or_id: str, run_path: Path) -> RunConfig:
     if run_path.exists():
         raise UserError(f"{run_path} is there already; name a folder that isn't, or remove it")
     folder = find_folder(path_or_id, _FETCHED)
-    max_tokens = _check_modules(folder)
+    max_tokens = check_sentence_folder(folder)
     shape, tensors = read_encoder(folder)
     config = _run_config(path_or_id, run_path, shape, max_tokens)
     partial = run_path.with_name(f".{run_path.name}.partial")
@@ -83,77 +89,17 @@ def _run_config(name: str, run_path: Path, shape: T5Config, max_tokens: int) -> 
     )
 
 
-def _check_modules(folder: Path) -> int:
-    """The longest text in tokens; refuses modules that do something else than mean pooling."""
-    if not (folder / "modules.json").is_file():
-        return _LONGEST
-    for module in _modules(folder / "modules.json"):
-        kind, path = str(module.get("type", "")).rpartition(".")[2], str(module.get("path", ""))
-        if kind not in ("Transformer", "Pooling", "Normalize"):
-            raise UserError(
-                f"{folder}/modules.json has a module {module.get('type')!r}; the encoder here is a "
-                f"Transformer with mean Pooling and Normalize, and nothing behind them"
-            )
-        if kind == "Pooling":
-            if Path(path).name != path:
-                raise UserError(f"{folder}/modules.json names {path!r}, which is no folder in it")
-            _check_pooling(folder / path / CONFIG_FILE)
-    return _max_tokens(folder)
-
-
-def _max_tokens(folder: Path) -> int:
-    """Where old and newer versions of sentence-transformers say it."""
-    names = {
-        "sentence_bert_config.json": "max_seq_length",
-        "tokenizer_config.json": "model_max_length",
-    }
-    for file, name in names.items():
-        length = read_json(folder / file).get(name) if (folder / file).is_file() else None
-        # transformers writes 1e30 where there is no bound.
-        if isinstance(length, int) and 1 < length <= _LONGEST_STORED:
-            return length
-    return _LONGEST
-
-
-def _modules(path: Path) -> list[dict[str, Any]]:
-    try:
-        modules = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(modules, list) or not all(isinstance(m, dict) for m in modules):
-        raise UserError(f"{path} holds no list of modules")
-    return modules
-
-
-def _check_pooling(path: Path) -> None:
-    config = read_json(path)
-    # The second name is that of newer versions of sentence-transformers.
-    modes = {k for k, v in config.items() if k.startswith("pooling_mode_") and v is True}
-    modes |= (
-        {f"pooling_mode_{config['pooling_mode']}_tokens"} if "pooling_mode" in config else set()
-    )
-    if modes != {"pooling_mode_mean_tokens"}:
-        how = " and ".join(sorted(modes)) or "nothing"
-        raise UserError(
-            f"{path} pools by {how}; the encoder here pools by the mean over the tokens"
-        )
-
-
 def _write_tokenizer(folder: Path, out_dir: Path, shape: T5Config) -> None:
     """`spiece.model` as it is, or made from `tokenizer.json`, which transformers 5 writes alone."""
     if (folder / SPIECE_FILE).is_file():
-        source = folder / SPIECE_FILE
+        source = inner_path(folder, SPIECE_FILE)
     elif (folder / TOKENIZER_FILE).is_file():
         source = out_dir / SPIECE_FILE
-        write_atomically(source, _spiece(folder / TOKENIZER_FILE))
+        write_atomically(source, _spiece(inner_path(folder, TOKENIZER_FILE)))
     else:
         raise UserError(f"{folder} holds neither {SPIECE_FILE} nor {TOKENIZER_FILE}")
     build_tokenizer(TokenizerConfig(source=str(source)), None, out_dir)
-    pieces = json.loads((out_dir / TOKENIZER_FILE).read_text(encoding="utf-8"))["model"]["vocab"]
-    if len(pieces) > shape.vocab_size:
-        raise UserError(
-            f"{folder} has {len(pieces)} pieces, but its model embeds {shape.vocab_size}"
-        )
+    check_ids(load_tokenizer(out_dir), shape.vocab_size, folder)
 
 
 def _spiece(path: Path) -> bytes:
@@ -163,27 +109,34 @@ def _spiece(path: Path) -> bytes:
     if not isinstance(model, dict) or model.get("type") != "Unigram":
         raise UserError(f"{path} holds no unigram vocabulary, as T5's is")
     proto = sentencepiece_proto.ModelProto()
-    kinds = proto.SentencePiece
-    for number, (piece, score) in enumerate(model["vocab"]):
-        if re.fullmatch(r"<extra_id_\d+>", piece):
-            continue  # They follow the pieces, and no spiece.model of T5 has them.
-        kind = {0: kinds.CONTROL, 1: kinds.CONTROL, 2: kinds.UNKNOWN}.get(number, kinds.NORMAL)
-        proto.pieces.add(piece=piece, score=score, type=kind)
+    try:
+        for number, (piece, score) in enumerate(model["vocab"]):
+            if not re.fullmatch(r"<extra_id_\d+>", piece):
+                proto.pieces.add(piece=piece, score=score, type=_kind(number))
+            # Those follow the pieces, and no spiece.model of T5 has them.
+        charsmap = base64.b64decode(_charsmap(document.get("normalizer"), 0), validate=True)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} is no tokenizer of a T5 ({error})") from error
     trainer = proto.trainer_spec
     trainer.model_type, trainer.vocab_size = trainer.UNIGRAM, len(proto.pieces)
     trainer.pad_id, trainer.eos_id, trainer.unk_id, trainer.bos_id = 0, 1, 2, -1
     spec = proto.normalizer_spec
     spec.name, spec.add_dummy_prefix = "from_tokenizer_json", True
     spec.remove_extra_whitespaces = spec.escape_whitespaces = True
-    spec.precompiled_charsmap = base64.b64decode(_charsmap(document.get("normalizer")))
+    spec.precompiled_charsmap = charsmap
     return proto.SerializeToString()
 
 
-def _charsmap(normalizer: Any) -> str:
+def _kind(number: int) -> int:
+    kinds = sentencepiece_proto.ModelProto.SentencePiece
+    return {0: kinds.CONTROL, 1: kinds.CONTROL, 2: kinds.UNKNOWN}.get(number, kinds.NORMAL)
+
+
+def _charsmap(normalizer: Any, depth: int) -> str:
     """The character map within the steps of a normaliser; empty where there is none."""
-    if not isinstance(normalizer, dict):
+    if not isinstance(normalizer, dict) or depth > _DEEPEST:
         return ""
     if normalizer.get("type") == "Precompiled":
-        return str(normalizer["precompiled_charsmap"])
-    found = [_charsmap(step) for step in normalizer.get("normalizers", [])]
+        return str(normalizer["precompiled_charsmap"] or "")
+    found = [_charsmap(step, depth + 1) for step in normalizer.get("normalizers") or []]
     return next((one for one in found if one), "")

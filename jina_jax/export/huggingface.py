@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from safetensors.numpy import save_file
-from tokenizers import Tokenizer
 
 from jina_jax.config import T5Config
+from jina_jax.data.tokenizer import load_tokenizer
 from jina_jax.errors import UserError
 from jina_jax.export.onnx import ONNX_DATA, ONNX_FILE, ONNX_FOLDER, verify_onnx, write_onnx
 from jina_jax.hf_folder import CONFIG_FILE, WEIGHTS_FILE, read_encoder
@@ -162,19 +162,12 @@ def _write_folder(
 
 
 def _tokens(folder: Path) -> dict[str, int]:
-    return _load_tokenizer(folder).get_vocab(with_added_tokens=True)
+    return load_tokenizer(folder).get_vocab(with_added_tokens=True)
 
 
 def _flush(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
-
-
-def _load_tokenizer(folder: Path) -> Tokenizer:
-    try:
-        return Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception as error:  # The library raises bare Exception.
-        raise UserError(f"{folder}/tokenizer.json cannot be read: {error}") from error
 
 
 def verify_export(
@@ -198,7 +191,7 @@ def verify_export(
     if written != read:
         raise RuntimeError(f"{out_dir}/{CONFIG_FILE} gives {read}, expected {written}")
     document = json.loads((out_dir / "sentence_bert_config.json").read_text(encoding="utf-8"))
-    tokenizer = _load_tokenizer(out_dir)
+    tokenizer = load_tokenizer(out_dir)
     tokenizer.enable_truncation(document["max_seq_length"])
     tokenizer.enable_padding(pad_id=0, pad_token="<pad>")
     encodings = tokenizer.encode_batch(list(texts))

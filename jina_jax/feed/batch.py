@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+import xxhash
 from jaxtyping import Float32, Int32
 
 from jina_jax.config import FeedConfig
@@ -35,6 +36,12 @@ class Batch(NamedTuple):
     record_B: np.ndarray
     """int64 record numbers within the source."""
     arrays: PackedBatch
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for two batches of the same records in the same order."""
+        numbers = np.concatenate([[self.source], self.record_B]).astype("<i8")
+        return xxhash.xxh3_64_hexdigest(numbers.tobytes())
 
 
 def pack_batch(records: TokenisedRecords, config: FeedConfig) -> PackedBatch:

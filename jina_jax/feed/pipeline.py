@@ -13,7 +13,7 @@ from absl import flags
 
 from jina_jax.config import FeedConfig
 from jina_jax.data.shards import ShardSet
-from jina_jax.errors import UserError
+from jina_jax.errors import DataLost, UserError
 from jina_jax.feed.batch import Batch, pack_batch
 from jina_jax.feed.mixture import Mixture
 from jina_jax.feed.shuffle import permute
@@ -68,7 +68,8 @@ def batches(
       config: batch size, lengths, packing, workers.
       seed: of the order of rows.
       start: first step wanted; resuming is starting here.
-    Raises: UserError when a source has fewer records than a batch.
+    Raises: UserError when a source has fewer records than a batch; DataLost, from the iterator,
+      when a worker was killed.
     """
     for name, shards in sources.items():
         if len(shards) < config.global_batch_size:
@@ -85,13 +86,25 @@ def batches(
         return iter(dataset.to_iter_dataset(read))
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags
-    return iter(
-        dataset.to_iter_dataset(
-            grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
-        ).mp_prefetch(
-            grain.MultiprocessingOptions(
-                num_workers=config.workers, per_worker_buffer_size=config.prefetch_batches
-            ),
-            worker_init_fn=_start_worker,
-        )
+    from_workers = dataset.to_iter_dataset(
+        grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+    ).mp_prefetch(
+        grain.MultiprocessingOptions(
+            num_workers=config.workers, per_worker_buffer_size=config.prefetch_batches
+        ),
+        worker_init_fn=_start_worker,
     )
+    return _or_lost(iter(from_workers))
+
+
+def _or_lost(from_workers: Iterator[Batch]) -> Iterator[Batch]:
+    try:
+        yield from from_workers
+    except RuntimeError as error:
+        if "Worker process was terminated" not in str(error):
+            raise
+        raise DataLost(
+            f"a data worker was killed, perhaps for want of memory ({error}). The same command "
+            f"goes on from the newest checkpoint; lower feed.workers or feed.prefetch_batches if "
+            f"it recurs"
+        ) from error

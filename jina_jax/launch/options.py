@@ -51,8 +51,8 @@ class LaunchOptions:
     spot: bool = False
     """Take capacity that may be taken away again, for less."""
     max_restarts: int = 100
-    """Starts anew after a failure of a host this often (gke, xpk); preemptions on GKE do not
-    count."""
+    """Starts anew after a failure of a host this often (gke, xpk, slurm); preemptions on GKE do
+    not count."""
 
 
 _NEEDED = {

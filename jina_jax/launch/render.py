@@ -9,6 +9,7 @@ from pathlib import Path
 from textwrap import indent
 
 from jina_jax.config import RunConfig
+from jina_jax.errors import ExitCode
 from jina_jax.launch.machines import GpuMachine, TpuMachine
 from jina_jax.launch.options import CACHE, GRACE_S, MOUNT, LaunchOptions, Target
 
@@ -46,6 +47,7 @@ def render(
     name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:_LONGEST_NAME].rstrip("-")
     words = _command(target, config_name, config, machine, options, flags)
     command = shlex.join(words)
+    final = [str(int(c)) for c in ExitCode if c and not c.may_be_tried_again]
     values = {
         "name": name,
         "mount": MOUNT,
@@ -58,6 +60,8 @@ def render(
         "region": options.zone.rpartition("-")[0],
         "cluster": options.cluster,
         "service_account": options.service_account,
+        "final_codes": ", ".join(final),
+        "final_pattern": "|".join(final),
         "max_restarts": str(options.max_restarts),
         "time_limit": options.time_limit,
         "command": command,

@@ -21,9 +21,9 @@ from jina_jax.data.manifest import (
     file_sha256,
     from_json,
     load_manifest,
-    verify_shards,
 )
 from jina_jax.data.tokenizer import load_tokenizer
+from jina_jax.data.verify import verify_shards
 from jina_jax.data.workspace import discard_leftovers, workspace
 from jina_jax.errors import UserError
 from jina_jax.evaluate.embedder import Embedder

@@ -11,6 +11,10 @@ from flax import nnx
 from jina_jax.errors import UserError
 
 _C = TypeVar("_C")
+_MOST = {"num_layers": 1000, "num_hidden_layers": 1000}
+"""Of what each costs time before a weight is read."""
+_MOST_OTHERS = 1 << 24
+_SHOWN_PROBLEMS = 20
 
 
 class Tensor(NamedTuple):
@@ -50,6 +54,8 @@ def fill_params(
             problems.append(f"{name} has shape {tensors[name].shape}, expected {shape}")
             continue
         flat[path] = flat[path].replace(np.ascontiguousarray(array, np.float32))
+    if hidden := problems[_SHOWN_PROBLEMS:]:
+        problems = [*problems[:_SHOWN_PROBLEMS], f"and {len(hidden):,} more"]
     if problems:
         raise UserError(
             "the weights do not fit the model's shape; check config.json, or that the file is a "
@@ -63,7 +69,7 @@ def read_shape(cls: type[_C], config_json: Mapping[str, Any]) -> _C:
 
     Fields that old files leave out take the defaults of `cls`; `compute_dtype` always does.
 
-    Raises: UserError for a value of the wrong type.
+    Raises: UserError for a value of the wrong type or beyond all models.
     """
     values: dict[str, Any] = {}
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
@@ -78,4 +84,21 @@ def read_shape(cls: type[_C], config_json: Mapping[str, Any]) -> _C:
                 f"{field.name}={value!r} in config.json is not of type {type(default).__name__}"
             )
         values[field.name] = value
+    check_shape(values, "config.json")
     return cls(**values)
+
+
+def check_shape(values: Mapping[str, Any], where: object) -> None:
+    """Refuses what no model has, before memory or time is spent on it.
+
+    Args:
+      values: fields of a shape.
+      where: named in the error.
+    Raises: UserError.
+    """
+    for name, value in values.items():
+        most = _MOST.get(name, _MOST_OTHERS)
+        if type(value) is int and not 1 <= value <= most:
+            raise UserError(f"{name}={value} in {where} must lie in 1..{most}")
+        if isinstance(value, float) and not 0 <= value <= 1:
+            raise UserError(f"{name}={value} in {where} must lie in 0..1")

@@ -17,8 +17,8 @@ from jina_jax.model.t5 import init_params
 # the second.
 _EMBEDDING = "shared.weight"
 _EMBEDDING_ALIAS = "encoder.embed_tokens.weight"
-# The other half of a full T5 checkpoint.
-_IGNORED_PREFIXES = ("decoder.", "lm_head.")
+IGNORED_PREFIXES = ("decoder.", "lm_head.")
+"""Of the other half of a full T5 checkpoint."""
 _FEED_FORWARDS = ("relu", "gated-gelu")
 
 
@@ -55,7 +55,7 @@ def _layout(config: T5Config) -> dict[str, Tensor]:
 
 def _one_embedding(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The tensors with the embedding under its first name, and without a decoder."""
-    kept = {k: v for k, v in tensors.items() if not k.startswith(_IGNORED_PREFIXES)}
+    kept = {k: v for k, v in tensors.items() if not k.startswith(IGNORED_PREFIXES)}
     alias = kept.pop(_EMBEDDING_ALIAS, None)
     if alias is not None and not np.array_equal(kept.setdefault(_EMBEDDING, alias), alias):
         raise UserError(
@@ -130,7 +130,15 @@ def config_from_huggingface(config_json: Mapping[str, Any]) -> T5Config:
             f"feed_forward_proj={feed_forward!r} in config.json is not supported; "
             f"expected one of {', '.join(_FEED_FORWARDS)}"
         )
-    return read_shape(T5Config, config_json)
+    config = read_shape(T5Config, config_json)
+    buckets = config.relative_attention_num_buckets
+    if buckets % 4 or config.relative_attention_max_distance <= buckets // 4:
+        raise UserError(
+            f"relative_attention_num_buckets={buckets} and relative_attention_max_distance="
+            f"{config.relative_attention_max_distance} in config.json: the first must divide by 4, "
+            "and a quarter of it must lie below the second"
+        )
+    return config
 
 
 def config_to_huggingface(config: T5Config) -> dict[str, Any]:

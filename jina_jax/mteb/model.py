@@ -9,8 +9,9 @@ import torch
 from mteb.models import ModelMeta
 
 from jina_jax.evaluate.embedder import Embedder
-from jina_jax.hf_folder import CONFIG_FILE, read_json
+from jina_jax.hf_folder import CONFIG_FILE, read_config
 from jina_jax.score.encoder import SentenceEncoder
+from jina_jax.trained import is_run
 
 Encode = Callable[[Sequence[str]], np.ndarray]
 """Texts → float32 [N, D], unit length."""
@@ -62,9 +63,8 @@ def open_model(path: Path, name: str = "") -> MtebModel:
     Raises: UserError when it is none of these.
     """
     name = name or f"jina_jax/{path.absolute().name}"
-    is_bert = (path / CONFIG_FILE).is_file() and read_json(path / CONFIG_FILE).get(
-        "model_type"
-    ) == "bert"
+    has_config = not is_run(path) and (path / CONFIG_FILE).is_file()
+    is_bert = has_config and read_config(path).get("model_type") == "bert"
     if is_bert:
         bert = SentenceEncoder(path)
         return MtebModel(

@@ -93,7 +93,7 @@ def compile_step(request: Request, progress: Callable[[str], None]) -> Compiled:
     """
     import jax
 
-    from jina_jax.mesh import check_divides, make_mesh
+    from jina_jax.mesh import check_divides, local_memory_bytes, make_mesh
     from jina_jax.plan.hlo import parse
     from jina_jax.plan.traffic import measure
     from jina_jax.train.step import make_train_step
@@ -125,7 +125,7 @@ def compile_step(request: Request, progress: Callable[[str], None]) -> Compiled:
     assert memory is not None
     output = memory.output_size_in_bytes - memory.alias_size_in_bytes
     needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes + output
-    available = _local_memory(devices) if request.topology == LOCAL else 0
+    available = local_memory_bytes(devices) if request.topology == LOCAL else 0
     return Compiled(
         kind, len(devices), not available or needed <= available, needed, available,
         memory.argument_size_in_bytes, memory.temp_size_in_bytes, output,
@@ -150,14 +150,6 @@ def out_of_memory(message: str) -> tuple[int, int]:
                 round(float(available) * _UNITS[available_unit]),
             )
     raise RuntimeError(message)
-
-
-def _local_memory(devices: Sequence[Any]) -> int:
-    """What one device of this machine has; CPU devices share the machine's memory."""
-    limit = (devices[0].memory_stats() or {}).get("bytes_limit")
-    if limit is not None:
-        return int(limit)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(devices)
 
 
 def main() -> int:

@@ -1,9 +1,7 @@
 """`jina-jax plan`: does a run fit a machine, how long would it take at best, what would it cost?"""
 
 import dataclasses
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from jina_jax.accelerators import Accelerator, accelerator
 from jina_jax.config import RunConfig
@@ -17,6 +15,7 @@ from jina_jax.plan.roofline import Roofline, roofline
 from jina_jax.plan.topology import LOCAL, find_topology
 from jina_jax.plan.traffic import BETWEEN_SLICES
 from jina_jax.progress import say
+from jina_jax.remedies import remedies
 
 
 @dataclass(frozen=True)
@@ -133,43 +132,3 @@ def _flops(config: RunConfig, shape: BatchShape) -> StepFlops:
         cuts=config.loss.matryoshka_dims,
         encoded_again=config.train.encoded_again,
     )  # fmt: skip
-
-
-def remedies(config: RunConfig, devices: int, slices: int = 1) -> Iterator[tuple[str, RunConfig]]:
-    """Changes that make a step smaller, each on top of those before, cheaper ones first.
-
-    Those that leave the result as it is come first: layers one by one and computed again,
-    parameters divided over more devices, rows encoded in chunks. The last ones take smaller
-    batches, which are another run.
-
-    Args:
-      config: what does not fit.
-      devices: of the machine.
-      slices: that they are of, over which parameters are not divided.
-    Returns: (flags, changed configuration), each to be compiled.
-    """
-    flags: dict[str, object] = {}
-
-    def changed(section: str, **values: object) -> tuple[str, RunConfig]:
-        nonlocal config
-        replace: Callable[..., Any] = dataclasses.replace
-        config = replace(config, **{section: replace(getattr(config, section), **values)})
-        flags.update({f"--{section}.{k.replace('_', '-')}": v for k, v in values.items()})
-        words = (k if v is True else f"{k} {v}" for k, v in flags.items())
-        return " ".join(words), config
-
-    if not config.train.scan_layers or config.train.remat != "full":
-        yield changed("train", scan_layers=True, remat="full")
-    reach = devices // slices // config.mesh.tensor
-    divisors = [n for n in range(1, reach + 1) if not reach % n and not config.model.d_model % n]
-    for fsdp in (8, max(divisors)):
-        if fsdp in divisors and fsdp > config.mesh.fsdp:
-            yield changed("mesh", fsdp=fsdp)
-    rows = devices // config.mesh.tensor
-    for share in (1, 4):
-        chunk = max(config.feed.rows_multiple // share // rows * rows, rows)
-        if not config.train.grad_cache_rows or chunk < config.train.grad_cache_rows:
-            yield changed("train", grad_cache_rows=chunk)
-    pairs = config.feed.global_batch_size
-    for divisor in (2, 4, 8, 16):
-        yield changed("feed", global_batch_size=max(2, pairs // divisor))

@@ -1,9 +1,10 @@
 """Curves of a run: what it learned, from which sources, how fast and in how much memory."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jina_jax.report.drawing import Line, bars, curves
+from jina_jax.report.drawing import Line, bars, curves, stacked
 from jina_jax.report.facts import RunFacts
 from jina_jax.report.parts import About, Group, Plot, Section, Table
 
@@ -69,7 +70,11 @@ def training_section(run: RunFacts, key: str, title: str) -> Section | None:
     groups = [
         Group("Learning", list(_plots(run.metrics, LEARNING, key))),
         Group("Sources", [*_mixture(run, key), *_of_sources(run.metrics, key)]),
-        Group("Speed and memory", list(_plots(run.metrics, SPEED, key)), _no_peak(last)),
+        Group(
+            "Speed and memory",
+            [*_plots(run.metrics, SPEED, key), *_goodput(last, key)],
+            _no_peak(last),
+        ),
         *_alarms(run.metrics),
     ]
     text = (
@@ -81,8 +86,9 @@ def training_section(run: RunFacts, key: str, title: str) -> Section | None:
 
 
 def line(metrics: Sequence[Mapping[str, Any]], name: str, scale: float = 1.0) -> Line:
-    """Steps and values of a metric, where it was written."""
-    points = [(m["step"], scale * m[name]) for m in metrics if name in m]
+    """Steps and values of a metric, where it was written and is a number."""
+    there = [m for m in metrics if m.get(name) is not None and math.isfinite(m[name])]
+    points = [(m["step"], scale * m[name]) for m in there]
     return [x for x, _ in points], [y for _, y in points]
 
 
@@ -137,6 +143,20 @@ def _of_sources(metrics: Sequence[Mapping[str, Any]], key: str) -> Iterator[Plot
         lines = {n: line(metrics, f"source/{n}/{metric}", curve.scale) for n in names}
         if lines := {name: found for name, found in lines.items() if found[0]}:
             yield _curves(curve, lines, key)
+
+
+def _goodput(last: Mapping[str, Any], key: str) -> Iterator[Plot]:
+    seconds = {
+        name.removeprefix("goodput/").removesuffix("_s").replace("_", " "): round(value)
+        for name, value in last.items()
+        if name.startswith("goodput/") and name.endswith("_s")
+    }
+    if any(seconds.values()):
+        about = About(
+            f"{key}-goodput", "Where the time went",
+            "Seconds of the run, all its resumptions together, by what they were spent on.",
+        )  # fmt: skip
+        yield stacked(about, {"all starts": seconds}, x_label="seconds")
 
 
 def _no_peak(last: Mapping[str, Any]) -> str:

@@ -11,22 +11,23 @@ from tokenizers import Tokenizer
 
 from jina_jax.config import BertConfig
 from jina_jax.data.manifest import file_sha256
+from jina_jax.data.tokenizer import TOKENIZER_FILE, check_ids, read_tokenizer
 from jina_jax.errors import UserError
 from jina_jax.hf_folder import (
     CONFIG_FILE,
     INDEX_FILE,
     WEIGHTS_FILE,
     find_folder,
-    read_json,
+    read_config,
     read_tensors,
     weight_files,
 )
 from jina_jax.model.bert_weights import config_from_huggingface
 from jina_jax.packed_encoder import RowShape, Tokens, row_lengths
+from jina_jax.sentence_folder import LIMITS_FILE, POOLING_FOLDER
+from jina_jax.untrusted import inner_path
 
-TOKENIZER_FILE = "tokenizer.json"
-LIMITS_FILE = "sentence_bert_config.json"
-POOLING_FILE = "1_Pooling/config.json"
+POOLING_FILE = f"{POOLING_FOLDER}/{CONFIG_FILE}"
 _FETCHED = (
     CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE, "model-*.safetensors", TOKENIZER_FILE, LIMITS_FILE,
     POOLING_FILE,
@@ -56,15 +57,11 @@ def read_bert(path_or_id: str | Path) -> BertFolder:
     Raises: UserError when it cannot be found, is damaged or is no BERT.
     """
     folder = find_folder(path_or_id, _FETCHED)
-    config = config_from_huggingface(read_json(folder / CONFIG_FILE))
+    config = config_from_huggingface(read_config(folder))
     if jax.default_backend() != "cpu":
         config = dataclasses.replace(config, compute_dtype="bfloat16")
-    tokenizer = _read_tokenizer(folder / TOKENIZER_FILE)
-    if tokenizer.get_vocab_size() > config.vocab_size:
-        raise UserError(
-            f"{folder / TOKENIZER_FILE} has {tokenizer.get_vocab_size()} tokens but "
-            f"{CONFIG_FILE} says vocab_size={config.vocab_size}: the files are of two models"
-        )
+    tokenizer = _read_tokenizer(folder)
+    check_ids(tokenizer, config.vocab_size, folder)
     # Old files store a range of positions as if it were a weight.
     tensors = read_tensors(folder, ignored=("position_ids",))
     return BertFolder(folder, config, tensors, tokenizer, _files_sha256(folder))
@@ -80,24 +77,19 @@ def model_sha256(path_or_id: str | Path) -> str:
 
 def _files_sha256(folder: Path) -> str:
     digest = hashlib.sha256()
-    optional = [path for name in (LIMITS_FILE, POOLING_FILE) if (path := folder / name).is_file()]
-    for path in (folder / CONFIG_FILE, folder / TOKENIZER_FILE, *optional, *weight_files(folder)):
+    names = [CONFIG_FILE, TOKENIZER_FILE]
+    names += [name for name in (LIMITS_FILE, POOLING_FILE) if (folder / name).is_file()]
+    for path in (*(inner_path(folder, name) for name in names), *weight_files(folder)):
         if not path.is_file():
             raise UserError(f"{folder} holds no {path.name}: it is no folder of a BERT model")
         digest.update(bytes.fromhex(file_sha256(path)))
     return digest.hexdigest()
 
 
-def _read_tokenizer(path: Path) -> Tokenizer:
-    if not path.is_file():
-        raise UserError(f"{path.parent} holds no {path.name}: save its fast tokenizer there")
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # The library raises bare Exceptions.
-        raise UserError(f"{path} cannot be read as a tokenizer: {error}") from error
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
+def _read_tokenizer(folder: Path) -> Tokenizer:
+    if not (folder / TOKENIZER_FILE).is_file():
+        raise UserError(f"{folder} holds no {TOKENIZER_FILE}: save its fast tokenizer there")
+    return read_tokenizer(folder, TOKENIZER_FILE)
 
 
 def row_shapes(max_tokens: int, config: BertConfig, batch_tokens: int) -> list[RowShape]:

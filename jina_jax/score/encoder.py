@@ -12,20 +12,20 @@ from jax.sharding import Mesh
 
 from jina_jax.config import BertConfig
 from jina_jax.errors import UserError
-from jina_jax.hf_folder import read_json
 from jina_jax.mesh import make_mesh
 from jina_jax.model.bert import apply
 from jina_jax.model.bert_weights import from_huggingface
 from jina_jax.model.pooling import mean_pool
 from jina_jax.packed_encoder import PackedEncoder, Tokens, one_ahead
 from jina_jax.score.bert_folder import (
-    LIMITS_FILE,
     POOLING_FILE,
     BertFolder,
     flatten,
     read_bert,
     row_shapes,
 )
+from jina_jax.sentence_folder import LIMITS_FILE, check_pooling
+from jina_jax.untrusted import inner_path, read_json, refuse_code
 
 _TEXTS_AT_ONCE = 4096  # bounds what is tokenised and packed before it is encoded
 _DEFAULT_MAX_TOKENS = 512
@@ -54,7 +54,8 @@ class SentenceEncoder:
         Raises: UserError when the folder cannot be used, or pools otherwise than by the mean.
         """
         files = read_bert(path_or_id)
-        _check_pooling(files.folder)
+        if (files.folder / POOLING_FILE).is_file():
+            check_pooling(inner_path(files.folder, POOLING_FILE))
         self.mesh = make_mesh() if mesh is None else mesh
         self.dimensions = files.config.hidden_size
         self.max_tokens = _max_tokens(files)
@@ -107,23 +108,13 @@ def _embed_rows(
 
 
 def _max_tokens(files: BertFolder) -> int:
-    limits = files.folder / LIMITS_FILE
-    value = read_json(limits).get("max_seq_length") if limits.is_file() else None
+    limits, value = inner_path(files.folder, LIMITS_FILE), None
+    if limits.is_file():
+        value = (values := read_json(limits)).get("max_seq_length")
+        refuse_code(limits, values)
     longest = files.config.max_position_embeddings
     if value is None:
         return min(_DEFAULT_MAX_TOKENS, longest)
     if type(value) is not int or not 2 < value <= longest:
         raise UserError(f"{limits}: max_seq_length={value!r}, expected a number in 3..{longest}")
     return value
-
-
-def _check_pooling(folder: Path) -> None:
-    path = folder / POOLING_FILE
-    if not path.is_file():
-        return
-    pooling = read_json(path)
-    # sentence-transformers 6 writes the mode as a word, earlier ones as flags.
-    modes = [k.removeprefix("pooling_mode_") for k, v in pooling.items() if v is True]
-    mode = pooling.get("pooling_mode", "mean_tokens" if "mean_tokens" in modes else modes)
-    if mode not in ("mean", "mean_tokens") or set(modes) - {"mean_tokens", "include_prompt"}:
-        raise UserError(f"{path} pools by {mode}; only the mean over tokens is supported")

@@ -73,7 +73,7 @@ class Alarms:
         names = [
             f"source/{source}/{name}" for name in ("accuracy", "positive_cosine", "in_batch_cosine")
         ]
-        if not all(name in line and math.isfinite(line[name]) for name in names):
+        if not all(line.get(n) is not None and math.isfinite(line[n]) for n in names):
             return
         accuracy, positive, others = (line[name] for name in names)
         config = self._config

@@ -1,7 +1,6 @@
 """Evaluation during training: figures of a step, and the best parameters so far."""
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,15 +66,14 @@ class StepEvaluation:
         is_last = step == self._config.train.num_steps
         return every > 0 and step > 0 and (step % every == 0 or is_last) and step not in self._seen
 
-    def run(self, state: TrainState, step: int) -> float:
+    def run(self, state: TrainState, step: int) -> None:
         """Evaluates a step that is due.
 
         Args:
           state: after `step` steps.
           step: steps done.
-        Returns: seconds that it took.
         """
-        options, began = self._config.evaluate, time.perf_counter()
+        options = self._config.evaluate
         assert self._tasks is not None
         embedder = self._embedder_of(state.params)
         found = score_tasks(self._tasks, {_MODEL: embedder}, options.top_k, with_bm25=False)
@@ -85,7 +83,6 @@ class StepEvaluation:
         self._seen[step] = values
         if is_first():
             self._write(step, values)
-        return time.perf_counter() - began
 
     def _embedder_of(self, params: Any) -> Embedder:
         if self._embedder is None:

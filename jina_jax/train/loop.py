@@ -21,61 +21,82 @@ from jina_jax.data.manifest import (
     Manifest,
     file_sha256,
     load_manifest,
-    verify_shards,
 )
 from jina_jax.data.shards import ShardSet
 from jina_jax.data.tokenizer import SPIECE_FILE
+from jina_jax.data.verify import verify_shards
 from jina_jax.distributed import check_agreement, is_first, start
 from jina_jax.environment import environment
 from jina_jax.errors import Interrupted, UserError
 from jina_jax.feed.batch import Batch, PackedBatch
 from jina_jax.feed.mixture import plan_mixture
 from jina_jax.feed.pipeline import batches
+from jina_jax.host_watch import HostWatch
 from jina_jax.initial import initial_params
 from jina_jax.mesh import check_divides, make_mesh, put
 from jina_jax.model.weights import parameter_count
 from jina_jax.progress import say
-from jina_jax.train.alarms import Alarms
+from jina_jax.train.compiled import CompiledStep, as_out_of_memory
 from jina_jax.train.evaluation import StepEvaluation
-from jina_jax.train.memory import peak_memory
-from jina_jax.train.metrics import MetricsWriter, read_metrics
+from jina_jax.train.goodput import Goodput
+from jina_jax.train.metrics import METRICS_FILE, MetricsWriter, read_metrics
 from jina_jax.train.profile import Profiler
+from jina_jax.train.saves import Saves
+from jina_jax.train.skipped import SkippedSteps
 from jina_jax.train.source_metrics import SourceMetrics
 from jina_jax.train.step import (
     TrainState,
     batch_shardings,
     init_state,
-    make_train_step,
     state_shapes,
     state_shardings,
 )
+from jina_jax.train.step_log import StepLog
 from jina_jax.train.stop import StopLatch
 from jina_jax.train.throughput import Throughput
+from jina_jax.train.watchdog import Limits, Watchdog
 from jina_jax.trained import STARTS_FILE, is_run
 from jina_jax.validation import validate
 
 
 def train(config: RunConfig) -> TrainState:
-    """Trains to `config.train.num_steps`, from the newest checkpoint if there is one.
+    """Trains to `config.train.num_steps`, from the newest good checkpoint if there is one.
 
     Raises:
       UserError: the data, the configuration or the checkpoint cannot be used.
+      RunFailed: the run cannot go on; `errors.ExitCode` lists why.
       Interrupted: SIGINT or SIGTERM came; everything is saved.
     """
+    goodput = Goodput()
     validate(config)
-    start(config.distributed)
+    start(config.distributed, config.faults.heartbeat_s)
     manifest = load_manifest(config.data_path)
     verify_shards(manifest, config.data_path)
     check_data(config, manifest)
     mesh = make_mesh(config.mesh)
     check_divides(config, mesh)
-    with Checkpoints(config.checkpoint_path, keep=config.train.keep_checkpoints) as checkpoints:
+    with HostWatch(config.faults.heartbeat_s) as hosts:
+        try:
+            return _train_on(config, manifest, mesh, goodput)
+        except jax.errors.JaxRuntimeError as error:
+            hosts.explain(error)
+            raise as_out_of_memory(error, config, mesh) from error
+        except ValueError as error:  # What Gloo raises when a connection is cut.
+            hosts.explain(error)
+            raise
+
+
+def _train_on(config: RunConfig, manifest: Manifest, mesh: Mesh, goodput: Goodput) -> TrainState:
+    with (
+        Checkpoints(config.checkpoint_path, keep=config.train.keep_checkpoints) as checkpoints,
+        Watchdog() as watchdog,
+    ):
         metadata = {
             "config": unchangeable_fields(config),
             "manifest_sha256": file_sha256(config.data_path / MANIFEST_FILE),
         }
-        check_agreement(json.dumps([metadata, checkpoints.latest], sort_keys=True))
-        state = _first_state(config, checkpoints, metadata, mesh)
+        check_agreement(json.dumps([metadata, checkpoints.steps], sort_keys=True))
+        state = _first_state(config, checkpoints, metadata, mesh, goodput)
         if is_first():
             _write_run_files(config, int(state.step))
         say(
@@ -84,7 +105,8 @@ def train(config: RunConfig) -> TrainState:
             f"configuration in {config.run_path / 'config.json'}",
             enabled=is_first(),
         )
-        return _run_steps(config, manifest, mesh, state, checkpoints, metadata)
+        saves = Saves(config, checkpoints, lambda: metadata | {"goodput": goodput.saved_with()})
+        return _run_steps(config, manifest, mesh, state, saves, watchdog, goodput)
 
 
 def _words(mesh: Mesh) -> str:
@@ -128,13 +150,14 @@ def check_data(config: RunConfig, manifest: Manifest) -> None:
 
 
 def _first_state(
-    config: RunConfig, checkpoints: Checkpoints, metadata: dict[str, Any], mesh: Mesh
-) -> TrainState:
+    config: RunConfig, checkpoints: Checkpoints, metadata: dict[str, Any], mesh: Mesh,
+    goodput: Goodput,
+) -> TrainState:  # fmt: skip
     shardings = state_shardings(config, mesh)
-    if checkpoints.latest is None:
+    step = checkpoints.newest_good()
+    if step is None:
         params = initial_params(config, mesh)
         return jax.jit(partial(init_state, config), out_shardings=shardings)(params)
-    step = checkpoints.latest
     saved = checkpoints.metadata(step)
     if "imported" in saved:
         raise UserError(
@@ -154,6 +177,7 @@ def _first_state(
         lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at),
         state_shapes(config), shardings,
     )  # fmt: skip
+    goodput.resume(saved["goodput"], (read_metrics(config.run_path / METRICS_FILE) or [{}])[-1])
     return checkpoints.restore(step, like)
 
 
@@ -172,10 +196,9 @@ def _write_run_files(config: RunConfig, step: int) -> None:
 
 def _run_steps(
     config: RunConfig, manifest: Manifest, mesh: Mesh, state: TrainState,
-    checkpoints: Checkpoints, metadata: dict[str, Any],
+    saves: Saves, watchdog: Watchdog, goodput: Goodput,
 ) -> TrainState:  # fmt: skip
-    num_steps, every = config.train.num_steps, config.train.checkpoint_every_steps
-    first = int(state.step)
+    num_steps, first = config.train.num_steps, int(state.step)
     sources = {
         s.name: ShardSet([config.data_path / shard.path for shard in s.shards])
         for s in manifest.sources
@@ -187,9 +210,15 @@ def _run_steps(
     )  # fmt: skip
     evaluation = StepEvaluation(config, mesh, first)
     if evaluation.due(first):
-        evaluation.run(state, first)
+        with goodput.of("evaluation"):
+            evaluation.run(state, first)
     feed = batches(sources, mixture, config.feed, seed=config.train.seed, start=first)
-    step_fn = make_train_step(config, mesh)
+    step_fn = CompiledStep(config, mesh)
+    skipped = SkippedSteps(
+        config.run_path, sources,
+        start=first, limit=config.faults.max_skipped_steps, writes=is_first(),
+    )  # fmt: skip
+    limits = Limits(config, watchdog)
     with (
         StopLatch() as latch,
         _writer(config, first) as writer,
@@ -199,21 +228,34 @@ def _run_steps(
             records, mixture, batch_size=config.feed.global_batch_size, done=first
         )
         say(of_sources.planned(), enabled=is_first())
-        log = _StepLog(config, mesh, writer, of_sources)
-        for batch, arrays in _on_devices(feed, mesh, log.throughput):
+        log = StepLog(config, mesh, writer, of_sources, skipped, saves, goodput)
+        goodput.enter("step")
+        for batch, arrays in _on_devices(feed, mesh, log.throughput, limits, goodput):
             profiler.before(batch.step, state)
-            state, metrics = step_fn(state, arrays)
-            log.dispatched(batch, metrics)
-            done, stop = batch.step + 1, latch.requested(batch.step)
-            if done % every == 0 or done == num_steps or stop is not None:
-                checkpoints.save(state, metadata)
+            done = batch.step + 1
+            if not step_fn.knows(arrays):
+                with limits.compiling(done), goodput.of("compile"), log.throughput.leaves_out():
+                    step_fn.compile(state, arrays)
+            with limits.step(done):
+                state, metrics = step_fn(state, arrays)
+                log.dispatched(batch, metrics)
+                stop = latch.requested(batch.step)
+                is_last = done == num_steps or stop is not None or skipped.are_too_many
+                if is_last:
+                    log.flush()
+            with goodput.of("checkpoint"):
+                if is_last:
+                    saves.finish(state)
+                elif saves.is_due(done):
+                    saves.start(state)
+            if skipped.are_too_many:
+                raise skipped.error(done)
             if stop is None and evaluation.due(done):
                 log.flush()
-                log.throughput.leave_out(evaluation.run(state, done))
+                with limits.evaluation(done), goodput.of("evaluation"), log.throughput.leaves_out():
+                    evaluation.run(state, done)
             if stop is not None and done < num_steps:
-                log.flush()
                 raise Interrupted(stop, done)
-        log.flush()
     return state
 
 
@@ -224,57 +266,17 @@ def _writer(config: RunConfig, first: int) -> AbstractContextManager[MetricsWrit
 
 
 def _on_devices(
-    feed: Iterator[Batch], mesh: Mesh, throughput: Throughput
+    feed: Iterator[Batch], mesh: Mesh, throughput: Throughput, limits: Limits, goodput: Goodput
 ) -> Iterator[tuple[Batch, PackedBatch]]:
     """Puts each batch on the devices while the step before it still runs."""
     shardings = batch_shardings(mesh)
+    is_first_batch = True
     while True:
         began = time.perf_counter()
-        batch = next(feed, None)
+        with limits.batch(is_first=is_first_batch), goodput.of("data_wait"):
+            batch = next(feed, None)
+        is_first_batch = False
         throughput.data_wait_s += time.perf_counter() - began
         if batch is None:
             return
         yield batch, put(batch.arrays, shardings)
-
-
-class _StepLog:
-    """Reads a step's metrics after the next one was dispatched, and logs them with the rates."""
-
-    def __init__(
-        self, config: RunConfig, mesh: Mesh, writer: MetricsWriter | None, of_sources: SourceMetrics
-    ):
-        self._config, self._writer, self._of_sources = config, writer, of_sources
-        self._pending: tuple[Batch, dict[str, jax.Array]] | None = None
-        self._alarms = Alarms(
-            config.alarms, of_sources.names,
-            batch_size=config.feed.global_batch_size, warmup_steps=config.optim.warmup_steps,
-        )  # fmt: skip
-        # What was raised before a resumption still is.
-        for line in read_metrics(config.run_path / "metrics.jsonl") if writer else ():
-            self._alarms.judge(line)
-        self.throughput = Throughput(config, mesh)
-
-    def dispatched(self, batch: Batch, metrics: dict[str, jax.Array]) -> None:
-        self.flush()
-        self._pending = batch, metrics
-
-    def flush(self) -> None:
-        """Waits for the step dispatched last; logs it when it is due."""
-        if self._pending is None:
-            return
-        batch, metrics = self._pending
-        self._pending = None
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        self.throughput.add(batch.arrays)
-        self._of_sources.add(batch.source, values)
-        done = batch.step + 1
-        if done % self._config.train.log_every_steps and done != self._config.train.num_steps:
-            return
-        rates, of_sources = self.throughput.read(), self._of_sources.read()
-        if self._writer is None:
-            return
-        source = self._of_sources.names[batch.source]
-        line = {"step": done, "source": source} | values | rates | peak_memory() | of_sources
-        if alarms := self._alarms.judge(line):
-            line["alarm"] = [alarm._asdict() for alarm in alarms]
-        self._writer.write(line)

@@ -1,12 +1,18 @@
 """Metrics of a run: one JSON line per logged step, the same in TensorBoard, and on the terminal."""
 
 import json
+import math
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
+
+from jina_jax.progress import say
+
+METRICS_FILE = "metrics.jsonl"
 
 
 class MetricsWriter:
@@ -14,9 +20,10 @@ class MetricsWriter:
 
     def __init__(self, run_path: Path, *, start: int, num_steps: int):
         """Opens the files; on resume, what was written after step `start` is taken back."""
-        self._path = run_path / "metrics.jsonl"
+        self._path = run_path / METRICS_FILE
         keep_until(self._path, start)
-        self._file = self._path.open("a", encoding="utf-8")
+        self._file = self._path.open("ab", buffering=0)
+        self._unwritten = b""
         self._board = SummaryWriter(str(run_path / "tensorboard"), purge_step=start + 1)
         self._bar = (
             tqdm(total=num_steps, initial=start, unit="step", dynamic_ncols=True)
@@ -31,7 +38,9 @@ class MetricsWriter:
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
-        self._board.close()
+        if self._can_draw():
+            with suppress(OSError):
+                self._board.close()
         self._file.close()
 
     def write(self, values: dict[str, Any]) -> None:
@@ -39,11 +48,15 @@ class MetricsWriter:
         messages of an `alarm` (a list of them) there and to the terminal.
         """
         step = values["step"]
-        self._file.write(json.dumps(values) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            if name != "step" and isinstance(value, int | float):
-                self._board.add_scalar(name, value, step)
+        self._unwritten += json_line(values).encode()
+        try:
+            while self._unwritten:
+                self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
+        except OSError as error:
+            # It comes with the next line, when there is room again; so the run goes on.
+            say(f"METRICS FAILED: step {step} cannot be written to {self._path}: {error}")
+        else:
+            self._draw(values, step)
         text = (
             f"loss {values['loss']:.4f}  accuracy {values['accuracy']:.3f}  "
             f"{values['pairs_per_s']:.0f} pairs/s"
@@ -56,8 +69,29 @@ class MetricsWriter:
         else:
             print(f"step {step}/{self._num_steps}  {text}", file=sys.stderr, flush=True)
         for alarm in values.get("alarm", ()):
-            self._board.add_text("alarm", alarm["message"], step)
             tqdm.write(alarm["message"], file=sys.stderr)
+
+    def _draw(self, values: dict[str, Any], step: int) -> None:
+        if not self._can_draw():
+            return
+        for name, value in values.items():
+            if name != "step" and isinstance(value, int | float):
+                self._board.add_scalar(name, value, step)
+        for alarm in values.get("alarm", ()):
+            self._board.add_text("alarm", alarm["message"], step)
+
+    def _can_draw(self) -> bool:
+        # A full disk ends the board's thread, and what waits for that would wait for ever.
+        return bool(self._board.file_writer.event_writer._worker.is_alive())
+
+
+def json_line(values: dict[str, Any]) -> str:
+    """A line of JSON, which has no word for NaN and infinity: null."""
+
+    def of(value: Any) -> Any:
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps({name: of(value) for name, value in values.items()}) + "\n"
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -44,6 +44,8 @@ class SourceMetrics:
     def add(self, source: int, values: Mapping[str, float]) -> None:
         """Counts a step that is done, with its metrics."""
         self._batches_N[source] += 1
+        if values.get("skipped"):
+            return  # Its figures say nothing.
         self._values[source].append({name: values[name] for name in MEANS if name in values})
 
     def read(self) -> dict[str, float]:

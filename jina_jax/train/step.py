@@ -158,6 +158,7 @@ def _contrast(
 def _train_step(
     state: TrainState, batch: PackedBatch, *, config: RunConfig, mesh: Mesh
 ) -> tuple[TrainState, Metrics]:
+    """One step; where its loss or gradient is not finite, only the step number changes."""
     dropout_key = None
     if config.model.dropout_rate > 0:
         dropout_key = jax.random.fold_in(jax.random.key(config.train.seed + 1), state.step)
@@ -171,14 +172,19 @@ def _train_step(
     if learned is not None:
         metrics["temperature"] = jnp.exp(learned.log_temperature)
         learned = _learn(learned, of_temperature, config)
+    gradient_norm = optax.tree.norm((grads, of_temperature))
+    # A norm is finite only where every part of the gradient is.
+    is_finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
     metrics = metrics | {
         "loss": loss,
         "gradient_norm": optax.tree.norm(grads),
         "learning_rate": learning_rate_schedule(config.optim, config.train.num_steps)(state.step),
+        "skipped": 1.0 - is_finite,
     }
-    return TrainState(
-        state.step + 1, optax.apply_updates(state.params, updates), opt_state, learned
-    ), metrics
+    changed = optax.apply_updates(state.params, updates), opt_state, learned
+    before = state.params, state.opt_state, state.learned
+    kept = jax.tree.map(partial(jnp.where, is_finite), changed, before)
+    return TrainState(state.step + 1, *kept), metrics
 
 
 def _learn(learned: Learned, gradient: Array, config: RunConfig) -> Learned:

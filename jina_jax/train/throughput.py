@@ -1,6 +1,8 @@
 """How fast a run goes: pairs and tokens a second, and the share of the devices' peak it uses."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from jax.sharding import Mesh
@@ -55,9 +57,12 @@ class Throughput:
         self._model_flops += flops.model
         self._text_flops += flops.text
 
-    def leave_out(self, seconds: float) -> None:
-        """Takes time off that was spent on something else than training."""
-        self._since += seconds
+    @contextmanager
+    def leaves_out(self) -> Iterator[None]:
+        """Does not count the time of what is done inside: something else than training."""
+        began = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - began
 
     def read(self) -> dict[str, float]:
         """The rates since the last call, and starts anew.

@@ -12,13 +12,14 @@ import pytest
 
 from jina_jax.config import TokenizerConfig
 from jina_jax.data.ledger import ledger_counts, ledger_samples
-from jina_jax.data.manifest import LengthStats, load_manifest, verify_shards
+from jina_jax.data.manifest import LengthStats, load_manifest
 from jina_jax.data.normalise import text_hash
 from jina_jax.data.prepare import prepare
 from jina_jax.data.shards import ShardSet
 from jina_jax.data.split import held_out_pairs
 from jina_jax.data.summary import length_stats
 from jina_jax.data.tokenizer import load_tokenizer
+from jina_jax.data.verify import verify_shards
 from jina_jax.errors import UserError
 from tests.pairs import config, files, pair, run, write
 
@@ -95,7 +96,7 @@ def test_the_ledger_names_each_lost_record(prepared):
 
 def test_the_shards_hold_the_texts_that_are_not_held_out(prepared):
     _, out, manifest = prepared
-    verify_shards(manifest, out, checksums=True)
+    verify_shards(manifest, out, full=True)
     for name, numbers in (("first", range(300)), ("second", range(300, 500))):
         everything = Counter(tuple(pair(i).values()) for i in numbers)
         assert Counter(trained_texts(out, name) + held_texts(out, name)) == everything

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 
@@ -118,3 +119,28 @@ def test_what_is_not_there_is_named_with_the_way_to_prepare_it(data_dir, dataset
     config = source(dataset, paths=(str(data_dir),), split=split)
     with pytest.raises(UserError, match=rf"(?s)'{split}'.*{dataset}.*download_and_prepare"):
         list(read_source(config))
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+@pytest.mark.parametrize("nested", [False, True])
+def test_features_that_name_another_module_are_refused_and_it_is_not_imported(
+    tmp_path, monkeypatch, by_name, nested
+):
+    ran = tmp_path / "the-payload-ran"
+    (tmp_path / "a_payload.py").write_text(f"open({str(ran)!r}, 'w')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = tmp_path / "evil" / "1.0.0"
+    folder.mkdir(parents=True)
+    features = {"pythonClassName": "a_payload.Feature", "featuresDict": {"features": {}}}
+    if nested:
+        inner = {"type": "a_payload.Feature", "content": "{}"}
+        features = {
+            "pythonClassName": "tensorflow_datasets.core.features.features_dict.FeaturesDict",
+            "jsonFeature": {"json": json.dumps({"x": inner})},
+        }
+    (folder / "features.json").write_text(json.dumps(features))
+    (folder / "dataset_info.json").write_text('{"name": "evil", "version": "1.0.0"}')
+    config = source("evil", paths=(str(tmp_path),)) if by_name else source(folder)
+    with pytest.raises(UserError, match=r"features\.json names the class 'a_payload\.Feature'"):
+        list(read_source(config))
+    assert not ran.exists() and "a_payload" not in sys.modules

@@ -26,7 +26,7 @@ from jina_jax.config import DistributedConfig, MeshConfig
 from jina_jax.distributed import is_first, start
 
 port, rank, split, path = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
-start(DistributedConfig("127.0.0.1:" + port, 2, rank, 120))
+start(DistributedConfig("127.0.0.1:" + port, 2, rank, 120), 60)
 from test_mesh import WHOLE, value_and_grad
 assert jax.process_count() == 2 and jax.local_device_count() == 4
 for number, sizes in enumerate(split.split("+")):

@@ -1,0 +1,150 @@
+"""One function for each format that is read: it takes bytes and may raise nothing but UserError."""
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+from jina_jax.config import SourceConfig, TokenizerConfig
+from jina_jax.config_file import read_run
+from jina_jax.data.extractors import GROUPED, PER_RECORD
+from jina_jax.data.manifest import load_manifest
+from jina_jax.data.negation_endpoint import _parsed
+from jina_jax.data.shards import ShardSet, ShardWriter
+from jina_jax.data.sources import read_source
+from jina_jax.data.tfds_source import _refuse_foreign_classes
+from jina_jax.data.tokenizer import build_tokenizer, load_tokenizer
+from jina_jax.errors import UserError
+from jina_jax.export.from_folder import _spiece
+from jina_jax.hf_folder import read_config, read_tensors, weight_files
+from jina_jax.model import bert_weights, weights
+from jina_jax.sentence_folder import check_pooling, check_sentence_folder
+from jina_jax.types import BadRecord
+from jina_jax.untrusted import read_json
+from jina_jax.validation import validate
+
+Read = Callable[[Path, bytes], None]
+_TEXTS = ["hello wörld, the text number 7", "", "\0\ud7ff  x" * 20]
+
+
+def _source(kind: str, ending: str, **more: str) -> Read:
+    def read(folder: Path, data: bytes) -> None:
+        path = folder / f"a{ending}"
+        path.write_bytes(data)
+        for record in read_source(SourceConfig("s", kind, (str(path),), **more)):  # type: ignore[arg-type]
+            assert record.origin.row > 0
+            if isinstance(record, BadRecord):
+                assert record.reason and record.origin.file == str(path)
+            else:
+                assert all(isinstance(text, str) for text in record[:2])
+
+    return read
+
+
+def _extracted(folder: Path, data: bytes) -> None:
+    for extractor in PER_RECORD:
+        _source("jsonl", ".jsonl", extractor=extractor)(folder, data)
+    for extractor in GROUPED:
+        _source("jsonl", ".jsonl", extractor=extractor, negative_field="n")(folder, data)
+
+
+def _records(folder: Path, data: bytes) -> None:
+    with ShardWriter(folder / "one.shard") as writer:
+        writer.write(data)
+    ShardSet([folder / "one.shard"]).read([0])
+
+
+def _shard(folder: Path, data: bytes) -> None:
+    (folder / "a.shard").write_bytes(data)
+    shards = ShardSet([folder / "a.shard"])
+    found = shards.read(range(min(len(shards), 64)))
+    # Whatever is given must be what was written: all records of the corpus are alike.
+    for record in range(len(found)):
+        assert [found.text(record, i).tolist() for i in (0, 1)] == [[1, 2], [3]]
+
+
+def _file(name: str, read: Callable[[Path], object]) -> Read:
+    def target(folder: Path, data: bytes) -> None:
+        (folder / name).write_bytes(data)
+        read(folder)
+
+    return target
+
+
+def _read_run(folder: Path) -> None:
+    validate(read_run(folder))
+
+
+def _model_config(folder: Path) -> None:
+    config = read_config(folder)
+    of = bert_weights if config.get("model_type") == "bert" else weights
+    of.config_from_huggingface(config)
+
+
+def _tokenize(folder: Path) -> None:
+    tokenizer = load_tokenizer(folder)
+    for text in _TEXTS:
+        tokenizer.encode(text)
+
+
+def _build(folder: Path) -> None:
+    build_tokenizer(TokenizerConfig(str(folder / "spiece.model")), None, folder)
+    _tokenize(folder)
+
+
+def _import_tokenizer(folder: Path) -> None:
+    (folder / "spiece.model").write_bytes(_spiece(folder / "tokenizer.json"))
+    _build(folder)
+
+
+def _features(folder: Path, data: bytes) -> None:
+    (folder / "features.json").write_bytes(data)
+    with contextlib.suppress(ValueError):  # The caller reports it.
+        _refuse_foreign_classes(folder / "features.json", read_json(folder / "features.json"))
+
+
+def _answer(folder: Path, data: bytes) -> None:
+    _parsed(data.decode("utf-8", "replace"))
+
+
+TARGETS: dict[str, Read] = {
+    "jsonl": _source("jsonl", ".jsonl"),
+    "extracted": _extracted,
+    "gzip": _source("jsonl", ".jsonl.gz"),
+    "zstd": _source("jsonl", ".jsonl.zst"),
+    "text": _source("text", ".txt", extractor="wikisplit"),
+    "csv": _source("csv", ".csv"),
+    "parquet": _source("parquet", ".parquet"),
+    "record": _records,
+    "shard": _shard,
+    "manifest": _file("manifest.json", load_manifest),
+    "run": _file("config.json", _read_run),
+    "model_config": _file("config.json", _model_config),
+    "safetensors": _file("model.safetensors", read_tensors),
+    "index": _file("model.safetensors.index.json", weight_files),
+    "tokenizer": _file("tokenizer.json", _tokenize),
+    "imported_tokenizer": _file("tokenizer.json", _import_tokenizer),
+    "spiece": _file("spiece.model", _build),
+    "modules": _file("modules.json", check_sentence_folder),
+    "pooling": _file("config.json", lambda folder: check_pooling(folder / "config.json")),
+    "features": _features,
+    "answer": _answer,
+}
+
+
+def run(target: str, folder: Path, data: bytes) -> None:
+    """Reads an input.
+
+    Args:
+      target: of `TARGETS`.
+      folder: empty, for its files; emptied again.
+      data: the input.
+    Raises: anything but UserError is a finding.
+    """
+    try:
+        TARGETS[target](folder, data)
+    except UserError as error:
+        # A message must reach the terminal.
+        str(error).encode("utf-8", "replace")
+    finally:
+        for path in folder.iterdir():
+            path.unlink()
