@@ -5,21 +5,18 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
 
 import tyro
 
 from jina_jax.ablate.verb import ablate
-from jina_jax.arguments import config_verb, parse
-from jina_jax.config import RunConfig
+from jina_jax.arguments import config_verb
 from jina_jax.config_file import config_names, each_phase, reads_from, to_json
 from jina_jax.credentials import masked
 from jina_jax.doctor.verb import doctor
 from jina_jax.errors import ExitCode, Interrupted, RunFailed, UserError
+from jina_jax.launch.verb import launch
+from jina_jax.look_verbs import inspect, plan
 from jina_jax.model_verbs import encode, import_model, mteb, negation_score, report, search
-from jina_jax.validation import validate
 
 # Heavy imports happen inside the verbs, so that --help and errors are quick.
 
@@ -50,6 +47,7 @@ use a model (MODEL is a run folder or an exported folder)
 
 look ahead and inside
   plan CONFIG         compile the step for a TPU slice without having one: does it fit, time, cost
+  launch TARGET CONFIG   the file that starts a run on GKE, SLURM, ...: names and sizes in one place
   inspect DIR         what is in a prepared folder or a run: counts, drops, scores and samples
   report RUN ...      one page: data, curves, scores, configuration; several runs side by side
   show-config CONFIG  every field with its value
@@ -67,16 +65,22 @@ def _prepare(args: Sequence[str]) -> None:
     pairs (eval/), the tokenizer, manifest.json and ledger.parquet, which tells of every dropped
     record why. Running it twice gives the same bytes.
 
+    Where --data-dir is a URL (gs:// with gcsfs, s3:// with s3fs), the folder is made in the cache
+    of this machine (--cache-dir) and put there; what is there already is fetched instead.
+
     example: jina-jax prepare my_config.py --data.eval-pairs 500
     """
     config = config_verb("prepare", _prepare.__doc__ or "", args)
     from jina_jax.data.prepare import prepare
+    from jina_jax.data.remote import fetch_if_there, upload_prepared
     from jina_jax.score.stages import configured_scorers
     from jina_jax.terminal import funnel
 
+    fetch_if_there(config)
     manifest = prepare(config.data, config.data_path, scorers=configured_scorers(config.data))
     print(funnel(manifest))
-    print(f"prepared data: {config.data_path}")
+    upload_prepared(config)
+    print(f"prepared data: {config.data_dir or config.data_path}")
 
 
 def _train(args: Sequence[str]) -> None:
@@ -91,13 +95,19 @@ def _train(args: Sequence[str]) -> None:
     source/NAME/..., and ALARM on standard error names one whose figures show a collapse (alarms).
 
     On several hosts, run it on each with --distributed.coordinator auto, or with HOST:PORT of the
-    first, --distributed.processes and --distributed.process-id.
+    first, --distributed.processes and --distributed.process-id. Where --data-dir is a URL, each
+    machine fetches the shards into its cache (--cache-dir) first, and checks every byte.
 
     example: jina-jax train my_config.py --train.num-steps 5000
     """
     config = config_verb("train", _train.__doc__ or "", args)
+    from jina_jax.data.remote import fetch_prepared
+    from jina_jax.distributed import start
     from jina_jax.train.loop import train
 
+    # Before the fetch, which takes one host longer than another.
+    start(config.distributed, config.faults.heartbeat_s)
+    fetch_prepared(config)
     train(config)
     print(f"trained: {config.run_path}")
 
@@ -117,9 +127,11 @@ def _evaluate(args: Sequence[str]) -> None:
     it, with file, line and field.
     """
     config = config_verb("evaluate", _evaluate.__doc__ or "", args)
+    from jina_jax.data.remote import fetch_prepared
     from jina_jax.evaluate.run import evaluate
     from jina_jax.terminal import scores
 
+    fetch_prepared(config)
     found = evaluate(config)
     of = ("retrieval", "negation", "semantic similarity", "reranking")
     tables = [scores(results, what) for results, what in zip(found, of, strict=True) if results]
@@ -140,8 +152,11 @@ def _export(args: Sequence[str]) -> None:
     example: HF_TOKEN=... jina-jax export runs/mine --export.onnx --export.push-to me/mine
     """
     config = config_verb("export", _export.__doc__ or "", args)
+    from jina_jax.data.remote import fetch_prepared
     from jina_jax.export.run import export
 
+    if config.data.sources:  # which an imported model has not
+        fetch_prepared(config)
     print(f"exported: {export(config)}")
 
 
@@ -176,9 +191,11 @@ def _mine(args: Sequence[str]) -> None:
     example: jina-jax mine my_config.py --mine.negatives-per-pair 3 --mine.margin 0.05
     """
     config = config_verb("mine", _mine.__doc__ or "", args)
+    from jina_jax.data.remote import fetch_prepared
     from jina_jax.mine.run import mine
     from jina_jax.terminal import mined
 
+    fetch_prepared(config)
     report = mine(config)
     print(mined(report))
     print(f"mined triplets: {config.mine_path}")
@@ -210,34 +227,6 @@ def _show_config(args: Sequence[str]) -> None:
     print(to_json(config_verb("show-config", _show_config.__doc__ or "", args)))
 
 
-def _plan(args: Sequence[str]) -> None:
-    """Tell whether a run fits a machine that isn't at hand, and how fast it can be at best.
-
-    Compiles the real train step with the real TPU compiler for a slice such as v5e:16x16, on any
-    machine with `pip install "jina-jax[tpu]"`: memory, FLOPs, collectives, and from published
-    peaks the shortest step, pairs/s, time and cost. Where it doesn't fit, compiles settings that
-    might, and names the first that does. Results are kept in ~/.cache/jina_jax.
-
-    example: jina-jax plan my_config.py --topology v5e:16x16 --pairs 385e6 --price-per-chip-hour 1.2
-    """
-    from jina_jax.plan.report import report
-    from jina_jax.plan.run import PlanOptions, plan
-
-    @dataclass(frozen=True)
-    class Arguments:
-        options: Annotated[PlanOptions, tyro.conf.arg(name="")]
-        config: Annotated[RunConfig, tyro.conf.arg(name="")]
-
-    given = parse(
-        "plan", _plan.__doc__ or "", args, Arguments, lambda c: Arguments(PlanOptions(), c)
-    )
-    validate(given.config)
-    plans = plan(given.config, given.options)
-    print(report(plans, given.options))
-    if not plans[-1].compiled.fits:
-        raise UserError(f"{given.config.name} does not fit {plans[-1].topology}")
-
-
 def _demo(args: Sequence[str]) -> None:
     """Run the whole way on real text that is at hand everywhere.
 
@@ -247,33 +236,6 @@ def _demo(args: Sequence[str]) -> None:
     from jina_jax.demo import demo
 
     demo(config_verb("demo", _demo.__doc__ or "", ["demo", *args]))
-
-
-def _inspect(
-    folder: tyro.conf.Positional[Path],
-    samples: int = 3,
-    why: str = "",
-    plot: Path | None = None,
-) -> None:
-    """Show what a prepared folder or a run holds.
-
-    Args:
-      folder: a prepared folder (manifest.json) or a run folder.
-      samples: dropped records shown per reason.
-      why: a query, positive or negative; tell instead what became of each record that has it.
-      plot: a .png, .svg or .pdf; draw instead the scores of the filters of a prepared folder.
-    """
-    from jina_jax.terminal import fates, inspect
-
-    if plot is not None:
-        from jina_jax.data.explain import score_histograms
-        from jina_jax.data.manifest import load_manifest
-        from jina_jax.histograms import plot_histograms
-
-        plot_histograms(score_histograms(load_manifest(folder)), plot)
-        print(f"scores of the filters: {plot}")
-        return
-    print(fates(folder, why) if why else inspect(folder, samples))
 
 
 _CONFIG_VERBS: dict[str, Callable[[Sequence[str]], None]] = {
@@ -286,17 +248,18 @@ _CONFIG_VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "mine": _mine,
     "run": _run_all,
     "show-config": _show_config,
-    "plan": _plan,
+    "plan": plan,
     "ablate": ablate,
+    "launch": launch,
 }
-_OF_ALL_PHASES = ("demo", "ablate", "run")
+_OF_ALL_PHASES = ("demo", "ablate", "run", "launch")
 _PLAIN_VERBS: dict[str, Callable[..., None]] = {
     "encode": encode,
     "import": import_model,
     "search": search,
     "negation-score": negation_score,
     "mteb": mteb,
-    "inspect": _inspect,
+    "inspect": inspect,
     "report": report,
     "doctor": doctor,
 }

@@ -8,6 +8,8 @@ else: no environment variable, no default hidden in code.
 Fields marked `changeable` may differ between a run and its resumption; all others may not.
 """
 
+import hashlib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -27,52 +29,11 @@ from jina_jax.loss_config import LossConfig
 from jina_jax.mine_config import MineConfig
 from jina_jax.mixture_config import MixtureConfig
 from jina_jax.negation_config import NegationConfig
+from jina_jax.source_config import SourceConfig
 
 
 def _changeable(default: Any) -> Any:
     return field(default=default, metadata={"changeable": True})
-
-
-@dataclass(frozen=True)
-class SourceConfig:
-    """Where pairs or triplets come from."""
-
-    name: str
-    """Names the source in shards, metrics and reports: letters, digits, '_' and '-'."""
-    kind: Literal["jsonl", "parquet", "csv", "tsv", "text", "pydocs", "tfds", "hf"] = "jsonl"
-    """File format (text also as .gz or .zst; `text` is lines for an extractor), `tfds` or `hf` for
-    a data set of TFDS or Hugging Face, or `pydocs`: docstrings of installed packages."""
-    paths: tuple[str, ...] = ()
-    """Files or globs. For `pydocs`: top-level packages to read; empty reads all installed ones.
-    For `tfds`: the data folder; empty takes TFDS's own."""
-    dataset: str = ""
-    """For `tfds` and `hf`: name or id of the data set, or the folder of a local one."""
-    subset: str = ""
-    """For `tfds` and `hf`: configuration of the data set."""
-    split: str = "train"
-    """For `tfds` and `hf`: split of the data set."""
-    revision: str = ""
-    """For `hf`: commit, branch or tag. For `tfds`: version."""
-    extractor: str = ""
-    """How texts are taken out of a record that is more than two fields (data/extract.py lists
-    them); empty takes the fields named below. One that gives triplets wants a `negative_field`,
-    whatever its name. Not for csv, tsv and pydocs."""
-    query_field: str = "query"
-    """Field or column that holds the query."""
-    positive_field: str = "positive"
-    """Field or column that holds the positive passage."""
-    negative_field: str = ""
-    """Field or column that holds the hard negative of a triplet; empty for pairs. Triplets are not
-    deduplicated, and no filter for pairs looks at them."""
-    weight: float | None = None
-    """Relative share of batches drawn from this source; None leaves it to `mixture`: 1, or by the
-    source's records. `mixture.stages` change it during a run."""
-    max_epochs: float | None = None
-    """Draw no more batches once its records were seen this often; its share goes to the others."""
-    licence: str = "unknown"
-    """Licence of the text; copied to the manifest and the model card."""
-    limit: int | None = None
-    """Read at most this many records."""
 
 
 @dataclass(frozen=True)
@@ -294,7 +255,11 @@ class RunConfig:
     workdir: str = _changeable("")
     """Everything is written below this folder; empty means `runs/NAME`."""
     data_dir: str = _changeable("")
-    """Prepared shards, when several runs share them; empty means `WORKDIR/data`."""
+    """Prepared shards, when several runs share them: a folder, or a URL such as gs://BUCKET/NAME
+    or s3://BUCKET/NAME, of which each machine keeps a copy; empty means `WORKDIR/data`."""
+    cache_dir: str = _changeable("")
+    """Where copies of prepared shards lie when `data_dir` is a URL; empty means
+    `~/.cache/jina_jax/data`. Processes of one machine share it."""
     machine: str = _changeable("")
     """What the run is set for, as `jina-jax plan` names it; empty where it is nothing special."""
     data: DataConfig = DataConfig()
@@ -320,7 +285,11 @@ class RunConfig:
 
     @property
     def data_path(self) -> Path:
-        """Folder of the prepared shards."""
+        """Folder of the prepared shards; of those at a URL, where this machine keeps its copy."""
+        if "://" in self.data_dir:
+            cache = Path(self.cache_dir or "~/.cache/jina_jax/data").expanduser().absolute()
+            words = re.sub(r"[^A-Za-z0-9]+", "-", self.data_dir).strip("-")
+            return cache / f"{words}-{hashlib.sha256(self.data_dir.encode()).hexdigest()[:8]}"
         return Path(self.data_dir).absolute() if self.data_dir else self.run_path / "data"
 
     @property

@@ -26,6 +26,13 @@ class ExitCode(IntEnum):
     """A step did not end in time, perhaps for another host."""
     HOST_LOST = 12
     """Another process of the run is gone or hangs."""
+    UNREACHABLE = 13
+    """A store of data outside this machine did not answer in time."""
+
+    @property
+    def may_be_tried_again(self) -> bool:
+        """Whether the same command may be started again as it is."""
+        return self >= 10
 
 
 class UserError(Exception):
@@ -85,3 +92,9 @@ class DataLost(RunFailed):
     """A process that reads batches is gone."""
 
     exit_code = ExitCode.DATA_STALLED
+
+
+class Unreachable(RunFailed):
+    """A store outside this machine did not answer in time."""
+
+    exit_code = ExitCode.UNREACHABLE

@@ -193,11 +193,11 @@ def _distributed_problems(config: RunConfig) -> Iterator[str]:
 
 
 def _folder_problems(config: RunConfig) -> Iterator[str]:
-    for name in ("workdir", "data_dir"):
+    for name in ("workdir", "cache_dir"):
         if "://" in getattr(config, name):
             yield (
-                f"{name}={getattr(config, name)!r} is a URL: give a folder, local or mounted on "
-                f"all machines, and copy it when it is done (gsutil cp -r, aws s3 cp --recursive)"
+                f"{name}={getattr(config, name)!r} is a URL: give a folder, local or, for workdir, "
+                f"mounted on all machines"
             )
 
 

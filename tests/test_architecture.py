@@ -12,7 +12,7 @@ ROOT = Path(jina_jax.__file__).parent
 # What each part may import of the others, besides itself.
 CONFIGS = {
     "alarm_config", "evaluate_config", "export_config", "fault_config", "filter_config",
-    "loss_config", "mine_config", "mixture_config", "negation_config",
+    "loss_config", "mine_config", "mixture_config", "negation_config", "source_config",
 }  # fmt: skip
 BASE = CONFIGS | {"config", "errors", "types"}
 MODEL = BASE | {"model"}
@@ -37,6 +37,7 @@ ALLOWED = {
     "mixture_config": set(),
     "alarm_config": set(),
     "negation_config": set(),
+    "source_config": set(),
     "config": CONFIGS,
     "ablate_config": {"config", "errors"},
     "suite_config": {"evaluate_config"},
@@ -76,7 +77,10 @@ ALLOWED = {
     | {"checkpoint", "config_file", "data", "hf_folder", "evaluate", "trained"}
     | {"sentence_folder", "untrusted"},
 }
-SHELL = {"ablate", "arguments", "cli", "demo", "histograms", "model_verbs", "terminal", "__init__"}
+SHELL = {
+    "ablate", "arguments", "cli", "demo", "histograms", "launch", "look_verbs", "model_verbs",
+    "terminal", "__init__",
+}  # fmt: skip
 """What a person starts; these may import all."""
 
 

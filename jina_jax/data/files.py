@@ -26,7 +26,7 @@ def is_url(path: str) -> bool:
 
 
 @contextmanager
-def _store(url: str) -> Iterator[tuple[Any, str]]:
+def store(url: str) -> Iterator[tuple[Any, str]]:
     """The file system of a URL and the name in it; what its library raises becomes an OSError.
 
     Raises: UserError when no library reads such URLs.
@@ -53,7 +53,7 @@ def find_files(pattern: str) -> list[str]:
     """
     if is_url(pattern):
         try:
-            with _store(pattern) as (system, path):
+            with store(pattern) as (system, path):
                 found = [path] if system.isfile(path) else sorted(system.glob(path))
                 return [system.unstrip_protocol(name) for name in found if system.isfile(name)]
         except OSError as error:
@@ -83,7 +83,7 @@ def open_file(path: str) -> IO[bytes]:
     Raises: OSError when it cannot be read.
     """
     if is_url(path):
-        with _store(path) as (system, name):
+        with store(path) as (system, name):
             return system.open(name, "rb", block_size=_AHEAD_BYTES)
     return Path(path).open("rb")
 
@@ -104,7 +104,7 @@ def file_state(path: str) -> FileState:
     """
     try:
         if is_url(path):
-            with _store(path) as (system, name):
+            with store(path) as (system, name):
                 info = system.info(name)
             stamp = next((str(info[key]) for key in _STAMPS if key in info), "")
             return FileState(int(info["size"]), stamp)

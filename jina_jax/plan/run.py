@@ -80,7 +80,16 @@ def plan(config: RunConfig, options: PlanOptions) -> list[Plan]:
     Raises: UserError for an unknown topology, a missing compiler, or a batch that doesn't divide.
     """
     options = dataclasses.replace(options, topology=options.topology or config.machine or LOCAL)
-    slices = 1 if options.topology == LOCAL else find_topology(options.topology).slices
+    slices = 1
+    if options.topology != LOCAL:
+        topology = find_topology(options.topology)
+        slices = topology.slices
+        if topology.family.usable_hbm_bytes is None:
+            raise UserError(
+                f"nothing can be planned for {topology.family.name}: without such a machine the "
+                f"compiler takes each chip for two devices; plan on the machine with --topology "
+                f"{LOCAL}"
+            )
     plans = [_plan(config, options, "")]
     if plans[0].compiled.fits:
         return plans
@@ -109,7 +118,7 @@ def _plan(config: RunConfig, options: PlanOptions, remedy: str) -> Plan:
         cache.store(request, compiled)
     available = compiled.available_bytes
     if options.topology != LOCAL:
-        available = available or find_topology(options.topology).family.usable_hbm_bytes
+        available = available or find_topology(options.topology).family.usable_hbm_bytes or 0
     return Plan(
         config, request.shape, options.topology, compiled, _flops(config, request.shape),
         accelerator(compiled.device_kind), available, remedy,

@@ -19,17 +19,20 @@ class Family:
 
     name: str
     device_kind: str
-    usable_hbm_bytes: int
-    """Of the published memory of a chip, what the compiler lets a program use."""
+    usable_hbm_bytes: int | None
+    """Of the published memory of a chip, what the compiler lets a program use. None where nothing
+    can be planned: without a v4 at hand, the compiler takes each of its chips for two devices."""
     slices: tuple[str, ...]
     """Chips along each axis of the slices that are offered."""
 
 
+_CHIPS_A_HOST = 4
 _TWO_AXES = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _THREE_AXES = (
     "2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16",
 )  # fmt: skip
 FAMILIES = (
+    Family("v4", "TPU v4", None, _THREE_AXES),
     Family("v5e", "TPU v5 lite", round(15.75 * _GIB), _TWO_AXES),
     Family("v5p", "TPU v5", round(95.73 * _GIB), _THREE_AXES),
     Family("v6e", "TPU v6 lite", round(31.24 * _GIB), _TWO_AXES),
@@ -46,6 +49,21 @@ class Topology:
     family: Family
     chips: int
     """Of all slices."""
+
+    @property
+    def size(self) -> str:
+        """Chips along each axis of a slice, such as `16x16`."""
+        return self.slice_name.partition(":")[2]
+
+    @property
+    def hosts_per_slice(self) -> int:
+        """Machines that the chips of a slice are attached to, each with as many."""
+        return self.chips // self.slices // self.chips_per_host
+
+    @property
+    def chips_per_host(self) -> int:
+        """Chips that one process sees as its own devices."""
+        return min(self.chips // self.slices, _CHIPS_A_HOST)
 
     @property
     def accelerator(self) -> Accelerator:

@@ -237,6 +237,8 @@ def test_plan_on_the_command_line(capsys):
     assert "demo on local (8 × cpu): 128 pairs of 20 + 20 tokens" in capsys.readouterr().out
     assert cli.main(["plan", "demo", "--topology", "v5e:5x5"]) == 2
     assert "no topology 'v5e:5x5'" in capsys.readouterr().err
+    assert cli.main(["plan", "demo", "--topology", "v4:2x2x4"]) == 2
+    assert "nothing can be planned for v4" in capsys.readouterr().err
 
 
 needs_libtpu = pytest.mark.skipif(
@@ -298,15 +300,17 @@ def test_every_topology_is_one_that_the_compiler_knows():
     script = (
         "import json, sys\n"
         "from jina_jax.plan.compile import topology_devices as t\n"
-        "print(json.dumps([[len(t(n)), t(n)[0].device_kind] for n in sys.argv[1:]]))"
+        "print(json.dumps([[len(t(n)), t(n)[0].device_kind, len({d.process_index for d in t(n)})]"
+        " for n in sys.argv[1:]]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, *names], env=os.environ | child._TPU_COMPILER,
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     found = json.loads(done.stdout.splitlines()[-1])
-    expected = [
-        [run.find_topology(name).chips, run.find_topology(name).family.device_kind]
-        for name in names
-    ]
+    expected = []
+    for topology in map(run.find_topology, names):
+        # A chip of v4 is two devices to the compiler, which is why it is not planned for.
+        devices = topology.chips * (2 if topology.family.usable_hbm_bytes is None else 1)
+        expected.append([devices, topology.family.device_kind, topology.hosts_per_slice])
     assert found == expected

@@ -83,6 +83,9 @@ def test_topologies():
     for family in FAMILIES:
         for size in family.slices:
             known = find_topology(f"{family.name}:{size}").accelerator
+            if family.usable_hbm_bytes is None:
+                assert family.name == "v4"
+                continue
             assert 0.95 * known.hbm_bytes < family.usable_hbm_bytes < 1.01 * known.hbm_bytes
 
 

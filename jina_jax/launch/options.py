@@ -1,0 +1,106 @@
+"""What a launch is told: names, sizes and paths, once for all ways to start a run."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from jina_jax.errors import UserError
+from jina_jax.launch.machines import GpuMachine, TpuMachine
+
+Target = Literal["gke", "xpk", "gce-mig", "queued-resources", "skypilot", "slurm"]
+
+MOUNT = "/runs"
+"""Where hosts see the bucket, in the container."""
+CACHE = "/cache"
+"""Where hosts keep copies of the shards, in the container."""
+GRACE_S = 180
+"""From the signal that ends a host to its end: the trainer saves in between."""
+
+
+@dataclass(frozen=True)
+class LaunchOptions:
+    """Where a run is started."""
+
+    topology: str = ""
+    """TPU slices such as v5e:16x16 or 2xv5e:16x16, or GPUs such as h100:8, or 2xh100:8 for two
+    nodes; empty takes the machine that the config is set for."""
+    image: str = ""
+    """Container image, built with launch/Dockerfile (all but slurm)."""
+    bucket: str = ""
+    """Cloud Storage bucket, mounted on every host: the run folder lies in it (all but slurm)."""
+    data_dir: str = ""
+    """Prepared shards: a URL, or a folder that every host sees; empty means gs://BUCKET/data/NAME
+    (for slurm the config's own)."""
+    workdir: str = ""
+    """For slurm: the run folder, on a file system that all nodes see; empty means the config's."""
+    name: str = ""
+    """Of the job; empty takes the run's name."""
+    project: str = ""
+    """Google Cloud project (xpk, gce-mig, queued-resources)."""
+    zone: str = ""
+    """Such as us-west4-a (xpk, gce-mig, queued-resources)."""
+    cluster: str = ""
+    """Cluster that `xpk cluster create` made (xpk)."""
+    service_account: str = "jina-jax"
+    """Kubernetes service account that may read and write the bucket (gke)."""
+    partition: str = ""
+    """Of a SLURM cluster; empty takes its default (slurm)."""
+    time_limit: str = "24:00:00"
+    """Of one allocation; the job asks for the next itself (slurm)."""
+    spot: bool = False
+    """Take capacity that may be taken away again, for less."""
+    max_restarts: int = 100
+    """Starts anew after a failure of a host this often (gke, xpk, slurm); preemptions on GKE do
+    not count."""
+
+
+_NEEDED = {
+    "gke": ("image", "bucket"),
+    "xpk": ("image", "bucket", "project", "zone", "cluster"),
+    "gce-mig": ("image", "bucket", "project", "zone"),
+    "queued-resources": ("image", "bucket", "project", "zone"),
+    "skypilot": ("image", "bucket"),
+    "slurm": (),
+}
+_GPU_TARGETS = ("skypilot", "slurm")
+_SHELL_SAFE = re.compile(r"[A-Za-z0-9_@%+=:,./-]*")
+
+
+def check(target: Target, options: LaunchOptions, machine: TpuMachine | GpuMachine) -> None:
+    """Checks that a target gets what it needs.
+
+    Raises: UserError listing everything that is missing or does not go together.
+    """
+    if problems := list(_problems(target, options, machine)):
+        raise UserError(f"{target}: " + "\n  ".join(problems))
+
+
+def _problems(
+    target: Target, options: LaunchOptions, machine: TpuMachine | GpuMachine
+) -> Iterator[str]:
+    if missing := [n for n in _NEEDED[target] if not getattr(options, n)]:
+        yield f"give {', '.join(f'--{name}' for name in missing)}"
+    for name in ("image", "bucket", "data_dir", "workdir", "project", "zone", "cluster",
+                 "service_account", "partition", "time_limit"):  # fmt: skip
+        if not _SHELL_SAFE.fullmatch(value := getattr(options, name)):
+            yield f"--{name.replace('_', '-')} {value!r} holds a blank or another special character"
+    if "://" in options.bucket:
+        yield f"--bucket {options.bucket!r}: give its name alone, without gs://"
+    if "://" in options.workdir:
+        yield f"--workdir {options.workdir!r}: give a folder that all nodes see, not a URL"
+    if isinstance(machine, GpuMachine):
+        if target not in _GPU_TARGETS:
+            yield f"it has TPUs, and {machine.kind} is a GPU: take {' or '.join(_GPU_TARGETS)}"
+        return
+    family = machine.topology.family.name
+    if target == "slurm":
+        yield f"it is for GPUs, and {family} is a TPU: take gke"
+    if target == "gce-mig" and not machine.names.is_at_compute_engine:
+        yield f"Compute Engine makes no {family} hosts of its own: take gke or queued-resources"
+    if target in ("gce-mig", "skypilot") and machine.topology.slices > 1:
+        yield f"it starts one slice, not {machine.topology.slices}: take gke or queued-resources"
+    if target == "gce-mig" and machine.topology.hosts_per_slice == 1:
+        yield f"{machine.topology.slice_name} is one host, which needs no group: take gke"
+    if options.max_restarts < 0:
+        yield f"--max-restarts {options.max_restarts} must not be negative"

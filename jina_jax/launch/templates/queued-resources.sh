@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# @name@: @slices@ × @accelerator_type@ (@size@, @chips@ chips in all), as a queued resource of the Cloud TPU
+# API, which Google keeps for what exists: prefer GKE. Made by `jina-jax launch queued-resources`.
+#
+@config_copy@
+#   queued-resources.sh [--dry-run]     # asks for it, waits, trains; --dry-run prints the commands
+#   queued-resources.sh --delete        # ends it, and what is paid for it
+#
+# It may be stopped and started again at any time; what was preempted is asked for anew.
+set -euo pipefail
+
+at=(--project=@project@ --zone=@zone@)
+nodes=(@node_names@)
+is_dry=
+case "${1:-}" in
+  --dry-run) is_dry=1 ;;
+  --delete)
+    gcloud compute tpus queued-resources delete @name@ "${at[@]}" --force --quiet
+    exit 0
+    ;;
+  "") ;;
+  *)
+    echo "usage: $0 [--dry-run | --delete]" >&2
+    exit 2
+    ;;
+esac
+
+run() {
+  if [[ -n $is_dry ]]; then
+    printf '%q ' "$@" && echo
+  else
+    "$@"
+  fi
+}
+
+state() {
+  gcloud compute tpus queued-resources describe @name@ "${at[@]}" \
+    --format='value(state.state)' 2>/dev/null || true
+}
+
+host=$(
+  cat <<'HOST'
+@host@
+HOST
+)
+
+ask() {
+  run gcloud compute tpus queued-resources create @name@ "${at[@]}" \
+    @nodes@ \
+    --accelerator-type=@accelerator_type@ \
+    --runtime-version=@runtime_version@ \
+    @spot@ \
+    --quiet
+}
+
+# Every host of every slice; ends when the first of the slices does.
+train() {
+  local node
+  for node in "${nodes[@]}"; do
+    run gcloud compute tpus tpu-vm ssh "$node" "${at[@]}" --worker=all \
+      --command="sudo bash -c $(printf '%q' "$host")" &
+  done
+  wait -n
+}
+
+if [[ -n $is_dry ]]; then
+  ask
+  train
+  wait
+  exit 0
+fi
+while true; do
+  case "$(state)" in
+    "") ask ;;
+    ACTIVE)
+      if train; then
+        echo "done; end what is paid for it with: $0 --delete"
+        exit 0
+      fi
+      ;;
+    SUSPENDED | FAILED) gcloud compute tpus queued-resources delete @name@ "${at[@]}" --force --quiet ;;
+    *) ;;
+  esac
+  sleep 30
+done

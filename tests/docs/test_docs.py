@@ -1,0 +1,141 @@
+"""The documentation builds without a broken link, and its code does what it says."""
+
+import csv
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jina_jax import cli
+from jina_jax.arguments import config_verb
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+PYTHON, SHELL = "python", "sh"
+RUN_ORDER = ("data", "start", "evaluate", "resume", "gpus", "paper", "tpu-pod")
+"""Pages with shell blocks: the first makes the run that the others look at."""
+NOT_RUN = {
+    "plan": "needs the TPU compiler",
+    "mteb": "reads data sets from the hub",
+    "prepare base": "reads the paper's data from the hub",
+    "train base": "reads the paper's data from the hub",
+    "inspect /mnt": "a mounted bucket",
+}
+EXIT_CODES = {"train mine.py --train.num-steps 60": 2}
+"""What a page says is refused; all other commands end with 0."""
+
+
+def blocks(path, language):
+    text = path.read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def commands(path):
+    """Arguments of each `jina-jax` line of a page."""
+    for block in blocks(path, SHELL):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words[:1] == ["jina-jax"]:
+                yield words[1:]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Data for the config of data.md, and that config."""
+    folder = tmp_path_factory.mktemp("docs")
+    names = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    words = [" ".join(names[int(d)] for d in str(n)) for n in range(300)]
+    rows = [{"question": f"What is the number {w}?", "answer": f"It is {n}."}
+            for n, w in enumerate(words)]  # fmt: skip
+    (folder / "faq-1.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    with (folder / "docs.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["title", "body"])
+        table.writerows([f"number {w}", f"{n} is spelt {w}."] for n, w in enumerate(words))
+    (folder / "passages.txt").write_text("".join(f"{row['answer']}\n" for row in rows))
+    (config,) = [b for b in blocks(ROOT / "docs" / "data.md", PYTHON) if b.startswith("# mine.py")]
+    (folder / "mine.py").write_text(config)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def outcomes(folder):
+    """Every command of the pages → its exit code, run in their order; None for one not run."""
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for page in RUN_ORDER:
+            if page == "start":
+                (folder / "runs" / "demo").symlink_to(folder / "runs" / "mine")
+            for words in commands(ROOT / "docs" / f"{page}.md"):
+                text = shlex.join(words)
+                is_run = not any(text.startswith(start) for start in NOT_RUN)
+                found[text] = cli.main(words) if is_run else None
+    return found
+
+
+def test_it_builds_without_a_broken_link(tmp_path):
+    done = subprocess.run(
+        [Path(sys.executable).parent / "mkdocs", "build", "--strict", "--site-dir", tmp_path],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    config = (tmp_path / "config" / "index.html").read_text(encoding="utf-8")
+    assert "clip_norm" in config and "Gradients are scaled down to this global norm." in config
+    verbs = (tmp_path / "verbs" / "index.html").read_text(encoding="utf-8")
+    for verb in [*cli._CONFIG_VERBS, *cli._PLAIN_VERBS]:
+        assert f'id="{verb}"' in verbs
+
+
+def test_every_page_with_commands_is_run():
+    with_commands = {path.stem for path in PAGES if list(commands(path))}
+    assert with_commands == set(RUN_ORDER)
+
+
+def test_commands_end_as_the_pages_say(outcomes):
+    run = {text: code for text, code in outcomes.items() if code is not None}
+    assert run == {text: EXIT_CODES.get(text, 0) for text in run}
+    assert len(run) > 15
+    assert all(any(t.startswith(start) for t in outcomes) for start in NOT_RUN)
+
+
+def test_commands_that_are_not_run_have_arguments_that_exist(outcomes, capsys):
+    for text in (text for text, code in outcomes.items() if code is None):
+        verb, *args = shlex.split(text)
+        if verb in ("prepare", "train"):
+            config_verb(verb, "", args)
+            continue
+        with pytest.raises(SystemExit):
+            cli.main([verb, *args[:1], "--help"])
+        out = capsys.readouterr().out
+        assert all(flag in out for flag in args if flag.startswith("--")), text
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_shell_blocks_are_shell(path):
+    for block in blocks(path, SHELL):
+        subprocess.run(["bash", "-n"], input=block, text=True, check=True)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_python_blocks_run(path, outcomes, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    monkeypatch.setitem(sys.modules, "docs_page", type(sys)("docs_page"))
+    space = {"__name__": "docs_page"}
+    for block in blocks(path, PYTHON):
+        exec(compile(block, str(path), "exec"), space)
+
+
+def test_files_that_pages_name_exist():
+    package = ROOT / "jina_jax"
+    missing = [
+        f"{path.name}: {name}"
+        for path in PAGES
+        for name in re.findall(r"`([\w/]+\.py)`", path.read_text(encoding="utf-8"))
+        if not (package / name).exists() and not (ROOT / name).exists() and name != "mine.py"
+    ]
+    assert not missing

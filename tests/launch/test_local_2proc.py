@@ -1,0 +1,71 @@
+"""launch/local_2proc.sh: two real processes train, are killed, and one goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jina_jax.data.prepare import prepare
+from tests.prepared import CONFIG_FILE, STEPS, tiny_config, write_jsonl
+from tests.trainer import ROOT, curve, finish, start, wait_for_step
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    write_jsonl(folder)
+    prepare(tiny_config(str(folder)).data, folder / "data", progress=False)
+    (folder / "config.py").write_text(CONFIG_FILE.format(folder=str(folder)))
+    return folder
+
+
+def start_two(folder, run):
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    return subprocess.Popen(
+        [ROOT / "launch" / "local_2proc.sh", folder / "config.py", f"--workdir={folder / run}"],
+        env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def steps(folder, run):
+    return [step for step, *_ in curve(folder, run)]
+
+
+def test_two_are_killed_and_one_goes_on(folder):
+    two = start_two(folder, "killed")
+    assert wait_for_step(folder, "killed", two, 15)
+    os.killpg(two.pid, signal.SIGKILL)
+    two.communicate(timeout=60)
+    assert 15 <= len(steps(folder, "killed")) < STEPS
+    said = finish(start(folder, "killed", devices=1))
+    # Checkpoints are made every 7 steps; one that was being written is not there.
+    assert "from step 7 " in said or "from step 14 " in said or "from step 21 " in said, said
+    assert steps(folder, "killed") == list(range(1, STEPS + 1))
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_script_stops_both_with_everything_saved(folder):
+    two = start_two(folder, "stopped")
+    assert wait_for_step(folder, "stopped", two, 5)
+    two.send_signal(signal.SIGTERM)
+    _, errors = two.communicate(timeout=120)
+    assert two.returncode == 128 + signal.SIGTERM, errors
+    assert errors.count("is saved. The same command goes on from there") == 2
+    assert 5 <= len(steps(folder, "stopped")) < STEPS
+
+
+def test_what_both_refuse_ends_the_script_with_their_code(folder):
+    two = subprocess.run(
+        [ROOT / "launch" / "local_2proc.sh", "no-such-config"], capture_output=True, text=True,
+        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+    )  # fmt: skip
+    assert two.returncode == 2 and "no-such-config" in two.stderr
