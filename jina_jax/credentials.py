@@ -8,9 +8,11 @@ import os
 import re
 
 _SHAPES = {
-    "a user and password": re.compile(r"(?<=://)[^/\s@'\"]*:[^/\s@'\"]*(?=@)"),
+    # A path that was made of an address has one slash alone.
+    "a user and password": re.compile(r"(?<=:/)/?[^/\s@'\"]*:[^/\s@'\"]*(?=@)"),
     "a key in its address": re.compile(
-        r"(?i)(?<=[?&])(?:[\w-]*(?:token|signature|password|secret|key)|sig|pwd)=[^&\s'\"]+"
+        r"(?i)(?<=[?&])(?:[\w-]*[-_])?(?:access|api|auth)?"
+        r"(?:token|signature|sig|password|pwd|secret|key)=[^&\s'\"]+"
     ),
     "a token": re.compile(
         r"\b(?:hf_[A-Za-z0-9]{20,}|sk-[\w-]{20,}|gh[pousr]_\w{30,}|AKIA[0-9A-Z]{16}|AIza[\w-]{35})"
