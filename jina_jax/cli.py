@@ -321,7 +321,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _run(args[0], args[1:])
     except UserError as error:
-        print(f"jina-jax {args[0]}: {masked(str(error))}", file=sys.stderr)
+        print(f"jina-jax {args[0]}: {masked(str(error), args)}", file=sys.stderr)
         return 2
     except Interrupted as interrupted:
         print(f"jina-jax {args[0]}: {interrupted}", file=sys.stderr)
