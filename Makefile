@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The versions that the tests were run with.
 CONSTRAINTS := constraints.txt
 
-.PHONY: help demo test lint docs bench-cpu bench-loss bench-gpu bench-quality bench-feed clean
+.PHONY: help demo test lint docs fuzz bench-cpu bench-loss bench-gpu bench-quality bench-feed clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,6 +23,10 @@ lint: $(VENV)/test  ## style, format and types
 
 docs: $(VENV)/test  ## the documentation, into build/site; a broken link fails
 	$(BIN)/mkdocs build --strict
+
+fuzz: $(VENV)/test  ## a minute of fuzzing for each file format that is read
+	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e '.[fuzz]'
+	$(BIN)/python -m tests.fuzz --seconds 60
 
 bench-cpu: $(VENV)/test  ## training and encoding beside sentence-transformers: minutes
 	$(BIN)/python benchmarks/train_speed.py

@@ -295,10 +295,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _run(args[0], args[1:])
     except UserError as error:
-        print(f"jina-jax {args[0]}: {masked(str(error))}", file=sys.stderr)
+        print(f"jina-jax {args[0]}: {masked(str(error), args)}", file=sys.stderr)
         return ExitCode.USER_ERROR
     except RunFailed as failed:
-        print(f"jina-jax {args[0]}: {masked(str(failed))}", file=sys.stderr)
+        print(f"jina-jax {args[0]}: {masked(str(failed), args)}", file=sys.stderr)
         return failed.exit_code
     except Interrupted as interrupted:
         print(f"jina-jax {args[0]}: {interrupted}", file=sys.stderr)

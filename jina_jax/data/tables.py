@@ -244,6 +244,8 @@ def _row(cells: list[str], header: list[str], fields: Sequence[str], origin: Ori
         what = f"{len(cells)} cells, but the header has {len(header)}"
         return BadRecord("wrong_column_count", what, origin)
     texts = tuple(cells[header.index(name)] for name in fields)
-    if any("\udc80" <= c <= "\udcff" for text in texts for c in text):
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
         return BadRecord("invalid_utf8", "a cell holds bytes that are not UTF-8", origin)
     return record(texts, origin)

@@ -1,6 +1,7 @@
 """One function for each format that is read: it takes bytes and may raise nothing but UserError."""
 
 import contextlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,9 +63,14 @@ def _shard(folder: Path, data: bytes) -> None:
         assert [found.text(record, i).tolist() for i in (0, 1)] == [[1, 2], [3]]
 
 
-def _file(name: str, read: Callable[[Path], object]) -> Read:
+def _file(name: str, read: Callable[[Path], object], beside: str = "") -> Read:
+    """Target of a file; `beside` is another one that a valid one names, empty JSON but for that."""
+
     def target(folder: Path, data: bytes) -> None:
         (folder / name).write_bytes(data)
+        if beside:
+            (folder / beside).parent.mkdir(exist_ok=True)
+            (folder / beside).write_text('{"pooling_mode": "mean"}')
         read(folder)
 
     return target
@@ -120,11 +126,11 @@ TARGETS: dict[str, Read] = {
     "run": _file("config.json", _read_run),
     "model_config": _file("config.json", _model_config),
     "safetensors": _file("model.safetensors", read_tensors),
-    "index": _file("model.safetensors.index.json", weight_files),
+    "index": _file("model.safetensors.index.json", weight_files, "model-1.safetensors"),
     "tokenizer": _file("tokenizer.json", _tokenize),
     "imported_tokenizer": _file("tokenizer.json", _import_tokenizer),
     "spiece": _file("spiece.model", _build),
-    "modules": _file("modules.json", check_sentence_folder),
+    "modules": _file("modules.json", check_sentence_folder, "1_Pooling/config.json"),
     "pooling": _file("config.json", lambda folder: check_pooling(folder / "config.json")),
     "features": _features,
     "answer": _answer,
@@ -146,5 +152,13 @@ def run(target: str, folder: Path, data: bytes) -> None:
         # A message must reach the terminal.
         str(error).encode("utf-8", "replace")
     finally:
-        for path in folder.iterdir():
+        empty(folder)
+
+
+def empty(folder: Path) -> None:
+    """Removes what a target wrote."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
             path.unlink()
