@@ -58,12 +58,12 @@ def test_a_killed_worker_ends_the_run_and_the_next_has_the_same_batches(folder, 
 
 def test_a_stopped_worker_ends_the_run_in_time_with_all_stacks(folder, uninterrupted):
     code, said, seconds = harm_a_worker(
-        folder, "worker_stopped", signal.SIGSTOP, "--faults.batch-timeout-s=5"
+        folder, "worker_stopped", signal.SIGSTOP, "--faults.batch-timeout-s=10"
     )
     assert code == ExitCode.DATA_STALLED, said
-    assert "no batch came within 5 s (faults.batch_timeout_s): one of the workers hangs" in said
+    assert "no batch came within 10 s (faults.batch_timeout_s): one of the workers hangs" in said
     assert "where each thread is:" in said and "_on_devices" in said
-    assert 4 < seconds < 60
+    assert 9 < seconds < 90
 
 
 def test_a_killed_trainer_leaves_no_process_and_no_memory(folder, uninterrupted):

@@ -5,8 +5,8 @@ from tests.trainer import curve, start
 
 
 def test_a_step_that_does_not_fit_is_refused_with_remedies(folder):
-    """Attention of rows of 16,384 tokens, in a step that holds all scores at once."""
-    flags = ("--feed.row-tokens=16384", "--feed.texts-per-row=1", "--feed.rows-multiple=64")
+    """Attention of 4,096 rows of 2,048 tokens, in a step that holds all scores at once."""
+    flags = ("--feed.row-tokens=2048", "--feed.texts-per-row=1", "--feed.rows-multiple=4096")
     process = start(folder, "too_large", *flags)
     _, said = process.communicate(timeout=300)
     assert process.returncode == ExitCode.OUT_OF_MEMORY, said

@@ -157,7 +157,7 @@ TABLE = (
         ),
     ),
     Row(
-        "step does not fit the memory", "rows of 16,384 tokens",
+        "step does not fit the memory", "4,096 rows of 2,048 tokens",
         "exit 5 before the first step, with remedies",
         ("faults/test_memory.py::test_a_step_that_does_not_fit_is_refused_with_remedies",),
     ),
