@@ -5,8 +5,10 @@ hosts, devices or workers nor where a run was resumed changes it. So the state o
 one number.
 """
 
+import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import grain
 import numpy as np
@@ -48,10 +50,10 @@ class _ReadBatch(grain.transforms.Map):
         return Batch(int(element), source, record_B, packed)
 
 
-def _start_worker(*_: int) -> None:
+def _start_worker(parent: int, *_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's to handle.
     # A worker must not outlive a trainer that was killed, holding its memory and its stdout.
-    die_with_parent()
+    die_with_parent(parent)
 
 
 def batches(
@@ -94,7 +96,7 @@ def batches(
         grain.MultiprocessingOptions(
             num_workers=config.workers, per_worker_buffer_size=config.prefetch_batches
         ),
-        worker_init_fn=_start_worker,
+        worker_init_fn=partial(_start_worker, os.getpid()),
     )
     return _or_lost(iter(from_workers))
 

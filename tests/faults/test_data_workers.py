@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jina_jax.errors import ExitCode
 from jina_jax.train.metrics import read_metrics
-from tests.trainer import children, planned, start, wait_for_step, wait_until, workers
+from tests.trainer import children, planned, start, wait_for_step, workers
 
 FLAGS = ("--train.num-steps=100000", "--feed.workers=2", "--feed.prefetch-batches=1")
 
@@ -78,8 +78,8 @@ def test_a_killed_trainer_leaves_no_process_and_no_memory(folder, uninterrupted)
 
 
 def test_a_worker_that_is_stopped_dies_with_a_killed_trainer(folder, uninterrupted):
-    process = start(folder, "orphans", *FLAGS)
-    assert wait_until(lambda: len(workers(process.pid)) == 2, process)
+    process = start(folder, "stopped_orphans", *FLAGS)
+    assert wait_for_step(folder, "stopped_orphans", process, 10)
     stopped = workers(process.pid)[0]
     os.kill(stopped, signal.SIGSTOP)
     process.send_signal(signal.SIGKILL)
