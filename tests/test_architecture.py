@@ -66,7 +66,7 @@ ALLOWED = {
     | {"data", "feed", "mesh", "hf_folder", "initial", "packed_encoder", "progress", "trained"}
     | {"sentence_folder"},
     "doctor": MODEL
-    | {"checkpoint", "config_file", "data", "hf_folder", "sentence_folder", "trained"}
+    | {"config_file", "data", "hf_folder", "seal", "sentence_folder", "trained"}
     | {"credentials", "untrusted", "validation"},
     "mine": MODEL | {"data", "evaluate", "progress", "trained"},
     "plan": MODEL

@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-from jina_jax.checkpoint import Checkpoints
 from jina_jax.config import RunConfig, SourceConfig
 from jina_jax.data.files import file_state
 from jina_jax.data.manifest import MANIFEST_FILE, file_sha256
@@ -15,6 +14,7 @@ from jina_jax.doctor.prepared import prepared_checks
 from jina_jax.errors import UserError
 from jina_jax.hf_folder import read_encoder
 from jina_jax.model.weights import from_huggingface, parameter_count
+from jina_jax.seal import damage
 from jina_jax.sentence_folder import check_sentence_folder
 from jina_jax.trained import BEST_FOLDER, load_checkpoint
 from jina_jax.validation import check_credentials, validate
@@ -81,26 +81,18 @@ def _checkpoints(folder: Path, config: RunConfig, full: bool) -> Checks:
     if not steps:
         yield Check(subject, "warning", f"no finished step in {folder}", "run `jina-jax train`")
         return
-    with Checkpoints(folder) as checkpoints:
-        damaged = {step: wrong for step in steps if (wrong := step_damage(checkpoints, step))}
+    # Every byte is read of them: of all steps only where that is asked for.
+    looked_at = steps if full else steps[-1:]
+    damaged = {step: wrong for step in looked_at if (wrong := damage(folder / str(step)))}
     for step, wrong in damaged.items():
         yield Check(
             subject, "failed", f"step {step} of {folder} is damaged: {wrong}",
-            f"remove {folder / str(step)}: training goes on from the newest step that is whole",
+            "`jina-jax train` sets it aside and goes on from the newest step that is whole",
         )  # fmt: skip
-    if whole := [step for step in steps if step not in damaged]:
-        yield Check(subject, "ok", f"steps {', '.join(map(str, whole))}")
+    if whole := [step for step in looked_at if step not in damaged]:
+        yield Check(subject, "ok", f"step {', '.join(map(str, whole))} as it was sealed")
     if full and folder == config.checkpoint_path and not damaged:
         yield from guarded(subject, lambda: _parameters(config))
-
-
-def step_damage(checkpoints: Checkpoints, step: int) -> str:
-    """What is wrong with a finished step, or an empty text."""
-    try:
-        # Orbax gives none where it cannot read them, and every step is saved with some.
-        return "" if checkpoints.metadata(step) else "its metadata are gone or damaged"
-    except Exception as error:  # Orbax and TensorStore raise a dozen kinds.
-        return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"[:300]
 
 
 def _parameters(config: RunConfig) -> Checks:
