@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 from jina_jax.errors import UserError
@@ -95,8 +96,9 @@ def _converse(process: "subprocess.Popen[bytes]", request: Request) -> dict[str,
     """Sends the request, says what progress comes back, and returns the answer."""
     assert process.stdin is not None and process.stdout is not None
     began = time.monotonic()
-    process.stdin.write(pickle.dumps(request))
-    process.stdin.close()
+    with suppress(BrokenPipeError):  # How it ended is told below.
+        process.stdin.write(pickle.dumps(request))
+        process.stdin.close()
     for line in process.stdout:
         reply = json.loads(line)
         if "progress" not in reply:

@@ -24,7 +24,12 @@ class MetricsWriter:
         keep_until(self._path, start)
         self._file = self._path.open("ab", buffering=0)
         self._unwritten = b""
-        self._board = SummaryWriter(str(run_path / "tensorboard"), purge_step=start + 1)
+        # A full disk ends the board's thread, and what puts into a bounded queue, or leaves
+        # something in it at the end, would wait for that thread for ever.
+        self._board = SummaryWriter(
+            str(run_path / "tensorboard"), purge_step=start + 1, max_queue=0
+        )
+        self._board.file_writer.event_writer._event_queue.cancel_join_thread()
         self._bar = (
             tqdm(total=num_steps, initial=start, unit="step", dynamic_ncols=True)
             if sys.stderr.isatty()
@@ -81,7 +86,6 @@ class MetricsWriter:
             self._board.add_text("alarm", alarm["message"], step)
 
     def _can_draw(self) -> bool:
-        # A full disk ends the board's thread, and what waits for that would wait for ever.
         return bool(self._board.file_writer.event_writer._worker.is_alive())
 
 

@@ -163,10 +163,9 @@ def test_training_from_a_bucket_whose_server_stops_and_comes_back(made, store, t
     time.sleep(3)
     assert trainer.poll() is None
     store.start()
-    said = finish(trainer)
+    finish(trainer)
     total = len(list((folder / "buckets").rglob("train/**/*.array*")))
     assert 0 < copied < total == len(list(cache.rglob("train/**/*.array*")))
-    assert "trying again in" in said
     assert curve(folder, "remote") == curve(folder, "local")
 
 

@@ -14,6 +14,7 @@ from jina_jax.checkpoint import Checkpoints
 from jina_jax.config import MeshConfig
 from jina_jax.data.manifest import MANIFEST_FILE, file_sha256, load_manifest
 from jina_jax.data.shards import ShardSet, ShardWriter, encode_record
+from jina_jax.data.verify import ends_xxh3
 from jina_jax.errors import ExitCode
 from jina_jax.mesh import make_mesh, put
 from jina_jax.model.t5 import init_params
@@ -76,7 +77,8 @@ def poison(data, source, record):
         hashes = [h.tobytes() for h in found.hashes_NSx2[i]]
         writer.write(encode_record(hashes, texts, [np.inf if i == record else 0.5]))
     writer.close()
-    shard["sha256"], entry["has_scores"] = file_sha256(path), True
+    shard |= {"sha256": file_sha256(path), "ends_xxh3": ends_xxh3(path)}
+    entry["has_scores"] = True
     (data / MANIFEST_FILE).write_text(json.dumps(manifest))
 
 

@@ -31,7 +31,7 @@ TABLE = (
         "killed in a save", "SIGKILL while saving-STEP is there",
         "the unfinished step is not used; bit-identical",
         (
-            "faults/test_kills.py::test_in_the_middle_of_a_save",
+            "faults/test_killed_training.py::test_in_the_middle_of_a_save",
             "faults/test_damaged_checkpoints.py::"
             "test_what_a_save_left_unfinished_is_never_chosen",
         ),
@@ -40,7 +40,7 @@ TABLE = (
         "killed between a save and its evaluation", "SIGKILL",
         "metrics, evaluations and best/ are as if nothing had been: none lost, none twice",
         (
-            "faults/test_kills.py::test_between_a_save_and_its_evaluation",
+            "faults/test_killed_training.py::test_between_a_save_and_its_evaluation",
             "train/test_evaluation.py::test_a_kill_loses_and_doubles_no_evaluation",
         ),
     ),
