@@ -64,7 +64,7 @@ def test_room_that_does_not_come_back(folder, uninterrupted, small_disk, tmp_pat
     _, said = process.communicate(timeout=300)
     assert process.returncode == ExitCode.SAVE_FAILED, said
     assert "(4 of 5 in a row have failed)" in said and "make room or mend the disk" in said
-    assert said.splitlines()[-1].startswith("jina-jax train: step ")
+    assert any(line.startswith("jina-jax train: step ") for line in said.splitlines())
     good = Checkpoints(run / "checkpoints").newest_good()
     assert good and good % 7 == 0
     (small_disk / "filler").unlink()
@@ -90,7 +90,7 @@ def test_files_that_may_not_grow(folder):
     _, said = process.communicate(timeout=300)
     assert process.returncode == ExitCode.SAVE_FAILED, said
     assert "CHECKPOINT FAILED" in said and "File too large" in said
-    assert said.splitlines()[-1].startswith("jina-jax train: step ")
+    assert any(line.startswith("jina-jax train: step ") for line in said.splitlines())
     assert not Checkpoints(folder / "limited" / "checkpoints").steps
     finish(start(folder, "limited", *flags[1:]))
     assert Checkpoints(folder / "limited" / "checkpoints").newest_good()
