@@ -1,12 +1,9 @@
 """When a run says that it goes wrong: thresholds, and what may be wrong with them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-
-def _changeable(default: Any) -> Any:
-    return field(default=default, metadata={"changeable": True})
+from jina_jax.changeable import changeable
 
 
 @dataclass(frozen=True)
@@ -17,17 +14,17 @@ class AlarmConfig:
     once when it is cleared. It stops nothing. The defaults are ours.
     """
 
-    lines: int = _changeable(5)
+    lines: int = changeable(5)
     """Logged lines in a row, of those that tell of a source, that must show a sign to raise an
     alarm, and lack it to clear it; 0 raises none."""
-    from_step: int = _changeable(100)
+    from_step: int = changeable(100)
     """Lines before this step are not judged, nor those of optim.warmup_steps."""
-    alike: float = _changeable(0.95)
+    alike: float = changeable(0.95)
     """Sign: queries and the positives of others have a mean cosine above this."""
-    min_gap: float = _changeable(0.02)
+    min_gap: float = changeable(0.02)
     """Sign, judged where that is none: the mean cosine with the own positive is not this much
     higher."""
-    guesses: float = _changeable(2.0)
+    guesses: float = changeable(2.0)
     """Sign: accuracy is at most the chance of finding the positive of a batch in so many guesses,
     1 - (1 - 1 / feed.global_batch_size) ** guesses."""
 

@@ -10,11 +10,12 @@ Fields marked `changeable` may differ between a run and its resumption; all othe
 
 import hashlib
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from jina_jax.alarm_config import AlarmConfig
+from jina_jax.changeable import changeable
 from jina_jax.evaluate_config import EvaluateConfig
 from jina_jax.export_config import ExportConfig
 from jina_jax.fault_config import FaultConfig
@@ -30,10 +31,6 @@ from jina_jax.mine_config import MineConfig
 from jina_jax.mixture_config import MixtureConfig
 from jina_jax.negation_config import NegationConfig
 from jina_jax.source_config import SourceConfig
-
-
-def _changeable(default: Any) -> Any:
-    return field(default=default, metadata={"changeable": True})
 
 
 @dataclass(frozen=True)
@@ -63,11 +60,11 @@ class LengthConfig:
 class EngineConfig:
     """What runs the tasks of preparation. The results do not depend on it."""
 
-    kind: Literal["local", "ray"] = _changeable("local")
+    kind: Literal["local", "ray"] = changeable("local")
     """`local` uses processes of this machine, `ray` a cluster whose nodes share a file system."""
-    workers: int = _changeable(0)
+    workers: int = changeable(0)
     """Processes of the local engine; 1 works in this process, 0 takes one a core."""
-    ray_address: str = _changeable("")
+    ray_address: str = changeable("")
     """Address of a Ray cluster; empty starts one on this machine."""
 
 
@@ -118,9 +115,9 @@ class FeedConfig:
     rows_multiple: int = 8
     """Rows of a batch are rounded up to a multiple of this; devices must divide it, and so must
     train.grad_cache_rows."""
-    workers: int = _changeable(0)
+    workers: int = changeable(0)
     """Processes that read and pack ahead; 0 uses threads of the trainer's process."""
-    prefetch_batches: int = _changeable(8)
+    prefetch_batches: int = changeable(8)
     """Batches kept ready ahead of the step (per worker)."""
 
 
@@ -148,12 +145,12 @@ class T5Config:
 class MeshConfig:
     """Devices along the axes of the mesh. It decides where things are computed, not what."""
 
-    data: int = _changeable(-1)
+    data: int = changeable(-1)
     """Divides the rows of a batch. -1 takes all devices that the other axes leave; a smaller
     number uses the first devices alone."""
-    fsdp: int = _changeable(1)
+    fsdp: int = changeable(1)
     """Divides the rows of a batch, and parameters and optimizer state too."""
-    tensor: int = _changeable(1)
+    tensor: int = changeable(1)
     """Divides heads and the feed-forward's inner dimension."""
 
 
@@ -161,13 +158,13 @@ class MeshConfig:
 class DistributedConfig:
     """Training by several processes, one for each host, that all run the same command."""
 
-    coordinator: str = _changeable("")
+    coordinator: str = changeable("")
     """HOST:PORT of process 0, or `auto` on Cloud TPU, GKE, SLURM and Open MPI, which know it and
     the two numbers below. Empty trains in this process alone."""
-    processes: int | None = _changeable(None)
-    process_id: int | None = _changeable(None)
+    processes: int | None = changeable(None)
+    process_id: int | None = changeable(None)
     """Number of this process, from 0."""
-    timeout_s: int = _changeable(300)
+    timeout_s: int = changeable(300)
     """How long processes wait for each other at the start."""
 
 
@@ -224,19 +221,19 @@ class TrainConfig:
     grad_cache_rows: int = 0
     """Rows encoded at once with their activations, over all devices; their gradients add up to
     those of the whole batch (GradCache), for a second encoding. 0 encodes the batch at once."""
-    scan_layers: bool = _changeable(False)
+    scan_layers: bool = changeable(False)
     """Compile one layer and loop over all: compiles faster and schedules memory layer by layer;
     on CPU the step is slower."""
-    remat: Literal["none", "dots", "full"] = _changeable("none")
+    remat: Literal["none", "dots", "full"] = changeable("none")
     """Activations of a layer that are computed again in the backward pass instead of being kept:
     none, all but the matrix products with weights (`dots`), or all (`full`)."""
-    attention: Literal["xla", "cudnn"] = _changeable("xla")
+    attention: Literal["xla", "cudnn"] = changeable("xla")
     """`cudnn` is NVIDIA's fused kernel, which never writes the scores: for GPUs, with
     model.compute_dtype=bfloat16 and no dropout. It adds the position bias rounded to bfloat16."""
-    log_every_steps: int = _changeable(10)
-    checkpoint_every_steps: int = _changeable(200)
-    keep_checkpoints: int = _changeable(3)
-    profile_steps: int = _changeable(0)
+    log_every_steps: int = changeable(10)
+    checkpoint_every_steps: int = changeable(200)
+    keep_checkpoints: int = changeable(3)
+    profile_steps: int = changeable(0)
     """Trace this many steps, from the tenth after the start, into `profile/` of the run folder
     (for TensorBoard's profile plugin or ui.perfetto.dev)."""
 
@@ -252,15 +249,15 @@ class RunConfig:
 
     name: str
     """Names the model card and the run folder."""
-    workdir: str = _changeable("")
+    workdir: str = changeable("")
     """Everything is written below this folder; empty means `runs/NAME`."""
-    data_dir: str = _changeable("")
+    data_dir: str = changeable("")
     """Prepared shards, when several runs share them: a folder, or a URL such as gs://BUCKET/NAME
     or s3://BUCKET/NAME, of which each machine keeps a copy; empty means `WORKDIR/data`."""
-    cache_dir: str = _changeable("")
+    cache_dir: str = changeable("")
     """Where copies of prepared shards lie when `data_dir` is a URL; empty means
     `~/.cache/jina_jax/data`. Processes of one machine share it."""
-    machine: str = _changeable("")
+    machine: str = changeable("")
     """What the run is set for, as `jina-jax plan` names it; empty where it is nothing special."""
     data: DataConfig = DataConfig()
     feed: FeedConfig = FeedConfig()

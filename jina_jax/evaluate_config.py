@@ -1,12 +1,10 @@
 """What `evaluate` measures besides the held-out records; part of `RunConfig`."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-
-def _changeable(default: Any) -> Any:
-    return field(default=default, metadata={"changeable": True})
+from jina_jax.changeable import changeable
 
 
 @dataclass(frozen=True)
@@ -98,22 +96,22 @@ OwnSet = StsSet | RerankingSet | RetrievalSet | NegationSet
 class EvaluateConfig:
     """What is measured: retrieval and negation on the held-out split, and sets of one's own."""
 
-    top_k: int = _changeable(10)
+    top_k: int = changeable(10)
     """Cut-off of nDCG@k, recall@k and MAP@k."""
-    batch_rows: int = _changeable(32)
+    batch_rows: int = changeable(32)
     """Packed rows encoded at once."""
-    sts: tuple[StsSet, ...] = _changeable(())
+    sts: tuple[StsSet, ...] = changeable(())
     """Sets whose scores are correlated with the cosines."""
-    reranking: tuple[RerankingSet, ...] = _changeable(())
+    reranking: tuple[RerankingSet, ...] = changeable(())
     """Sets whose passages are ranked by cosine with their query."""
-    retrieval: tuple[RetrievalSet, ...] = _changeable(())
+    retrieval: tuple[RetrievalSet, ...] = changeable(())
     """Sets whose whole corpus is searched, beside the held-out pairs."""
-    negation: tuple[NegationSet, ...] = _changeable(())
+    negation: tuple[NegationSet, ...] = changeable(())
     """Sets of triplets, beside the held-out ones."""
-    every_steps: int = _changeable(0)
+    every_steps: int = changeable(0)
     """Evaluate during training whenever this many steps are done, and at the end; 0 never does.
     Figures go to evaluations.jsonl in the run folder and to TensorBoard."""
-    keep_best: str = _changeable("")
+    keep_best: str = changeable("")
     """KIND/TASK/MEASURE, such as retrieval/average/ndcg@10, of which the checkpoint with the
     highest value is kept in best/, where everything that uses the run then takes its parameters
     from; empty takes the newest."""

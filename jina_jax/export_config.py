@@ -2,31 +2,28 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-
-def _changeable(default: Any) -> Any:
-    return field(default=default, metadata={"changeable": True})
+from jina_jax.changeable import changeable
 
 
 @dataclass(frozen=True)
 class ExportConfig:
     """The Hugging Face folder, its model card and its way to the hub."""
 
-    licence: str = _changeable("")
+    licence: str = changeable("")
     """Of the weights, for the card: an identifier of the hub such as apache-2.0."""
-    language: str = _changeable("")
+    language: str = changeable("")
     """Of the texts, for the card: ISO 639-1, such as en."""
-    limits: tuple[str, ...] = _changeable(())
+    limits: tuple[str, ...] = changeable(())
     """What a user should know the model cannot do, for the card: one sentence each."""
-    onnx: bool = _changeable(False)
+    onnx: bool = changeable(False)
     """Write onnx/model.onnx too, compared with the checkpoint at two lengths; needs
     `pip install "jina-jax[onnx]"`."""
-    push_to: str = _changeable("")
+    push_to: str = changeable("")
     """OWNER/NAME on the Hugging Face hub to upload the folder to; the token is read from the
     environment variable HF_TOKEN, and from nowhere else."""
-    private: bool = _changeable(True)
+    private: bool = changeable(True)
     """Make a repository that isn't there yet private."""
 
 

@@ -1,12 +1,9 @@
 """How long a run waits, and how much it bears, before it ends itself."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, fields
 
-
-def _changeable(default: Any) -> Any:
-    return field(default=default, metadata={"changeable": True})
+from jina_jax.changeable import changeable
 
 
 @dataclass(frozen=True)
@@ -15,18 +12,18 @@ class FaultConfig:
     changes a result.
     """
 
-    batch_timeout_s: float = _changeable(300.0)
+    batch_timeout_s: float = changeable(300.0)
     """The run ends, and tells where it stands, when a batch takes longer to come; 0 waits for ever.
     The first may take four times as long."""
-    step_timeout_s: float = _changeable(1800.0)
+    step_timeout_s: float = changeable(1800.0)
     """The run ends, and tells where it stands, when a step takes longer; 0 waits for ever.
     Compiling, evaluating and waiting for a save may take four times as long."""
-    heartbeat_s: float = _changeable(60.0)
+    heartbeat_s: float = changeable(60.0)
     """With several processes the others end when one gives no sign of life for so long."""
-    max_skipped_steps: int = _changeable(10)
+    max_skipped_steps: int = changeable(10)
     """A step whose loss or gradient is not finite changes nothing; so many in a row end the run.
     skipped.jsonl in the run folder names their records."""
-    save_retry_s: float = _changeable(30.0)
+    save_retry_s: float = changeable(30.0)
     """Pause after a save that failed; the fifth failure in a row ends the run."""
 
 

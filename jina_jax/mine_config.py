@@ -1,12 +1,10 @@
 """Values of hard-negative mining; part of `RunConfig`. None of them changes a training run."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-
-def _changeable(default: Any) -> Any:
-    return field(default=default, metadata={"changeable": True})
+from jina_jax.changeable import changeable
 
 
 @dataclass(frozen=True)
@@ -18,23 +16,23 @@ class MineConfig:
     (arXiv 2407.15831), whose best one is a relative margin of 0.05.
     """
 
-    sources: tuple[str, ...] = _changeable(())
+    sources: tuple[str, ...] = changeable(())
     """Names of the sources of pairs to mine; empty takes all of them."""
-    negatives_per_pair: int = _changeable(1)
+    negatives_per_pair: int = changeable(1)
     """Most triplets made of a pair: its nearest passages that every rule keeps."""
-    first_rank: int = _changeable(1)
+    first_rank: int = changeable(1)
     """Nearest passage that is taken: 1 is the nearest that is no positive of the query."""
-    last_rank: int = _changeable(50)
+    last_rank: int = changeable(50)
     """Farthest passage that is looked at."""
-    margin: float = _changeable(0.05)
+    margin: float = changeable(0.05)
     """A passage is kept only with s(q, n) ≤ s(q, p) - margin, or, when relative, with
     s(q, n) ≤ s(q, p) - margin·|s(q, p)|: what scores higher may be a second positive."""
-    margin_kind: Literal["relative", "absolute"] = _changeable("relative")
-    output_dir: str = _changeable("")
+    margin_kind: Literal["relative", "absolute"] = changeable("relative")
+    output_dir: str = changeable("")
     """Folder of the triplets; empty means `WORKDIR/mined`."""
-    query_block: int = _changeable(4096)
+    query_block: int = changeable(4096)
     """Queries searched at once; a killed run repeats one such block."""
-    corpus_block: int = _changeable(8192)
+    corpus_block: int = changeable(8192)
     """Passages compared at once on each device."""
 
 

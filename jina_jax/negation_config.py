@@ -1,13 +1,10 @@
 """Values of the builder of negation triplets; part of `RunConfig`. None changes a training run."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-
-def _changeable(default: Any) -> Any:
-    return field(default=default, metadata={"changeable": True})
-
+from jina_jax.changeable import changeable
 
 PROMPT = """\
 Rewrite the sentence so that it says the contrary, by adding or removing exactly one word of \
@@ -22,14 +19,14 @@ Sentence: {text}"""
 class NegationCheckConfig:
     """What every triplet must be, whoever wrote it."""
 
-    min_words: int = _changeable(3)
+    min_words: int = changeable(3)
     """Least words of each text."""
-    max_words: int = _changeable(60)
-    polarity: bool = _changeable(True)
+    max_words: int = changeable(60)
+    polarity: bool = changeable(True)
     """The negative has one negation more or less than the entailment, no text has two, and anchor
     and entailment have as many as each other. Contradictions of NLI data mostly have none: set it
     to False to keep these."""
-    min_overlap: float = _changeable(0.5)
+    min_overlap: float = changeable(0.5)
     """Least share of the entailment's words that the negative has too."""
 
 
@@ -40,27 +37,27 @@ class EndpointConfig:
     The key is read from an environment variable, and nowhere written.
     """
 
-    base_url: str = _changeable("")
+    base_url: str = changeable("")
     """Up to and without `/chat/completions`, such as http://localhost:8000/v1."""
-    model: str = _changeable("")
-    prompt: str = _changeable(PROMPT)
+    model: str = changeable("")
+    prompt: str = changeable(PROMPT)
     """Template with {text}, the sentence; other braces are doubled. The answer must be a JSON
     object with `entailment` and `negative`."""
-    key_variable: str = _changeable("OPENAI_API_KEY")
+    key_variable: str = changeable("OPENAI_API_KEY")
     """Environment variable that holds the key; where it is unset, none is sent."""
-    temperature: float = _changeable(0.0)
-    max_answer_tokens: int = _changeable(256)
-    concurrency: int = _changeable(8)
+    temperature: float = changeable(0.0)
+    max_answer_tokens: int = changeable(256)
+    concurrency: int = changeable(8)
     """Requests under way at once."""
-    timeout_s: float = _changeable(60.0)
+    timeout_s: float = changeable(60.0)
     """Longest wait for an answer."""
-    retries: int = _changeable(6)
+    retries: int = changeable(6)
     """Further tries after 408, 429, 5xx, a time-out or a lost connection."""
-    backoff_s: float = _changeable(1.0)
+    backoff_s: float = changeable(1.0)
     """Wait before the first of these; doubled each time, unless the server names a time."""
-    price_per_million_input: float = _changeable(0.0)
+    price_per_million_input: float = changeable(0.0)
     """Price of a million tokens sent, for the estimate."""
-    price_per_million_output: float = _changeable(0.0)
+    price_per_million_output: float = changeable(0.0)
     """Price of a million tokens answered."""
 
 
@@ -73,11 +70,11 @@ class NegationConfig:
     text, a paraphrase becomes the positive.
     """
 
-    method: Literal["rules", "endpoint"] = _changeable("rules")
+    method: Literal["rules", "endpoint"] = changeable("rules")
     """Who writes negations: rules for English, or the endpoint."""
-    sources: tuple[str, ...] = _changeable(())
+    sources: tuple[str, ...] = changeable(())
     """Names of the sources of `data` to build from; empty takes all of them."""
-    output_dir: str = _changeable("")
+    output_dir: str = changeable("")
     """Folder of the triplets; empty means `WORKDIR/negation`."""
     check: NegationCheckConfig = NegationCheckConfig()
     endpoint: EndpointConfig = EndpointConfig()

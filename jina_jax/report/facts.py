@@ -1,6 +1,5 @@
 """What the folders of runs and ablations tell."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,8 @@ from jina_jax.errors import UserError
 from jina_jax.evaluate.averages import Results
 from jina_jax.evaluate.run import RESULT_FILES
 from jina_jax.mteb.published import COMPARISON_FILE, Comparison
-from jina_jax.train.metrics import read_metrics
+from jina_jax.train.evaluation import EVALUATIONS_FILE
+from jina_jax.train.metrics import METRICS_FILE, read_metrics
 from jina_jax.trained import STARTS_FILE, is_run
 
 T = TypeVar("T")
@@ -60,10 +60,10 @@ def read_facts(run_path: Path) -> RunFacts:
     return RunFacts(
         config,
         load_manifest(config.data_path) if has_data else None,
-        _lines(run_path / "metrics.jsonl"),
-        _lines(run_path / "evaluations.jsonl"),
+        _lines(run_path / METRICS_FILE),
+        _lines(run_path / EVALUATIONS_FILE),
         {
-            kind: _json(run_path / name)
+            kind: _typed(Results, run_path / name)
             for kind, name in RESULT_FILES.items()
             if (run_path / name).is_file()
         },
@@ -109,11 +109,4 @@ def _typed(kind: type[T], path: Path) -> T:
     try:
         return TypeAdapter(kind).validate_json(path.read_bytes())
     except (ValidationError, OSError) as error:
-        raise UserError(f"{path} is damaged: {error}; run the verb that writes it again") from error
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
         raise UserError(f"{path} is damaged: {error}; run the verb that writes it again") from error
