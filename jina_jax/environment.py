@@ -30,11 +30,12 @@ def environment() -> dict[str, Any]:
         "processes": jax.process_count(),
         "devices": len(devices),
         "device_kind": devices[0].device_kind,
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "packages": {name: found for name in PACKAGES if (found := package_version(name))},
     }
 
 
-def _version(package: str) -> str:
+def package_version(package: str) -> str:
+    """The version that is installed; empty where none is."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

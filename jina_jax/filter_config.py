@@ -1,8 +1,10 @@
 """Values of the filters of preparation; part of `DataConfig`."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
+
+from jina_jax.changeable import changeable
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,12 @@ class ConsistencyConfig:
     tie_tolerance: float = 1e-6
     """Cosines this close count as equal, and an equal passage is not above. Rounding moves equal
     embeddings by about 1e-7 in float32; with bfloat16 encoders by about 1e-3."""
-    keep_embeddings: bool = field(default=True, metadata={"changeable": True})
+    keep_embeddings: bool = changeable(True)
     """Keep embeddings beside the prepared folder, for another sample or after a kill: 3 KiB a
     pair with all-MiniLM-L6-v2. Ranks are always kept."""
-    query_block: int = field(default=1024, metadata={"changeable": True})
+    query_block: int = changeable(1024)
     """Queries compared at once, over all devices."""
-    sample_block: int = field(default=4096, metadata={"changeable": True})
+    sample_block: int = changeable(4096)
     """Sampled passages compared at once on each device."""
 
 

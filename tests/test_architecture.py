@@ -32,7 +32,7 @@ ALLOWED = {
     "evaluate_config": {"changeable"},
     "export_config": {"changeable"},
     "fault_config": {"changeable"},
-    "filter_config": {"errors"},
+    "filter_config": {"changeable", "errors"},
     "loss_config": set(),
     "mine_config": {"changeable"},
     "mixture_config": set(),
@@ -71,8 +71,8 @@ ALLOWED = {
     | {"credentials", "untrusted", "validation"},
     "mine": MODEL | {"data", "evaluate", "progress", "trained"},
     "plan": MODEL
-    | {"accelerators", "data", "feed", "mesh", "processes", "progress", "remedies", "train"}
-    | {"validation"},
+    | {"accelerators", "data", "environment", "feed", "mesh", "processes", "progress", "remedies"}
+    | {"train", "validation"},
     "report": MODEL | {"ablate", "config_file", "data", "evaluate", "mteb", "train", "trained"},
     "export": MODEL
     | {"checkpoint", "config_file", "data", "hf_folder", "evaluate", "trained"}

@@ -2,13 +2,13 @@
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 import os
 from pathlib import Path
 
 from jina_jax.data.atomic import write_atomically
 from jina_jax.data.environment import package_key
+from jina_jax.environment import package_version
 from jina_jax.plan.compile import Compiled, Request
 from jina_jax.plan.topology import LOCAL
 
@@ -28,17 +28,12 @@ def key(request: Request) -> str:
         "config": {section: config[section] for section in _SECTIONS},
         "shape": dataclasses.asdict(request.shape),
         "topology": request.topology,
-        "versions": {name: _version(name) for name in ("jax", "jaxlib", "flax", "optax", "libtpu")},
+        "versions": {
+            name: package_version(name) for name in ("jax", "jaxlib", "flax", "optax", "libtpu")
+        },
         "code": package_key(),
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
 
 
 def load(request: Request) -> Compiled | None:
