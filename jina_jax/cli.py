@@ -86,10 +86,11 @@ def _prepare(args: Sequence[str]) -> None:
 def _train(args: Sequence[str]) -> None:
     """Train on prepared shards.
 
-    Metrics go to metrics.jsonl and tensorboard/ in the run folder, states to checkpoints/. The
-    same command again goes on from the newest checkpoint, with the same batches and losses as
-    if nothing had happened; Ctrl-C saves first. A changed field is refused on resumption unless
-    it cannot change the result; the mesh and the number of devices may change.
+    Metrics go to metrics.jsonl and tensorboard/ in the run folder (and to Weights & Biases with
+    --train.wandb-project), states to checkpoints/. The same command again goes on from the newest
+    checkpoint, with the same batches and losses as if nothing had happened; Ctrl-C saves first. A
+    changed field is refused on resumption unless it cannot change the result; the mesh and the
+    number of devices may change.
 
     Sources follow their weight and max_epochs and the fields of mixture; metrics tell of each as
     source/NAME/..., and ALARM on standard error names one whose figures show a collapse (alarms).

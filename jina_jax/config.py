@@ -233,6 +233,9 @@ class TrainConfig:
     log_every_steps: int = changeable(10)
     checkpoint_every_steps: int = changeable(200)
     keep_checkpoints: int = changeable(3)
+    wandb_project: str = changeable("")
+    """Draws the figures in this project of Weights & Biases too; key, server and offline mode are
+    taken from where `wandb login` and WANDB_* put them."""
     profile_steps: int = changeable(0)
     """Trace this many steps, from the tenth after the start, into `profile/` of the run folder
     (for TensorBoard's profile plugin or ui.perfetto.dev)."""

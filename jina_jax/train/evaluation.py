@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
-from tensorboardX import SummaryWriter
 
 from jina_jax.checkpoint import Checkpoints
 from jina_jax.config import RunConfig
@@ -16,7 +15,7 @@ from jina_jax.errors import UserError
 from jina_jax.evaluate.embedder import Embedder
 from jina_jax.evaluate.run import Evaluation, Tasks, measures, read_tasks, score_tasks
 from jina_jax.progress import say
-from jina_jax.train.metrics import keep_until, read_metrics
+from jina_jax.train.metrics import MetricsWriter, keep_until, read_metrics
 from jina_jax.train.step import TrainState
 from jina_jax.trained import BEST_FOLDER
 
@@ -66,12 +65,13 @@ class StepEvaluation:
         is_last = step == self._config.train.num_steps
         return every > 0 and step > 0 and (step % every == 0 or is_last) and step not in self._seen
 
-    def run(self, state: TrainState, step: int) -> None:
+    def run(self, state: TrainState, step: int, writer: MetricsWriter | None) -> None:
         """Evaluates a step that is due.
 
         Args:
           state: after `step` steps.
           step: steps done.
+          writer: draws the figures, in the first process.
         """
         options = self._config.evaluate
         assert self._tasks is not None
@@ -81,8 +81,9 @@ class StepEvaluation:
         if options.keep_best:
             self._keep_best(step, values, state.params)
         self._seen[step] = values
-        if is_first():
+        if writer is not None:
             self._write(step, values)
+            writer.draw({"step": step} | {f"evaluation/{n}": v for n, v in values.items()})
 
     def _embedder_of(self, params: Any) -> Embedder:
         if self._embedder is None:
@@ -104,9 +105,6 @@ class StepEvaluation:
     def _write(self, step: int, values: dict[str, float]) -> None:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step} | values) + "\n")
-        with SummaryWriter(str(self._config.run_path / "tensorboard")) as board:
-            for name, value in values.items():
-                board.add_scalar(f"evaluation/{name}", value, step)
         shown = "  ".join(f"{n} {v:.4f}" for n, v in values.items() if "/average/" in n)
         say(f"evaluation at step {step}: {shown}")
 

@@ -209,9 +209,6 @@ def _run_steps(
         batch_size=config.feed.global_batch_size, num_steps=num_steps,
     )  # fmt: skip
     evaluation = StepEvaluation(config, mesh, first)
-    if evaluation.due(first):
-        with goodput.of("evaluation"):
-            evaluation.run(state, first)
     feed = batches(sources, mixture, config.feed, seed=config.train.seed, start=first)
     step_fn = CompiledStep(config, mesh)
     skipped = SkippedSteps(
@@ -224,6 +221,9 @@ def _run_steps(
         _writer(config, first) as writer,
         Profiler.of_run(config, first) as profiler,
     ):
+        if evaluation.due(first):
+            with limits.evaluation(first), goodput.of("evaluation"):
+                evaluation.run(state, first, writer)
         of_sources = SourceMetrics(
             records, mixture, batch_size=config.feed.global_batch_size, done=first
         )
@@ -253,7 +253,7 @@ def _run_steps(
             if stop is None and evaluation.due(done):
                 log.flush()
                 with limits.evaluation(done), goodput.of("evaluation"), log.throughput.leaves_out():
-                    evaluation.run(state, done)
+                    evaluation.run(state, done, writer)
             if stop is not None and done < num_steps:
                 raise Interrupted(stop, done)
     return state
@@ -262,7 +262,7 @@ def _run_steps(
 def _writer(config: RunConfig, first: int) -> AbstractContextManager[MetricsWriter | None]:
     if not is_first():
         return nullcontext()
-    return MetricsWriter(config.run_path, start=first, num_steps=config.train.num_steps)
+    return MetricsWriter(config, first)
 
 
 def _on_devices(

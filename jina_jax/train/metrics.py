@@ -1,41 +1,38 @@
-"""Metrics of a run: one JSON line per logged step, the same in TensorBoard, and on the terminal."""
+"""Metrics of a run: one JSON line per logged step, the same on the boards, and on the terminal."""
 
 import json
 import math
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from jina_jax.config import RunConfig
 from jina_jax.progress import say
+from jina_jax.train.boards import open_boards
 
 METRICS_FILE = "metrics.jsonl"
 
 
 class MetricsWriter:
-    """Writes `metrics.jsonl` and `tensorboard/` below a run folder."""
+    """Writes `metrics.jsonl` in the run folder, and draws on its boards."""
 
-    def __init__(self, run_path: Path, *, start: int, num_steps: int):
-        """Opens the files; on resume, what was written after step `start` is taken back."""
-        self._path = run_path / METRICS_FILE
+    def __init__(self, config: RunConfig, start: int):
+        """Opens the files; on resume, what was written after step `start` is taken back.
+
+        Raises: UserError when a board that is asked for cannot be had.
+        """
+        self._path, self._num_steps = config.run_path / METRICS_FILE, config.train.num_steps
         keep_until(self._path, start)
+        self._boards = open_boards(config, start)
         self._file = self._path.open("ab", buffering=0)
         self._unwritten = b""
-        # A full disk ends the board's thread, and what puts into a bounded queue, or leaves
-        # something in it at the end, would wait for that thread for ever.
-        self._board = SummaryWriter(
-            str(run_path / "tensorboard"), purge_step=start + 1, max_queue=0
-        )
-        self._board.file_writer.event_writer._event_queue.cancel_join_thread()
         self._bar = (
-            tqdm(total=num_steps, initial=start, unit="step", dynamic_ncols=True)
+            tqdm(total=self._num_steps, initial=start, unit="step", dynamic_ncols=True)
             if sys.stderr.isatty()
             else None
         )
-        self._num_steps = num_steps
 
     def __enter__(self) -> "MetricsWriter":
         return self
@@ -43,13 +40,12 @@ class MetricsWriter:
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
-        if self._can_draw():
-            with suppress(OSError):
-                self._board.close()
+        for board in self._boards:
+            board.close()
         self._file.close()
 
     def write(self, values: dict[str, Any]) -> None:
-        """Writes one step's values; `step` is among them. Numbers also go to TensorBoard, and the
+        """Writes one step's values; `step` is among them. Numbers also go to the boards, and the
         messages of an `alarm` (a list of them) there and to the terminal.
         """
         step = values["step"]
@@ -61,7 +57,7 @@ class MetricsWriter:
             # It comes with the next line, when there is room again; so the run goes on.
             say(f"METRICS FAILED: step {step} cannot be written to {self._path}: {error}")
         else:
-            self._draw(values, step)
+            self.draw(values)
         text = (
             f"loss {values['loss']:.4f}  accuracy {values['accuracy']:.3f}  "
             f"{values['pairs_per_s']:.0f} pairs/s"
@@ -76,17 +72,18 @@ class MetricsWriter:
         for alarm in values.get("alarm", ()):
             tqdm.write(alarm["message"], file=sys.stderr)
 
-    def _draw(self, values: dict[str, Any], step: int) -> None:
-        if not self._can_draw():
-            return
-        for name, value in values.items():
-            if name != "step" and isinstance(value, int | float):
-                self._board.add_scalar(name, value, step)
-        for alarm in values.get("alarm", ()):
-            self._board.add_text("alarm", alarm["message"], step)
-
-    def _can_draw(self) -> bool:
-        return bool(self._board.file_writer.event_writer._worker.is_alive())
+    def draw(self, values: dict[str, Any]) -> None:
+        """Puts a step's values on the boards; `step` is among them."""
+        step = values["step"]
+        numbers = {
+            name: value
+            for name, value in values.items()
+            if name != "step" and isinstance(value, int | float)
+        }
+        for board in self._boards:
+            board.draw(numbers, step)
+            for alarm in values.get("alarm", ()):
+                board.tell(alarm["message"], step)
 
 
 def json_line(values: dict[str, Any]) -> str:
