@@ -14,7 +14,7 @@ demo: $(VENV)/run  ## the whole way on real text: prepare, train, evaluate, expo
 	$(BIN)/jina-jax demo
 
 test: $(VENV)/test  ## the tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/test  ## style, format and types
 	$(BIN)/ruff check .

@@ -21,8 +21,8 @@ class FaultConfig:
     heartbeat_s: float = changeable(60.0)
     """With several processes the others end when one gives no sign of life for so long."""
     max_skipped_steps: int = changeable(10)
-    """A step whose loss or gradient is not finite changes nothing; so many in a row end the run.
-    skipped.jsonl in the run folder names their records."""
+    """A step whose loss or gradient is not finite changes nothing; so many in a row end the run,
+    once the step after them has begun. skipped.jsonl in the run folder names their records."""
     save_retry_s: float = changeable(30.0)
     """Pause after a save that failed; the fifth failure in a row ends the run."""
 

@@ -23,21 +23,21 @@ def free_port():
         return s.getsockname()[1]
 
 
-def start_two(folder, run, *flags):
+def start_two(folder, run, *flags, heartbeat_s=HEARTBEAT_S):
     port = free_port()
     return [
         start(
             folder, run, f"--distributed.coordinator=127.0.0.1:{port}",
             "--distributed.processes=2", f"--distributed.process-id={rank}",
-            f"--faults.heartbeat-s={HEARTBEAT_S}", *flags, devices=1,
+            f"--faults.heartbeat-s={heartbeat_s}", *flags, devices=1,
         )
         for rank in range(2)
     ]  # fmt: skip
 
 
-def harm(folder, run, rank, number):
+def harm(folder, run, rank, number, *flags, heartbeat_s=HEARTBEAT_S):
     """Sends one of two a signal; the other's exit code, what it said, and after how long."""
-    two = start_two(folder, run, LONG)
+    two = start_two(folder, run, LONG, *flags, heartbeat_s=heartbeat_s)
     try:
         assert wait_for_step(folder, run, two[0], 15), two[0].communicate()
         two[rank].send_signal(number)
@@ -74,6 +74,17 @@ def test_a_host_hangs(folder, uninterrupted, rank):
     assert f"process {rank} (host {socket.gethostname()}) of 2 is gone or hangs" in said
     assert "where each thread is:" in said
     assert seconds < 5 * HEARTBEAT_S
+
+
+@pytest.mark.slow
+def test_a_step_that_stalls_ends_in_time(folder, uninterrupted):
+    """The other process is stopped in the middle of a step, and signs of life are not missed yet."""
+    flags = ("--faults.step-timeout-s=20",)
+    code, said, seconds = harm(folder, "stalls", 1, signal.SIGSTOP, *flags, heartbeat_s=600)
+    assert code == ExitCode.STEP_STALLED, said
+    assert "did not end within 20 s (faults.step_timeout_s)" in said
+    assert "where each thread is:" in said and "_run_steps" in said
+    assert 15 < seconds < 60
 
 
 @pytest.mark.slow

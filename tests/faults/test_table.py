@@ -1,6 +1,7 @@
-"""Every fault that training must survive: how it is caused, what is promised, where it is tested.
+"""Every fault that must be survived: how it is caused, what is promised, where it is tested.
 
-All are caused in real processes, by real signals, full disks and changed bytes.
+All are caused by real signals, full disks, changed bytes and hostile files. `python -m tests.faults`
+runs them all and counts.
 """
 
 import ast
@@ -122,6 +123,11 @@ TABLE = (
         ("faults/test_hosts.py::test_a_host_hangs",),
     ),
     Row(
+        "a step stalls", "a process that a step waits for is stopped, and no heartbeat ends it",
+        "exit 11 after faults.step_timeout_s, with the stacks of all threads",
+        ("faults/test_hosts.py::test_a_step_that_stalls_ends_in_time",),
+    ),
+    Row(
         "only one host starts", "one of two processes",
         "exit 2 after distributed.timeout_s, with what to check",
         ("train/test_processes.py::test_a_process_that_is_alone_says_so_in_time",),
@@ -160,6 +166,67 @@ TABLE = (
         "step does not fit the memory", "4,096 rows of 2,048 tokens",
         "exit 5 before the first step, with remedies",
         ("faults/test_memory.py::test_a_step_that_does_not_fit_is_refused_with_remedies",),
+    ),
+    Row(
+        "shard damaged", "bytes flipped, cut, added or exchanged, at the start and while training",
+        "found at the start or when the record is read, named, never trained on",
+        (
+            "data/test_verify.py::test_a_shard_cut_grown_gone_or_another_is_found_at_the_start",
+            "data/test_verify.py::test_a_bit_in_the_middle_is_found_by_hashing_all",
+            "data/test_verify.py::test_no_damage_to_a_shard_ever_changes_a_record",
+            "data/test_verify.py::test_the_damaged_record_is_named",
+            "data/test_verify.py::test_training_never_sees_a_damaged_shard",
+        ),
+    ),
+    Row(
+        "bad lines of a source", "bad UTF-8, cut gzip, no JSON, wrong schema, endless lines",
+        "counted with file and line, passed over in bounded memory",
+        (
+            "data/test_sources.py::"
+            "test_every_kind_of_bad_line_is_reported_with_its_number_and_passed_over",
+            "data/test_sources.py::test_a_missing_field_is_named_with_those_there",
+            "data/test_sources.py::test_a_line_without_end_is_not_held",
+        ),
+    ),
+    Row(
+        "files that are traps", "bombs in gzip, zstd and Parquet, links out of a folder, pipes",
+        "refused by name in bounded memory",
+        (
+            "data/test_bombs.py::test_a_line_of_768_mib_in_a_small_file",
+            "data/test_bombs.py::test_a_table_with_cells_that_are_each_short_enough",
+            "data/test_bombs.py::test_a_column_that_names_one_long_text_in_every_row",
+            "data/test_bombs.py::test_an_empty_file_is_named",
+            "data/test_bombs.py::test_links_of_a_glob_may_not_lead_out_of_its_folder",
+            "data/test_bombs.py::test_a_pipe_is_no_file",
+        ),
+    ),
+    Row(
+        "hostile model", "pickles, code, auto_map, unknown modules, paths out, shapes, huge JSON",
+        "refused by name before any of it is loaded; nothing is executed",
+        (
+            "test_hostile_models.py::test_a_hostile_folder_is_refused_by_name",
+            "test_hostile_models.py::test_the_import_refuses_it_too_and_leaves_nothing",
+            "test_hostile_models.py::test_every_verb_says_so_in_one_line_and_exits_with_2",
+            "test_hostile_models.py::test_pickles_and_code_beside_safetensors_are_left_alone",
+        ),
+    ),
+    Row(
+        "hostile run folder", "a config.json of others: paths, types, sizes, infinities",
+        "refused by every verb with the field",
+        (
+            "test_hostile_runs.py::test_a_run_whose_configuration_is_hostile_is_refused",
+            "test_hostile_runs.py::test_every_verb_that_reads_it_exits_with_2",
+        ),
+    ),
+    Row(
+        "credentials", "in flags, configurations, addresses and the environment",
+        "refused, or masked in all that is printed and written",
+        (
+            "test_credentials.py::"
+            "test_a_credential_in_a_configuration_is_refused_and_not_repeated",
+            "test_credentials.py::test_no_verb_repeats_one_that_it_was_given",
+            "test_credentials.py::test_a_run_from_end_to_end_writes_and_prints_none",
+        ),
     ),
 )  # fmt: skip
 
