@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from jina_jax.config import EngineConfig
-from tests.pairs import files, filtered, pair, run, triplet, write
+from tests.pairs import config, files, filtered, pair, run, triplet, write
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
@@ -139,3 +139,35 @@ def test_the_engine_is_not_in_the_manifest(corpus):
     _, expected = corpus
     assert b'"engine"' not in expected[Path("manifest.json")]
     assert dataclasses.asdict(EngineConfig()).keys() == {"kind", "workers", "ray_address"}
+
+
+KILLED = """
+import os, signal, sys
+from jina_jax.data import {module} as module
+def die(*args, **more):
+    os.kill(os.getpid(), signal.SIGKILL)
+module.{function} = die
+from pathlib import Path
+from tests.pairs import config, run
+run(config(Path({source!r})), Path({out!r}))
+"""
+
+
+@pytest.mark.parametrize(
+    "module, function",
+    [("pipeline", "hold_out_task"), ("prepare", "encode_task"), ("prepare", "save_manifest")],
+)
+def test_a_killed_run_leaves_nothing_half_made(tmp_path, module, function):
+    source = write(tmp_path / "a.jsonl", [pair(i) for i in range(150)])
+    out = tmp_path / "out"
+    script = KILLED.format(
+        module=module, function=function, source=str(source), out=str(out),
+    )  # fmt: skip
+    killed = subprocess.run([sys.executable, "-c", script], env=os.environ, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not out.exists()
+    assert (tmp_path / ".out.partial").exists()
+    run(config(source), out)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl", "out"]
+    run(config(source), tmp_path / "never_killed")
+    assert files(out) == files(tmp_path / "never_killed")

@@ -1,8 +1,4 @@
 import dataclasses
-import os
-import signal
-import subprocess
-import sys
 from collections import Counter
 from itertools import pairwise
 
@@ -229,74 +225,3 @@ class TestExistingFolder:
         with pytest.raises(UserError, match="is no prepared data"):
             run(prepared[0], tmp_path)
         assert (tmp_path / "thesis.txt").read_text() == "precious"
-
-
-class TestUnusableSources:
-    def test_too_many_bad_records_stop_early_and_are_shown_and_kept(self, tmp_path):
-        records = [pair(i) for i in range(985)] + ["{"] * 100
-        a = write(tmp_path / "a.jsonl", records)
-        with pytest.raises(UserError) as error:
-            run(config(a, max_bad_share=0.02), tmp_path / "out")
-        message = str(error.value)
-        # 21 of 1,006 is the first share above 2 %.
-        assert "21 of the first 1,006 records cannot be read" in message
-        assert "a.jsonl:986 malformed_json" in message and "a.jsonl:991" not in message
-        ledger = tmp_path / "out.rejected.parquet"
-        assert str(ledger) in message
-        assert pq.read_table(ledger).column("row").to_pylist() == list(range(986, 1007))
-        assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl", ledger.name]
-
-    def test_few_records_are_judged_at_the_end(self, tmp_path):
-        a = write(tmp_path / "a.jsonl", ["{"] * 3 + [pair(i) for i in range(97)])
-        with pytest.raises(UserError, match="3 of the first 100 records"):
-            run(config(a, max_bad_share=0.029), tmp_path / "out")
-        run(config(a, max_bad_share=0.03), tmp_path / "out")
-        assert not (tmp_path / "out.rejected.parquet").exists()
-
-    def test_a_source_with_nothing_left_says_why(self, tmp_path):
-        a = write(tmp_path / "a.jsonl", [pair(i) for i in range(200)])
-        b = write(tmp_path / "b.jsonl", [pair(3), {"query": "", "positive": "x"}])
-        with pytest.raises(UserError, match=r"'b': nothing is left.*1 empty_query, 1 duplicate"):
-            run(config(a, b), tmp_path / "out")
-        assert not (tmp_path / "out").exists()
-
-    def test_a_corpus_with_nothing_at_all_says_why(self, tmp_path):
-        a = write(tmp_path / "a.jsonl", [{"query": "x", "positive": "X"}] * 3)
-        with pytest.raises(UserError, match=r"'a': nothing is left.*3 identical"):
-            run(config(a), tmp_path / "out")
-
-    def test_no_source(self, tmp_path):
-        with pytest.raises(UserError, match=r"data\.sources is empty"):
-            run(config(), tmp_path / "out")
-
-
-KILLED = """
-import os, signal, sys
-from jina_jax.data import {module} as module
-def die(*args, **more):
-    os.kill(os.getpid(), signal.SIGKILL)
-module.{function} = die
-from pathlib import Path
-from tests.pairs import config, run
-run(config(Path({source!r})), Path({out!r}))
-"""
-
-
-@pytest.mark.parametrize(
-    "module, function",
-    [("pipeline", "hold_out_task"), ("prepare", "encode_task"), ("prepare", "save_manifest")],
-)
-def test_a_killed_run_leaves_nothing_half_made(tmp_path, module, function):
-    source = write(tmp_path / "a.jsonl", [pair(i) for i in range(150)])
-    out = tmp_path / "out"
-    script = KILLED.format(
-        module=module, function=function, source=str(source), out=str(out),
-    )  # fmt: skip
-    killed = subprocess.run([sys.executable, "-c", script], env=os.environ, check=False)
-    assert killed.returncode == -signal.SIGKILL
-    assert not out.exists()
-    assert (tmp_path / ".out.partial").exists()
-    run(config(source), out)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl", "out"]
-    run(config(source), tmp_path / "never_killed")
-    assert files(out) == files(tmp_path / "never_killed")

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_losses import ONE, assert_equals_oracle, measure, mesh, triplets
+from contrast_cases import ONE, assert_equals_oracle, measure, mesh, triplets
 
 from jina_jax.train.log_sums import Spread
 from jina_jax.train.losses import Terms, contrastive_loss
