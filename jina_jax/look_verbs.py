@@ -1,4 +1,4 @@
-"""Verbs of the command line that look ahead and inside: `jina-jax plan`, `inspect`."""
+"""Verbs of the command line that look ahead and inside: `jina-jax plan`, `inspect`, `report` ..."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,8 +7,9 @@ from typing import Annotated
 
 import tyro
 
-from jina_jax.arguments import parse
+from jina_jax.arguments import config_verb, parse
 from jina_jax.config import RunConfig
+from jina_jax.config_file import to_json
 from jina_jax.errors import UserError
 from jina_jax.validation import validate
 
@@ -70,3 +71,34 @@ def inspect(
         print(f"scores of the filters: {plot}")
         return
     print(fates(folder, why) if why else shown(folder, samples))
+
+
+def report(
+    runs: tyro.conf.Positional[list[Path]],
+    ablations: list[Path] | None = None,
+    output: Path | None = None,
+) -> None:
+    """Show a run on one page, from raw data to scores; or several runs side by side.
+
+    The page has what was read and dropped and why, lengths, mixture, curves, speed and memory,
+    evaluation, environment, configuration and manifest, of the phases before too. It needs nothing
+    but a browser, in light or dark, wide or narrow. Its plots are also PNG and SVG files.
+
+    example: jina-jax report runs/demo
+
+    Args:
+      runs: folders of runs; of one, the runs that it started from are shown before it.
+      ablations: work folders of ablations to show too.
+      output: folder to write into; report/ in the first run's folder by default.
+    """
+    from jina_jax.report.write import write_report
+
+    if not runs and not ablations:
+        raise UserError("give the folder of a run, such as runs/demo")
+    first = (runs or ablations or [Path()])[0]
+    print(f"report: {write_report(runs, ablations or [], output or first / 'report')}")
+
+
+def show_config(args: Sequence[str]) -> None:
+    """Print every field of a config with its value, as JSON."""
+    print(to_json(config_verb("show-config", show_config.__doc__ or "", args)))

@@ -188,29 +188,3 @@ def mteb(
     write_comparison(shown, output / COMPARISON_FILE)
     print(comparison(found, shown))
     print(f"results: {output / 'results'}")
-
-
-def report(
-    runs: tyro.conf.Positional[list[Path]],
-    ablations: list[Path] | None = None,
-    output: Path | None = None,
-) -> None:
-    """Show a run on one page, from raw data to scores; or several runs side by side.
-
-    The page has what was read and dropped and why, lengths, mixture, curves, speed and memory,
-    evaluation, environment, configuration and manifest, of the phases before too. It needs nothing
-    but a browser, in light or dark, wide or narrow. Its plots are also PNG and SVG files.
-
-    example: jina-jax report runs/demo
-
-    Args:
-      runs: folders of runs; of one, the runs that it started from are shown before it.
-      ablations: work folders of ablations to show too.
-      output: folder to write into; report/ in the first run's folder by default.
-    """
-    from jina_jax.report.write import write_report
-
-    if not runs and not ablations:
-        raise UserError("give the folder of a run, such as runs/demo")
-    first = (runs or ablations or [Path()])[0]
-    print(f"report: {write_report(runs, ablations or [], output or first / 'report')}")

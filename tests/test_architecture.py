@@ -80,7 +80,7 @@ ALLOWED = {
 }
 SHELL = {
     "ablate", "arguments", "cli", "demo", "histograms", "launch", "look_verbs", "model_verbs",
-    "terminal", "__init__",
+    "run_verbs", "terminal", "__init__",
 }  # fmt: skip
 """What a person starts; these may import all."""
 

@@ -1,0 +1,183 @@
+"""Verbs of the command line that make a run: `jina-jax prepare`, `train`, `evaluate`, `mine` ..."""
+
+from collections.abc import Sequence
+
+from jina_jax.arguments import config_verb
+from jina_jax.config_file import each_phase, reads_from
+
+# Heavy imports happen inside the verbs, so that --help and errors are quick.
+
+
+def prepare(args: Sequence[str]) -> None:
+    """Read the sources, drop what must not be trained on, and write shuffled shards.
+
+    Writes below the data folder: shards (ArrayRecord of token ids and text hashes), the held-out
+    pairs (eval/), the tokenizer, manifest.json and ledger.parquet, which tells of every dropped
+    record why. Running it twice gives the same bytes.
+
+    Where --data-dir is a URL (gs:// with gcsfs, s3:// with s3fs), the folder is made in the cache
+    of this machine (--cache-dir) and put there; what is there already is fetched instead.
+
+    example: jina-jax prepare my_config.py --data.eval-pairs 500
+    """
+    config = config_verb("prepare", prepare.__doc__ or "", args)
+    from jina_jax.data.prepare import prepare as prepare_data
+    from jina_jax.data.remote import fetch_if_there, upload_prepared
+    from jina_jax.score.stages import configured_scorers
+    from jina_jax.terminal import funnel
+
+    fetch_if_there(config)
+    manifest = prepare_data(config.data, config.data_path, scorers=configured_scorers(config.data))
+    print(funnel(manifest))
+    upload_prepared(config)
+    print(f"prepared data: {config.data_dir or config.data_path}")
+
+
+def train(args: Sequence[str]) -> None:
+    """Train on prepared shards.
+
+    Metrics go to metrics.jsonl and tensorboard/ in the run folder (and to Weights & Biases with
+    --train.wandb-project), states to checkpoints/. The same command again goes on from the newest
+    checkpoint, with the same batches and losses as if nothing had happened; Ctrl-C saves first. A
+    changed field is refused on resumption unless it cannot change the result; the mesh and the
+    number of devices may change.
+
+    Sources follow their weight and max_epochs and the fields of mixture; metrics tell of each as
+    source/NAME/..., and ALARM on standard error names one whose figures show a collapse (alarms).
+
+    On several hosts, run it on each with --distributed.coordinator auto, or with HOST:PORT of the
+    first, --distributed.processes and --distributed.process-id. Where --data-dir is a URL, each
+    machine fetches the shards into its cache (--cache-dir) first, and checks every byte.
+
+    example: jina-jax train my_config.py --train.num-steps 5000
+    """
+    config = config_verb("train", train.__doc__ or "", args)
+    from jina_jax.data.remote import fetch_prepared
+    from jina_jax.distributed import start
+    from jina_jax.train.loop import train as train_run
+
+    # Before the fetch, which takes one host longer than another.
+    start(config.distributed, config.faults.heartbeat_s)
+    fetch_prepared(config)
+    train_run(config)
+    print(f"trained: {config.run_path}")
+
+
+def evaluate(args: Sequence[str]) -> None:
+    """Measure retrieval, negation, semantic similarity and reranking.
+
+    Each held-out query must find its positive among all held-out positives of its source.
+    Prints nDCG@10 and recall@10 of the trained model, the model before training and BM25, and
+    writes evaluation.json in the run folder. Of held-out triplets (query, positive, negative) also
+    the shares with cos(q, p) > cos(q, n), easy negation, and cos(q, p) > cos(p, n), hard negation,
+    in negation.json.
+
+    Sets of one's own join them: evaluate.retrieval (a folder in BEIR's layout, or files),
+    evaluate.negation, evaluate.sts (Spearman's correlation of the cosines with the scores, in
+    sts.json) and evaluate.reranking (MAP@10, in reranking.json). A row that cannot be read stops
+    it, with file, line and field.
+    """
+    config = config_verb("evaluate", evaluate.__doc__ or "", args)
+    from jina_jax.data.remote import fetch_prepared
+    from jina_jax.evaluate.run import evaluate as evaluate_run
+    from jina_jax.terminal import scores
+
+    fetch_prepared(config)
+    found = evaluate_run(config)
+    of = ("retrieval", "negation", "semantic similarity", "reranking")
+    tables = [scores(results, what) for results, what in zip(found, of, strict=True) if results]
+    print(
+        "\n\n".join(tables)
+        or "nothing to evaluate: no record is held out (data.eval_pairs), and the config names no "
+        "set of its own (evaluate.retrieval, .negation, .sts, .reranking)"
+    )
+
+
+def export(args: Sequence[str]) -> None:
+    """Write the newest checkpoint as a Hugging Face folder.
+
+    The folder loads with SentenceTransformer(path). It is read back and compared with the
+    checkpoint before this command ends. Its model card holds the sources with their licences, the
+    recipe and what `evaluate` measured, also as the model-index that the hub reads.
+
+    example: HF_TOKEN=... jina-jax export runs/mine --export.onnx --export.push-to me/mine
+    """
+    config = config_verb("export", export.__doc__ or "", args)
+    from jina_jax.data.remote import fetch_prepared
+    from jina_jax.export.run import export as export_run
+
+    if config.data.sources:  # which an imported model has not
+        fetch_prepared(config)
+    print(f"exported: {export_run(config)}")
+
+
+def negation(args: Sequence[str]) -> None:
+    """Make triplets of a sentence, its entailment and its negation.
+
+    Reads the sources of the config. Triplets, such as NLI data with the extractor nli_triplets,
+    are only checked; the positives of pairs get negations, by rules for English or from a chat
+    endpoint, whose cost is estimated before anything is sent and whose answers are kept. Writes
+    SOURCE.jsonl, triplets that `prepare` reads with negative_field="negative",
+    SOURCE.rejected.jsonl with reasons, and negation.json. The same command again goes on from
+    what is done.
+
+    example: jina-jax negation my_config.py --negation.method rules
+    """
+    config = config_verb("negation", negation.__doc__ or "", args)
+    from jina_jax.data.negation import build_negations
+    from jina_jax.terminal import negations
+
+    print(negations(build_negations(config.negation, config.data, config.negation_path)))
+    print(f"negation triplets: {config.negation_path}")
+
+
+def mine(args: Sequence[str]) -> None:
+    """Find hard negatives for the training pairs, with the newest checkpoint.
+
+    Searches the passages of each source for its own queries, exactly, and takes the nearest that
+    score below the positive by a margin. Writes SOURCE.jsonl, triplets that `prepare` reads
+    with negative_field="negative", SOURCE.dropped.jsonl with what each rule dropped, and
+    mined.json. The same command again goes on from what is done.
+
+    example: jina-jax mine my_config.py --mine.negatives-per-pair 3 --mine.margin 0.05
+    """
+    config = config_verb("mine", mine.__doc__ or "", args)
+    from jina_jax.data.remote import fetch_prepared
+    from jina_jax.mine.run import mine as mine_run
+    from jina_jax.terminal import mined
+
+    fetch_prepared(config)
+    print(mined(mine_run(config)))
+    print(f"mined triplets: {config.mine_path}")
+
+
+def run(args: Sequence[str]) -> None:
+    """Prepare and train every phase of a config, then evaluate and export the last.
+
+    Where a later phase reads triplets from the folder that `mine` or `negation` fills for a phase,
+    these are made when the phase is trained: so hard negatives are mined anew between phases, each
+    time with the newest model. What is done is not done again; a killed run goes on.
+
+    example: jina-jax run my_phases.py
+    """
+    each = each_phase(args)
+    phases = [config_verb("run", run.__doc__ or "", phase_args) for phase_args in each]
+    for number, (config, phase_args) in enumerate(zip(phases, each, strict=True)):
+        prepare(phase_args)
+        train(phase_args)
+        for make, folder in ((mine, config.mine_path), (negation, config.negation_path)):
+            if any(reads_from(later.data, folder) for later in phases[number + 1 :]):
+                make(phase_args)
+    evaluate(each[-1])
+    export(each[-1])
+
+
+def demo(args: Sequence[str]) -> None:
+    """Run the whole way on real text that is at hand everywhere.
+
+    prepare → train → evaluate → export → search, on the documentation of the Python packages
+    installed on this machine. Takes minutes on 2 CPU cores. Interrupted, it goes on where it was.
+    """
+    from jina_jax.demo import demo as run_demo
+
+    run_demo(config_verb("demo", demo.__doc__ or "", ["demo", *args]))
