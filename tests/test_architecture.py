@@ -12,7 +12,8 @@ ROOT = Path(jina_jax.__file__).parent
 # What each part may import of the others, besides itself.
 CONFIGS = {
     "alarm_config", "evaluate_config", "export_config", "fault_config", "filter_config",
-    "loss_config", "mine_config", "mixture_config", "negation_config", "source_config",
+    "loss_config", "mine_config", "mixture_config", "model_config", "negation_config",
+    "source_config",
 }  # fmt: skip
 BASE = CONFIGS | {"config", "errors", "types"}
 MODEL = BASE | {"model"}
@@ -36,6 +37,7 @@ ALLOWED = {
     "loss_config": set(),
     "mine_config": {"changeable"},
     "mixture_config": set(),
+    "model_config": set(),
     "alarm_config": {"changeable"},
     "negation_config": {"changeable"},
     "source_config": set(),
@@ -49,7 +51,7 @@ ALLOWED = {
     "distributed": {"config", "errors", "progress"},
     "data": BASE | {"config_file", "processes", "progress", "untrusted"},
     "feed": BASE | {"data", "processes"},
-    "model": {"config", "errors"},
+    "model": {"errors", "model_config"},
     "mesh": BASE,
     "hf_folder": MODEL | {"untrusted"},
     "sentence_folder": BASE | {"hf_folder", "untrusted"},

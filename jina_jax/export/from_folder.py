@@ -15,7 +15,6 @@ from jina_jax.config import (
     DataConfig,
     FeedConfig,
     RunConfig,
-    T5Config,
     TokenizerConfig,
     TrainConfig,
 )
@@ -31,6 +30,7 @@ from jina_jax.data.tokenizer import (
 from jina_jax.errors import UserError
 from jina_jax.hf_folder import CONFIG_FILE, WEIGHTS_FILE, find_folder, read_encoder
 from jina_jax.model.weights import from_huggingface
+from jina_jax.model_config import T5Config
 from jina_jax.sentence_folder import check_sentence_folder
 from jina_jax.untrusted import inner_path, read_json
 
