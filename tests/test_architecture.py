@@ -112,7 +112,7 @@ def test_imports_follow_the_data():
 
 
 def test_losses_know_neither_files_nor_configuration():
-    files = {f"jina_jax.train.{name}" for name in ("losses", "log_sums", "tiles")}
+    files = {f"jina_jax.train.{name}" for name in ("losses", "log_sums", "tiles", "visits")}
     for name in files:
         path = (ROOT / "train" / name.rsplit(".")[-1]).with_suffix(".py")
         assert {m for m in imports(path) if m.startswith("jina_jax")} < files

@@ -7,9 +7,8 @@ gradients. What is held beside the inputs and their gradients is a few tiles.
 """
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +16,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float32, Int32
 
 from jina_jax.train.tiles import Part, walk_tiles
-
-_T = TypeVar("_T")
+from jina_jax.train.visits import Gather, own_part, varying, visit_all_keys
 
 # Stands for the logit of an entry that does not count. Finite, so that no difference is NaN, and so
 # low that its share in a sum with any real logit is 0.
@@ -31,9 +29,8 @@ class Spread:
 
     mesh: Mesh
     """Rows and keys are divided over all its axes, on their first axis."""
-    gather: Literal["all_gather", "ring"] = "all_gather"
-    """`all_gather` brings all keys to every device; `ring` sends blocks of them around, so that a
-    device holds two blocks at a time."""
+    gather: Gather = "all_gather"
+    """How the keys come to every device."""
     tile_bytes: int = 16 * 2**20
     """Most memory of one float32 tile; two to four are alive at once."""
 
@@ -193,18 +190,18 @@ def _forward_local(
                 keys = key.put(keys, key.of(keys).add_axis(logits, 0))
             return rows, keys
 
-        keys = _varying(_Sum.empty(len(k_MD)), axes)
+        keys = varying(_Sum.empty(len(k_MD)), axes)
         return walk_tiles(len(q_BD), len(k_MD), spread.tile_bytes, tile, (rows, keys))
 
     def reduce(keys: _Sum) -> _Sum:
         max_N = jax.lax.pmax(keys.max_N, axes)
         total_N = keys.total_N * jnp.exp(keys.max_N - max_N)
-        own_N = _own_part(max_N, axes)
+        own_N = own_part(max_N, axes)
         return _Sum(own_N, jax.lax.psum_scatter(total_N, axes, tiled=True))
 
-    rows, keys = _visit_all_keys(
-        (k_ND, key_marks), _varying(_Rows.empty(len(q_BD)), axes), visit,
-        merge=_Sum.merge, reduce=reduce, spread=spread,
+    rows, keys = visit_all_keys(
+        (k_ND, key_marks), varying(_Rows.empty(len(q_BD)), axes), visit,
+        merge=_Sum.merge, reduce=reduce, mesh=spread.mesh, gather=spread.gather,
     )  # fmt: skip
     return LogSums(rows.sum.log(), keys.log(), rows.sum.max_N, rows.masked_B, rows.total_B)
 
@@ -232,58 +229,18 @@ def _backward_local(
             dq_BD = row.put(dq_BD, row.of(dq_BD) + _matmul(weights, k))
             return dq_BD, key.put(dk_MD, key.of(dk_MD) + _matmul(weights.T, q))
 
-        dk_MD = _varying(jnp.zeros(k_MD.shape, k_MD.dtype), axes)
+        dk_MD = varying(jnp.zeros(k_MD.shape, k_MD.dtype), axes)
         return walk_tiles(len(q_BD), len(k_MD), spread.tile_bytes, tile, (dq_BD, dk_MD))
 
-    dq_BD, dk_ND = _visit_all_keys(
+    dq_BD, dk_ND = visit_all_keys(
         (k_ND, key_marks, sums.key_N if of_keys else None, of_key_N),
-        _varying(jnp.zeros(q_BD.shape, q_BD.dtype), axes), visit,
-        merge=jnp.add, reduce=lambda dk: jax.lax.psum_scatter(dk, axes, tiled=True), spread=spread,
+        varying(jnp.zeros(q_BD.shape, q_BD.dtype), axes), visit,
+        merge=jnp.add, reduce=lambda dk: jax.lax.psum_scatter(dk, axes, tiled=True),
+        mesh=spread.mesh, gather=spread.gather,
     )  # fmt: skip
     # A logit is scale · q·k: scale · d/dscale is q · d/dq.
     dscale = jax.lax.psum(jnp.sum(q_BD * dq_BD), axes) / scale
     return dq_BD, dk_ND, dscale
-
-
-def _visit_all_keys(
-    own: Any, rows: Any, visit: Callable[[Any, Any], tuple[Any, Any]],
-    *, merge: Callable[[Any, Any], Any], reduce: Callable[[Any], Any], spread: Spread,
-) -> tuple[Any, Any]:  # fmt: skip
-    """Lets every device visit all keys with its rows.
-
-    Args:
-      own: this device's keys and what goes with them.
-      rows: what is gathered over the rows of this device.
-      visit: (block of keys, rows) → (rows, what is gathered over that block by these rows).
-      merge: two of the latter, of the same block, into one.
-      reduce: what the rows of this device gathered over all keys → what all devices gathered over
-        the keys of this device.
-      spread: mesh and way of gathering.
-    Returns: (rows, what all devices gathered over the keys of this device).
-    """
-    axes = spread.mesh.axis_names
-    size = spread.mesh.size
-    if size == 1:
-        return visit(own, rows)
-    if spread.gather == "all_gather":
-        rows, keys = visit(jax.lax.all_gather(own, axes, tiled=True), rows)
-        return rows, reduce(keys)
-
-    def send(x: Any) -> Any:
-        return jax.lax.ppermute(x, axes, [(i, (i + 1) % size) for i in range(size)])
-
-    # A block goes on while it is being visited. What was gathered over it follows one visit later,
-    # so that this transfer, too, has a visit to hide behind.
-    def step(_: Any, carry: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
-        block, rows, keys = carry
-        following, before = send(block), send(keys)
-        rows, found = visit(block, rows)
-        return following, rows, merge(before, found)
-
-    rows, keys = visit(own, rows)
-    block, rows, keys = jax.lax.fori_loop(0, size - 2, step, (send(own), rows, keys))
-    rows, found = visit(block, rows)
-    return rows, send(merge(send(keys), found))
 
 
 def _logits(
@@ -303,13 +260,3 @@ def _logits(
 def _matmul(a: Array, b: Array) -> Array:
     # Full precision: TPUs and GPUs would otherwise round the inputs to bfloat16 or tf32.
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
-
-
-def _varying(tree: _T, axes: tuple[str, ...]) -> _T:
-    """The same arrays, as ones that may differ between devices: loops must carry one type."""
-    return jax.tree.map(lambda x: jax.lax.pcast(x, axes, to="varying"), tree)
-
-
-def _own_part(x_N: Array, axes: tuple[str, ...]) -> Array:
-    length = len(x_N) // jax.lax.axis_size(axes)
-    return Part(jax.lax.axis_index(axes) * length, length).of(x_N)

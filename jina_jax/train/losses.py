@@ -124,16 +124,12 @@ def contrastive_loss(
     row_B, max_B, masked_B, others = sums.row_B, sums.row_max_B, sums.masked_B, size - 1.0
     cosine_B = jnp.sum(q_BD * p_BD, axis=-1)
     positive_B = scale * cosine_B
-    of_others = jax.lax.stop_gradient(jnp.sum(sums.total_B - positive_B) / scale)
-    in_batch_cosine = of_others / jnp.maximum(jnp.sum(others - masked_B), 1.0)
     margin_loss = negative_cosine = positive_loss = distill_loss = None
     student_BN, is_taught_BN = cosine_B[:, None], jnp.ones((size, 1), bool)
     if negatives_BND is not None:
         hard = _against_negatives(q_BD, negatives_BND, scale, spread, identity_BT, has_negative_BN)
-        row_B, max_B = (
-            jnp.logaddexp(row_B, hard.sums.row_B),
-            jnp.maximum(max_B, hard.sums.row_max_B),
-        )
+        row_B = jnp.logaddexp(row_B, hard.sums.row_B)
+        max_B = jnp.maximum(max_B, hard.sums.row_max_B)
         masked_B += hard.sums.masked_B - hard.missing
         others += hard.cosine_BN.size - hard.missing
         hinge_BN = jax.nn.relu(hard.cosine_BN - cosine_B[:, None] + terms.epsilon)
@@ -143,25 +139,31 @@ def contrastive_loss(
     if teacher_BS is not None:
         distill_loss = _distance(student_BN, teacher_BS, is_taught_BN, weight_B)
     query_loss = _mean(row_B - positive_B, weight_B)
-    loss = terms.query * query_loss
     if both_ways:
         positive_loss = _mean(sums.key_N - positive_B, weight_B)
-        loss += terms.positive * positive_loss
-    if margin_loss is not None:
-        loss += terms.margin * margin_loss
-    if distill_loss is not None:
-        loss += terms.distill * distill_loss
-    # A tolerance on the cosines, since the two products round differently.
-    is_first_B = positive_B >= jax.lax.stop_gradient(max_B) - 1e-6 * scale
     return Contrast(
-        loss, query_loss, positive_loss, margin_loss,
-        accuracy=jnp.mean(is_first_B.astype(jnp.float32)),
+        _weighted(terms, query_loss, positive_loss, margin_loss, distill_loss),
+        query_loss, positive_loss, margin_loss,
+        accuracy=_accuracy(positive_B, max_B, scale),
         positive_cosine=jnp.mean(cosine_B),
-        in_batch_cosine=in_batch_cosine,
+        in_batch_cosine=_in_batch_cosine(sums, positive_B, scale),
         negative_cosine=negative_cosine,
         masked_share=jnp.mean(masked_B) / jnp.maximum(others, 1.0),
         distill_loss=distill_loss,
     )  # fmt: skip
+
+
+def _weighted(
+    terms: Terms, query: Array, positive: Array | None, margin: Array | None, distill: Array | None
+) -> Array:
+    """The sum of the terms that there are, each times its weight."""
+    loss = terms.query * query
+    for weight, term in (
+        (terms.positive, positive), (terms.margin, margin), (terms.distill, distill),
+    ):  # fmt: skip
+        if term is not None:
+            loss += weight * term
+    return loss
 
 
 def _against_negatives(
@@ -192,6 +194,18 @@ def _against_negatives(
         jnp.sum(q_BD[:, None] * negatives_BND, axis=-1),
         ~is_match_BN,
     )
+
+
+def _accuracy(positive_B: Array, max_B: Array, scale: Array) -> Array:
+    # A tolerance on the cosines, since the two products round differently.
+    is_first_B = positive_B >= jax.lax.stop_gradient(max_B) - 1e-6 * scale
+    return jnp.mean(is_first_B.astype(jnp.float32))
+
+
+def _in_batch_cosine(sums: LogSums, positive_B: Array, scale: Array) -> Array:
+    """Mean cosine of queries and the positives of others that count; 0 where none does."""
+    of_others = jax.lax.stop_gradient(jnp.sum(sums.total_B - positive_B) / scale)
+    return of_others / jnp.maximum(jnp.sum(len(positive_B) - 1.0 - sums.masked_B), 1.0)
 
 
 def _distance(
