@@ -45,11 +45,6 @@ class CatalogueEntry:
         """Name of the entry and of its source."""
         return self.source.name
 
-    @property
-    def needs_network(self) -> bool:
-        """Whether reading streams from the hub; other entries read files fetched beforehand."""
-        return self.source.kind == "hf"
-
 
 def collection_file(
     name: str,

@@ -73,7 +73,6 @@ def test_every_entry_says_where_it_is_had_and_can_be_configured():
     for entry in ENTRIES:
         assert entry.where.startswith(("https://", "http://"))
         assert entry.source.licence
-        assert entry.needs_network == (entry.source.kind == "hf")
         assert entry.source.extractor in {"", *PER_RECORD, *GROUPED}
 
 
