@@ -16,6 +16,7 @@ install_import_hook(
         "jina_jax.model",
         "jina_jax.train.log_sums",
         "jina_jax.train.losses",
+        "jina_jax.train.visits",
         "jina_jax.feed",
         "jina_jax.evaluate",
         "jina_jax.score",

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
 import jax
-from jax import Array
 from jax.sharding import Mesh
+from jaxtyping import Array, Float32
 
 from jina_jax.train.tiles import Part
 
@@ -62,7 +62,7 @@ def varying(tree: _T, axes: tuple[str, ...]) -> _T:
     return jax.tree.map(lambda x: jax.lax.pcast(x, axes, to="varying"), tree)
 
 
-def own_part(x_N: Array, axes: tuple[str, ...]) -> Array:
+def own_part(x_N: Float32[Array, "N"], axes: tuple[str, ...]) -> Float32[Array, "M"]:
     """This device's entries of an array that all devices hold whole."""
     length = len(x_N) // jax.lax.axis_size(axes)
     return Part(jax.lax.axis_index(axes) * length, length).of(x_N)
