@@ -71,6 +71,8 @@ def read_parquet(
             groups = range(start, file.metadata.num_row_groups if end is None else end)
             columns = list(dict.fromkeys(fields))
             for batch in read_batches(stream, file, groups, columns, CHUNK_RECORDS):
+                # A struct without fields stands in the schema and in no batch.
+                _require_columns(path, batch.schema.names, fields)
                 if whole := _whole_texts(batch, fields):
                     builder.columns = whole
                     builder.rows = list(range(row + 1, row + 1 + len(batch)))

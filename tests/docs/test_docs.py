@@ -12,9 +12,10 @@ import pytest
 
 from jina_jax import cli
 from jina_jax.arguments import config_verb
+from jina_jax.data.sources import read_source
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PYTHON, SHELL = "python", "sh"
 RUN_ORDER = ("data", "start", "evaluate", "resume", "gpus", "paper", "tpu-pod")
 """Pages with shell blocks: the first makes the run that the others look at."""
@@ -91,8 +92,19 @@ def test_it_builds_without_a_broken_link(tmp_path):
 
 
 def test_every_page_with_commands_is_run():
-    with_commands = {path.stem for path in PAGES if list(commands(path))}
+    with_commands = {path.stem for path in PAGES[1:] if list(commands(path))}
     assert with_commands == set(RUN_ORDER)
+
+
+def test_the_config_of_the_readme_reads_the_line_beside_it(tmp_path, monkeypatch):
+    (line,), (config, _) = blocks(PAGES[0], "json"), blocks(PAGES[0], PYTHON)
+    monkeypatch.chdir(tmp_path)
+    Path("pairs.jsonl").write_text(line, encoding="utf-8")
+    Path("mine.py").write_text(config, encoding="utf-8")
+    (pair,) = read_source(config_verb("prepare", "", ["mine.py"]).data.sources[0])
+    assert (pair.query, pair.positive) == tuple(json.loads(line).values())
+    verbs = {words[0] for words in commands(PAGES[0]) if not words[0].startswith("-")}
+    assert {"run", "search", "plan"} <= verbs <= {*cli._CONFIG_VERBS, *cli._PLAIN_VERBS}
 
 
 def test_commands_end_as_the_pages_say(outcomes):

@@ -78,7 +78,7 @@ def test_a_host_hangs(folder, uninterrupted, rank):
 
 @pytest.mark.slow
 def test_a_step_that_stalls_ends_in_time(folder, uninterrupted):
-    """The other process is stopped in the middle of a step, and signs of life are not missed yet."""
+    """The other process is stopped within a step, before its signs of life are missed."""
     flags = ("--faults.step-timeout-s=20",)
     code, said, seconds = harm(folder, "stalls", 1, signal.SIGSTOP, *flags, heartbeat_s=600)
     assert code == ExitCode.STEP_STALLED, said

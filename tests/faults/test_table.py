@@ -1,6 +1,6 @@
 """Every fault that must be survived: how it is caused, what is promised, where it is tested.
 
-All are caused by real signals, full disks, changed bytes and hostile files. `python -m tests.faults`
+All are caused by real signals, full disks, changed bytes, hostile files. `python -m tests.faults`
 runs them all and counts.
 """
 

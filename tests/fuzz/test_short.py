@@ -1,13 +1,14 @@
 """A short look with the fuzzer; `python -m tests.fuzz` is the long one."""
 
 import random
+from pathlib import Path
 
 import pytest
 
 from tests.fuzz.__main__ import fuzz_blindly, read
 from tests.fuzz.corpus import corpus
 from tests.fuzz.mutation import change_bytes, mutated
-from tests.fuzz.targets import TARGETS, empty
+from tests.fuzz.targets import TARGETS, empty, run
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -25,6 +26,14 @@ def test_the_corpus_is_valid_as_it_is(target, tmp_path):
     for data in corpus(tmp_path / "made")[target]:
         TARGETS[target](tmp_path / "read", data)
         empty(tmp_path / "read")
+
+
+@pytest.mark.parametrize(
+    "found", sorted((Path(__file__).parent / "found").iterdir()), ids=lambda p: p.name
+)
+def test_what_was_found_stays_mended(found, tmp_path):
+    """Files of found/ are named TARGET-WHAT."""
+    run(found.name.partition("-")[0], tmp_path, found.read_bytes())
 
 
 def test_a_reader_that_raises_something_else_is_a_finding(tmp_path, monkeypatch):
