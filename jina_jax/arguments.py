@@ -49,7 +49,7 @@ def parse(
     _refuse_fullwidth(args)
     return tyro.cli(
         parsed,
-        prog=f"jina-jax {verb} {names[0] if names else 'CONFIG'}",
+        prog=f"jina-jax {verb}" + ("" if verb in names else f" {names[0] if names else 'CONFIG'}"),
         description=inspect.cleandoc(text),
         default=default(config),
         args=list(args[len(names) :]),

@@ -46,12 +46,14 @@ def plan(args: Sequence[str]) -> None:
 
 
 def inspect(
-    folder: tyro.conf.Positional[Path],
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
     samples: int = 3,
     why: str = "",
     plot: Path | None = None,
 ) -> None:
     """Show what a prepared folder or a run holds.
+
+    example: jina-jax inspect runs/demo --why "read a file line by line"
 
     Args:
       folder: a prepared folder (manifest.json) or a run folder.
@@ -74,7 +76,7 @@ def inspect(
 
 
 def report(
-    runs: tyro.conf.Positional[list[Path]],
+    runs: Annotated[list[Path], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")],
     ablations: list[Path] | None = None,
     output: Path | None = None,
 ) -> None:
@@ -100,5 +102,8 @@ def report(
 
 
 def show_config(args: Sequence[str]) -> None:
-    """Print every field of a config with its value, as JSON."""
+    """Print every field of a config with its value, as JSON.
+
+    example: jina-jax show-config base@v5e:16x16
+    """
     print(to_json(config_verb("show-config", show_config.__doc__ or "", args)))

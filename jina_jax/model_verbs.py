@@ -9,11 +9,13 @@ from jina_jax.errors import UserError
 
 # Heavy imports happen inside the verbs, so that --help and errors are quick.
 
+_Model = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+
 
 def encode(
-    model: tyro.conf.Positional[Path],
-    texts: tyro.conf.Positional[Path],
-    output: tyro.conf.Positional[Path],
+    model: _Model,
+    texts: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN")],
+    output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")],
     field: str = "text",
     truncate_dim: int | None = None,
     compute_dtype: Literal["float32", "bfloat16"] = "float32",
@@ -23,6 +25,8 @@ def encode(
     """Encode the texts of a file, of any size.
 
     The output appears when it is whole. After a kill, the same command goes on where it was.
+
+    example: jina-jax encode runs/demo/export passages.jsonl embeddings.npy --field body
 
     Args:
       model: a run folder or an exported folder.
@@ -49,13 +53,15 @@ def encode(
 
 
 def import_model(
-    model: tyro.conf.Positional[str],
-    run: tyro.conf.Positional[Path],
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")],
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
 ) -> None:
     """Import a T5 encoder as a run, with its weights as the checkpoint of step 0.
 
     The run can be evaluated, exported, searched with, and started from
     (--train.initial-weights RUN).
+
+    example: jina-jax import sentence-transformers/sentence-t5-base runs/theirs
 
     Args:
       model: a sentence-transformers or transformers folder of a T5 with mean pooling, with
@@ -72,15 +78,17 @@ def import_model(
 
 
 def search(
-    model: tyro.conf.Positional[Path],
-    corpus: tyro.conf.Positional[Path],
-    queries: Annotated[tuple[str, ...], tyro.conf.Positional],
+    model: _Model,
+    corpus: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CORPUS")],
+    queries: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="QUERY ...")],
     field: str = "text",
     top_k: int = 5,
 ) -> None:
     """Find the passages of a file that are nearest to each query.
 
     The search is exact. The file may be of any size: it is embedded and searched block by block.
+
+    example: jina-jax search runs/demo/export passages.txt "read a file line by line"
 
     Args:
       model: a run folder or an exported folder.
@@ -103,8 +111,8 @@ def search(
 
 
 def negation_score(
-    model: tyro.conf.Positional[Path],
-    triplets: tyro.conf.Positional[Path],
+    model: _Model,
+    triplets: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="TRIPLETS")],
     anchor_field: str = "query",
     entailment_field: str = "positive",
     negative_field: str = "negative",
@@ -114,6 +122,8 @@ def negation_score(
 
     Easy negation is the share of triplets with cos(anchor, entailment) > cos(anchor, negative),
     hard negation that with cos(anchor, entailment) > cos(entailment, negative).
+
+    example: jina-jax negation-score runs/demo/export triplets.jsonl
 
     Args:
       model: a run folder or an exported folder.
@@ -138,7 +148,7 @@ def negation_score(
 
 
 def mteb(
-    model: tyro.conf.Positional[Path],
+    model: _Model,
     suite: str = "quick",
     mirror: Path | None = None,
     output: Path | None = None,
@@ -155,6 +165,8 @@ def mteb(
     Results are written task by task in mteb's own JSON; what is there is not run again. The table
     has published scores beside ours, and is written to comparison.json too. Needs
     pip install "jina-jax[mteb]".
+
+    example: jina-jax mteb runs/demo/export --suite jina_v1
 
     Args:
       model: a run folder, an exported folder, or a BERT such as all-MiniLM-L6-v2.

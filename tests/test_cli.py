@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 
 import pytest
 
@@ -52,6 +53,9 @@ def test_help_names_every_verb(capsys):
         code, help_, _ = run(capsys, verb, "--help")
         assert code == 0
         assert len(help_.splitlines()) > 5
+        assert verb == "demo" or f"example: jina-jax {verb} " in help_.replace("HF_TOKEN=... ", "")
+        usage = help_.partition("\n\n")[0]
+        assert not re.search(r" (PATH|STR)\b", re.sub(r"\[[^\]]*\]", "", usage)), "name positionals"
 
 
 def test_show_config_shows_overrides(capsys, folder):

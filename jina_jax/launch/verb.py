@@ -38,9 +38,9 @@ def launch(args: Sequence[str]) -> None:
 
     @dataclass(frozen=True)
     class Arguments:
-        target: tyro.conf.Positional[Target]
+        target: Annotated[Target, tyro.conf.Positional, tyro.conf.arg(metavar="TARGET")]
         """What starts the run."""
-        config: tyro.conf.Positional[str]
+        config: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG")]
         """A Python file with get_config(), or the name of a shipped config."""
         options: Annotated[LaunchOptions, tyro.conf.arg(name="")]
 

@@ -80,9 +80,11 @@ def topology_devices(name: str) -> Sequence[Any]:
     from jax.experimental import topologies
 
     found = find_topology(name)
-    several = {"num_slices": found.slices} if found.slices > 1 else {}
+    more: dict[str, Any] = {"num_slices": found.slices} if found.slices > 1 else {}
+    if found.chips_per_host == 1:  # libtpu 0.0.42 takes every host to have four.
+        more["chips_per_host_bounds"] = (1, 1, 1)
     return topologies.get_topology_desc(
-        platform="tpu", topology_name=found.slice_name, **several
+        platform="tpu", topology_name=found.slice_name, **more
     ).devices
 
 
