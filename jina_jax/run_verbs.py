@@ -76,6 +76,8 @@ def evaluate(args: Sequence[str]) -> None:
     evaluate.negation, evaluate.sts (Spearman's correlation of the cosines with the scores, in
     sts.json) and evaluate.reranking (MAP@10, in reranking.json). A row that cannot be read stops
     it, with file, line and field.
+
+    example: jina-jax evaluate my_config.py
     """
     config = config_verb("evaluate", evaluate.__doc__ or "", args)
     from jina_jax.data.remote import fetch_prepared
