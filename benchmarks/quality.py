@@ -98,13 +98,11 @@ def ordered_pairs(config: RunConfig) -> list[list[str]]:
     """The pairs in the order of our batches, found by the hashes of their texts."""
     from jina_jax.data.manifest import load_manifest
     from jina_jax.data.normalise import text_hash
-    from jina_jax.data.shards import ShardSet
     from jina_jax.data.tokenizer import load_tokenizer
-    from jina_jax.feed.mixture import plan_mixture
-    from jina_jax.feed.pipeline import batches
+    from jina_jax.feed.of_run import feed_of_run
 
-    (source,) = load_manifest(config.data_path).sources
-    shards = ShardSet([config.data_path / shard.path for shard in source.shards])
+    feed = feed_of_run(config, load_manifest(config.data_path))
+    (shards,) = feed.sources.values()
     tokenizer = load_tokenizer(config.data_path / "tokenizer")
     tokenizer.enable_truncation(config.data.max_text_tokens)
     by_hash: dict[bytes, list[str]] = {}
@@ -112,11 +110,7 @@ def ordered_pairs(config: RunConfig) -> list[list[str]]:
         pair = list(json.loads(line).values())
         by_hash.setdefault(b"".join(map(text_hash, pair)), pair)
     ordered = []
-    mixture = plan_mixture(
-        config.data.sources, {source.name: len(shards)}, config.mixture,
-        batch_size=config.feed.global_batch_size, num_steps=config.train.num_steps,
-    )  # fmt: skip
-    for batch in batches({source.name: shards}, mixture, config.feed, seed=config.train.seed):
+    for batch in feed.batches:
         records = shards.read(batch.record_B)
         for number, hashes in enumerate(records.hashes_NSx2):
             pair = by_hash[hashes.tobytes()]

@@ -161,26 +161,15 @@ class Victim:
 def planned_batches(config: RunConfig) -> list[str]:
     """Fingerprints of the batches of all steps, drawn anew; every epoch must have every record."""
     from jina_jax.data.manifest import load_manifest
-    from jina_jax.data.shards import ShardSet
-    from jina_jax.feed.mixture import plan_mixture
-    from jina_jax.feed.pipeline import batches
+    from jina_jax.feed.of_run import feed_of_run
 
-    manifest = load_manifest(config.data_path)
-    sources = {
-        s.name: ShardSet([config.data_path / shard.path for shard in s.shards])
-        for s in manifest.sources
-    }
-    records = {name: len(shards) for name, shards in sources.items()}
-    mixture = plan_mixture(
-        config.data.sources, records, config.mixture,
-        batch_size=config.feed.global_batch_size, num_steps=config.train.num_steps,
-    )  # fmt: skip
-    found, drawn = [], [[] for _ in sources]  # type: ignore[var-annotated]
-    for batch in batches(sources, mixture, config.feed, seed=config.train.seed):
+    feed = feed_of_run(config, load_manifest(config.data_path))
+    found, drawn = [], [[] for _ in feed.sources]  # type: ignore[var-annotated]
+    for batch in feed.batches:
         found.append(batch.fingerprint)
         drawn[batch.source].append(batch.record_B)
-    for name, of_source in zip(sources, drawn, strict=True):
-        rows, size = np.concatenate(of_source), records[name]
+    for name, of_source in zip(feed.sources, drawn, strict=True):
+        rows, size = np.concatenate(of_source), feed.records[name]
         for epoch in range(len(rows) // size):
             of_epoch = np.sort(rows[epoch * size : (epoch + 1) * size])
             assert (of_epoch == np.arange(size)).all(), f"{name} misses rows in epoch {epoch}"

@@ -11,9 +11,7 @@ from typing import IO
 
 from jina_jax.arguments import config_verb
 from jina_jax.data.manifest import load_manifest
-from jina_jax.data.shards import ShardSet
-from jina_jax.feed.mixture import plan_mixture
-from jina_jax.feed.pipeline import batches
+from jina_jax.feed.of_run import feed_of_run
 from jina_jax.train.metrics import read_metrics
 
 ROOT = Path(__file__).parents[1]
@@ -99,16 +97,7 @@ def workers(pid: int) -> list[int]:
 def planned(folder: Path, flags: tuple[str, ...], count: int) -> list[str]:
     """Fingerprints of the first batches of a run of `config.py`, drawn in this process."""
     config = config_verb("train", "", [str(folder / "config.py"), *flags])
-    manifest = load_manifest(config.data_path)
-    sources = {
-        s.name: ShardSet([config.data_path / shard.path for shard in s.shards])
-        for s in manifest.sources
-    }
-    mixture = plan_mixture(
-        config.data.sources, {name: len(s) for name, s in sources.items()}, config.mixture,
-        batch_size=config.feed.global_batch_size, num_steps=config.train.num_steps,
-    )  # fmt: skip
-    drawn = batches(sources, mixture, config.feed, seed=config.train.seed)
+    drawn = feed_of_run(config, load_manifest(config.data_path)).batches
     return [batch.fingerprint for batch in islice(drawn, count)]
 
 

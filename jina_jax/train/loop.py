@@ -22,15 +22,13 @@ from jina_jax.data.manifest import (
     file_sha256,
     load_manifest,
 )
-from jina_jax.data.shards import ShardSet
 from jina_jax.data.tokenizer import SPIECE_FILE
 from jina_jax.data.verify import verify_shards
 from jina_jax.distributed import check_agreement, is_first, start
 from jina_jax.environment import environment
 from jina_jax.errors import Interrupted, UserError
 from jina_jax.feed.batch import Batch, PackedBatch
-from jina_jax.feed.mixture import plan_mixture
-from jina_jax.feed.pipeline import batches
+from jina_jax.feed.of_run import feed_of_run
 from jina_jax.host_watch import HostWatch
 from jina_jax.initial import initial_params
 from jina_jax.mesh import check_divides, make_mesh, put
@@ -199,20 +197,11 @@ def _run_steps(
     saves: Saves, watchdog: Watchdog, goodput: Goodput,
 ) -> TrainState:  # fmt: skip
     num_steps, first = config.train.num_steps, int(state.step)
-    sources = {
-        s.name: ShardSet([config.data_path / shard.path for shard in s.shards])
-        for s in manifest.sources
-    }
-    records = {name: len(shards) for name, shards in sources.items()}
-    mixture = plan_mixture(
-        config.data.sources, records, config.mixture,
-        batch_size=config.feed.global_batch_size, num_steps=num_steps,
-    )  # fmt: skip
+    feed = feed_of_run(config, manifest, first)
     evaluation = StepEvaluation(config, mesh, first)
-    feed = batches(sources, mixture, config.feed, seed=config.train.seed, start=first)
     step_fn = CompiledStep(config, mesh)
     skipped = SkippedSteps(
-        config.run_path, sources,
+        config.run_path, feed.sources,
         start=first, limit=config.faults.max_skipped_steps, writes=is_first(),
     )  # fmt: skip
     limits = Limits(config, watchdog)
@@ -225,12 +214,12 @@ def _run_steps(
             with limits.evaluation(first), goodput.of("evaluation"):
                 evaluation.run(state, first, writer)
         of_sources = SourceMetrics(
-            records, mixture, batch_size=config.feed.global_batch_size, done=first
+            feed.records, feed.mixture, batch_size=config.feed.global_batch_size, done=first
         )
         say(of_sources.planned(), enabled=is_first())
         log = StepLog(config, mesh, writer, of_sources, skipped, saves, goodput)
         goodput.enter("step")
-        for batch, arrays in _on_devices(feed, mesh, log.throughput, limits, goodput):
+        for batch, arrays in _on_devices(feed.batches, mesh, log.throughput, limits, goodput):
             profiler.before(batch.step, state)
             done = batch.step + 1
             if not step_fn.knows(arrays):
@@ -244,10 +233,7 @@ def _run_steps(
                 if is_last:
                     log.flush()
             with limits.saving(done), goodput.of("checkpoint"):
-                if is_last:
-                    saves.finish(state)
-                elif saves.is_due(done):
-                    saves.start(state)
+                saves.after(state, done, is_last=is_last)
             if skipped.are_too_many:
                 raise skipped.error(done)
             if stop is None and evaluation.due(done):

@@ -34,22 +34,25 @@ class Saves:
         self.failures = 0
         """Saves of this process that failed."""
 
-    def is_due(self, step: int) -> bool:
-        """Whether `step` steps done are to be saved."""
+    def after(self, state: TrainState, step: int, *, is_last: bool) -> None:
+        """Saves a state where it is due after `step` steps; the last one until it is done.
+
+        Raises: SaveFailed when `ATTEMPTS` in a row have failed.
+        """
         self._look()
         is_retry = self._retry_at is not None and time.monotonic() >= self._retry_at
-        return step % self._every == 0 or is_retry
+        if is_last:
+            self._finish(state)
+        elif step % self._every == 0 or is_retry:
+            self._start(state)
 
     def _look(self) -> None:
         """Notices a failure as soon as it is known, where no other process must be asked."""
         if jax.process_count() == 1 and self._checkpoints.failure and self._retry_at is None:
             self._count(None)
 
-    def start(self, state: TrainState) -> None:
-        """Starts to save a state; the one before has ended then.
-
-        Raises: SaveFailed when `ATTEMPTS` in a row have failed.
-        """
+    def _start(self, state: TrainState) -> None:
+        """Starts to save a state; the one before has ended then."""
         try:
             if self._checkpoints.wait():
                 self._in_a_row = 0
@@ -59,13 +62,10 @@ class Saves:
         self._retry_at = None
         self._checkpoints.save(state, self._metadata())
 
-    def finish(self, state: TrainState) -> None:
-        """Saves a state and waits until that is done, trying again for a while.
-
-        Raises: SaveFailed.
-        """
+    def _finish(self, state: TrainState) -> None:
+        """Saves a state and waits until that is done, trying again for a while."""
         while True:
-            self.start(state)
+            self._start(state)
             try:
                 self._checkpoints.wait()
                 return
