@@ -41,6 +41,7 @@ from jina_jax.mesh import make_mesh
 from jina_jax.progress import say
 from jina_jax.score.stages import configured_scorers
 from jina_jax.train.loop import train
+from jina_jax.trained import is_run
 from jina_jax.validation import validate
 
 
@@ -103,6 +104,11 @@ def check(ablation: Ablation) -> None:
     """
     if problems := list(ablation_problems(ablation)):
         raise UserError("the ablation cannot be used:\n  " + "\n  ".join(problems))
+    root = ablation.base.run_path
+    if is_run(root) or (root / "data" / MANIFEST_FILE).exists():
+        raise UserError(
+            f"{root} holds a run of its own: give the ablation a folder with --workdir {root}-ablation"
+        )
     configs = [arm_config(ablation.base, arm) for arm in ablation.arms]
     for config in configs:
         validate(config)

@@ -67,6 +67,16 @@ def test_an_ablation_that_cannot_be_compared_is_refused(tmp_path):
     )
 
 
+@pytest.mark.parametrize("file", ["checkpoints/1/x", "data/manifest.json"])
+def test_the_folder_of_a_run_is_left_to_it(tmp_path, file):
+    ablation = losses(tmp_path)
+    check(ablation)
+    (ablation.base.run_path / file).parent.mkdir(parents=True)
+    (ablation.base.run_path / file).touch()
+    with pytest.raises(UserError, match=r"holds a run of its own.*--workdir .*-ablation"):
+        check(ablation)
+
+
 def test_a_config_says_which_verb_it_is_for():
     for name in ("ablation_filters", "ablation_losses"):
         loaded = load_ablation(name)
