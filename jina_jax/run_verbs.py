@@ -53,14 +53,15 @@ def train(args: Sequence[str]) -> None:
     """
     config = config_verb("train", train.__doc__ or "", args)
     from jina_jax.data.remote import fetch_prepared
-    from jina_jax.distributed import start
+    from jina_jax.distributed import is_first, start
     from jina_jax.train.loop import train as train_run
 
     # Before the fetch, which takes one host longer than another.
     start(config.distributed, config.faults.heartbeat_s)
     fetch_prepared(config)
     train_run(config)
-    print(f"trained: {config.run_path}")
+    if is_first():
+        print(f"trained: {config.run_path}")
 
 
 def evaluate(args: Sequence[str]) -> None:

@@ -20,13 +20,12 @@ for rank in 0 1; do
 done
 trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' TERM INT
 status=0
-left=2
-while ((left > 0)); do
+while ((${#pids[@]} > 0)); do
   code=0
   unset ended
   wait -n -p ended "${pids[@]}" || code=$?
   [[ -v ended ]] || continue # the signal above ended `wait`, and no process yet
-  left=$((left - 1))
+  if [[ $ended == "${pids[0]}" ]]; then pids=("${pids[@]:1}"); else pids=("${pids[0]}"); fi
   # The first that fails takes the other along, rather than leave it waiting.
   if ((code != 0 && status == 0)); then
     status=$code

@@ -107,7 +107,8 @@ def check(ablation: Ablation) -> None:
     root = ablation.base.run_path
     if is_run(root) or (root / "data" / MANIFEST_FILE).exists():
         raise UserError(
-            f"{root} holds a run of its own: give the ablation a folder with --workdir {root}-ablation"
+            f"{root} holds a run of its own: give the ablation a folder with "
+            f"--workdir {root}-ablation"
         )
     configs = [arm_config(ablation.base, arm) for arm in ablation.arms]
     for config in configs:

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ class MetricsWriter:
         self._boards = open_boards(config, start)
         self._file = self._path.open("ab", buffering=0)
         self._unwritten = b""
+        self._first: tuple[int, float] | None = None
         self._bar = (
             tqdm(total=self._num_steps, initial=start, unit="step", dynamic_ncols=True)
             if sys.stderr.isatty()
@@ -68,9 +70,20 @@ class MetricsWriter:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(step - self._bar.n)
         else:
+            text += self._time_left(step)
             print(f"step {step}/{self._num_steps}  {text}", file=sys.stderr, flush=True)
         for alarm in values.get("alarm", ()):
             tqdm.write(alarm["message"], file=sys.stderr)
+
+    def _time_left(self, step: int) -> str:
+        """As the steps since the first line of this start tell, which leaves compiling out."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = step, now
+            return ""
+        first_step, began = self._first
+        left_s = (now - began) / max(1, step - first_step) * (self._num_steps - step)
+        return f"  {tqdm.format_interval(left_s)} left"
 
     def draw(self, values: dict[str, Any]) -> None:
         """Puts a step's values on the boards; `step` is among them."""

@@ -68,4 +68,5 @@ def test_what_both_refuse_ends_the_script_with_their_code(folder):
         [ROOT / "launch" / "local_2proc.sh", "no-such-config"], capture_output=True, text=True,
         env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
     )  # fmt: skip
-    assert two.returncode == 2 and "no-such-config" in two.stderr
+    assert two.returncode == 2 and "no config 'no-such-config'" in two.stderr
+    assert "no such job" not in two.stderr
