@@ -95,9 +95,30 @@ def test_slips_are_named_with_the_remedy(capsys, tmp_path, monkeypatch, args, me
 def test_a_config_that_does_not_load(capsys, tmp_path):
     path = tmp_path / "broken.py"
     path.write_text("def get_config(:\n")
-    assert "failed to load: SyntaxError" in refused(capsys, "train", path)
+    message = refused(capsys, "train", path)
+    assert f"{path}:1: failed to load: SyntaxError" in message
+    assert "def get_config(:" in message
     path.write_text("x = 1\n")
     assert "must return a jina_jax.config.RunConfig" in refused(capsys, "train", path)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("SourceConfig(name='a', qeury_field='q')",
+         "SourceConfig has no field 'qeury_field'; did you mean 'query_field'?"),
+        ("{}['corpus']", "failed to load: KeyError: 'corpus'"),
+    ],
+)  # fmt: skip
+def test_what_fails_in_a_config_is_told_with_its_line(capsys, tmp_path, line, message):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        f"from jina_jax.config import SourceConfig\n\ndef get_config():\n    return {line}\n"
+    )
+    assert f"{path}:4: {message}" in refused(capsys, "train", path)
+    path.write_text("from jina_jax.errors import UserError\n\ndef get_config():\n    "
+                    "raise UserError('ours')\n")  # fmt: skip
+    assert f"{path}:" not in refused(capsys, "train", path)
 
 
 def test_training_needs_prepared_data(capsys, folder):
