@@ -214,6 +214,14 @@ def test_texts_that_cannot_be_read(capsys, prepared):
         assert expected in message
 
 
+def test_a_file_without_the_field_names_the_flag(capsys, prepared):
+    path = prepared / "bodies.jsonl"
+    path.write_text('{"id": "1", "body": "a text"}\n')
+    for verb in (["encode", "run", path, "out.npy"], ["search", "run", path, "a"]):
+        message = refused(capsys, *verb)
+        assert "fields are id, body; name the one to read with --field" in message
+
+
 def test_inspect_shows_what_was_kept_and_dropped(capsys, prepared):
     path = prepared / "numbers.jsonl"
     path.write_text(path.read_text() + '{"query": "Same", "positive": "same "}\n')
