@@ -170,6 +170,16 @@ def inspect(folder: Path, samples: int) -> str:
     )
 
 
+def prepared_folder(folder: Path) -> Path:
+    """A prepared folder, or the one that a run folder's configuration names.
+
+    Raises: UserError when the configuration of a run cannot be read.
+    """
+    if not (folder / MANIFEST_FILE).is_file() and (folder / "config.json").is_file():
+        return read_run(folder).data_path
+    return folder
+
+
 def _inspect_data(folder: Path, samples: int) -> str:
     manifest = load_manifest(folder)
     tokenizer = load_tokenizer(folder / "tokenizer")
