@@ -77,6 +77,7 @@ def test_show_config_shows_overrides(capsys, folder):
         (["train", "demo", "--name", "../x"], "may hold only ASCII letters"),
         (["train", "demo", "--feed.row-tokens", "16"], "does not fit feed.row_tokens=16"),
         (["prepare", "demo", "--data.eval-pairs", "-1"], "must not be negative"),
+        (["show-config", "demo", "--model.vocab-size", "7936"], "raise model.vocab_size to 8000"),
         (["prepare", "demo", "--workdir", "gs://bucket/x"], "is a URL: give a folder"),
         (["encode", "nowhere", "texts.txt", "out.npy"], "texts.txt"),
         (["search", "nowhere", "corpus.jsonl"], "needs a query"),
