@@ -95,7 +95,13 @@ def negations(report: NegationReport) -> str:
         ]
         for s in report.sources
     ]
-    return table(["source", "read", *reasons, "triplets"], rows)
+    hint = [
+        f"{s.name}: the rules, which suit English sentences, fit few of its positives; "
+        f"negation.method=endpoint with negation.endpoint has a chat model write them"
+        for s in report.sources
+        if 2 * s.rejected.get("no_rule", 0) > s.read
+    ]
+    return "\n".join([table(["source", "read", *reasons, "triplets"], rows), *hint])
 
 
 def mined(report: MineReport) -> str:
