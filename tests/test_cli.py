@@ -179,7 +179,10 @@ def test_a_batch_that_does_not_divide(capsys, prepared):
 
 
 def test_a_vocabulary_that_does_not_fit_the_model(capsys, prepared):
-    message = refused(capsys, "train", prepared / "config.py", "--model.vocab-size", "32")
+    small = ("train", prepared / "config.py", "--model.vocab-size", "32")
+    assert "raise model.vocab_size to 64" in refused(capsys, *small)
+    # How many pieces a tokenizer that is given has is known from the shards.
+    message = refused(capsys, *small, "--data.tokenizer.source", prepared / "data" / "tokenizer")
     assert "raise model.vocab_size to at least" in message
 
 
