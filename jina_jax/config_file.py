@@ -14,6 +14,7 @@ from jina_jax.config import DataConfig, RunConfig
 from jina_jax.errors import UserError
 from jina_jax.suite_config import Suite
 from jina_jax.untrusted import read_json
+from jina_jax.user_code import call, run_file
 
 _T = TypeVar("_T")
 RUN_FILE = "config.json"
@@ -200,22 +201,11 @@ def load_suite(name_or_path: str) -> Suite:
                 f"no suite {name_or_path!r}: give a Python file with get_suite(), or one of: "
                 f"{', '.join(shipped)}"
             )
-        module = _run_file(path)
-    suite = getattr(module, "get_suite", lambda: None)()
+        module = run_file(path)
+    suite = call(getattr(module, "get_suite", lambda: None), file=module.__file__ or name_or_path)
     if not isinstance(suite, Suite):
         raise UserError(f"{name_or_path}: get_suite() must return a jina_jax.suite_config.Suite")
     return suite
-
-
-def _run_file(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise UserError(f"{path} failed to load: {type(error).__name__}: {error}") from error
-    return module
 
 
 def _given(name_or_path: str) -> Any:
@@ -232,11 +222,11 @@ def _given(name_or_path: str) -> Any:
                 f"no config {name_or_path!r}: give a Python file with get_config(), a run folder "
                 f"(with {RUN_FILE}), or one of: {', '.join(config_names())}"
             )
-        module = _run_file(path)
+        module = run_file(path)
     get_config = getattr(module, "get_config", lambda *_: None)
     if at and not inspect.signature(get_config).parameters:
         raise UserError(f"{name_or_path}: its get_config() takes no machine; leave out @{machine}")
-    return get_config(machine) if at else get_config()
+    return call(get_config, *([machine] if at else []), file=module.__file__ or name_or_path)
 
 
 def _chained(file: str, phases: tuple[RunConfig, ...]) -> tuple[RunConfig, ...]:

@@ -59,9 +59,9 @@ def inspect(
       folder: a prepared folder (manifest.json) or a run folder.
       samples: dropped records shown per reason.
       why: a query, positive or negative; tell instead what became of each record that has it.
-      plot: a .png, .svg or .pdf; draw instead the scores of the filters of a prepared folder.
+      plot: a .png, .svg or .pdf; draw instead the scores of the filters of the prepared folder.
     """
-    from jina_jax.terminal import fates
+    from jina_jax.terminal import fates, prepared_folder
     from jina_jax.terminal import inspect as shown
 
     if plot is not None:
@@ -69,10 +69,10 @@ def inspect(
         from jina_jax.data.manifest import load_manifest
         from jina_jax.histograms import plot_histograms
 
-        plot_histograms(score_histograms(load_manifest(folder)), plot)
+        plot_histograms(score_histograms(load_manifest(prepared_folder(folder))), plot)
         print(f"scores of the filters: {plot}")
         return
-    print(fates(folder, why) if why else shown(folder, samples))
+    print(fates(prepared_folder(folder), why) if why else shown(folder, samples))
 
 
 def report(

@@ -95,7 +95,13 @@ def negations(report: NegationReport) -> str:
         ]
         for s in report.sources
     ]
-    return table(["source", "read", *reasons, "triplets"], rows)
+    hint = [
+        f"{s.name}: the rules, which suit English sentences, fit few of its positives; "
+        f"negation.method=endpoint with negation.endpoint has a chat model write them"
+        for s in report.sources
+        if 2 * s.rejected.get("no_rule", 0) > s.read
+    ]
+    return "\n".join([table(["source", "read", *reasons, "triplets"], rows), *hint])
 
 
 def mined(report: MineReport) -> str:
@@ -168,6 +174,16 @@ def inspect(folder: Path, samples: int) -> str:
     raise UserError(
         f"{folder} is neither a prepared folder (manifest.json) nor a run folder (config.json)"
     )
+
+
+def prepared_folder(folder: Path) -> Path:
+    """A prepared folder, or the one that a run folder's configuration names.
+
+    Raises: UserError when the configuration of a run cannot be read.
+    """
+    if not (folder / MANIFEST_FILE).is_file() and (folder / "config.json").is_file():
+        return read_run(folder).data_path
+    return folder
 
 
 def _inspect_data(folder: Path, samples: int) -> str:

@@ -119,6 +119,13 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
     yield from _positive(
         "model", model, "vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads"
     )
+    pieces = config.data.tokenizer.vocab_size
+    learns = bool(config.data.sources) and config.data.tokenizer.source == "train"
+    if learns and pieces > model.vocab_size > 0:
+        yield (
+            f"data.tokenizer.vocab_size={pieces} pieces are more than model.vocab_size="
+            f"{model.vocab_size}; raise model.vocab_size to {-(-pieces // 64) * 64}, or learn fewer"
+        )
     yield from _positive("mesh", config.mesh, "fsdp", "tensor")
     if config.mesh.data != -1:
         yield from _positive("mesh", config.mesh, "data")

@@ -21,6 +21,7 @@ MODEL = BASE | {"model"}
 ALLOWED = {
     "errors": set(),
     "untrusted": {"errors"},
+    "user_code": {"errors"},
     "credentials": set(),
     "types": set(),
     "processes": {"errors", "progress"},
@@ -45,7 +46,7 @@ ALLOWED = {
     "config": CONFIGS | {"changeable"},
     "ablate_config": {"config", "errors"},
     "suite_config": {"evaluate_config"},
-    "config_file": {"ablate_config", "config", "errors", "suite_config", "untrusted"},
+    "config_file": {"ablate_config", "config", "errors", "suite_config", "untrusted", "user_code"},
     "mteb": MODEL
     | {"data", "evaluate", "hf_folder", "progress", "score", "suite_config", "trained"},
     "validation": CONFIGS | {"config", "credentials", "errors"},

@@ -77,6 +77,7 @@ def test_show_config_shows_overrides(capsys, folder):
         (["train", "demo", "--name", "../x"], "may hold only ASCII letters"),
         (["train", "demo", "--feed.row-tokens", "16"], "does not fit feed.row_tokens=16"),
         (["prepare", "demo", "--data.eval-pairs", "-1"], "must not be negative"),
+        (["show-config", "demo", "--model.vocab-size", "7936"], "raise model.vocab_size to 8000"),
         (["prepare", "demo", "--workdir", "gs://bucket/x"], "is a URL: give a folder"),
         (["encode", "nowhere", "texts.txt", "out.npy"], "texts.txt"),
         (["search", "nowhere", "corpus.jsonl"], "needs a query"),
@@ -95,9 +96,30 @@ def test_slips_are_named_with_the_remedy(capsys, tmp_path, monkeypatch, args, me
 def test_a_config_that_does_not_load(capsys, tmp_path):
     path = tmp_path / "broken.py"
     path.write_text("def get_config(:\n")
-    assert "failed to load: SyntaxError" in refused(capsys, "train", path)
+    message = refused(capsys, "train", path)
+    assert f"{path}:1: failed to load: SyntaxError" in message
+    assert "def get_config(:" in message
     path.write_text("x = 1\n")
     assert "must return a jina_jax.config.RunConfig" in refused(capsys, "train", path)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("SourceConfig(name='a', qeury_field='q')",
+         "SourceConfig has no field 'qeury_field'; did you mean 'query_field'?"),
+        ("{}['corpus']", "failed to load: KeyError: 'corpus'"),
+    ],
+)  # fmt: skip
+def test_what_fails_in_a_config_is_told_with_its_line(capsys, tmp_path, line, message):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        f"from jina_jax.config import SourceConfig\n\ndef get_config():\n    return {line}\n"
+    )
+    assert f"{path}:4: {message}" in refused(capsys, "train", path)
+    path.write_text("from jina_jax.errors import UserError\n\ndef get_config():\n    "
+                    "raise UserError('ours')\n")  # fmt: skip
+    assert f"{path}:" not in refused(capsys, "train", path)
 
 
 def test_training_needs_prepared_data(capsys, folder):
@@ -157,7 +179,10 @@ def test_a_batch_that_does_not_divide(capsys, prepared):
 
 
 def test_a_vocabulary_that_does_not_fit_the_model(capsys, prepared):
-    message = refused(capsys, "train", prepared / "config.py", "--model.vocab-size", "32")
+    small = ("train", prepared / "config.py", "--model.vocab-size", "32")
+    assert "raise model.vocab_size to 64" in refused(capsys, *small)
+    # How many pieces a tokenizer that is given has is known from the shards.
+    message = refused(capsys, *small, "--data.tokenizer.source", prepared / "data" / "tokenizer")
     assert "raise model.vocab_size to at least" in message
 
 
@@ -191,6 +216,14 @@ def test_texts_that_cannot_be_read(capsys, prepared):
         (prepared / name).write_bytes(content)
         message = refused(capsys, "encode", prepared / "run", prepared / name, prepared / "out.npy")
         assert expected in message
+
+
+def test_a_file_without_the_field_names_the_flag(capsys, prepared):
+    path = prepared / "bodies.jsonl"
+    path.write_text('{"id": "1", "body": "a text"}\n')
+    for verb in (["encode", "run", path, "out.npy"], ["search", "run", path, "a"]):
+        message = refused(capsys, *verb)
+        assert "fields are id, body; name the one to read with --field" in message
 
 
 def test_inspect_shows_what_was_kept_and_dropped(capsys, prepared):

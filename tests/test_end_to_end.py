@@ -153,6 +153,14 @@ def test_inspect_shows_the_run(run, capsys):
     assert "learning rate" in out
 
 
+def test_why_and_plot_find_the_data_of_a_run(run, tmp_path, capsys):
+    assert main(["inspect", str(run / "run"), "--why", "never read"]) == 0
+    assert "no record of" in capsys.readouterr().out
+    # Its data have no scores: that is what is told, not that there are none.
+    main(["inspect", str(run / "run"), "--plot", str(tmp_path / "scores.png")])
+    assert "no prepared data" not in capsys.readouterr().err
+
+
 def test_model_card_names_data_and_scores(run):
     card = (run / "run" / "export" / "README.md").read_text()
     config = tiny_config("x")

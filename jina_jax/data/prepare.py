@@ -139,12 +139,12 @@ def _already_prepared(config: DataConfig, keys: dict[str, str], out_dir: Path) -
         raise UserError(
             f"{out_dir} was prepared with another configuration:\n  data."
             + "\n  data.".join(fields)
-            + "\ngive another data_dir, or delete the folder to prepare it again"
+            + f"\ngive another folder with --data-dir, or delete {out_dir} to prepare it again"
         )
     if changed := changed_input(config, manifest, out_dir / MANIFEST_FILE):
         raise UserError(
             f"{out_dir} was prepared from other input: {changed}; "
-            f"give another data_dir, or delete the folder to prepare it again"
+            f"give another folder with --data-dir, or delete {out_dir} to prepare it again"
         )
     return manifest
 

@@ -38,7 +38,8 @@ def stream_texts(path: Path, field: str) -> Iterator[str]:
     )
     for record in read_source(source):
         if isinstance(record, BadRecord):
-            raise UserError(f"{record.origin.file}:{record.origin.row}: {record.detail}")
+            hint = "; name the one to read with --field" if record.reason == "missing_field" else ""
+            raise UserError(f"{record.origin.file}:{record.origin.row}: {record.detail}{hint}")
         yield record.query
 
 

@@ -4,9 +4,11 @@ import pytest
 from negation_runs import build, lines, sentences, triple
 
 from jina_jax.config import DataConfig, SourceConfig, TokenizerConfig
+from jina_jax.data.negation import BuiltSource, NegationReport
 from jina_jax.data.prepare import prepare
 from jina_jax.errors import UserError
 from jina_jax.negation_config import NegationCheckConfig, NegationConfig
+from jina_jax.terminal import negations
 from tests.pairs import write
 
 NLI = [
@@ -84,3 +86,10 @@ def test_the_same_again_changes_nothing_and_another_way_is_refused(tmp_path):
         build(tmp_path, source, other)
     with pytest.raises(UserError, match="no source is named 'x'; they are nli"):
         build(tmp_path, source, NegationConfig(sources=("x",)))
+
+
+@pytest.mark.parametrize(("no_rule", "hinted"), [(6, True), (5, False)])
+def test_rules_that_fit_few_positives_name_the_other_method(no_rule, hinted):
+    source = BuiltSource("commands", "", 10, 10 - no_rule, {}, {"no_rule": no_rule})
+    shown = negations(NegationReport("x", {}, (source,)))
+    assert ("negation.method=endpoint" in shown) == hinted

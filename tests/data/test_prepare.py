@@ -216,8 +216,11 @@ class TestExistingFolder:
     def test_another_configuration_is_refused_with_its_fields(self, prepared):
         settings, out, _ = prepared
         before = files(out)
-        with pytest.raises(UserError, match=r"data\.seed: 0 → 5\ngive another data_dir, or delete"):
+        with pytest.raises(
+            UserError, match=r"0 → 5\ngive another .*--data-dir, or delete"
+        ) as refused:
             run(dataclasses.replace(settings, seed=5), out)
+        assert f"delete {out} to prepare it again" in str(refused.value)
         assert files(out) == before
 
     def test_a_folder_that_is_something_else_is_left_alone(self, prepared, tmp_path):
