@@ -77,6 +77,7 @@ def test_room_that_does_not_come_back(folder, uninterrupted, small_disk, tmp_pat
     assert f"from step {good} of" in log.read_text()
 
 
+@pytest.mark.slow
 def test_files_that_may_not_grow(folder):
     """The same by a limit of the process: saves fail from the first one on."""
 

@@ -98,6 +98,7 @@ def assert_same_curve(found, expected):
     )
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_eight_devices_goes_on_with_four_two_and_one(folder, uninterrupted):
     meshes = [
         (8, ("--mesh.fsdp=2", "--mesh.tensor=2")), (4, ("--mesh.fsdp=4",)),
@@ -166,6 +167,7 @@ def test_flags_that_do_not_belong_together_are_refused(values, complaint):
         validate(dataclasses.replace(WHOLE, distributed=DistributedConfig(**values)))
 
 
+@pytest.mark.slow
 def test_two_processes_evaluate_during_training_what_one_does(folder):
     port, flags = free_port(), ("--evaluate.every-steps=20",)
     both = [
