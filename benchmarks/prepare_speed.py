@@ -30,7 +30,7 @@ from jina_jax.data.blocks import plan_blocks
 from jina_jax.data.engine import LocalEngine
 from jina_jax.data.normalise import hash_normalised, normalise
 from jina_jax.data.pipeline import Pipeline, dedup_stage, read_stage, split_stage
-from jina_jax.data.workspace import workspace
+from jina_jax.system.workspace import workspace
 
 SHARDS = 16
 

@@ -32,7 +32,6 @@ from jina_jax.config import (
     TokenizerConfig,
     TrainConfig,
 )
-from jina_jax.data.atomic import write_atomically
 from jina_jax.data.catalogue import catalogue_source
 from jina_jax.data.manifest import load_manifest
 from jina_jax.data.prepare import prepare
@@ -43,6 +42,7 @@ from jina_jax.evaluate.retrieval import evaluate_retrieval, load_task
 from jina_jax.loss_config import LossConfig
 from jina_jax.mine.run import mine
 from jina_jax.mine_config import MineConfig
+from jina_jax.system.atomic import write_atomically
 from jina_jax.train.loop import train
 from jina_jax.types import Triplet
 

@@ -10,13 +10,13 @@ import tyro
 
 from jina_jax.ablate.verb import ablate
 from jina_jax.config_file import config_names, each_phase
-from jina_jax.credentials import masked
 from jina_jax.doctor.verb import doctor
 from jina_jax.errors import ExitCode, Interrupted, RunFailed, UserError
 from jina_jax.launch.verb import launch
 from jina_jax.look_verbs import inspect, plan, report, show_config
 from jina_jax.model_verbs import encode, import_model, mteb, negation_score, search
 from jina_jax.run_verbs import demo, evaluate, export, mine, negation, prepare, run, train
+from jina_jax.system.credentials import masked
 
 USAGE = """\
 usage: jina-jax VERB [arguments] [--help]

@@ -13,7 +13,7 @@ from jina_jax.ablate_config import Ablation
 from jina_jax.config import DataConfig, RunConfig
 from jina_jax.errors import UserError
 from jina_jax.suite_config import Suite
-from jina_jax.untrusted import read_json
+from jina_jax.system.untrusted import read_json
 from jina_jax.user_code import call, run_file
 
 _T = TypeVar("_T")

@@ -8,8 +8,8 @@ from jina_jax.evaluate.embedder import Embedder
 from jina_jax.evaluate.run import evaluate
 from jina_jax.evaluate.search import search
 from jina_jax.export.run import export
-from jina_jax.progress import say
 from jina_jax.score.stages import configured_scorers
+from jina_jax.system.progress import say
 from jina_jax.terminal import funnel, hits, scores
 from jina_jax.train.loop import train
 

@@ -98,3 +98,7 @@ class Unreachable(RunFailed):
     """A store outside this machine did not answer in time."""
 
     exit_code = ExitCode.UNREACHABLE
+
+
+class UnusableError(UserError):
+    """The sources cannot be used as they are; the ledger says which records are to blame."""

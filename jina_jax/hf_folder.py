@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from jina_jax.errors import UserError
 from jina_jax.model.weights import IGNORED_PREFIXES, config_from_huggingface
 from jina_jax.model_config import T5Config
-from jina_jax.untrusted import inner_path, parse_json, read_json, refuse_code
+from jina_jax.system.untrusted import inner_path, parse_json, read_json, refuse_code
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"

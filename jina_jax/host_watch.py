@@ -13,8 +13,8 @@ import jax
 from jax._src import distributed as jax_distributed  # No public name leads to the client.
 
 from jina_jax.errors import ExitCode
-from jina_jax.processes import end_at_once
-from jina_jax.progress import say
+from jina_jax.system.processes import end_at_once
+from jina_jax.system.progress import say
 
 _KEY = "jina_jax/alive"
 _LEFT = "left"

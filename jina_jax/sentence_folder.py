@@ -5,7 +5,7 @@ from typing import Any
 
 from jina_jax.errors import UserError
 from jina_jax.hf_folder import CONFIG_FILE
-from jina_jax.untrusted import inner_path, read_json, refuse_code
+from jina_jax.system.untrusted import inner_path, read_json, refuse_code
 
 MODULES_FILE = "modules.json"
 LIMITS_FILE = "sentence_bert_config.json"

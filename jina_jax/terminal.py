@@ -16,30 +16,9 @@ from jina_jax.histograms import text_histograms
 from jina_jax.mine.run import MineReport
 from jina_jax.mteb.published import Comparison
 from jina_jax.mteb.scores import TaskScore, averages
+from jina_jax.system.terminal import clip, table
+from jina_jax.system.untrusted import read_json
 from jina_jax.train.metrics import read_metrics
-from jina_jax.untrusted import read_json
-
-_WIDTH = 96
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Aligns columns: the first to the left, the others to the right."""
-    cells = [list(header), *[list(row) for row in rows]]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    lines = [
-        "  ".join(
-            c.ljust(w) if i == 0 else c.rjust(w)
-            for i, (c, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in cells
-    ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
-
-
-def clip(text: str, width: int = _WIDTH) -> str:
-    """One line of at most `width` characters."""
-    line = " ".join(text.split())
-    return line if len(line) <= width else line[: width - 1] + "…"
 
 
 def funnel(manifest: Manifest) -> str:

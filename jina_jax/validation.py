@@ -8,7 +8,6 @@ from typing import Any
 
 from jina_jax.alarm_config import alarm_problems
 from jina_jax.config import RunConfig, SourceConfig
-from jina_jax.credentials import credential_in
 from jina_jax.errors import UserError, multiples_near
 from jina_jax.evaluate_config import evaluate_problems
 from jina_jax.export_config import export_problems
@@ -18,6 +17,7 @@ from jina_jax.loss_config import loss_problems
 from jina_jax.mine_config import mine_problems
 from jina_jax.mixture_config import mixture_problems
 from jina_jax.negation_config import negation_problems
+from jina_jax.system.credentials import credential_in
 
 
 def _positive(section: str, config: Any, *names: str) -> Iterator[str]:

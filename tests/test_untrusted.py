@@ -3,7 +3,7 @@
 import pytest
 
 from jina_jax.errors import UserError
-from jina_jax.untrusted import inner_path, parse_json, read_json
+from jina_jax.system.untrusted import inner_path, parse_json, read_json
 
 
 @pytest.mark.parametrize("name", ["", "/etc/passwd", "../x", "a/../../x", "a\0b", "..", "a\\..\\b"])

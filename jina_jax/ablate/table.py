@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from jina_jax.ablate.report import AblationReport, ArmReport, gains, mean_and_spread
-from jina_jax.terminal import table
+from jina_jax.system.terminal import table
 
 
 class Cells(NamedTuple):

@@ -6,11 +6,11 @@ from itertools import accumulate
 
 from jina_jax.config import SourceConfig
 from jina_jax.data.extractors import GROUPED
-from jina_jax.data.files import file_state
 from jina_jax.data.lines import compression_suffix
 from jina_jax.data.pydocs import package_stamps
 from jina_jax.data.sources import FILE_KINDS, matched_files
 from jina_jax.data.tables import row_group_bytes
+from jina_jax.system.files import file_state
 
 BLOCK_BYTES = 16 << 20
 """Input read by one task, where the format lets a file be cut: small enough that the last tasks

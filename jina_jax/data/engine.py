@@ -21,13 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import xxhash
-
 from jina_jax.config import EngineConfig
-from jina_jax.data.atomic import write_atomically
-from jina_jax.data.manifest import from_json
 from jina_jax.errors import UserError
-from jina_jax.processes import die_with_parent
+from jina_jax.system.atomic import write_atomically
+from jina_jax.system.processes import die_with_parent
+from jina_jax.system.untrusted import from_json
 
 _SMALL_BYTES = 16 << 20
 _QUEUED_PER_WORKER = 8
@@ -61,12 +59,6 @@ class Engine(Protocol):
     def close(self) -> None:
         """Lets go of what the engine holds."""
         ...
-
-
-def content_key(*parts: Any) -> str:
-    """A hash of JSON values: equal for equal values, whatever the process or machine."""
-    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass"))
 
 
 def execute(task: Task, markers: Path) -> None:

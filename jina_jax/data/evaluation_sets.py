@@ -16,10 +16,10 @@ from jina_jax.data.decontaminate import (
     find_leaks,
 )
 from jina_jax.data.evaluation_rows import Row, evaluation_files, evaluation_rows
-from jina_jax.data.files import open_file
 from jina_jax.data.filters import Records, Verdict, verdict
 from jina_jax.errors import UserError
 from jina_jax.filter_config import DecontaminationConfig, EvaluationSet
+from jina_jax.system.files import open_file
 
 _CHUNK_BYTES = 1 << 20
 

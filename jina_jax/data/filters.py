@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from jina_jax.config_file import unchangeable_fields
-from jina_jax.data.engine import content_key
+from jina_jax.system.hashing import content_key
 
 Records = Literal["pair", "triplet"]
 """Kinds of records."""

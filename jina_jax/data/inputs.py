@@ -1,14 +1,16 @@
 """Which files the sources were read from, and whether they are still the same."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from jina_jax.config import DataConfig
-from jina_jax.data.engine import Task, content_key
-from jina_jax.data.files import digest_task, file_state, file_xxh3, is_url
+from jina_jax.data.engine import Task
 from jina_jax.data.manifest import InputFile, Manifest
 from jina_jax.data.pipeline import Pipeline
 from jina_jax.data.sources import FILE_KINDS, matched_files
 from jina_jax.errors import UserError
+from jina_jax.system.files import file_state, is_url
+from jina_jax.system.hashing import content_key, file_xxh3
 
 
 def input_files(run: Pipeline) -> list[tuple[InputFile, ...]]:
@@ -66,3 +68,15 @@ def changed_input(config: DataConfig, manifest: Manifest, manifest_path: Path) -
             if state.size_bytes != file.size_bytes or (is_later and file_xxh3(path) != file.xxh3):
                 return f"{path} has changed"
     return ""
+
+
+@dataclass(frozen=True)
+class Digest:
+    """Result of `digest_task`."""
+
+    xxh3: str
+
+
+def digest_task(path: str) -> Digest:
+    """Hashes a file's bytes; a URL gives an empty hash, since it would be fetched twice."""
+    return Digest("" if is_url(path) else file_xxh3(path))

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from jina_jax.data.filters import Records, Verdict, verdict
-from jina_jax.data.manifest import file_sha256
 from jina_jax.errors import UserError
 from jina_jax.filter_config import LanguageConfig
+from jina_jax.system.hashing import file_sha256
 
 _LABEL = "__label__"
 

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jina_jax.data.atomic import atomic_file
 from jina_jax.data.runs import TEXTS
 from jina_jax.errors import UserError
+from jina_jax.system.atomic import atomic_file
 
 LEDGER_FILE = "ledger.parquet"
 _BUFFERED_ROWS = 4096
@@ -54,10 +54,6 @@ class Dropped(NamedTuple):
     positive: str | None = None
     negative: str | None = None
     """None for a pair."""
-
-
-class UnusableError(UserError):
-    """The sources cannot be used as they are; the ledger says which records are to blame."""
 
 
 def dropped_rows(

@@ -7,7 +7,7 @@ from typing import IO, NamedTuple
 
 import zstandard
 
-from jina_jax.data.files import open_file
+from jina_jax.system.files import open_file
 
 _CHUNK_BYTES = 1 << 16
 _MOST_UNPACKED_BYTES = 1 << 20

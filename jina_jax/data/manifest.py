@@ -5,17 +5,15 @@ give the same bytes.
 """
 
 import dataclasses
-import hashlib
 import json
-import types
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
 from jina_jax.config import DataConfig
 from jina_jax.config_file import unchangeable_fields
 from jina_jax.errors import UserError
-from jina_jax.untrusted import inner_path, parse_json, read_bounded
+from jina_jax.system.untrusted import from_json, inner_path, parse_json, read_bounded
 
 MANIFEST_FILE = "manifest.json"
 _MAX_BYTES = 256 << 20
@@ -209,34 +207,3 @@ def load_manifest(folder: Path) -> Manifest:
 def _malformed(path: Path, error: Exception) -> UserError:
     what = f"{type(error).__name__}: {error}"
     return UserError(f"{path} is damaged ({what}): restore it or prepare the data again")
-
-
-def from_json(kind: Any, value: Any) -> Any:
-    """A JSON value as the dataclass, tuple or plain value that the annotation asks for.
-
-    Args:
-      kind: an annotation, such as `tuple[ShardFile, ...]`.
-      value: as `json.loads` gave it.
-    Raises: KeyError, TypeError or ValueError where they do not match.
-    """
-    if dataclasses.is_dataclass(kind):
-        fields = {field.name: field.type for field in dataclasses.fields(kind)}
-        if unknown := value.keys() - fields.keys():
-            raise ValueError(f"unknown fields {sorted(unknown)}")
-        return kind(**{name: from_json(t, value[name]) for name, t in fields.items()})  # type: ignore[operator]
-    if get_origin(kind) is tuple:
-        return tuple(from_json(get_args(kind)[0], item) for item in value)
-    if isinstance(kind, types.UnionType) and value is not None:
-        shapes = [k for k in get_args(kind) if dataclasses.is_dataclass(k)]
-        if shapes:
-            return from_json(shapes[0], value)
-    allowed = get_args(kind) if isinstance(kind, types.UnionType) else (get_origin(kind) or kind,)
-    if not isinstance(value, (float, int) if kind is float else allowed):
-        raise TypeError(f"expected {kind}, got {value!r}")
-    return value
-
-
-def file_sha256(path: Path) -> str:
-    """Hex digest of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import httpx2
 
-from jina_jax.data.atomic import write_atomically
-from jina_jax.data.engine import content_key
 from jina_jax.data.records import is_unicode
 from jina_jax.errors import UserError
 from jina_jax.negation_config import EndpointConfig
+from jina_jax.system.atomic import write_atomically
+from jina_jax.system.hashing import content_key
 
 _CHARACTERS_PER_TOKEN = 4
 """Of English, roughly; good enough to tell a dollar from a thousand."""

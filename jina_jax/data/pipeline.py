@@ -22,7 +22,7 @@ from jina_jax.data.dedup import (
     dedup_task,
     source_ranks,
 )
-from jina_jax.data.engine import Engine, LocalEngine, Task, content_key, run_tasks
+from jina_jax.data.engine import Engine, LocalEngine, Task, run_tasks
 from jina_jax.data.filters import Filter, filter_key
 from jina_jax.data.ingest import CLEAN_VERSION, ReadResult, ShownBad, at_base, judge, read_task
 from jina_jax.data.ledger import LedgerPart
@@ -37,8 +37,9 @@ from jina_jax.data.split import (
     split_task,
 )
 from jina_jax.data.stages import Partition, StageResult, filter_task
-from jina_jax.data.workspace import Workspace
-from jina_jax.progress import track
+from jina_jax.system.hashing import content_key
+from jina_jax.system.progress import track
+from jina_jax.system.workspace import Workspace
 
 _PARTITION_BYTES = 32 << 20
 """Aim for partitions of this size, of which a task holds one: it bounds memory."""

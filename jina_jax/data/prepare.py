@@ -21,11 +21,11 @@ from jina_jax.data.encode import (
     encode_task,
     vocabulary_task,
 )
-from jina_jax.data.engine import Task, build_engine, content_key
+from jina_jax.data.engine import Task, build_engine
 from jina_jax.data.evaluation_sets import DecontaminationFilter, leak_report
 from jina_jax.data.filters import Filter, Scorer, filter_key
 from jina_jax.data.inputs import changed_input, input_files
-from jina_jax.data.ledger import LEDGER_FILE, UnusableError, dropped_texts, merge_ledgers
+from jina_jax.data.ledger import LEDGER_FILE, dropped_texts, merge_ledgers
 from jina_jax.data.manifest import (
     FORMAT_VERSION,
     MANIFEST_FILE,
@@ -48,9 +48,10 @@ from jina_jax.data.score_stage import score_stage
 from jina_jax.data.split import SplitResult
 from jina_jax.data.stages import configured_filters
 from jina_jax.data.summary import VERSIONS, Outcome, eval_path, shard_path, summaries
-from jina_jax.data.workspace import discard_hidden, discard_leftovers, workspace
-from jina_jax.errors import UserError
-from jina_jax.progress import say
+from jina_jax.errors import UnusableError, UserError
+from jina_jax.system.hashing import content_key
+from jina_jax.system.progress import say
+from jina_jax.system.workspace import discard_hidden, discard_leftovers, workspace
 
 
 def prepare(

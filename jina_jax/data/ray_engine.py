@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from jina_jax.data.engine import Task, WorkerLostError
-from jina_jax.data.environment import environment_key
 from jina_jax.errors import UserError
+from jina_jax.system.environment import environment_key
 
 _CONNECT_S = 10
 _ANSWER_S = 30
@@ -127,7 +127,7 @@ def _on_any_node() -> Callable[[bytes, str, str], str]:
         here = f"the Ray node {socket.gethostname()} ({sys.executable})"
         try:
             from jina_jax.data.engine import execute
-            from jina_jax.data.environment import environment_key
+            from jina_jax.system.environment import environment_key
 
             own = environment_key()
         except Exception as error:

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from jina_jax.config import RunConfig
-from jina_jax.data.atomic import atomic_file, write_atomically
-from jina_jax.data.files import is_url, store
 from jina_jax.data.ledger import LEDGER_FILE
-from jina_jax.data.manifest import MANIFEST_FILE, file_sha256, load_manifest
+from jina_jax.data.manifest import MANIFEST_FILE, load_manifest
 from jina_jax.errors import Unreachable, UserError
-from jina_jax.progress import say, track
-from jina_jax.untrusted import inner_path
+from jina_jax.system.atomic import atomic_file, write_atomically
+from jina_jax.system.files import is_url, store
+from jina_jax.system.hashing import file_sha256
+from jina_jax.system.progress import say, track
+from jina_jax.system.untrusted import inner_path
 
 WAITS_S = (1, 2, 4, 8, 16, 32)
 """Between tries of one file; a store that is away for longer ends the command."""

@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from jina_jax.data.atomic import atomic_file, write_atomically
 from jina_jax.data.normalise import HASH_BYTES
+from jina_jax.system.arrow import joined, map_table, write_table
+from jina_jax.system.atomic import write_atomically
 
 KEYS = 1 << 64
 _RUN_BYTES = 48 << 20
@@ -119,26 +120,6 @@ class RunWriter:
         path = self._stem.with_name(f"{self._stem.name}-{len(self.paths):05d}.arrow")
         write_table(table.take(pa.array(order)), path)
         self.paths.append(str(path))
-
-
-def joined(table: pa.Table) -> pa.Table:
-    """A table of one chunk a column."""
-    return table.unify_dictionaries().combine_chunks()
-
-
-def write_table(table: pa.Table, path: Path) -> None:
-    """Writes a table as one record batch of an uncompressed Arrow IPC file."""
-    with (
-        atomic_file(path) as part,
-        pa.OSFile(str(part), "wb") as file,
-        pa.ipc.new_file(file, table.schema) as writer,
-    ):
-        writer.write_table(joined(table))
-
-
-def map_table(path: Path) -> pa.Table:
-    """Memory-maps a table written by `write_table`."""
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
 
 @dataclass(frozen=True)

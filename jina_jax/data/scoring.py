@@ -12,9 +12,8 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from jina_jax.data.atomic import atomic_folder
 from jina_jax.data.filters import Scorer, Verdict
-from jina_jax.data.runs import batches, map_table, write_table
+from jina_jax.data.runs import batches
 from jina_jax.data.stages import (
     Partition,
     StageResult,
@@ -22,6 +21,8 @@ from jina_jax.data.stages import (
     of_sources,
     record_batch,
 )
+from jina_jax.system.arrow import map_table, write_table
+from jina_jax.system.atomic import atomic_folder
 
 BLOCK_ROWS = 16_384
 """Records that a task scores."""

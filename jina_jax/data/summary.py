@@ -10,7 +10,6 @@ from jina_jax.config import DataConfig
 from jina_jax.data.dedup import DEDUP_VERSION, DedupResult
 from jina_jax.data.encode import EncodedShard
 from jina_jax.data.ingest import CLEAN_VERSION
-from jina_jax.data.ledger import UnusableError
 from jina_jax.data.manifest import (
     InputFile,
     LengthStats,
@@ -23,6 +22,7 @@ from jina_jax.data.normalise import NORMALISE_VERSION
 from jina_jax.data.pipeline import Reads
 from jina_jax.data.split import SPLIT_VERSION, SplitResult
 from jina_jax.data.stages import StageResult
+from jina_jax.errors import UnusableError
 
 VERSIONS = {
     "normalise": NORMALISE_VERSION,

@@ -9,8 +9,8 @@ import numpy as np
 from jina_jax.config import SourceConfig
 from jina_jax.data.records import Record
 from jina_jax.errors import UserError
+from jina_jax.system.untrusted import objects_within, parse_json, read_json
 from jina_jax.types import BadRecord, Origin
-from jina_jax.untrusted import objects_within, parse_json, read_json
 
 _BATCH_RECORDS = 256
 FEATURES_FILE = "features.json"

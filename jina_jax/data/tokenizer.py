@@ -23,7 +23,7 @@ from tokenizers import processors as hf_processors
 
 from jina_jax.config import TokenizerConfig
 from jina_jax.errors import UserError
-from jina_jax.untrusted import MAX_JSON_BYTES, inner_path, read_bounded
+from jina_jax.system.untrusted import MAX_JSON_BYTES, inner_path, read_bounded
 
 SPIECE_FILE = "spiece.model"
 TOKENIZER_FILE = "tokenizer.json"

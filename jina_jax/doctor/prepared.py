@@ -10,7 +10,7 @@ from jina_jax.data.tokenizer import load_tokenizer
 from jina_jax.data.verify import data_problems
 from jina_jax.doctor.check import Check, Checks, guarded
 from jina_jax.errors import UserError
-from jina_jax.untrusted import inner_path
+from jina_jax.system.untrusted import inner_path
 
 _SHOWN = 5
 

@@ -4,8 +4,7 @@ import os
 from pathlib import Path
 
 from jina_jax.config import RunConfig, SourceConfig
-from jina_jax.data.files import file_state
-from jina_jax.data.manifest import MANIFEST_FILE, file_sha256
+from jina_jax.data.manifest import MANIFEST_FILE
 from jina_jax.data.sources import FILE_KINDS, matched_files
 from jina_jax.data.tokenizer import TOKENIZER_FILE, check_ids, load_tokenizer
 from jina_jax.doctor.check import Check, Checks, Verdict, guarded
@@ -14,8 +13,10 @@ from jina_jax.doctor.prepared import prepared_checks
 from jina_jax.errors import UserError
 from jina_jax.hf_folder import read_encoder
 from jina_jax.model.weights import from_huggingface, parameter_count
-from jina_jax.seal import damage
 from jina_jax.sentence_folder import check_sentence_folder
+from jina_jax.system.files import file_state
+from jina_jax.system.hashing import file_sha256
+from jina_jax.system.seal import damage
 from jina_jax.trained import BEST_FOLDER, load_checkpoint
 from jina_jax.validation import check_credentials, validate
 

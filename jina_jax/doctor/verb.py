@@ -10,9 +10,9 @@ from typing import Annotated
 
 import tyro
 
-from jina_jax.credentials import masked
 from jina_jax.doctor.check import Check, Checks
 from jina_jax.errors import UserError
+from jina_jax.system.credentials import masked
 
 _WIDTH = 100
 

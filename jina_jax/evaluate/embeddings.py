@@ -7,9 +7,9 @@ from typing import Literal
 
 import numpy as np
 
-from jina_jax.data.atomic import write_atomically
 from jina_jax.evaluate.embedder import TEXTS_AT_ONCE, Embedder
-from jina_jax.progress import track
+from jina_jax.system.atomic import write_atomically
+from jina_jax.system.progress import track
 
 
 def embed_to_file(

@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jina_jax.data.atomic import sync
-from jina_jax.data.workspace import file_workspace
 from jina_jax.errors import UserError
 from jina_jax.evaluate.embedder import TEXTS_AT_ONCE, Embedder
 from jina_jax.evaluate.embeddings import embed_to_file
 from jina_jax.evaluate.texts import stream_texts
-from jina_jax.progress import track
+from jina_jax.system.atomic import sync
+from jina_jax.system.progress import track
+from jina_jax.system.workspace import file_workspace
 
 _ENDINGS = (".npy", ".parquet", ".safetensors")
 

@@ -11,7 +11,7 @@ from jina_jax.errors import UserError
 from jina_jax.evaluate.averages import Results, with_average
 from jina_jax.evaluate.embedder import Embedder
 from jina_jax.evaluate_config import RerankingSet
-from jina_jax.progress import say
+from jina_jax.system.progress import say
 
 
 class Candidates(NamedTuple):

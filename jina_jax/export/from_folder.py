@@ -19,7 +19,6 @@ from jina_jax.config import (
     TrainConfig,
 )
 from jina_jax.config_file import to_json
-from jina_jax.data.atomic import write_atomically
 from jina_jax.data.tokenizer import (
     SPIECE_FILE,
     TOKENIZER_FILE,
@@ -32,7 +31,8 @@ from jina_jax.hf_folder import CONFIG_FILE, WEIGHTS_FILE, find_folder, read_enco
 from jina_jax.model.weights import from_huggingface
 from jina_jax.model_config import T5Config
 from jina_jax.sentence_folder import check_sentence_folder
-from jina_jax.untrusted import inner_path, read_json
+from jina_jax.system.atomic import write_atomically
+from jina_jax.system.untrusted import inner_path, read_json
 
 _FETCHED = (
     CONFIG_FILE, WEIGHTS_FILE, "model.safetensors.index.json", "model-*.safetensors",

@@ -20,7 +20,7 @@ from jina_jax.errors import DataLost, UserError
 from jina_jax.feed.batch import Batch, pack_batch
 from jina_jax.feed.mixture import Mixture
 from jina_jax.feed.shuffle import permute
-from jina_jax.processes import die_with_parent
+from jina_jax.system.processes import die_with_parent
 
 
 class _ReadBatch(grain.transforms.Map):

@@ -12,23 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from jina_jax.config import RunConfig, SourceConfig
-from jina_jax.data.atomic import write_atomically
-from jina_jax.data.engine import content_key
-from jina_jax.data.manifest import (
-    MANIFEST_FILE,
-    Manifest,
-    SourceSummary,
-    file_sha256,
-    from_json,
-    load_manifest,
-)
+from jina_jax.data.manifest import MANIFEST_FILE, Manifest, SourceSummary, load_manifest
 from jina_jax.data.tokenizer import load_tokenizer
 from jina_jax.data.verify import verify_shards
-from jina_jax.data.workspace import discard_leftovers, workspace
 from jina_jax.errors import UserError
 from jina_jax.evaluate.embedder import Embedder
 from jina_jax.mine.source import SourceMiner
-from jina_jax.progress import say
+from jina_jax.system.atomic import write_atomically
+from jina_jax.system.hashing import content_key, file_sha256
+from jina_jax.system.progress import say
+from jina_jax.system.untrusted import from_json
+from jina_jax.system.workspace import discard_leftovers, workspace
 from jina_jax.trained import load_checkpoint
 
 REPORT_FILE = "mined.json"

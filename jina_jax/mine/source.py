@@ -9,10 +9,7 @@ from typing import Any
 import numpy as np
 
 from jina_jax.config import SourceConfig
-from jina_jax.data.atomic import atomic_file, join_files, write_atomically
-from jina_jax.data.runs import map_table
 from jina_jax.data.shards import ShardSet
-from jina_jax.data.workspace import Workspace
 from jina_jax.errors import UserError
 from jina_jax.evaluate.embedder import Embedder
 from jina_jax.evaluate.embeddings import embed_to_file
@@ -20,7 +17,10 @@ from jina_jax.evaluate.search import top_k
 from jina_jax.mine.pairs import Known, Texts, collect_pairs, different_texts
 from jina_jax.mine.rules import RULES, TAKEN, Judged, counts, judge
 from jina_jax.mine_config import MineConfig
-from jina_jax.progress import say, track
+from jina_jax.system.arrow import map_table
+from jina_jax.system.atomic import atomic_file, join_files, write_atomically
+from jina_jax.system.progress import say, track
+from jina_jax.system.workspace import Workspace
 
 _MOST_KNOWN = 64
 """Candidates searched for in place of passages that are known to match. A query with more of them

@@ -12,8 +12,8 @@ from mteb.models import ModelMeta, SearchEncoderWrapper
 from jina_jax.evaluate.embedder import TEXTS_AT_ONCE, Embedder
 from jina_jax.evaluate.search import stream_top_k
 from jina_jax.hf_folder import CONFIG_FILE, read_config
-from jina_jax.progress import track
 from jina_jax.score.encoder import SentenceEncoder
+from jina_jax.system.progress import track
 from jina_jax.trained import is_run
 
 Encode = Callable[[Sequence[str]], np.ndarray]

@@ -6,11 +6,10 @@ import json
 import os
 from pathlib import Path
 
-from jina_jax.data.atomic import write_atomically
-from jina_jax.data.environment import package_key
-from jina_jax.environment import package_version
 from jina_jax.plan.compile import Compiled, Request
 from jina_jax.plan.topology import LOCAL
+from jina_jax.system.atomic import write_atomically
+from jina_jax.system.environment import package_key, package_version
 
 _SECTIONS = ("model", "mesh", "feed", "loss", "optim", "train")
 """Parts of a configuration that the step depends on."""

@@ -16,7 +16,7 @@ from typing import Any
 from jina_jax.errors import UserError
 from jina_jax.plan.compile import Compiled, Request
 from jina_jax.plan.topology import LOCAL
-from jina_jax.progress import say
+from jina_jax.system.progress import say
 
 _TPU_COMPILER = {
     # Without these, libtpu asks a metadata server that isn't there who it is.

@@ -20,7 +20,7 @@ from typing import Any, cast
 from jina_jax.config import RunConfig
 from jina_jax.plan.batch_shape import BatchShape
 from jina_jax.plan.topology import LOCAL, find_topology
-from jina_jax.processes import die_with_parent
+from jina_jax.system.processes import die_with_parent
 
 _UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 

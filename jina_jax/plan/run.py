@@ -14,8 +14,8 @@ from jina_jax.plan.compile import Compiled, Request
 from jina_jax.plan.roofline import Roofline, roofline
 from jina_jax.plan.topology import LOCAL, find_topology
 from jina_jax.plan.traffic import BETWEEN_SLICES
-from jina_jax.progress import say
 from jina_jax.remedies import remedies
+from jina_jax.system.progress import say
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import jinja2
 
-from jina_jax.data.atomic import write_atomically
 from jina_jax.report.comparison_section import comparison_section
 from jina_jax.report.data_section import data_section
 from jina_jax.report.drawing import SERIES, inline_svg, write_files
@@ -21,6 +20,7 @@ from jina_jax.report.parts import Code, Group, Plot, Samples, Section, Table
 from jina_jax.report.setup_section import setup_section
 from jina_jax.report.summary import summary
 from jina_jax.report.training_section import training_section
+from jina_jax.system.atomic import write_atomically
 
 PAGE_FILE = "index.html"
 PLOTS_FOLDER = "plots"

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from jina_jax.data.atomic import atomic_file
+from jina_jax.system.atomic import atomic_file
 
 
 def contents_key(parts: Iterable[str]) -> str:

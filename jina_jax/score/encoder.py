@@ -25,7 +25,7 @@ from jina_jax.score.bert_folder import (
     row_shapes,
 )
 from jina_jax.sentence_folder import LIMITS_FILE, check_pooling
-from jina_jax.untrusted import inner_path, read_json, refuse_code
+from jina_jax.system.untrusted import inner_path, read_json, refuse_code
 
 _TEXTS_AT_ONCE = 4096  # bounds what is tokenised and packed before it is encoded
 _DEFAULT_MAX_TOKENS = 512

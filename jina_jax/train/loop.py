@@ -16,16 +16,10 @@ from jax.sharding import Mesh
 from jina_jax.checkpoint import Checkpoints
 from jina_jax.config import RunConfig
 from jina_jax.config_file import difference, to_json, unchangeable_fields
-from jina_jax.data.manifest import (
-    MANIFEST_FILE,
-    Manifest,
-    file_sha256,
-    load_manifest,
-)
+from jina_jax.data.manifest import MANIFEST_FILE, Manifest, load_manifest
 from jina_jax.data.tokenizer import SPIECE_FILE
 from jina_jax.data.verify import verify_shards
 from jina_jax.distributed import check_agreement, is_first, start
-from jina_jax.environment import environment
 from jina_jax.errors import Interrupted, UserError
 from jina_jax.feed.batch import Batch, PackedBatch
 from jina_jax.feed.of_run import feed_of_run
@@ -33,7 +27,9 @@ from jina_jax.host_watch import HostWatch
 from jina_jax.initial import initial_params
 from jina_jax.mesh import check_divides, make_mesh, put
 from jina_jax.model.weights import parameter_count
-from jina_jax.progress import say
+from jina_jax.system.environment import environment
+from jina_jax.system.hashing import file_sha256
+from jina_jax.system.progress import say
 from jina_jax.train.compiled import CompiledStep, as_out_of_memory
 from jina_jax.train.evaluation import StepEvaluation
 from jina_jax.train.goodput import Goodput

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 from jina_jax.config import RunConfig
 from jina_jax.errors import ExitCode
-from jina_jax.processes import end_at_once
+from jina_jax.system.processes import end_at_once
 
 
 class Watchdog:

@@ -14,15 +14,14 @@ from jina_jax.data.runs import (
     hash_words,
     key_ranges,
     load_runs,
-    map_table,
     read_range,
     save_runs,
     schema,
     shuffle_key,
     write_rows,
-    write_table,
 )
 from jina_jax.data.stages import Partition
+from jina_jax.system.arrow import map_table, write_table
 
 SCHEMA = schema(2)
 

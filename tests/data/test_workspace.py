@@ -1,8 +1,7 @@
 import pytest
 
-from jina_jax.data.ledger import UnusableError
-from jina_jax.data.workspace import discard_leftovers, workspace
-from jina_jax.errors import UserError
+from jina_jax.errors import UnusableError, UserError
+from jina_jax.system.workspace import discard_leftovers, workspace
 
 
 def test_the_folder_appears_only_at_the_end(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 from jina_jax.checkpoint import Checkpoints
 from jina_jax.errors import UserError
-from jina_jax.seal import SEAL_FILE, damage
+from jina_jax.system.seal import SEAL_FILE, damage
 from jina_jax.trained import load_checkpoint
 from tests.trainer import curve, finish, start
 

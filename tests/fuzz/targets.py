@@ -19,8 +19,8 @@ from jina_jax.export.from_folder import _spiece
 from jina_jax.hf_folder import read_config, read_tensors, weight_files
 from jina_jax.model import bert_weights, weights
 from jina_jax.sentence_folder import check_pooling, check_sentence_folder
+from jina_jax.system.untrusted import read_json
 from jina_jax.types import BadRecord
-from jina_jax.untrusted import read_json
 from jina_jax.validation import validate
 
 Read = Callable[[Path, bytes], None]

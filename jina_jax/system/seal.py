@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from jina_jax.data.atomic import sync, write_atomically
+from jina_jax.system.atomic import sync, write_atomically
 
 SEAL_FILE = "seal.json"
 _THREADS = 8

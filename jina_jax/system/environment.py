@@ -1,11 +1,14 @@
 """What a program runs on: versions, devices, machine."""
 
+import functools
 import os
 import platform
 from importlib import metadata
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
-import jax
+from jina_jax.system.hashing import content_key, file_xxh3
 
 PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "array-record", "numpy",
@@ -19,6 +22,8 @@ def environment() -> dict[str, Any]:
 
     JAX is started by it.
     """
+    import jax
+
     from jina_jax import __version__
 
     devices = jax.devices()
@@ -40,3 +45,26 @@ def package_version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return ""
+
+
+_DECIDING = ("array-record", "numpy", "pyarrow", "sentencepiece", "tokenizers", "xxhash")
+"""Another version of these may write other bytes."""
+
+
+@functools.cache
+def environment_key() -> str:
+    """A hash of this package's files and of the versions that decide the bytes of a shard.
+
+    Equal on two machines where the same task writes the same bytes.
+    """
+    versions = {name: version(name) for name in _DECIDING}
+    return content_key(package_key(), versions, platform.python_version_tuple()[:2])
+
+
+@functools.cache
+def package_key() -> str:
+    """A hash of this package's files."""
+    root = Path(__file__).parents[1]
+    return content_key(
+        {str(path.relative_to(root)): file_xxh3(str(path)) for path in root.rglob("*.py")}
+    )

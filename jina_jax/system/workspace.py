@@ -8,9 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from jina_jax.data.atomic import sync, write_atomically
-from jina_jax.data.ledger import UnusableError
-from jina_jax.errors import UserError
+from jina_jax.errors import UnusableError, UserError
+from jina_jax.system.atomic import sync, write_atomically
 
 _IDENTITY_FILE = "identity"
 

@@ -7,12 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import xxhash
-
 from jina_jax.errors import UserError
-from jina_jax.untrusted import inner_path
+from jina_jax.system.untrusted import inner_path
 
-_CHUNK_BYTES = 1 << 20
 _AHEAD_BYTES = 2 << 20
 """Read ahead from a store. s3fs takes 50 MiB of its own accord, three times the part of a file that
 a task is there to read."""
@@ -112,24 +109,3 @@ def file_state(path: str) -> FileState:
         return FileState(stat.st_size, str(stat.st_mtime_ns))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-
-
-@dataclass(frozen=True)
-class Digest:
-    """Result of `digest_task`."""
-
-    xxh3: str
-
-
-def digest_task(path: str) -> Digest:
-    """Hashes a file's bytes; a URL gives an empty hash, since it would be fetched twice."""
-    return Digest("" if is_url(path) else file_xxh3(path))
-
-
-def file_xxh3(path: str) -> str:
-    """xxh3-128 of a file's bytes, as hex digits."""
-    digest = xxhash.xxh3_128()
-    with Path(path).open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()

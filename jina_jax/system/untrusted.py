@@ -5,12 +5,14 @@ folder or to an error, and JSON is read within bounds, without keys that two rea
 understand differently.
 """
 
+import dataclasses
 import json
 import math
 import stat
+import types
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from jina_jax.errors import UserError
 
@@ -173,3 +175,28 @@ def objects_within(value: Any) -> Iterator[dict[str, Any]]:
             waiting += value.values()
         elif isinstance(value, list):
             waiting += value
+
+
+def from_json(kind: Any, value: Any) -> Any:
+    """A JSON value as the dataclass, tuple or plain value that the annotation asks for.
+
+    Args:
+      kind: an annotation, such as `tuple[ShardFile, ...]`.
+      value: as `json.loads` gave it.
+    Raises: KeyError, TypeError or ValueError where they do not match.
+    """
+    if dataclasses.is_dataclass(kind):
+        fields = {field.name: field.type for field in dataclasses.fields(kind)}
+        if unknown := value.keys() - fields.keys():
+            raise ValueError(f"unknown fields {sorted(unknown)}")
+        return kind(**{name: from_json(t, value[name]) for name, t in fields.items()})  # type: ignore[operator]
+    if get_origin(kind) is tuple:
+        return tuple(from_json(get_args(kind)[0], item) for item in value)
+    if isinstance(kind, types.UnionType) and value is not None:
+        shapes = [k for k in get_args(kind) if dataclasses.is_dataclass(k)]
+        if shapes:
+            return from_json(shapes[0], value)
+    allowed = get_args(kind) if isinstance(kind, types.UnionType) else (get_origin(kind) or kind,)
+    if not isinstance(value, (float, int) if kind is float else allowed):
+        raise TypeError(f"expected {kind}, got {value!r}")
+    return value
