@@ -59,9 +59,9 @@ def _random_t5(corpus: list[str], work: Path) -> Path:
     import jax
 
     from jina_jax.config import T5Config, TokenizerConfig
-    from jina_jax.data.tokenizer import build_tokenizer
     from jina_jax.export.huggingface import export_huggingface
     from jina_jax.model.t5 import init_params
+    from jina_jax.text.tokenizer import build_tokenizer
 
     (work / "tokenizer").mkdir()
     build_tokenizer(TokenizerConfig("train", vocab_size=8000), iter(corpus), work / "tokenizer")

@@ -28,9 +28,9 @@ import tyro
 from jina_jax.config import DataConfig, EngineConfig, SourceConfig
 from jina_jax.data.blocks import plan_blocks
 from jina_jax.data.engine import LocalEngine
-from jina_jax.data.normalise import hash_normalised, normalise
 from jina_jax.data.pipeline import Pipeline, dedup_stage, read_stage, split_stage
 from jina_jax.system.workspace import workspace
+from jina_jax.text.identity import hash_normalised, normalise
 
 SHARDS = 16
 

@@ -50,7 +50,7 @@ def prepare_both(options: Options, work: Path) -> float:
     """Pairs and vocabulary for both sides, then our shards; seconds that the latter took."""
     from jina_jax.data.prepare import prepare
     from jina_jax.data.pydocs import read_pydocs
-    from jina_jax.data.tokenizer import build_tokenizer
+    from jina_jax.text.tokenizer import build_tokenizer
     from jina_jax.types import Pair
 
     if options.pairs is None:
@@ -97,9 +97,9 @@ def write_start(options: Options, work: Path, seed: int) -> None:
 def ordered_pairs(config: RunConfig) -> list[list[str]]:
     """The pairs in the order of our batches, found by the hashes of their texts."""
     from jina_jax.data.manifest import load_manifest
-    from jina_jax.data.normalise import text_hash
-    from jina_jax.data.tokenizer import load_tokenizer
     from jina_jax.feed.of_run import feed_of_run
+    from jina_jax.text.identity import text_hash
+    from jina_jax.text.tokenizer import load_tokenizer
 
     feed = feed_of_run(config, load_manifest(config.data_path))
     (shards,) = feed.sources.values()

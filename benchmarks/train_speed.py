@@ -94,9 +94,9 @@ def _prepare(options: Options, work: Path) -> None:
 
     from jina_jax.config import T5Config, TokenizerConfig
     from jina_jax.data.pydocs import read_pydocs
-    from jina_jax.data.tokenizer import build_tokenizer
     from jina_jax.export.huggingface import export_huggingface
     from jina_jax.model.t5 import init_params
+    from jina_jax.text.tokenizer import build_tokenizer
     from jina_jax.types import Pair
 
     pairs = [r for r in read_pydocs(standard_library()) if isinstance(r, Pair)]
@@ -142,13 +142,13 @@ def _ours(options: Options, work: Path) -> Figures:
 
     jax.config.update("jax_platforms", options.device)
     from jina_jax.config import FeedConfig, LossConfig, OptimConfig, RunConfig, TrainConfig
-    from jina_jax.data.normalise import text_hash
     from jina_jax.data.shards import decode_records, encode_record
-    from jina_jax.data.tokenizer import load_tokenizer
     from jina_jax.feed.batch import pack_batch
     from jina_jax.hf_folder import read_encoder
     from jina_jax.mesh import make_mesh, replicated
     from jina_jax.model.weights import from_huggingface
+    from jina_jax.text.identity import text_hash
+    from jina_jax.text.tokenizer import load_tokenizer
     from jina_jax.train.step import init_state, make_train_step
 
     tokenizer = load_tokenizer(work / "model")

@@ -9,7 +9,6 @@ from jina_jax.data.ledger import ledger_counts, ledger_samples
 from jina_jax.data.manifest import MANIFEST_FILE, Manifest, load_manifest
 from jina_jax.data.negation import NegationReport
 from jina_jax.data.shards import ShardSet
-from jina_jax.data.tokenizer import load_tokenizer
 from jina_jax.errors import UserError
 from jina_jax.evaluate.search import Hit
 from jina_jax.histograms import text_histograms
@@ -18,6 +17,7 @@ from jina_jax.mteb.published import Comparison
 from jina_jax.mteb.scores import TaskScore, averages
 from jina_jax.system.terminal import clip, table
 from jina_jax.system.untrusted import read_json
+from jina_jax.text.tokenizer import load_tokenizer
 from jina_jax.train.metrics import read_metrics
 
 

@@ -19,7 +19,6 @@ import numpy as np
 
 from jina_jax.ablate_config import InjectionConfig
 from jina_jax.config import SourceConfig
-from jina_jax.data.normalise import text_hash
 from jina_jax.data.records import read_file_records
 from jina_jax.data.sources import FILE_KINDS, matched_files, read_source
 from jina_jax.errors import UserError
@@ -27,6 +26,7 @@ from jina_jax.system.files import find_files, is_url
 from jina_jax.system.hashing import content_key, file_xxh3
 from jina_jax.system.progress import say
 from jina_jax.system.workspace import discard_leftovers, workspace
+from jina_jax.text.identity import text_hash
 from jina_jax.types import BadRecord, Triplet
 
 MISMATCHED, FOREIGN = "mismatched", "foreign"

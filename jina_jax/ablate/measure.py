@@ -7,7 +7,6 @@ import numpy as np
 
 from jina_jax.config import RunConfig, SourceConfig
 from jina_jax.data.manifest import Manifest
-from jina_jax.data.normalise import text_hash
 from jina_jax.data.shards import ShardSet
 from jina_jax.data.sources import read_source
 from jina_jax.errors import UserError
@@ -21,6 +20,7 @@ from jina_jax.evaluate.retrieval import (
     task_of_pairs,
 )
 from jina_jax.system.hashing import content_key
+from jina_jax.text.identity import text_hash
 from jina_jax.types import BadRecord
 
 _AT_ONCE = 65_536

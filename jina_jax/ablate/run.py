@@ -31,7 +31,6 @@ from jina_jax.config import RunConfig
 from jina_jax.config_file import difference, unchangeable_fields
 from jina_jax.data.manifest import MANIFEST_FILE, Manifest, prepared_config
 from jina_jax.data.prepare import prepare
-from jina_jax.data.tokenizer import load_tokenizer
 from jina_jax.errors import UserError
 from jina_jax.evaluate.embedder import Embedder
 from jina_jax.evaluate.retrieval import RetrievalTask, rank_by_bm25, score
@@ -41,6 +40,7 @@ from jina_jax.score.stages import configured_scorers
 from jina_jax.system.atomic import write_atomically
 from jina_jax.system.hashing import file_sha256
 from jina_jax.system.progress import say
+from jina_jax.text.tokenizer import load_tokenizer
 from jina_jax.train.loop import train
 from jina_jax.trained import is_run
 from jina_jax.validation import validate

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from jina_jax.data.normalise import hash_normalised, normalise
+from jina_jax.text.identity import hash_normalised, normalise
 
 _WORD = re.compile(r"\w+")
 _FIELDS = ("query", "positive", "negative")

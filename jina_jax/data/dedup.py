@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jina_jax.data.ledger import LedgerWriter, dropped_rows
-from jina_jax.data.runs import batches, count_sources, hash_words, load_runs, read_range, schema
+from jina_jax.data.runs import batches, count_sources, load_runs, read_range, schema
 from jina_jax.system.arrow import write_table
+from jina_jax.text.identity import hash_words
 
 DEDUP_VERSION = 2
 """Goes into the manifest; raise it when what is dropped here changes."""

@@ -13,14 +13,14 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 
 from jina_jax.config import TokenizerConfig
-from jina_jax.data.normalise import HASH_BYTES
-from jina_jax.data.runs import TEXTS, batches, hash_words
+from jina_jax.data.runs import TEXTS, batches
 from jina_jax.data.shards import ShardWriter, encode_record
 from jina_jax.data.stages import Partition
-from jina_jax.data.tokenizer import TOKENIZER_FILE, build_tokenizer, load_tokenizer
 from jina_jax.data.verify import ends_xxh3
 from jina_jax.system.atomic import atomic_file, atomic_folder
 from jina_jax.system.hashing import file_sha256
+from jina_jax.text.identity import HASH_BYTES, hash_words
+from jina_jax.text.tokenizer import TOKENIZER_FILE, build_tokenizer, load_tokenizer
 
 _BATCH_ROWS = 4096
 

@@ -21,10 +21,9 @@ from datasketch import MinHash, MinHashLSH
 
 from jina_jax.config import DataConfig
 from jina_jax.data.filters import Batches, Records, Scorer, Verdict, verdict
-from jina_jax.data.normalise import normalise
-from jina_jax.data.runs import hash_words
 from jina_jax.filter_config import NearDuplicateConfig
 from jina_jax.system.arrow import map_table, write_table
+from jina_jax.text.identity import hash_words, normalise
 
 _LSH_WEIGHTS = (0.1, 0.9)
 """Of false candidates, which are weeded out, and of missed ones, which are lost."""

@@ -20,7 +20,6 @@ from jina_jax.data.negation_check import flaw
 from jina_jax.data.negation_endpoint import Endpoint
 from jina_jax.data.negation_paraphrase import paraphrase
 from jina_jax.data.negation_rules import negate
-from jina_jax.data.normalise import text_hash
 from jina_jax.data.sources import FILE_KINDS, matched_files, read_source
 from jina_jax.errors import UserError
 from jina_jax.negation_config import NegationConfig
@@ -30,6 +29,7 @@ from jina_jax.system.hashing import content_key
 from jina_jax.system.progress import say, track
 from jina_jax.system.untrusted import from_json
 from jina_jax.system.workspace import Workspace, discard_leftovers, workspace
+from jina_jax.text.identity import text_hash
 from jina_jax.types import BadRecord
 
 REPORT_FILE = "negation.json"

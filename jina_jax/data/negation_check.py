@@ -1,8 +1,8 @@
 """What a triplet of a sentence, its entailment and its negation must be, whoever wrote it."""
 
 from jina_jax.data.negation_rules import negation_cues, words_of
-from jina_jax.data.normalise import text_hash
 from jina_jax.negation_config import NegationCheckConfig
+from jina_jax.text.identity import text_hash
 
 
 def flaw(anchor: str, entailment: str, negative: str, config: NegationCheckConfig) -> str:

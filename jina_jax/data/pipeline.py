@@ -26,7 +26,6 @@ from jina_jax.data.engine import Engine, LocalEngine, Task, run_tasks
 from jina_jax.data.filters import Filter, filter_key
 from jina_jax.data.ingest import CLEAN_VERSION, ReadResult, ShownBad, at_base, judge, read_task
 from jina_jax.data.ledger import LedgerPart
-from jina_jax.data.normalise import NORMALISE_VERSION
 from jina_jax.data.runs import Run, key_ranges, save_runs
 from jina_jax.data.sources import empty_source
 from jina_jax.data.split import (
@@ -40,6 +39,7 @@ from jina_jax.data.stages import Partition, StageResult, filter_task
 from jina_jax.system.hashing import content_key
 from jina_jax.system.progress import track
 from jina_jax.system.workspace import Workspace
+from jina_jax.text.identity import NORMALISE_VERSION
 
 _PARTITION_BYTES = 32 << 20
 """Aim for partitions of this size, of which a task holds one: it bounds memory."""

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from jina_jax.data.normalise import HASH_BYTES
 from jina_jax.system.arrow import joined, map_table, write_table
 from jina_jax.system.atomic import write_atomically
+from jina_jax.text.identity import HASH_BYTES
 
 KEYS = 1 << 64
 _RUN_BYTES = 48 << 20
@@ -176,17 +176,6 @@ def _copied(part: pa.Table) -> pa.Table:
     with pa.ipc.new_stream(sink, part.schema) as writer:
         writer.write_table(part)
     return pa.ipc.open_stream(sink.getvalue()).read_all()
-
-
-def hash_words(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """A hash column as uint64 [N, 2], equal where the hashes are."""
-    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-    joined = b"".join(chunk.buffers()[1][_span(chunk)] for chunk in chunks if len(chunk))
-    return np.frombuffer(joined, "<u8").reshape(-1, 2)
-
-
-def _span(chunk: pa.Array) -> slice:
-    return slice(chunk.offset * HASH_BYTES, (chunk.offset + len(chunk)) * HASH_BYTES)
 
 
 def count_sources(source_N: np.ndarray, sources: int) -> tuple[int, ...]:

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from jina_jax.data.normalise import HASH_BYTES
 from jina_jax.errors import UserError
+from jina_jax.text.identity import HASH_BYTES
 
 MAX_TEXT_TOKENS = 65535
 _WRITE_OPTIONS = "group_size:16,uncompressed"

@@ -10,11 +10,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jina_jax.data.ledger import LedgerWriter, dropped_rows
-from jina_jax.data.normalise import HASH_BYTES
 from jina_jax.data.runs import TEXTS, batches, count_sources, write_rows
 from jina_jax.data.stages import Partition
 from jina_jax.system.arrow import map_table, write_table
 from jina_jax.system.atomic import atomic_file
+from jina_jax.text.identity import HASH_BYTES
 
 SPLIT_VERSION = 1
 """Goes into the manifest; raise it when what is held out or dropped here changes."""

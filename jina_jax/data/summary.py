@@ -18,11 +18,11 @@ from jina_jax.data.manifest import (
     SourceSummary,
     StageCounts,
 )
-from jina_jax.data.normalise import NORMALISE_VERSION
 from jina_jax.data.pipeline import Reads
 from jina_jax.data.split import SPLIT_VERSION, SplitResult
 from jina_jax.data.stages import StageResult
 from jina_jax.errors import UnusableError
+from jina_jax.text.identity import NORMALISE_VERSION
 
 VERSIONS = {
     "normalise": NORMALISE_VERSION,

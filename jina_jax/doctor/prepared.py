@@ -6,11 +6,11 @@ from jina_jax.config import RunConfig
 from jina_jax.config_file import difference
 from jina_jax.data.manifest import Manifest, flat_config, load_manifest, prepared_config
 from jina_jax.data.shards import ShardSet
-from jina_jax.data.tokenizer import load_tokenizer
 from jina_jax.data.verify import data_problems
 from jina_jax.doctor.check import Check, Checks, guarded
 from jina_jax.errors import UserError
 from jina_jax.system.untrusted import inner_path
+from jina_jax.text.tokenizer import load_tokenizer
 
 _SHOWN = 5
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from jina_jax.config import RunConfig, SourceConfig
 from jina_jax.data.manifest import MANIFEST_FILE
 from jina_jax.data.sources import FILE_KINDS, matched_files
-from jina_jax.data.tokenizer import TOKENIZER_FILE, check_ids, load_tokenizer
 from jina_jax.doctor.check import Check, Checks, Verdict, guarded
 from jina_jax.doctor.machine import folder_checks
 from jina_jax.doctor.prepared import prepared_checks
@@ -17,6 +16,7 @@ from jina_jax.sentence_folder import check_sentence_folder
 from jina_jax.system.files import file_state
 from jina_jax.system.hashing import file_sha256
 from jina_jax.system.seal import damage
+from jina_jax.text.tokenizer import TOKENIZER_FILE, check_ids, load_tokenizer
 from jina_jax.trained import BEST_FOLDER, load_checkpoint
 from jina_jax.validation import check_credentials, validate
 

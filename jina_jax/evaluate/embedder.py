@@ -15,7 +15,6 @@ from jax.sharding import Mesh
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from jina_jax.data.tokenizer import check_ids, load_tokenizer
 from jina_jax.errors import UserError
 from jina_jax.hf_folder import WEIGHTS_FILE, has_weights, read_encoder
 from jina_jax.mesh import all_on_data, make_mesh
@@ -25,6 +24,7 @@ from jina_jax.model.weights import from_huggingface
 from jina_jax.model_config import T5Config
 from jina_jax.packed_encoder import PackedEncoder, RowShape, Tokens, one_ahead, row_lengths
 from jina_jax.sentence_folder import check_sentence_folder
+from jina_jax.text.tokenizer import check_ids, load_tokenizer
 from jina_jax.trained import is_run, load_checkpoint
 
 _TEXTS_PER_ROW = 32

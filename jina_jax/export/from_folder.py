@@ -19,13 +19,6 @@ from jina_jax.config import (
     TrainConfig,
 )
 from jina_jax.config_file import to_json
-from jina_jax.data.tokenizer import (
-    SPIECE_FILE,
-    TOKENIZER_FILE,
-    build_tokenizer,
-    check_ids,
-    load_tokenizer,
-)
 from jina_jax.errors import UserError
 from jina_jax.hf_folder import CONFIG_FILE, WEIGHTS_FILE, find_folder, read_encoder
 from jina_jax.model.weights import from_huggingface
@@ -33,6 +26,13 @@ from jina_jax.model_config import T5Config
 from jina_jax.sentence_folder import check_sentence_folder
 from jina_jax.system.atomic import write_atomically
 from jina_jax.system.untrusted import inner_path, read_json
+from jina_jax.text.tokenizer import (
+    SPIECE_FILE,
+    TOKENIZER_FILE,
+    build_tokenizer,
+    check_ids,
+    load_tokenizer,
+)
 
 _FETCHED = (
     CONFIG_FILE, WEIGHTS_FILE, "model.safetensors.index.json", "model-*.safetensors",

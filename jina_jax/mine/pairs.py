@@ -14,11 +14,10 @@ import pyarrow as pa
 
 from jina_jax.config import SourceConfig
 from jina_jax.data.chunks import CHUNK_RECORDS, Chunk
-from jina_jax.data.normalise import HASH_BYTES, text_hash
-from jina_jax.data.runs import hash_words
 from jina_jax.data.shards import ShardSet
 from jina_jax.data.sources import read_all
 from jina_jax.system.atomic import atomic_file
+from jina_jax.text.identity import HASH_BYTES, hash_words, text_hash
 
 _RECORDS_AT_ONCE = 16_384
 _SCHEMA = pa.schema(

@@ -13,7 +13,6 @@ from typing import Any
 
 from jina_jax.config import RunConfig, SourceConfig
 from jina_jax.data.manifest import MANIFEST_FILE, Manifest, SourceSummary, load_manifest
-from jina_jax.data.tokenizer import load_tokenizer
 from jina_jax.data.verify import verify_shards
 from jina_jax.errors import UserError
 from jina_jax.evaluate.embedder import Embedder
@@ -23,6 +22,7 @@ from jina_jax.system.hashing import content_key, file_sha256
 from jina_jax.system.progress import say
 from jina_jax.system.untrusted import from_json
 from jina_jax.system.workspace import discard_leftovers, workspace
+from jina_jax.text.tokenizer import load_tokenizer
 from jina_jax.trained import load_checkpoint
 
 REPORT_FILE = "mined.json"

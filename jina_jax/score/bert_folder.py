@@ -9,7 +9,6 @@ import jax
 import numpy as np
 from tokenizers import Tokenizer
 
-from jina_jax.data.tokenizer import TOKENIZER_FILE, check_ids, read_tokenizer
 from jina_jax.errors import UserError
 from jina_jax.hf_folder import (
     CONFIG_FILE,
@@ -26,6 +25,7 @@ from jina_jax.packed_encoder import RowShape, Tokens, row_lengths
 from jina_jax.sentence_folder import LIMITS_FILE, POOLING_FOLDER
 from jina_jax.system.hashing import file_sha256
 from jina_jax.system.untrusted import inner_path
+from jina_jax.text.tokenizer import TOKENIZER_FILE, check_ids, read_tokenizer
 
 POOLING_FILE = f"{POOLING_FOLDER}/{CONFIG_FILE}"
 _FETCHED = (

@@ -16,7 +16,6 @@ import xxhash
 
 from jina_jax.config import DataConfig
 from jina_jax.data.filters import Batches, Records, Scorer, Verdict, verdict
-from jina_jax.data.runs import hash_words
 from jina_jax.errors import UserError
 from jina_jax.filter_config import ConsistencyConfig, MarginConfig
 from jina_jax.score.bert_folder import model_sha256
@@ -24,6 +23,7 @@ from jina_jax.score.cache import cached_array, contents_key
 from jina_jax.score.consistency import Ranker, Sample, keep_by_rank
 from jina_jax.score.encoder import SentenceEncoder
 from jina_jax.score.margin import CrossEncoder, keep_by_margin, margins, triplet_logits
+from jina_jax.text.identity import hash_words
 
 _EMBEDDINGS, _HASHES, _DIGEST = "embeddings.f32", "hashes.u64", "xxh3"
 

@@ -17,7 +17,6 @@ from jina_jax.checkpoint import Checkpoints
 from jina_jax.config import RunConfig
 from jina_jax.config_file import difference, to_json, unchangeable_fields
 from jina_jax.data.manifest import MANIFEST_FILE, Manifest, load_manifest
-from jina_jax.data.tokenizer import SPIECE_FILE
 from jina_jax.data.verify import verify_shards
 from jina_jax.distributed import check_agreement, is_first, start
 from jina_jax.errors import Interrupted, UserError
@@ -30,6 +29,7 @@ from jina_jax.model.weights import parameter_count
 from jina_jax.system.environment import environment
 from jina_jax.system.hashing import file_sha256
 from jina_jax.system.progress import say
+from jina_jax.text.tokenizer import SPIECE_FILE
 from jina_jax.train.compiled import CompiledStep, as_out_of_memory
 from jina_jax.train.evaluation import StepEvaluation
 from jina_jax.train.goodput import Goodput

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from jina_jax.data.ledger import ledger_samples
 from jina_jax.data.near_duplicates import NearDuplicateFilter, jaccard, shingles
-from jina_jax.data.normalise import text_hash
 from jina_jax.filter_config import NearDuplicateConfig
+from jina_jax.text.identity import text_hash
 from tests.pairs import config, pair, run, triplet, write
 
 TEXT = "the quick brown fox jumps over the lazy dog and runs far away into the dark green wood"

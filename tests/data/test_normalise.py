@@ -3,7 +3,7 @@ import sys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jina_jax.data.normalise import normalise, text_hash
+from jina_jax.text.identity import normalise, text_hash
 
 
 def test_case_whitespace_and_composition_are_folded():

@@ -6,12 +6,10 @@ import pyarrow as pa
 import pytest
 
 from jina_jax.data.encode import training_texts
-from jina_jax.data.normalise import text_hash
 from jina_jax.data.runs import (
     KEYS,
     Run,
     RunWriter,
-    hash_words,
     key_ranges,
     load_runs,
     read_range,
@@ -22,6 +20,7 @@ from jina_jax.data.runs import (
 )
 from jina_jax.data.stages import Partition
 from jina_jax.system.arrow import map_table, write_table
+from jina_jax.text.identity import hash_words, text_hash
 
 SCHEMA = schema(2)
 

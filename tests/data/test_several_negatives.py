@@ -11,8 +11,8 @@ from jina_jax.data import encode
 from jina_jax.data.explain import explain
 from jina_jax.data.manifest import load_manifest
 from jina_jax.data.shards import ShardSet
-from jina_jax.data.tokenizer import load_tokenizer
 from jina_jax.feed.batch import pack_batch
+from jina_jax.text.tokenizer import load_tokenizer
 from tests.pairs import config, pair, run, write
 
 MOST = 3

@@ -6,8 +6,8 @@ from sentencepiece import sentencepiece_model_pb2
 from tokenizers import Tokenizer
 
 from jina_jax.config import TokenizerConfig
-from jina_jax.data.tokenizer import build_tokenizer, load_tokenizer, tokenizer_from_spiece
 from jina_jax.errors import UserError
+from jina_jax.text.tokenizer import build_tokenizer, load_tokenizer, tokenizer_from_spiece
 
 WORDS = (  # noqa: SIM905
     "the of and to in a is that it was for on are with as his they at be this have from or one "

@@ -2,9 +2,9 @@ import jax
 import pytest
 
 from jina_jax.config import T5Config, TokenizerConfig
-from jina_jax.data.tokenizer import build_tokenizer
 from jina_jax.export.huggingface import export_huggingface
 from jina_jax.model.t5 import init_params
+from jina_jax.text.tokenizer import build_tokenizer
 from tests.random_texts import texts
 
 SMALL = T5Config(vocab_size=64, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)

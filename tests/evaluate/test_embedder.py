@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 
 from jina_jax.config import T5Config, TokenizerConfig
-from jina_jax.data.tokenizer import build_tokenizer, load_tokenizer
 from jina_jax.evaluate.embedder import Embedder
 from jina_jax.model.t5 import init_params
+from jina_jax.text.tokenizer import build_tokenizer, load_tokenizer
 
 CONFIG = T5Config(vocab_size=128, d_model=16, d_kv=4, d_ff=32, num_layers=2, num_heads=4)
 

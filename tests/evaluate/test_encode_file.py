@@ -13,7 +13,6 @@ import pytest
 from safetensors.numpy import load_file
 
 from jina_jax.config import T5Config, TokenizerConfig
-from jina_jax.data.tokenizer import build_tokenizer
 from jina_jax.errors import UserError
 from jina_jax.evaluate import embedder as embedder_module
 from jina_jax.evaluate import encode_file as module
@@ -21,6 +20,7 @@ from jina_jax.evaluate.embedder import Embedder
 from jina_jax.evaluate.encode_file import count_texts, encode_file
 from jina_jax.export.huggingface import export_huggingface
 from jina_jax.model.t5 import init_params
+from jina_jax.text.tokenizer import build_tokenizer
 
 CONFIG = T5Config(vocab_size=128, d_model=16, d_kv=4, d_ff=32, num_layers=2, num_heads=4)
 ROOT = Path(__file__).parents[2]

@@ -9,10 +9,10 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from jina_jax.config import T5Config, TokenizerConfig
-from jina_jax.data.tokenizer import build_tokenizer, load_tokenizer
 from jina_jax.export.huggingface import export_huggingface, verify_export
 from jina_jax.export.onnx import verify_onnx
 from jina_jax.model.t5 import init_params
+from jina_jax.text.tokenizer import build_tokenizer, load_tokenizer
 
 # Beyond the 128 positions that the relative bias tells apart.
 TEXTS = ["hello world", "", "a text of many tokens " * 40, "another one"]

@@ -17,8 +17,8 @@ from jina_jax.config import DataConfig, RunConfig, SourceConfig, T5Config, Token
 from jina_jax.config_file import to_json
 from jina_jax.data.manifest import FORMAT_VERSION
 from jina_jax.data.shards import ShardWriter, encode_record
-from jina_jax.data.tokenizer import build_tokenizer
 from jina_jax.model.weights import config_to_huggingface
+from jina_jax.text.tokenizer import build_tokenizer
 
 _ROWS = [{"query": "q é", "positive": "p", "n": 1}, {"query": "a, b", "positive": 'say "x"'}]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in _ROWS).encode()

@@ -3,6 +3,8 @@
 import unicodedata
 from collections.abc import Iterable
 
+import numpy as np
+import pyarrow as pa
 import xxhash
 
 HASH_BYTES = 16
@@ -46,3 +48,14 @@ def normalise_all(texts: Iterable[str]) -> list[str]:
     """`normalise` of many texts."""
     # The call is saved where it costs as much as its work.
     return [" ".join(t.lower().split()) if t.isascii() else normalise(t) for t in texts]
+
+
+def hash_words(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """A hash column as uint64 [N, 2], equal where the hashes are."""
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    joined = b"".join(chunk.buffers()[1][_span(chunk)] for chunk in chunks if len(chunk))
+    return np.frombuffer(joined, "<u8").reshape(-1, 2)
+
+
+def _span(chunk: pa.Array) -> slice:
+    return slice(chunk.offset * HASH_BYTES, (chunk.offset + len(chunk)) * HASH_BYTES)
