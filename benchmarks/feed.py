@@ -69,7 +69,7 @@ def _children() -> list[str]:
 
 
 def _read(folder: Path, options: Options) -> dict[str, float]:
-    from jina_jax.config import FeedConfig
+    from jina_jax.config.run.run import FeedConfig
     from jina_jax.data.shards import ShardSet
     from jina_jax.feed.mixture import interleave
     from jina_jax.feed.pipeline import batches

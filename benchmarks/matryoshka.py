@@ -19,7 +19,7 @@ from pathlib import Path
 import tyro
 from train_speed import standard_library
 
-from jina_jax.config import (
+from jina_jax.config.run.run import (
     DataConfig,
     FeedConfig,
     LossConfig,

@@ -38,8 +38,8 @@ from quality_sides import Options, run_config, train_ours, train_theirs
 from quality_table import NDCG, SIDES, STS, summary
 from train_speed import standard_library
 
-from jina_jax.config import RunConfig, TokenizerConfig
-from jina_jax.evaluate_config import StsSet
+from jina_jax.config.run.evaluate import StsSet
+from jina_jax.config.run.run import RunConfig, TokenizerConfig
 
 # What imports jax is imported in the functions: the other side's process has no use for it.
 

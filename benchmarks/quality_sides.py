@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from train_speed import TEMPERATURE
 
-from jina_jax.config import (
+from jina_jax.config.run.run import (
     DataConfig,
     FeedConfig,
     LossConfig,

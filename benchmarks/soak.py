@@ -23,7 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from jina_jax.config import (
+from jina_jax.config.run.evaluate import EvaluateConfig
+from jina_jax.config.run.files import to_json
+from jina_jax.config.run.run import (
     DataConfig,
     FeedConfig,
     OptimConfig,
@@ -33,9 +35,7 @@ from jina_jax.config import (
     TokenizerConfig,
     TrainConfig,
 )
-from jina_jax.config_file import to_json
 from jina_jax.data.prepare import prepare
-from jina_jax.evaluate_config import EvaluateConfig
 from jina_jax.train.metrics import read_metrics
 
 SAVE_EVERY, EVALUATE_EVERY = 40, 100

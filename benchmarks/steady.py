@@ -14,9 +14,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from jina_jax.config_file import to_json
+from jina_jax.config.run.evaluate import EvaluateConfig
+from jina_jax.config.run.files import to_json
 from jina_jax.data.prepare import prepare
-from jina_jax.evaluate_config import EvaluateConfig
 from jina_jax.train.metrics import read_metrics
 
 sys.path.insert(0, str(Path(__file__).parent))

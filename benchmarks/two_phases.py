@@ -22,7 +22,9 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from jina_jax.config import (
+from jina_jax.config.run.loss import LossConfig
+from jina_jax.config.run.mine import MineConfig
+from jina_jax.config.run.run import (
     DataConfig,
     FeedConfig,
     OptimConfig,
@@ -39,9 +41,7 @@ from jina_jax.data.sources import read_source
 from jina_jax.evaluate.embedder import Embedder
 from jina_jax.evaluate.negation import evaluate_negation, held_out_tasks
 from jina_jax.evaluate.retrieval import evaluate_retrieval, load_task
-from jina_jax.loss_config import LossConfig
 from jina_jax.mine.run import mine
-from jina_jax.mine_config import MineConfig
 from jina_jax.system.atomic import write_atomically
 from jina_jax.train.loop import train
 from jina_jax.types import Triplet

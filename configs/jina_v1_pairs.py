@@ -14,14 +14,14 @@ from a folder (`--data.consistency.model FOLDER`). Preparing all of them needs t
 what you lack, or give sources a `limit`.
 """
 
-from jina_jax.config import DataConfig, RunConfig
-from jina_jax.data.catalogue import catalogue_source
-from jina_jax.filter_config import (
+from jina_jax.config.run.filters import (
     ConsistencyConfig,
     DecontaminationConfig,
     EvaluationSet,
     LanguageConfig,
 )
+from jina_jax.config.run.run import DataConfig, RunConfig
+from jina_jax.data.catalogue import catalogue_source
 
 WEB_SEARCH = ("ms_marco",)
 QUESTION_ANSWERING = (

@@ -10,9 +10,9 @@ Sources stream from the hub, but for files below `raw/`; see `jina_jax.data.cata
 cross-encoder comes from the hub too, or from a folder (`--data.margin.model FOLDER`).
 """
 
-from jina_jax.config import DataConfig, RunConfig
+from jina_jax.config.run.filters import MarginConfig
+from jina_jax.config.run.run import DataConfig, RunConfig
 from jina_jax.data.catalogue import catalogue_source
-from jina_jax.filter_config import MarginConfig
 
 SOURCES = (
     # Web search: passages shown to annotators and not selected, and mined ones.

@@ -14,9 +14,9 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 from jina_jax import cli
-from jina_jax.ablate_config import Ablation
-from jina_jax.config import RunConfig
-from jina_jax.suite_config import Suite
+from jina_jax.config.run.ablate import Ablation
+from jina_jax.config.run.run import RunConfig
+from jina_jax.config.run.suite import Suite
 
 _SECTION = re.compile(r"\n (?!options|positional)\S.*\n -{20,}\n")
 """Where the help of a verb goes on with the fields of a section of a config."""

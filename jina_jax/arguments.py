@@ -6,10 +6,10 @@ from typing import Any, TypeVar
 
 import tyro
 
-from jina_jax.config import RunConfig
-from jina_jax.config_file import config_names, load_config
+from jina_jax.config.run.files import config_names, load_config
+from jina_jax.config.run.run import RunConfig
+from jina_jax.config.run.validation import validate
 from jina_jax.errors import UserError
-from jina_jax.validation import validate
 
 _T = TypeVar("_T")
 _NO_RUN = RunConfig(name="NAME")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import tyro
 
 from jina_jax.ablate.verb import ablate
-from jina_jax.config_file import config_names, each_phase
+from jina_jax.config.run.files import config_names, each_phase
 from jina_jax.doctor.verb import doctor
 from jina_jax.errors import ExitCode, Interrupted, RunFailed, UserError
 from jina_jax.launch.verb import launch

@@ -2,7 +2,7 @@
 
 import pyarrow.parquet as pq
 
-from jina_jax.config import RunConfig
+from jina_jax.config.run.run import RunConfig
 from jina_jax.data.prepare import prepare
 from jina_jax.evaluate.embedder import Embedder
 from jina_jax.evaluate.run import evaluate

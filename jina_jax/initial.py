@@ -7,14 +7,14 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from jina_jax.config import RunConfig
-from jina_jax.config_file import difference
+from jina_jax.config.run.files import difference
+from jina_jax.config.run.model import T5Config
+from jina_jax.config.run.run import RunConfig
 from jina_jax.errors import UserError
 from jina_jax.hf_folder import read_encoder
 from jina_jax.mesh import param_shardings, put
 from jina_jax.model.t5 import init_params
 from jina_jax.model.weights import from_huggingface
-from jina_jax.model_config import T5Config
 from jina_jax.trained import is_run, load_checkpoint
 
 

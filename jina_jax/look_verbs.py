@@ -8,10 +8,10 @@ from typing import Annotated
 import tyro
 
 from jina_jax.arguments import config_verb, parse
-from jina_jax.config import RunConfig
-from jina_jax.config_file import to_json
+from jina_jax.config.run.files import to_json
+from jina_jax.config.run.run import RunConfig
+from jina_jax.config.run.validation import validate
 from jina_jax.errors import UserError
-from jina_jax.validation import validate
 
 # Heavy imports happen inside the verbs, so that --help and errors are quick.
 

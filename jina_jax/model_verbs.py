@@ -133,10 +133,10 @@ def negation_score(
       negative_field: that holds what contradicts both.
       batch_rows: packed rows encoded at once.
     """
+    from jina_jax.config.run.evaluate import NegationSet
     from jina_jax.evaluate.embedder import Embedder
     from jina_jax.evaluate.negation import evaluate_negation, read_negation
     from jina_jax.evaluate.texts import file_kind
-    from jina_jax.evaluate_config import NegationSet
     from jina_jax.terminal import scores
 
     fields = (anchor_field, entailment_field, negative_field)
@@ -179,7 +179,7 @@ def mteb(
         sentence-t5-base (-large, -xl, -xxl), gtr-t5-base (-large, -xl, -xxl), all-MiniLM-L6-v2.
         Without any, ours stand alone.
     """
-    from jina_jax.config_file import load_suite
+    from jina_jax.config.run.files import load_suite
     from jina_jax.mteb.published import COMPARISON_FILE, check_models, write_comparison
     from jina_jax.mteb.published import compare as beside
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from jina_jax.arguments import config_verb
-from jina_jax.config_file import each_phase, reads_from
+from jina_jax.config.run.files import each_phase, reads_from
 
 # Heavy imports happen inside the verbs, so that --help and errors are quick.
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jina_jax.config_file import read_run
+from jina_jax.config.run.files import read_run
 from jina_jax.data.explain import explain, score_histograms
 from jina_jax.data.ledger import ledger_counts, ledger_samples
 from jina_jax.data.manifest import MANIFEST_FILE, Manifest, load_manifest

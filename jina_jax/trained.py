@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import jax
 
 from jina_jax.checkpoint import open_for_reading
-from jina_jax.config import FeedConfig
-from jina_jax.config_file import RUN_FILE, read_section
+from jina_jax.config.run.files import RUN_FILE, read_section
+from jina_jax.config.run.model import T5Config
+from jina_jax.config.run.run import FeedConfig
 from jina_jax.errors import UserError
 from jina_jax.model.layout import check_shape
 from jina_jax.model.t5 import init_params
-from jina_jax.model_config import T5Config
 
 STARTS_FILE = "starts.jsonl"
 """Of the run folder: when, at which step and on what each start of its training was."""

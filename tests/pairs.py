@@ -2,14 +2,14 @@
 
 import json
 
-from jina_jax.config import DataConfig, LengthConfig, SourceConfig, TokenizerConfig
-from jina_jax.data.prepare import prepare
-from jina_jax.filter_config import (
+from jina_jax.config.run.filters import (
     DecontaminationConfig,
     EvaluationSet,
     LanguageConfig,
     NearDuplicateConfig,
 )
+from jina_jax.config.run.run import DataConfig, LengthConfig, SourceConfig, TokenizerConfig
+from jina_jax.data.prepare import prepare
 
 VOCAB = 50
 

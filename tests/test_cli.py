@@ -14,12 +14,12 @@ from tests.prepared import CONFIG_FILE, write_jsonl
 def folder(tmp_path):
     write_jsonl(tmp_path)
     text = CONFIG_FILE.format(folder=str(tmp_path)) + (
-        "    from jina_jax.config import DataConfig, SourceConfig, TokenizerConfig\n"
+        "    from jina_jax.config.run import DataConfig, SourceConfig, TokenizerConfig\n"
     )
     body = text.replace(
         "    return tiny_config(", "    config = tiny_config("
     ).replace(
-        "    from jina_jax.config import DataConfig, SourceConfig, TokenizerConfig\n",
+        "    from jina_jax.config.run import DataConfig, SourceConfig, TokenizerConfig\n",
         "    data = replace(config.data, sources=config.data.sources[1:], eval_pairs=10)\n"
         "    tokenizer = replace(data.tokenizer, vocab_size=60)\n"
         "    return replace(config, data=replace(data, tokenizer=tokenizer))\n",
@@ -100,7 +100,7 @@ def test_a_config_that_does_not_load(capsys, tmp_path):
     assert f"{path}:1: failed to load: SyntaxError" in message
     assert "def get_config(:" in message
     path.write_text("x = 1\n")
-    assert "must return a jina_jax.config.RunConfig" in refused(capsys, "train", path)
+    assert "must return a jina_jax.config.run.RunConfig" in refused(capsys, "train", path)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_a_config_that_does_not_load(capsys, tmp_path):
 def test_what_fails_in_a_config_is_told_with_its_line(capsys, tmp_path, line, message):
     path = tmp_path / "mine.py"
     path.write_text(
-        f"from jina_jax.config import SourceConfig\n\ndef get_config():\n    return {line}\n"
+        f"from jina_jax.config.run import SourceConfig\n\ndef get_config():\n    return {line}\n"
     )
     assert f"{path}:4: {message}" in refused(capsys, "train", path)
     path.write_text("from jina_jax.errors import UserError\n\ndef get_config():\n    "

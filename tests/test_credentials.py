@@ -5,12 +5,12 @@ import dataclasses
 import pytest
 
 from jina_jax.cli import main
-from jina_jax.config import DataConfig, RunConfig, SourceConfig
+from jina_jax.config.run.export import ExportConfig
+from jina_jax.config.run.negation import EndpointConfig, NegationConfig
+from jina_jax.config.run.run import DataConfig, RunConfig, SourceConfig
+from jina_jax.config.run.validation import validate
 from jina_jax.errors import UserError
-from jina_jax.export_config import ExportConfig
-from jina_jax.negation_config import EndpointConfig, NegationConfig
 from jina_jax.system.credentials import credential_in, masked
-from jina_jax.validation import validate
 from tests.doctor.test_doctor import CONFIG
 from tests.pairs import pair, write
 

@@ -17,7 +17,7 @@ TEXTS = ["Wait for a task to end.", "  two   spaces", "", "ünïcode ﬁne", "lo
 SCORED_FILE = (
     CONFIG_FILE.replace("return tiny_config({folder!r})", "config = tiny_config({folder!r})")
     + """
-    from jina_jax.evaluate_config import (
+    from jina_jax.config import (
         EvaluateConfig, NegationSet, RerankingSet, RetrievalSet, StsSet
     )
     return replace(config, evaluate=EvaluateConfig(

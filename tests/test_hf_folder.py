@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from jina_jax.config import T5Config
+from jina_jax.config.run.run import T5Config
 from jina_jax.errors import UserError
 from jina_jax.hf_folder import read_encoder
 from jina_jax.model.weights import config_to_huggingface

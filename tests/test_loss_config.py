@@ -1,4 +1,4 @@
-from jina_jax.loss_config import LossConfig, loss_problems
+from jina_jax.config.run.loss import LossConfig, loss_problems
 
 
 def problems(*pairs, **values):

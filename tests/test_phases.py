@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jina_jax.cli import main
-from jina_jax.config_file import load_config, load_phases
+from jina_jax.config.run.files import load_config, load_phases
 from jina_jax.data.manifest import load_manifest
 from jina_jax.errors import UserError
 from jina_jax.train.metrics import read_metrics
@@ -16,7 +16,7 @@ from tests.prepared import tiny_config, write_jsonl
 CONFIG = """
 from dataclasses import replace
 from jina_jax.config import DataConfig, SourceConfig, TokenizerConfig
-from jina_jax.loss_config import LossConfig
+from jina_jax.config import LossConfig
 from tests.prepared import tiny_config
 
 FOLDER = {folder!r}
@@ -132,7 +132,7 @@ def test_phases_need_names_and_folders_of_their_own(tmp_path):
 REFRESH = """
 from dataclasses import replace
 from jina_jax.config import SourceConfig, TokenizerConfig
-from jina_jax.mine_config import MineConfig
+from jina_jax.config import MineConfig
 from tests.prepared import tiny_config
 
 FOLDER = {folder!r}

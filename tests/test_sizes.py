@@ -5,12 +5,12 @@ import math
 import pytest
 from jax.sharding import AbstractMesh
 
-from jina_jax.config_file import load_config, load_phases
+from jina_jax.config.run.files import load_config, load_phases
+from jina_jax.config.run.validation import validate
 from jina_jax.errors import UserError
 from jina_jax.mesh import AXES, check_divides
 from jina_jax.model.weights import parameter_count
 from jina_jax.plan.topology import find_topology
-from jina_jax.validation import validate
 
 PARAMETERS = {
     "small": 35_330_816, "base": 109_628_544, "large": 334_939_648, "xl": 1_223_527_424,
@@ -61,7 +61,7 @@ def test_a_machine_without_settings_is_refused_with_those_that_have():
 def test_a_phase_and_a_machine_do_not_get_into_each_others_way(tmp_path):
     path = tmp_path / "two.py"
     path.write_text(
-        "from jina_jax.config import RunConfig\n"
+        "from jina_jax.config.run import RunConfig\n"
         "def get_config(machine=''):\n"
         "    return RunConfig(name='a', machine=machine), RunConfig(name='b', machine=machine)\n"
     )

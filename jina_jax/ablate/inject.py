@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jina_jax.ablate_config import InjectionConfig
-from jina_jax.config import SourceConfig
+from jina_jax.config.run.ablate import InjectionConfig
+from jina_jax.config.run.run import SourceConfig
 from jina_jax.data.records import read_file_records
 from jina_jax.data.sources import FILE_KINDS, matched_files, read_source
 from jina_jax.errors import UserError

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jina_jax.config import RunConfig, SourceConfig
+from jina_jax.config.run.run import RunConfig, SourceConfig
 from jina_jax.data.manifest import Manifest
 from jina_jax.data.shards import ShardSet
 from jina_jax.data.sources import read_source

@@ -26,9 +26,10 @@ from jina_jax.ablate.measure import (
 )
 from jina_jax.ablate.plot import plot_ablation
 from jina_jax.ablate.report import ABLATION_FILE, AblationReport, ArmReport
-from jina_jax.ablate_config import Ablation, ablation_problems, arm_config
-from jina_jax.config import RunConfig
-from jina_jax.config_file import difference, unchangeable_fields
+from jina_jax.config.run.ablate import Ablation, ablation_problems, arm_config
+from jina_jax.config.run.files import difference, unchangeable_fields
+from jina_jax.config.run.run import RunConfig
+from jina_jax.config.run.validation import validate
 from jina_jax.data.manifest import MANIFEST_FILE, Manifest, prepared_config
 from jina_jax.data.prepare import prepare
 from jina_jax.errors import UserError
@@ -43,7 +44,6 @@ from jina_jax.system.progress import say
 from jina_jax.text.tokenizer import load_tokenizer
 from jina_jax.train.loop import train
 from jina_jax.trained import is_run
-from jina_jax.validation import validate
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import tyro
 
-from jina_jax.ablate_config import Ablation, InjectionConfig
 from jina_jax.arguments import parse
-from jina_jax.config import RunConfig, SourceConfig
-from jina_jax.config_file import load_ablation
+from jina_jax.config.run.ablate import Ablation, InjectionConfig
+from jina_jax.config.run.files import load_ablation
+from jina_jax.config.run.run import RunConfig, SourceConfig
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ def _arguments(ablation: Ablation) -> _Arguments:
 def ablate(args: Sequence[str]) -> None:
     """Train the same model several times over, with a few fields changed in each arm, and compare.
 
-    CONFIG is a Python file whose get_config() returns a jina_jax.ablate_config.Ablation: a base run
+    CONFIG is a Python file whose get_config() returns a jina_jax.config.Ablation: a base run
     and arms, each of which changes some of its fields. Every arm is prepared and trained, with each
     seed once, and measured on the same held-out pairs; the fields below are those of the base run,
     and change it in all arms. Within a seed all arms start from the same weights.

@@ -13,7 +13,7 @@ Licences are what the data set's own card or page says; a card that somebody els
 
 import dataclasses
 
-from jina_jax.config import SourceConfig
+from jina_jax.config.run.run import SourceConfig
 from jina_jax.data.catalogue_entries import ENTRIES
 from jina_jax.errors import UserError
 

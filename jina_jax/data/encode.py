@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from tokenizers import Tokenizer
 
-from jina_jax.config import TokenizerConfig
+from jina_jax.config.run.run import TokenizerConfig
 from jina_jax.data.runs import TEXTS, batches
 from jina_jax.data.shards import ShardWriter, encode_record
 from jina_jax.data.stages import Partition

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from jina_jax.config import EngineConfig
+from jina_jax.config.run.run import EngineConfig
 from jina_jax.errors import UserError
 from jina_jax.system.atomic import write_atomically
 from jina_jax.system.processes import die_with_parent

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import pyarrow as pa
 
+from jina_jax.config.run.filters import DecontaminationConfig, EvaluationSet
 from jina_jax.data.decontaminate import (
     EvaluationIndex,
     EvaluationText,
@@ -18,7 +19,6 @@ from jina_jax.data.decontaminate import (
 from jina_jax.data.evaluation_rows import Row, evaluation_files, evaluation_rows
 from jina_jax.data.filters import Records, Verdict, verdict
 from jina_jax.errors import UserError
-from jina_jax.filter_config import DecontaminationConfig, EvaluationSet
 from jina_jax.system.files import open_file
 
 _CHUNK_BYTES = 1 << 20

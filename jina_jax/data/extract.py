@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any
 
-from jina_jax.config import SourceConfig
+from jina_jax.config.run.run import SourceConfig
 from jina_jax.data.extractors import GROUPED, PER_RECORD, Grouped, Texts
 from jina_jax.data.hf_source import read_hf
 from jina_jax.data.records import Record, field_texts, is_unicode, kind_of, read_file_records

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from jina_jax.config import SourceConfig
+from jina_jax.config.run.run import SourceConfig
 from jina_jax.data.blocks import Block
 from jina_jax.data.chunks import Chunk, chunked
 from jina_jax.data.ledger import Dropped, LedgerWriter

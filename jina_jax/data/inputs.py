@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from jina_jax.config import DataConfig
+from jina_jax.config.run.run import DataConfig
 from jina_jax.data.engine import Task
 from jina_jax.data.manifest import InputFile, Manifest
 from jina_jax.data.pipeline import Pipeline

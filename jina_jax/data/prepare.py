@@ -11,8 +11,8 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from jina_jax.config import DataConfig
-from jina_jax.config_file import difference, unchangeable_fields
+from jina_jax.config.run.files import difference, unchangeable_fields
+from jina_jax.config.run.run import DataConfig
 from jina_jax.data.blocks import plan_blocks
 from jina_jax.data.encode import (
     EncodedShard,

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jina_jax.config import RunConfig
+from jina_jax.config.run.run import RunConfig
 from jina_jax.data.ledger import LEDGER_FILE
 from jina_jax.data.manifest import MANIFEST_FILE, load_manifest
 from jina_jax.errors import Unreachable, UserError

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from jina_jax.config import DataConfig
+from jina_jax.config.run.run import DataConfig
 from jina_jax.data.dedup import DEDUP_VERSION, DedupResult
 from jina_jax.data.encode import EncodedShard
 from jina_jax.data.ingest import CLEAN_VERSION

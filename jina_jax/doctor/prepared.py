@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from jina_jax.config import RunConfig
-from jina_jax.config_file import difference
+from jina_jax.config.run.files import difference
+from jina_jax.config.run.run import RunConfig
 from jina_jax.data.manifest import Manifest, flat_config, load_manifest, prepared_config
 from jina_jax.data.shards import ShardSet
 from jina_jax.data.verify import data_problems

@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-from jina_jax.config import RunConfig, SourceConfig
+from jina_jax.config.run.run import RunConfig, SourceConfig
+from jina_jax.config.run.validation import check_credentials, validate
 from jina_jax.data.manifest import MANIFEST_FILE
 from jina_jax.data.sources import FILE_KINDS, matched_files
 from jina_jax.doctor.check import Check, Checks, Verdict, guarded
@@ -18,7 +19,6 @@ from jina_jax.system.hashing import file_sha256
 from jina_jax.system.seal import damage
 from jina_jax.text.tokenizer import TOKENIZER_FILE, check_ids, load_tokenizer
 from jina_jax.trained import BEST_FOLDER, load_checkpoint
-from jina_jax.validation import check_credentials, validate
 
 _BYTES_PER_PARAMETER = 12
 """float32 parameters and AdamW's two moments."""

@@ -15,13 +15,13 @@ from jax.sharding import Mesh
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
+from jina_jax.config.run.model import T5Config
 from jina_jax.errors import UserError
 from jina_jax.hf_folder import WEIGHTS_FILE, has_weights, read_encoder
 from jina_jax.mesh import all_on_data, make_mesh
 from jina_jax.model.pooling import first_dimensions, mean_pool
 from jina_jax.model.t5 import Execution, apply
 from jina_jax.model.weights import from_huggingface
-from jina_jax.model_config import T5Config
 from jina_jax.packed_encoder import PackedEncoder, RowShape, Tokens, one_ahead, row_lengths
 from jina_jax.sentence_folder import check_sentence_folder
 from jina_jax.text.tokenizer import check_ids, load_tokenizer

@@ -11,10 +11,10 @@ import numpy as np
 from flax import nnx
 from tokenizers import Tokenizer
 
+from jina_jax.config.run.model import T5Config
 from jina_jax.errors import UserError
 from jina_jax.model.pooling import mean_pool
 from jina_jax.model.t5 import apply
-from jina_jax.model_config import T5Config
 
 ONNX_FOLDER, ONNX_FILE = "onnx", "model.onnx"
 ONNX_DATA = f"{ONNX_FILE}.data"

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from jina_jax.config import RunConfig
+from jina_jax.config.run.evaluate import OwnSet
+from jina_jax.config.run.run import RunConfig
 from jina_jax.data.manifest import SourceSummary, load_manifest
 from jina_jax.evaluate.run import RESULT_FILES
-from jina_jax.evaluate_config import OwnSet
 from jina_jax.export.hub import push
 from jina_jax.export.huggingface import export_huggingface, verify_export
 from jina_jax.export.model_card import CardScore, CardSource, ModelCard, render_card

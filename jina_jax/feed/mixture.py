@@ -7,9 +7,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from jina_jax.config import SourceConfig
+from jina_jax.config.run.mixture import MixtureConfig
+from jina_jax.config.run.run import SourceConfig
 from jina_jax.errors import UserError
-from jina_jax.mixture_config import MixtureConfig
 
 Stages = Sequence[tuple[int, np.ndarray]]
 """(first step, weights of the N sources) by ascending step, the first of step 0."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from jina_jax.config import RunConfig
+from jina_jax.config.run.run import RunConfig
 from jina_jax.data.manifest import Manifest
 from jina_jax.data.shards import ShardSet
 from jina_jax.feed.batch import Batch

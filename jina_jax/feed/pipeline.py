@@ -14,7 +14,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from jina_jax.config import FeedConfig
+from jina_jax.config.run.run import FeedConfig
 from jina_jax.data.shards import ShardSet
 from jina_jax.errors import DataLost, UserError
 from jina_jax.feed.batch import Batch, pack_batch

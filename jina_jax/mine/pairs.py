@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from jina_jax.config import SourceConfig
+from jina_jax.config.run.run import SourceConfig
 from jina_jax.data.chunks import CHUNK_RECORDS, Chunk
 from jina_jax.data.shards import ShardSet
 from jina_jax.data.sources import read_all

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jina_jax.config import RunConfig, SourceConfig
+from jina_jax.config.run.run import RunConfig, SourceConfig
 from jina_jax.data.manifest import MANIFEST_FILE, Manifest, SourceSummary, load_manifest
 from jina_jax.data.verify import verify_shards
 from jina_jax.errors import UserError

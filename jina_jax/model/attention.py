@@ -9,9 +9,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from jina_jax.config.run.model import T5Config
 from jina_jax.model.dropout import DropoutKey, Site, dropout
 from jina_jax.model.feed_forward import Linear
-from jina_jax.model_config import T5Config
 
 # Far below any score, yet finite: a difference of two of them is 0 and not NaN.
 MASKED_SCORE = -1e9

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
+from jina_jax.config.run.model import BertConfig
 from jina_jax.errors import UserError
 from jina_jax.model.bert import init_classifier_params, init_params
 from jina_jax.model.layout import Tensor, fill_params, read_shape
-from jina_jax.model_config import BertConfig
 
 _CLASSIFIER_PREFIX = "bert."
 # What a sentence encoder does not use, and a count of positions that old files store as weights.

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jina_jax.config.run.model import T5Config
 from jina_jax.model.dropout import DropoutKey, Site, dropout
-from jina_jax.model_config import T5Config
 
 
 class Linear(nnx.Module):

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from jina_jax.config.run.model import T5Config
 from jina_jax.model.attention import Kernel, RelativePositionBias, SelfAttention, segment_mask
 from jina_jax.model.dropout import DropoutKey, Site, dropout
 from jina_jax.model.feed_forward import FeedForward
 from jina_jax.model.norm import RMSNorm
-from jina_jax.model_config import T5Config
 
 
 class Execution(NamedTuple):

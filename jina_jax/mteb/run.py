@@ -6,10 +6,10 @@ from typing import Any
 import mteb
 import numpy as np
 
+from jina_jax.config.run.suite import Suite
 from jina_jax.mteb.model import MtebModel
 from jina_jax.mteb.scores import TaskScore
 from jina_jax.mteb.tasks import suite_tasks
-from jina_jax.suite_config import Suite
 from jina_jax.system.progress import say
 
 _MAP = "map_at_10"

@@ -6,10 +6,10 @@ from typing import Any
 
 import mteb
 
+from jina_jax.config.run.evaluate import set_problems
+from jina_jax.config.run.suite import Suite, SuiteTask
 from jina_jax.errors import UserError
-from jina_jax.evaluate_config import set_problems
 from jina_jax.mteb.own import own_task
-from jina_jax.suite_config import Suite, SuiteTask
 
 
 def suite_tasks(suite: Suite, mirror: Path | None) -> dict[str, list[Any]]:

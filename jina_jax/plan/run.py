@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from jina_jax.accelerators import Accelerator, accelerator
-from jina_jax.config import RunConfig
+from jina_jax.config.run.run import RunConfig
 from jina_jax.errors import UserError
 from jina_jax.model.flops import StepFlops, step_flops
 from jina_jax.plan import cache

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jina_jax.config import RunConfig
+from jina_jax.config.run.run import RunConfig
 from jina_jax.data.explain import score_histograms
 from jina_jax.data.ledger import LEDGER_FILE, ledger_counts, ledger_samples
 from jina_jax.data.manifest import Manifest, SourceSummary

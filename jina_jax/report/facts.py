@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from jina_jax.ablate.report import ABLATION_FILE, AblationReport
-from jina_jax.config import RunConfig
-from jina_jax.config_file import RUN_FILE, read_run
+from jina_jax.config.run.files import RUN_FILE, read_run
+from jina_jax.config.run.run import RunConfig
 from jina_jax.data.manifest import MANIFEST_FILE, Manifest, load_manifest
 from jina_jax.errors import UserError
 from jina_jax.evaluate.averages import Results

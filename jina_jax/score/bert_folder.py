@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from tokenizers import Tokenizer
 
+from jina_jax.config.run.model import BertConfig
 from jina_jax.errors import UserError
 from jina_jax.hf_folder import (
     CONFIG_FILE,
@@ -20,7 +21,6 @@ from jina_jax.hf_folder import (
     weight_files,
 )
 from jina_jax.model.bert_weights import config_from_huggingface
-from jina_jax.model_config import BertConfig
 from jina_jax.packed_encoder import RowShape, Tokens, row_lengths
 from jina_jax.sentence_folder import LIMITS_FILE, POOLING_FOLDER
 from jina_jax.system.hashing import file_sha256

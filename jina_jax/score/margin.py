@@ -16,11 +16,11 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float32
 
-from jina_jax.filter_config import MarginConfig
+from jina_jax.config.run.filters import MarginConfig
+from jina_jax.config.run.model import BertConfig
 from jina_jax.mesh import make_mesh
 from jina_jax.model.bert import classify
 from jina_jax.model.bert_weights import classifier_from_huggingface
-from jina_jax.model_config import BertConfig
 from jina_jax.packed_encoder import PackedEncoder
 from jina_jax.score.bert_folder import flatten, read_bert, row_shapes
 

@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from jina_jax.config import DataConfig
+from jina_jax.config.run.filters import ConsistencyConfig, MarginConfig
+from jina_jax.config.run.run import DataConfig
 from jina_jax.data.filters import Batches, Records, Scorer, Verdict, verdict
 from jina_jax.errors import UserError
-from jina_jax.filter_config import ConsistencyConfig, MarginConfig
 from jina_jax.score.bert_folder import model_sha256
 from jina_jax.score.cache import cached_array, contents_key
 from jina_jax.score.consistency import Ranker, Sample, keep_by_rank

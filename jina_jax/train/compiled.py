@@ -5,7 +5,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from jina_jax.config import RunConfig
+from jina_jax.config.run.run import RunConfig
 from jina_jax.errors import OutOfMemory
 from jina_jax.feed.batch import PackedBatch
 from jina_jax.mesh import local_memory_bytes

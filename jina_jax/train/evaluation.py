@@ -8,7 +8,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from jina_jax.checkpoint import Checkpoints
-from jina_jax.config import RunConfig
+from jina_jax.config.run.run import RunConfig
 from jina_jax.distributed import is_first
 from jina_jax.errors import UserError
 from jina_jax.evaluate.embedder import Embedder

@@ -14,8 +14,9 @@ import jax
 from jax.sharding import Mesh
 
 from jina_jax.checkpoint import Checkpoints
-from jina_jax.config import RunConfig
-from jina_jax.config_file import difference, to_json, unchangeable_fields
+from jina_jax.config.run.files import difference, to_json, unchangeable_fields
+from jina_jax.config.run.run import RunConfig
+from jina_jax.config.run.validation import validate
 from jina_jax.data.manifest import MANIFEST_FILE, Manifest, load_manifest
 from jina_jax.data.verify import verify_shards
 from jina_jax.distributed import check_agreement, is_first, start
@@ -50,7 +51,6 @@ from jina_jax.train.stop import StopLatch
 from jina_jax.train.throughput import Throughput
 from jina_jax.train.watchdog import Limits, Watchdog
 from jina_jax.trained import STARTS_FILE, is_run
-from jina_jax.validation import validate
 
 
 def train(config: RunConfig) -> TrainState:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from jina_jax.config import RunConfig
+from jina_jax.config.run.run import RunConfig
 from jina_jax.system.progress import say
 from jina_jax.train.boards import open_boards
 

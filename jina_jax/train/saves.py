@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from jina_jax.checkpoint import Checkpoints
-from jina_jax.config import RunConfig
+from jina_jax.config.run.run import RunConfig
 from jina_jax.errors import SaveFailed
 from jina_jax.system.progress import say
 from jina_jax.train.step import TrainState

@@ -3,7 +3,7 @@
 import jax
 from jax.sharding import Mesh
 
-from jina_jax.config import RunConfig
+from jina_jax.config.run.run import RunConfig
 from jina_jax.feed.batch import Batch
 from jina_jax.train.alarms import Alarms
 from jina_jax.train.goodput import Goodput

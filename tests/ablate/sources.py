@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from jina_jax.ablate_config import Ablation, Arm, InjectionConfig
-from jina_jax.config import (
+from jina_jax.config.run.ablate import Ablation, Arm, InjectionConfig
+from jina_jax.config.run.run import (
     DataConfig,
     FeedConfig,
     OptimConfig,

@@ -18,7 +18,7 @@ import pytest
 from jina_jax.ablate.measure import source_task
 from jina_jax.ablate.run import ablate
 from jina_jax.cli import main
-from jina_jax.config import SourceConfig, T5Config, TrainConfig
+from jina_jax.config.run.run import SourceConfig, T5Config, TrainConfig
 from jina_jax.data.prepare import prepare
 from jina_jax.errors import UserError
 from jina_jax.evaluate.embedder import Embedder

@@ -1,8 +1,8 @@
 import pytest
 
 from jina_jax.ablate.detection import Detection, detection, detections
+from jina_jax.config.run.filters import LanguageConfig
 from jina_jax.data.manifest import load_manifest
-from jina_jax.filter_config import LanguageConfig
 from tests.pairs import config, pair, run, write
 
 

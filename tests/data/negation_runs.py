@@ -2,9 +2,9 @@
 
 import json
 
-from jina_jax.config import DataConfig, SourceConfig
+from jina_jax.config.run.negation import NegationConfig
+from jina_jax.config.run.run import DataConfig, SourceConfig
 from jina_jax.data.negation import build_negations
-from jina_jax.negation_config import NegationConfig
 from tests.pairs import write
 
 

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jina_jax.config import SourceConfig
+from jina_jax.config.run.run import SourceConfig
 from jina_jax.data import blocks, lines
 from jina_jax.data.blocks import plan_blocks
 from jina_jax.data.chunks import flattened

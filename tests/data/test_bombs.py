@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from jina_jax.config import SourceConfig
+from jina_jax.config.run.run import SourceConfig
 from jina_jax.data.sources import read_source
 from jina_jax.errors import UserError
 from jina_jax.types import Pair

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jina_jax.config.run.filters import DecontaminationConfig, EvaluationSet
 from jina_jax.data.evaluation_sets import (
     decontamination_filter,
     evaluation_texts,
@@ -15,7 +16,6 @@ from jina_jax.data.evaluation_sets import (
 )
 from jina_jax.data.manifest import load_manifest
 from jina_jax.errors import UserError
-from jina_jax.filter_config import DecontaminationConfig, EvaluationSet
 from tests.pairs import config, pair, run, triplet, write
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from jina_jax.config import EngineConfig, LengthConfig
+from jina_jax.config.run.run import EngineConfig, LengthConfig
 from jina_jax.data.explain import score_histograms
 from jina_jax.data.filters import filter_key, score_key, verdict
 from jina_jax.data.ledger import ledger_counts, ledger_samples

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from jina_jax.config import SourceConfig
+from jina_jax.config.run.run import SourceConfig
 from jina_jax.data.sources import read_source
 from jina_jax.errors import UserError
 from jina_jax.types import BadRecord, Origin, Pair

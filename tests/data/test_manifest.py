@@ -3,8 +3,8 @@ import json
 
 import pytest
 
-from jina_jax.config import DataConfig, SourceConfig
-from jina_jax.config_file import difference
+from jina_jax.config.run.files import difference
+from jina_jax.config.run.run import DataConfig, SourceConfig
 from jina_jax.data.manifest import (
     FORMAT_VERSION,
     InputFile,

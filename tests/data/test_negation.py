@@ -3,11 +3,11 @@
 import pytest
 from negation_runs import build, lines, sentences, triple
 
-from jina_jax.config import DataConfig, SourceConfig, TokenizerConfig
+from jina_jax.config.run.negation import NegationCheckConfig, NegationConfig
+from jina_jax.config.run.run import DataConfig, SourceConfig, TokenizerConfig
 from jina_jax.data.negation import BuiltSource, NegationReport
 from jina_jax.data.prepare import prepare
 from jina_jax.errors import UserError
-from jina_jax.negation_config import NegationCheckConfig, NegationConfig
 from jina_jax.terminal import negations
 from tests.pairs import write
 

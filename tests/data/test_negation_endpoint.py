@@ -13,8 +13,8 @@ import pytest
 from chat_server import ANSWERS, Server, broken, busy, cut, hang, refuse
 from negation_runs import build, lines, sentences, triple
 
+from jina_jax.config.run.negation import EndpointConfig, NegationConfig
 from jina_jax.errors import UserError
-from jina_jax.negation_config import EndpointConfig, NegationConfig
 
 ROOT = Path(__file__).parents[2]
 KEY = "sk-very-secret"
@@ -133,7 +133,7 @@ def test_a_killed_run_pays_nothing_twice(tmp_path, serve):
     texts = [f"The number {i} is in a row." for i in range(200)]
     sentences(tmp_path, texts)
     (tmp_path / "config.py").write_text(
-        "from jina_jax.config import *\n"
+        "from jina_jax.config.run import *\n"
         "def get_config():\n"
         f"    source = SourceConfig('s', paths=({str(tmp_path / 'sentences.jsonl')!r},),\n"
         "        query_field='text', positive_field='text')\n"

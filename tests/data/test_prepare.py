@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from jina_jax.config import TokenizerConfig
+from jina_jax.config.run.run import TokenizerConfig
 from jina_jax.data.ledger import ledger_counts, ledger_samples
 from jina_jax.data.manifest import LengthStats, load_manifest
 from jina_jax.data.prepare import prepare

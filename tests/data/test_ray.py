@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from jina_jax.config import EngineConfig
+from jina_jax.config.run.run import EngineConfig
 from jina_jax.data import ray_engine
 from jina_jax.data.engine import Task, run_tasks
 from jina_jax.errors import UserError

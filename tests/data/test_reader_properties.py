@@ -13,7 +13,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jina_jax.config import SourceConfig
+from jina_jax.config.run.run import SourceConfig
 from jina_jax.data.jsonl import read_jsonl
 from jina_jax.data.lines import Damage, read_lines
 from jina_jax.data.sources import read_source

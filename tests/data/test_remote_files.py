@@ -13,7 +13,7 @@ import zstandard
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.spec import AbstractBufferedFile
 
-from jina_jax.config import SourceConfig
+from jina_jax.config.run.run import SourceConfig
 from jina_jax.data.blocks import BLOCK_BYTES, plan_blocks
 from jina_jax.data.sources import read_file, read_source
 from jina_jax.errors import UserError

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from jina_jax.config import FeedConfig
+from jina_jax.config.run.run import FeedConfig
 from jina_jax.data import encode
 from jina_jax.data.explain import explain
 from jina_jax.data.manifest import load_manifest

@@ -6,7 +6,7 @@ import tracemalloc
 import pytest
 import zstandard
 
-from jina_jax.config import SourceConfig
+from jina_jax.config.run.run import SourceConfig
 from jina_jax.data import lines
 from jina_jax.data.sources import read_source
 from jina_jax.errors import UserError

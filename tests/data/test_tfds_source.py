@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from jina_jax.config import SourceConfig
+from jina_jax.config.run.run import SourceConfig
 from jina_jax.data.sources import read_source
 from jina_jax.data.tfds_source import plain, read_tfds
 from jina_jax.errors import UserError

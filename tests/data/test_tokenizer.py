@@ -5,7 +5,7 @@ import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import Tokenizer
 
-from jina_jax.config import TokenizerConfig
+from jina_jax.config.run.run import TokenizerConfig
 from jina_jax.errors import UserError
 from jina_jax.text.tokenizer import build_tokenizer, load_tokenizer, tokenizer_from_spiece
 

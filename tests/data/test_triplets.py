@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jina_jax.config import LengthConfig, SourceConfig
+from jina_jax.config.run.run import LengthConfig, SourceConfig
 from jina_jax.data.explain import Fate, explain
 from jina_jax.data.ledger import ledger_counts, ledger_samples
 from jina_jax.data.manifest import load_manifest

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from jina_jax.cli import main
-from jina_jax.config_file import RUN_FILE
+from jina_jax.config.run.files import RUN_FILE
 from jina_jax.doctor.devices import device_checks
 from jina_jax.doctor.machine import folder_checks, machine_checks, tested_versions
 from jina_jax.doctor.verb import _of as checks_of

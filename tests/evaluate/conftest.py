@@ -1,7 +1,7 @@
 import jax
 import pytest
 
-from jina_jax.config import T5Config, TokenizerConfig
+from jina_jax.config.run.run import T5Config, TokenizerConfig
 from jina_jax.export.huggingface import export_huggingface
 from jina_jax.model.t5 import init_params
 from jina_jax.text.tokenizer import build_tokenizer

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file
 
-from jina_jax.config import T5Config, TokenizerConfig
+from jina_jax.config.run.run import T5Config, TokenizerConfig
 from jina_jax.errors import UserError
 from jina_jax.evaluate import embedder as embedder_module
 from jina_jax.evaluate import encode_file as module

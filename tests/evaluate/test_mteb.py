@@ -9,14 +9,14 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.evaluation import EmbeddingSimilarityEvaluator
 
 from jina_jax.cli import main
-from jina_jax.config_file import load_suite
+from jina_jax.config.run.files import load_suite
+from jina_jax.config.run.suite import Suite, SuiteTask
 from jina_jax.errors import UserError
 from jina_jax.evaluate.reranking import mean_average_precision
 from jina_jax.mteb.model import MtebModel, open_model
 from jina_jax.mteb.run import run_suite
 from jina_jax.mteb.scores import averages
 from jina_jax.mteb.tasks import suite_tasks
-from jina_jax.suite_config import Suite, SuiteTask
 from tests.minilm import minilm_folder
 
 SMALL = Suite(
@@ -157,7 +157,7 @@ def test_shipped_suites_are_of_tasks_that_mteb_knows(name):
 
 def test_the_verb_prints_scores_and_map(mirror, minilm, tmp_path, capsys):
     (tmp_path / "mine.py").write_text(
-        "from jina_jax.suite_config import Suite, SuiteTask\n"
+        "from jina_jax.config.suite import Suite, SuiteTask\n"
         "def get_suite():\n"
         "    return Suite('mine', {'R': (SuiteTask('AskUbuntuDupQuestions'),)})\n"
     )

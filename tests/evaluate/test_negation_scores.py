@@ -3,6 +3,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jina_jax.config.run.evaluate import NegationSet
 from jina_jax.data.prepare import prepare
 from jina_jax.errors import UserError
 from jina_jax.evaluate.embedder import Embedder
@@ -13,7 +14,6 @@ from jina_jax.evaluate.negation import (
     read_negation,
     score_negation,
 )
-from jina_jax.evaluate_config import NegationSet
 from tests.pairs import config, triplet, write
 
 

@@ -10,6 +10,8 @@ from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.models import SearchEncoderWrapper
 
 from jina_jax.cli import main
+from jina_jax.config.run.evaluate import NegationSet, RerankingSet, RetrievalSet, StsSet
+from jina_jax.config.run.suite import Suite, SuiteTask
 from jina_jax.errors import UserError
 from jina_jax.evaluate.embedder import Embedder
 from jina_jax.evaluate.negation import read_negation, score_negation
@@ -17,12 +19,10 @@ from jina_jax.evaluate.reranking import read_reranking, score_reranking
 from jina_jax.evaluate.retrieval import rank_by_embedding, score
 from jina_jax.evaluate.retrieval_set import read_retrieval
 from jina_jax.evaluate.sts import read_sts, score_sts
-from jina_jax.evaluate_config import NegationSet, RerankingSet, RetrievalSet, StsSet
 from jina_jax.mteb.model import open_model
 from jina_jax.mteb.own import own_task
 from jina_jax.mteb.run import run_suite
 from jina_jax.mteb.tasks import suite_tasks
-from jina_jax.suite_config import Suite, SuiteTask
 from tests.random_texts import texts
 
 
@@ -155,8 +155,8 @@ def test_a_mirror_need_not_hold_own_sets(sets, tmp_path):
 
 def test_the_verb_takes_own_sets(sets, exported, ours, tmp_path, capsys):
     (tmp_path / "mine.py").write_text(
-        "from jina_jax.evaluate_config import *\n"
-        "from jina_jax.suite_config import Suite\n"
+        "from jina_jax.config.evaluate import *\n"
+        "from jina_jax.config.suite import Suite\n"
         f"def get_suite():\n    return Suite('mine', {{'all': ({sets['sts']!r},)}})\n"
     )
     args = [f"--suite={tmp_path / 'mine.py'}", f"--output={tmp_path / 'out'}"]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jina_jax.config_file import load_suite
+from jina_jax.config.run.files import load_suite
 from jina_jax.errors import UserError
 from jina_jax.mteb.published import compare, load_published
 from jina_jax.mteb.scores import TaskScore

@@ -5,6 +5,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import RerankingEvaluator
 
+from jina_jax.config.run.evaluate import RerankingSet
 from jina_jax.errors import UserError
 from jina_jax.evaluate.embedder import Embedder
 from jina_jax.evaluate.reranking import (
@@ -15,7 +16,6 @@ from jina_jax.evaluate.reranking import (
     read_reranking,
     score_reranking,
 )
-from jina_jax.evaluate_config import RerankingSet
 from tests.evaluate.test_sts import Angles
 from tests.random_texts import texts
 

@@ -10,6 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jina_jax.config.run.evaluate import (
+    EvaluateConfig,
+    NegationSet,
+    RetrievalSet,
+    evaluate_problems,
+)
 from jina_jax.errors import UserError
 from jina_jax.evaluate.retrieval import (
     Corpus,
@@ -20,12 +26,6 @@ from jina_jax.evaluate.retrieval import (
 )
 from jina_jax.evaluate.retrieval_set import read_retrieval
 from jina_jax.evaluate.search import stream_top_k
-from jina_jax.evaluate_config import (
-    EvaluateConfig,
-    NegationSet,
-    RetrievalSet,
-    evaluate_problems,
-)
 from jina_jax.mesh import make_mesh
 from tests.evaluate.test_sts import Angles
 

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from jina_jax.config import MeshConfig
+from jina_jax.config.run.run import MeshConfig
 from jina_jax.evaluate import search
 from jina_jax.evaluate.search import top_k
 from jina_jax.mesh import make_mesh

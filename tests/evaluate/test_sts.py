@@ -9,10 +9,10 @@ from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
 
+from jina_jax.config.run.evaluate import EvaluateConfig, RerankingSet, StsSet, evaluate_problems
 from jina_jax.errors import UserError
 from jina_jax.evaluate.embedder import Embedder
 from jina_jax.evaluate.sts import StsTask, evaluate_sts, read_sts, score_sts, spearman
-from jina_jax.evaluate_config import EvaluateConfig, RerankingSet, StsSet, evaluate_problems
 from tests.random_texts import texts
 
 ROWS = [("a man", "a person", 4.2), ("a cat", 'it\'s a "car"', 0.5)]

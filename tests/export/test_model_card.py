@@ -3,8 +3,8 @@ import dataclasses
 import yaml
 from huggingface_hub import ModelCard as HubCard
 
+from jina_jax.config.run.loss import LossConfig
 from jina_jax.export.model_card import CardScore, CardSource, ModelCard, render_card
-from jina_jax.loss_config import LossConfig
 
 CARD = ModelCard(
     name="tiny",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jina_jax.checkpoint import Checkpoints
-from jina_jax.config import MeshConfig
+from jina_jax.config.run.run import MeshConfig
 from jina_jax.data.manifest import MANIFEST_FILE, load_manifest
 from jina_jax.data.shards import ShardSet, ShardWriter, encode_record
 from jina_jax.data.verify import ends_xxh3

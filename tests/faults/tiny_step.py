@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from jina_jax.config import FeedConfig, OptimConfig, RunConfig, T5Config, TrainConfig
+from jina_jax.config.run.loss import LossConfig
+from jina_jax.config.run.run import FeedConfig, OptimConfig, RunConfig, T5Config, TrainConfig
 from jina_jax.data.shards import TokenisedRecords
 from jina_jax.feed.batch import pack_batch
-from jina_jax.loss_config import LossConfig
 
 CONFIG = RunConfig(
     name="tiny",

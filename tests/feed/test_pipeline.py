@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jina_jax.config import FeedConfig
+from jina_jax.config.run.run import FeedConfig
 from jina_jax.data.shards import ShardSet, ShardWriter, encode_record
 from jina_jax.errors import UserError
 from jina_jax.feed.batch import pack_batch

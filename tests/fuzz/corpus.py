@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import zstandard
 from safetensors.numpy import save
 
-from jina_jax.config import DataConfig, RunConfig, SourceConfig, T5Config, TokenizerConfig
-from jina_jax.config_file import to_json
+from jina_jax.config.run.files import to_json
+from jina_jax.config.run.run import DataConfig, RunConfig, SourceConfig, T5Config, TokenizerConfig
 from jina_jax.data.manifest import FORMAT_VERSION
 from jina_jax.data.shards import ShardWriter, encode_record
 from jina_jax.model.weights import config_to_huggingface

@@ -5,8 +5,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from jina_jax.config import SourceConfig, TokenizerConfig
-from jina_jax.config_file import read_run
+from jina_jax.config.run.files import read_run
+from jina_jax.config.run.run import SourceConfig, TokenizerConfig
+from jina_jax.config.run.validation import validate
 from jina_jax.data.extractors import GROUPED, PER_RECORD
 from jina_jax.data.manifest import load_manifest
 from jina_jax.data.negation_endpoint import _parsed
@@ -21,7 +22,6 @@ from jina_jax.sentence_folder import check_pooling, check_sentence_folder
 from jina_jax.system.untrusted import read_json
 from jina_jax.text.tokenizer import build_tokenizer, load_tokenizer
 from jina_jax.types import BadRecord
-from jina_jax.validation import validate
 
 Read = Callable[[Path, bytes], None]
 _TEXTS = ["hello wörld, the text number 7", "", "\0\ud7ff  x" * 20]

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jina_jax.cli import main
-from jina_jax.config import DataConfig, SourceConfig, TokenizerConfig
+from jina_jax.config.run.run import DataConfig, SourceConfig, TokenizerConfig
 from jina_jax.data.manifest import load_manifest
 from jina_jax.data.prepare import prepare
 from jina_jax.data.shards import ShardSet

@@ -1,7 +1,7 @@
 import numpy as np
 import pyarrow as pa
 
-from jina_jax.config import SourceConfig
+from jina_jax.config.run.run import SourceConfig
 from jina_jax.data.shards import ShardSet, ShardWriter, encode_record
 from jina_jax.mine.pairs import Known, collect_pairs, different_texts
 from jina_jax.system.arrow import map_table

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from jina_jax.config.run.mine import MineConfig
 from jina_jax.mine.rules import (
     MARGIN,
     NOT_LOOKED_AT,
@@ -10,7 +11,6 @@ from jina_jax.mine.rules import (
     counts,
     judge,
 )
-from jina_jax.mine_config import MineConfig
 
 SCORES = np.array([[0.9, 0.8, 0.77, 0.74, 0.7, 0.6]], np.float32)
 KNOWN = np.array([[False, True, False, False, False, False]])

@@ -6,7 +6,7 @@ import pytest
 import transformers
 from torch_oracle import TINY
 
-from jina_jax.config import T5Config
+from jina_jax.config.run.run import T5Config
 from jina_jax.errors import UserError
 from jina_jax.model.t5 import init_params
 from jina_jax.model.weights import (

@@ -5,7 +5,7 @@ import pytest
 from planned import CONFIG
 
 from jina_jax import cli
-from jina_jax.config import LossConfig, MeshConfig, SourceConfig
+from jina_jax.config.run.run import LossConfig, MeshConfig, SourceConfig
 from jina_jax.errors import UserError
 from jina_jax.model.flops import Work, step_flops
 from jina_jax.plan import cache, run

@@ -10,7 +10,7 @@ import sys
 import pytest
 from planned import CONFIG
 
-from jina_jax.config import LossConfig, MeshConfig
+from jina_jax.config.run.run import LossConfig, MeshConfig
 from jina_jax.errors import UserError
 from jina_jax.model.weights import parameter_count
 from jina_jax.plan import child, run

@@ -13,7 +13,7 @@ HOSTILE = "<script>document.title = 'executed'</script><img src=x onerror=alert(
 CONFIG = """
 from dataclasses import replace
 from jina_jax.config import DataConfig, SourceConfig, TokenizerConfig
-from jina_jax.filter_config import ConsistencyConfig, LanguageConfig
+from jina_jax.config import ConsistencyConfig, LanguageConfig
 from tests.minilm import minilm_folder
 from tests.prepared import tiny_config
 

@@ -8,7 +8,7 @@ import pytest
 import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from jina_jax.model_config import BertConfig
+from jina_jax.config.run.model import BertConfig
 from tests.bert_oracle import torch_bert
 from tests.random_texts import WORDS
 

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from jina_jax.config import MeshConfig
-from jina_jax.filter_config import ConsistencyConfig
+from jina_jax.config.run.filters import ConsistencyConfig
+from jina_jax.config.run.run import MeshConfig
 from jina_jax.mesh import make_mesh
 from jina_jax.score.consistency import (
     Ranker,

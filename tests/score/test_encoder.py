@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import sentence_transformers
 
-from jina_jax.config import MeshConfig
+from jina_jax.config.run.run import MeshConfig
 from jina_jax.errors import UserError
 from jina_jax.mesh import make_mesh
 from jina_jax.score import encoder as encoder_module

@@ -5,8 +5,8 @@ import pytest
 import sentence_transformers
 import torch
 
-from jina_jax.config import MeshConfig
-from jina_jax.filter_config import MarginConfig
+from jina_jax.config.run.filters import MarginConfig
+from jina_jax.config.run.run import MeshConfig
 from jina_jax.mesh import make_mesh
 from jina_jax.score import margin as margin_module
 from jina_jax.score.margin import CrossEncoder, keep_by_margin, margins, triplet_logits

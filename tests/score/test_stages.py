@@ -7,13 +7,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from jina_jax.config import EngineConfig, TokenizerConfig
+from jina_jax.config.run.filters import ConsistencyConfig, MarginConfig
+from jina_jax.config.run.run import EngineConfig, TokenizerConfig
 from jina_jax.data import score_stage, scoring
 from jina_jax.data.explain import score_histograms
 from jina_jax.data.ledger import LEDGER_FILE, ledger_samples
 from jina_jax.data.shards import ShardSet
 from jina_jax.errors import UserError
-from jina_jax.filter_config import ConsistencyConfig, MarginConfig
 from jina_jax.score import stages
 from jina_jax.score.encoder import SentenceEncoder
 from jina_jax.score.margin import CrossEncoder, triplet_logits

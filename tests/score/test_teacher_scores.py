@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from jina_jax.config import DataConfig, SourceConfig, TokenizerConfig
+from jina_jax.config.run.filters import ConsistencyConfig
+from jina_jax.config.run.loss import LossConfig
+from jina_jax.config.run.run import DataConfig, SourceConfig, TokenizerConfig
 from jina_jax.data.prepare import prepare
 from jina_jax.errors import UserError
-from jina_jax.filter_config import ConsistencyConfig
-from jina_jax.loss_config import LossConfig
 from jina_jax.score.stages import configured_scorers
 from jina_jax.train.loop import train
 from jina_jax.train.metrics import read_metrics

@@ -3,7 +3,7 @@ import signal
 
 import pytest
 
-from jina_jax.alarm_config import AlarmConfig, alarm_problems
+from jina_jax.config.run.alarms import AlarmConfig, alarm_problems
 from jina_jax.train.alarms import Alarms
 from jina_jax.train.metrics import read_metrics
 from tests.trainer import finish, start, stop_at

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from jina_jax.config import RunConfig, TrainConfig
+from jina_jax.config.run.run import RunConfig, TrainConfig
 from jina_jax.errors import UserError
 from jina_jax.train.boards import open_boards
 from jina_jax.train.metrics import read_metrics

@@ -9,16 +9,16 @@ import jax
 import numpy as np
 import pytest
 
-from jina_jax.config_file import read_run
+from jina_jax.config.run.evaluate import EvaluateConfig, RetrievalSet, evaluate_problems
+from jina_jax.config.run.files import read_run
+from jina_jax.config.run.validation import validate
 from jina_jax.data.manifest import load_manifest
 from jina_jax.errors import UserError
 from jina_jax.evaluate.embedder import Embedder
 from jina_jax.evaluate.retrieval import load_task, rank_by_embedding, score
 from jina_jax.evaluate.run import measures, read_tasks
-from jina_jax.evaluate_config import EvaluateConfig, RetrievalSet, evaluate_problems
 from jina_jax.train.evaluation import evaluations
 from jina_jax.trained import load_checkpoint
-from jina_jax.validation import validate
 from tests.prepared import tiny_config
 from tests.trainer import curve, finish, start
 
@@ -92,7 +92,7 @@ def test_the_measures_that_are_offered_are_those_that_are_found(evaluated):
 
 OWN_FILE = """
 from dataclasses import replace
-from jina_jax.evaluate_config import EvaluateConfig, NegationSet, RetrievalSet
+from jina_jax.config import EvaluateConfig, NegationSet, RetrievalSet
 from tests.prepared import tiny_config
 
 def get_config():

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import pytest
 from test_step import CONFIG, make_batch
 
-from jina_jax.config import MeshConfig
-from jina_jax.loss_config import LossConfig
+from jina_jax.config.run.loss import LossConfig
+from jina_jax.config.run.run import MeshConfig
 from jina_jax.mesh import make_mesh, replicated, split_first_axis
 from jina_jax.model.t5 import init_params
 from jina_jax.train.log_sums import Spread

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from test_mesh import WHOLE, assert_equal, value_and_grad
 
-from jina_jax.config import MeshConfig
+from jina_jax.config.run.run import MeshConfig
 from jina_jax.train.evaluation import evaluations
 from tests.trainer import ROOT, curve, finish, start, wait_for_step
 
@@ -159,9 +159,9 @@ def test_a_host_of_a_slice_that_was_told_of_no_other_is_refused(folder, monkeypa
     ],
 )
 def test_flags_that_do_not_belong_together_are_refused(values, complaint):
-    from jina_jax.config import DistributedConfig
+    from jina_jax.config.run.run import DistributedConfig
+    from jina_jax.config.run.validation import validate
     from jina_jax.errors import UserError
-    from jina_jax.validation import validate
 
     with pytest.raises(UserError, match=complaint):
         validate(dataclasses.replace(WHOLE, distributed=DistributedConfig(**values)))

@@ -2,10 +2,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jina_jax.config import RunConfig, TrainConfig
+from jina_jax.config.run.run import RunConfig, TrainConfig
+from jina_jax.config.run.validation import validate
 from jina_jax.errors import UserError
 from jina_jax.train.profile import Profiler
-from jina_jax.validation import validate
 
 
 def traces(folder):

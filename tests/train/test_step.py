@@ -3,7 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jina_jax.config import FeedConfig, MeshConfig, OptimConfig, RunConfig, T5Config, TrainConfig
+from jina_jax.config.run.run import (
+    FeedConfig,
+    MeshConfig,
+    OptimConfig,
+    RunConfig,
+    T5Config,
+    TrainConfig,
+)
 from jina_jax.data.shards import TokenisedRecords
 from jina_jax.errors import UserError
 from jina_jax.feed.batch import pack_batch

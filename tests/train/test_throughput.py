@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jina_jax.accelerators import accelerator
-from jina_jax.config import FeedConfig, MeshConfig, RunConfig, T5Config
+from jina_jax.config.run.run import FeedConfig, MeshConfig, RunConfig, T5Config
 from jina_jax.feed.batch import PackedBatch
 from jina_jax.mesh import make_mesh
 from jina_jax.model.flops import Work

@@ -9,8 +9,8 @@ import pytest
 from contrast_oracle import contrast
 from test_step import CONFIG, make_batch
 
-from jina_jax.config import MeshConfig
-from jina_jax.loss_config import LossConfig
+from jina_jax.config.run.loss import LossConfig
+from jina_jax.config.run.run import MeshConfig
 from jina_jax.mesh import make_mesh, replicated
 from jina_jax.model.t5 import Execution, init_params
 from jina_jax.train.log_sums import Spread

@@ -6,17 +6,17 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from jina_jax.alarm_config import alarm_problems
-from jina_jax.config import RunConfig, SourceConfig
+from jina_jax.config.run.alarms import alarm_problems
+from jina_jax.config.run.evaluate import evaluate_problems
+from jina_jax.config.run.export import export_problems
+from jina_jax.config.run.faults import fault_problems
+from jina_jax.config.run.filters import filter_problems
+from jina_jax.config.run.loss import loss_problems
+from jina_jax.config.run.mine import mine_problems
+from jina_jax.config.run.mixture import mixture_problems
+from jina_jax.config.run.negation import negation_problems
+from jina_jax.config.run.run import RunConfig, SourceConfig
 from jina_jax.errors import UserError, multiples_near
-from jina_jax.evaluate_config import evaluate_problems
-from jina_jax.export_config import export_problems
-from jina_jax.fault_config import fault_problems
-from jina_jax.filter_config import filter_problems
-from jina_jax.loss_config import loss_problems
-from jina_jax.mine_config import mine_problems
-from jina_jax.mixture_config import mixture_problems
-from jina_jax.negation_config import negation_problems
 from jina_jax.system.credentials import credential_in
 
 

@@ -14,24 +14,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from jina_jax.alarm_config import AlarmConfig
-from jina_jax.changeable import changeable
-from jina_jax.evaluate_config import EvaluateConfig
-from jina_jax.export_config import ExportConfig
-from jina_jax.fault_config import FaultConfig
-from jina_jax.filter_config import (
+from jina_jax.config.run.alarms import AlarmConfig
+from jina_jax.config.run.changeable import changeable
+from jina_jax.config.run.evaluate import EvaluateConfig
+from jina_jax.config.run.export import ExportConfig
+from jina_jax.config.run.faults import FaultConfig
+from jina_jax.config.run.filters import (
     ConsistencyConfig,
     DecontaminationConfig,
     LanguageConfig,
     MarginConfig,
     NearDuplicateConfig,
 )
-from jina_jax.loss_config import LossConfig
-from jina_jax.mine_config import MineConfig
-from jina_jax.mixture_config import MixtureConfig
-from jina_jax.model_config import T5Config
-from jina_jax.negation_config import NegationConfig
-from jina_jax.source_config import SourceConfig
+from jina_jax.config.run.loss import LossConfig
+from jina_jax.config.run.mine import MineConfig
+from jina_jax.config.run.mixture import MixtureConfig
+from jina_jax.config.run.model import T5Config
+from jina_jax.config.run.negation import NegationConfig
+from jina_jax.config.run.source import SourceConfig
 
 
 @dataclass(frozen=True)

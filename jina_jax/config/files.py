@@ -9,12 +9,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
-from jina_jax.ablate_config import Ablation
-from jina_jax.config import DataConfig, RunConfig
+from jina_jax.config.run.ablate import Ablation
+from jina_jax.config.run.run import DataConfig, RunConfig
+from jina_jax.config.run.suite import Suite
+from jina_jax.config.run.user_code import call, run_file
 from jina_jax.errors import UserError
-from jina_jax.suite_config import Suite
 from jina_jax.system.untrusted import read_json
-from jina_jax.user_code import call, run_file
 
 _T = TypeVar("_T")
 RUN_FILE = "config.json"
@@ -121,9 +121,9 @@ def load_ablation(name_or_path: str) -> Ablation:
     if runs and all(isinstance(config, RunConfig) for config in runs):
         raise UserError(
             f"{name_or_path} holds a run, not an ablation: jina-jax prepare {name_or_path}, then "
-            f"train. An ablation's get_config() returns a jina_jax.ablate_config.Ablation"
+            f"train. An ablation's get_config() returns a jina_jax.config.Ablation"
         )
-    raise UserError(f"{name_or_path}: get_config() must return a jina_jax.ablate_config.Ablation")
+    raise UserError(f"{name_or_path}: get_config() must return a jina_jax.config.Ablation")
 
 
 def read_run(run_path: Path) -> RunConfig:
@@ -204,7 +204,7 @@ def load_suite(name_or_path: str) -> Suite:
         module = run_file(path)
     suite = call(getattr(module, "get_suite", lambda: None), file=module.__file__ or name_or_path)
     if not isinstance(suite, Suite):
-        raise UserError(f"{name_or_path}: get_suite() must return a jina_jax.suite_config.Suite")
+        raise UserError(f"{name_or_path}: get_suite() must return a jina_jax.config.Suite")
     return suite
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from jina_jax.evaluate_config import OwnSet
+from jina_jax.config.run.evaluate import OwnSet
 
 
 @dataclass(frozen=True)
