@@ -57,7 +57,7 @@ def _whole(q_BD: Any, p_BD: Any) -> Any:
 
 def _in_tiles(options: Options, devices: int, gather: Any) -> Callable[[Any, Any], Any]:
     from jina_jax.config.run.run import MeshConfig
-    from jina_jax.mesh import make_mesh
+    from jina_jax.devices.mesh import make_mesh
     from jina_jax.train.log_sums import Spread
     from jina_jax.train.losses import contrastive_loss
 
@@ -69,7 +69,7 @@ def _compile(loss: Callable[[Any, Any], Any], pairs: int, options: Options, devi
     import jax
 
     from jina_jax.config.run.run import MeshConfig
-    from jina_jax.mesh import make_mesh, replicated, split_first_axis
+    from jina_jax.devices.mesh import make_mesh, replicated, split_first_axis
 
     mesh = make_mesh(MeshConfig(data=devices))
     rows = split_first_axis(mesh)

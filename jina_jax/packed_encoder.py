@@ -9,8 +9,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jina_jax.devices.mesh import on_host, put, replicated, split_first_axis
 from jina_jax.feed.packing import fill, place
-from jina_jax.mesh import on_host, put, replicated, split_first_axis
 
 
 class Tokens(NamedTuple):

@@ -53,7 +53,7 @@ def train(args: Sequence[str]) -> None:
     """
     config = config_verb("train", train.__doc__ or "", args)
     from jina_jax.data.remote import fetch_prepared
-    from jina_jax.distributed import is_first, start
+    from jina_jax.devices.distributed import is_first, start
     from jina_jax.train.loop import train as train_run
 
     # Before the fetch, which takes one host longer than another.

@@ -1,6 +1,6 @@
 import pytest
 
-from jina_jax.accelerators import ACCELERATORS, accelerator
+from jina_jax.devices.accelerators import ACCELERATORS, accelerator
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from jax.sharding import AbstractMesh
 
 from jina_jax.config.run.files import load_config, load_phases
 from jina_jax.config.run.validation import validate
+from jina_jax.devices.mesh import AXES, check_divides
 from jina_jax.errors import UserError
-from jina_jax.mesh import AXES, check_divides
 from jina_jax.model.weights import parameter_count
 from jina_jax.plan.topology import find_topology
 

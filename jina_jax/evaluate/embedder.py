@@ -16,9 +16,9 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from jina_jax.config.run.model import T5Config
+from jina_jax.devices.mesh import all_on_data, make_mesh
 from jina_jax.errors import UserError
 from jina_jax.hf_folder import WEIGHTS_FILE, has_weights, read_encoder
-from jina_jax.mesh import all_on_data, make_mesh
 from jina_jax.model.pooling import first_dimensions, mean_pool
 from jina_jax.model.t5 import Execution, apply
 from jina_jax.model.weights import from_huggingface

@@ -95,7 +95,7 @@ def compile_step(request: Request, progress: Callable[[str], None]) -> Compiled:
     """
     import jax
 
-    from jina_jax.mesh import check_divides, local_memory_bytes, make_mesh
+    from jina_jax.devices.mesh import check_divides, local_memory_bytes, make_mesh
     from jina_jax.plan.hlo import parse
     from jina_jax.plan.traffic import measure
     from jina_jax.train.step import make_train_step

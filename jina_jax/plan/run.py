@@ -3,8 +3,9 @@
 import dataclasses
 from dataclasses import dataclass
 
-from jina_jax.accelerators import Accelerator, accelerator
 from jina_jax.config.run.run import RunConfig
+from jina_jax.devices.accelerators import Accelerator, accelerator
+from jina_jax.devices.out_of_memory import remedies
 from jina_jax.errors import UserError
 from jina_jax.model.flops import StepFlops, step_flops
 from jina_jax.plan import cache
@@ -14,7 +15,6 @@ from jina_jax.plan.compile import Compiled, Request
 from jina_jax.plan.roofline import Roofline, roofline
 from jina_jax.plan.topology import LOCAL, find_topology
 from jina_jax.plan.traffic import BETWEEN_SLICES
-from jina_jax.remedies import remedies
 from jina_jax.system.progress import say
 
 

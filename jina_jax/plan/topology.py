@@ -4,7 +4,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from jina_jax.accelerators import Accelerator, accelerator
+from jina_jax.devices.accelerators import Accelerator, accelerator
 from jina_jax.errors import UserError
 
 LOCAL = "local"

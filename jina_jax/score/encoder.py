@@ -11,8 +11,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jina_jax.config.run.model import BertConfig
+from jina_jax.devices.mesh import make_mesh
 from jina_jax.errors import UserError
-from jina_jax.mesh import make_mesh
 from jina_jax.model.bert import apply
 from jina_jax.model.bert_weights import from_huggingface
 from jina_jax.model.pooling import mean_pool

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float32
 
 from jina_jax.config.run.filters import MarginConfig
 from jina_jax.config.run.model import BertConfig
-from jina_jax.mesh import make_mesh
+from jina_jax.devices.mesh import make_mesh
 from jina_jax.model.bert import classify
 from jina_jax.model.bert_weights import classifier_from_huggingface
 from jina_jax.packed_encoder import PackedEncoder

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from jina_jax.checkpoint import Checkpoints
 from jina_jax.config.run.run import RunConfig
-from jina_jax.distributed import is_first
+from jina_jax.devices.distributed import is_first
 from jina_jax.errors import UserError
 from jina_jax.evaluate.embedder import Embedder
 from jina_jax.evaluate.run import Evaluation, Tasks, measures, read_tasks, score_tasks

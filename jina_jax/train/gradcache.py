@@ -19,7 +19,7 @@ import jax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float32
 
-from jina_jax.mesh import split_first_axis
+from jina_jax.devices.mesh import split_first_axis
 
 
 def encode_in_chunks(

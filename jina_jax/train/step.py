@@ -14,8 +14,8 @@ from jaxtyping import Array, Float32
 from jina_jax.config.run.loss import LossConfig
 from jina_jax.config.run.model import T5Config
 from jina_jax.config.run.run import RunConfig
+from jina_jax.devices.mesh import param_shardings, replicated, split_first_axis
 from jina_jax.feed.batch import PackedBatch
-from jina_jax.mesh import param_shardings, replicated, split_first_axis
 from jina_jax.model.dropout import DropoutKey
 from jina_jax.model.pooling import first_dimensions, mean_pool
 from jina_jax.model.t5 import Execution, apply, init_params

@@ -16,6 +16,7 @@ from jina_jax.config.run.evaluate import (
     RetrievalSet,
     evaluate_problems,
 )
+from jina_jax.devices.mesh import make_mesh
 from jina_jax.errors import UserError
 from jina_jax.evaluate.retrieval import (
     Corpus,
@@ -26,7 +27,6 @@ from jina_jax.evaluate.retrieval import (
 )
 from jina_jax.evaluate.retrieval_set import read_retrieval
 from jina_jax.evaluate.search import stream_top_k
-from jina_jax.mesh import make_mesh
 from tests.evaluate.test_sts import Angles
 
 CORPUS = [

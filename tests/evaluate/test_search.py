@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from jina_jax.config.run.run import MeshConfig
+from jina_jax.devices.mesh import make_mesh
 from jina_jax.evaluate import search
 from jina_jax.evaluate.search import top_k
-from jina_jax.mesh import make_mesh
 
 
 def test_by_hand_and_earlier_of_equals_first():

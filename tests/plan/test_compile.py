@@ -10,8 +10,8 @@ import psutil
 import pytest
 from planned import CONFIG
 
+from jina_jax.devices.mesh import make_mesh
 from jina_jax.errors import UserError
-from jina_jax.mesh import make_mesh
 from jina_jax.plan import child
 from jina_jax.plan.batch_shape import batch_shape
 from jina_jax.plan.compile import Request, abstract_arguments, out_of_memory

@@ -3,8 +3,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jina_jax.accelerators import Accelerator
 from jina_jax.config.run.run import FeedConfig, T5Config
+from jina_jax.devices.accelerators import Accelerator
 from jina_jax.errors import UserError
 from jina_jax.feed.packing import place
 from jina_jax.model.flops import StepFlops, Work

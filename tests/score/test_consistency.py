@@ -6,7 +6,7 @@ import pytest
 
 from jina_jax.config.run.filters import ConsistencyConfig
 from jina_jax.config.run.run import MeshConfig
-from jina_jax.mesh import make_mesh
+from jina_jax.devices.mesh import make_mesh
 from jina_jax.score.consistency import (
     Ranker,
     Sample,

@@ -10,8 +10,8 @@ from test_step import CONFIG, make_batch
 from jina_jax.config.run.loss import LossConfig
 from jina_jax.config.run.run import MeshConfig, RunConfig, T5Config
 from jina_jax.config.run.validation import validate
+from jina_jax.devices.mesh import make_mesh
 from jina_jax.errors import UserError
-from jina_jax.mesh import make_mesh
 from jina_jax.model.pooling import first_dimensions
 from jina_jax.model.t5 import Execution, init_params
 from jina_jax.train.log_sums import Spread

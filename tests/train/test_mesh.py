@@ -9,8 +9,8 @@ import pytest
 from test_step import CONFIG, make_batch
 
 from jina_jax.config.run.run import MeshConfig
+from jina_jax.devices.mesh import AXES, check_divides, make_mesh, param_shardings, put, replicated
 from jina_jax.errors import UserError
-from jina_jax.mesh import AXES, check_divides, make_mesh, param_shardings, put, replicated
 from jina_jax.model.t5 import init_params
 from jina_jax.train.step import (
     TrainState,
@@ -138,7 +138,7 @@ def test_each_device_holds_its_part_of_parameters_and_moments():
 
 
 def test_every_rule_names_a_parameter():
-    from jina_jax.mesh import _PARAMETERS
+    from jina_jax.devices.mesh import _PARAMETERS
 
     specs = set()
     for kind in ("relu", "gated-gelu"):

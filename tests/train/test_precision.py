@@ -10,7 +10,7 @@ from test_mesh import KEY, WHOLE, state_on
 from test_step import make_batch
 
 from jina_jax.config.run.run import MeshConfig
-from jina_jax.mesh import make_mesh
+from jina_jax.devices.mesh import make_mesh
 from jina_jax.model.t5 import init_params
 from jina_jax.train.step import batch_loss, make_train_step
 

@@ -23,7 +23,7 @@ import jax
 import numpy as np
 sys.path.insert(0, {folder!r})
 from jina_jax.config import DistributedConfig, MeshConfig
-from jina_jax.distributed import is_first, start
+from jina_jax.devices.distributed import is_first, start
 
 port, rank, split, path = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
 start(DistributedConfig("127.0.0.1:" + port, 2, rank, 120), 60)

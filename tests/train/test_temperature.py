@@ -13,8 +13,8 @@ from jina_jax.checkpoint import Checkpoints
 from jina_jax.config.run.loss import LossConfig
 from jina_jax.config.run.run import MeshConfig, RunConfig
 from jina_jax.config.run.validation import validate
+from jina_jax.devices.mesh import make_mesh, replicated
 from jina_jax.errors import UserError
-from jina_jax.mesh import make_mesh, replicated
 from jina_jax.model.t5 import init_params
 from jina_jax.train.step import batch_loss, init_state, make_train_step
 

@@ -3,10 +3,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jina_jax.accelerators import accelerator
 from jina_jax.config.run.run import FeedConfig, MeshConfig, RunConfig, T5Config
+from jina_jax.devices.accelerators import accelerator
+from jina_jax.devices.mesh import make_mesh
 from jina_jax.feed.batch import PackedBatch
-from jina_jax.mesh import make_mesh
 from jina_jax.model.flops import Work
 from jina_jax.train import throughput
 from jina_jax.train.throughput import Throughput, text_work

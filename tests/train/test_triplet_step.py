@@ -11,7 +11,7 @@ from test_step import CONFIG, make_batch
 
 from jina_jax.config.run.loss import LossConfig
 from jina_jax.config.run.run import MeshConfig
-from jina_jax.mesh import make_mesh, replicated
+from jina_jax.devices.mesh import make_mesh, replicated
 from jina_jax.model.t5 import Execution, init_params
 from jina_jax.train.log_sums import Spread
 from jina_jax.train.losses import Terms
