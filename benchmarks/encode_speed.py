@@ -77,7 +77,7 @@ def _prepare(options: Options, work: Path) -> None:
     if options.texts:
         texts = json.loads(Path(options.texts).read_text(encoding="utf-8"))
     else:
-        from jina_jax.data.pydocs import read_pydocs
+        from jina_jax.sources.pydocs import read_pydocs
         from jina_jax.types import Pair
 
         records = read_pydocs(("numpy", "jax", "asyncio", "email"))

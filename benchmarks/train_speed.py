@@ -93,9 +93,9 @@ def _prepare(options: Options, work: Path) -> None:
     jax.config.update("jax_platforms", "cpu")  # a GPU's memory is for the sides
 
     from jina_jax.config.run.run import T5Config, TokenizerConfig
-    from jina_jax.data.pydocs import read_pydocs
     from jina_jax.export.huggingface import export_huggingface
     from jina_jax.model.t5 import init_params
+    from jina_jax.sources.pydocs import read_pydocs
     from jina_jax.text.tokenizer import build_tokenizer
     from jina_jax.types import Pair
 

@@ -21,7 +21,7 @@ from jina_jax.config.run.run import (
     T5Config,
     TrainConfig,
 )
-from jina_jax.data.catalogue import catalogue_source
+from jina_jax.sources.catalogue import catalogue_source
 
 
 def get_config() -> Ablation:

@@ -4,8 +4,8 @@ import pytest
 
 from jina_jax.config.run.files import load_config, load_phases
 from jina_jax.config.run.validation import validate
-from jina_jax.data.catalogue_entries import ENTRIES
-from jina_jax.data.catalogue_entry import FAMILIES
+from jina_jax.sources.catalogue_entries import ENTRIES
+from jina_jax.sources.catalogue_entry import FAMILIES
 
 BY_NAME = {entry.name: entry for entry in ENTRIES}
 

@@ -19,9 +19,9 @@ import numpy as np
 
 from jina_jax.config.run.ablate import InjectionConfig
 from jina_jax.config.run.run import SourceConfig
-from jina_jax.data.records import read_file_records
-from jina_jax.data.sources import FILE_KINDS, matched_files, read_source
 from jina_jax.errors import UserError
+from jina_jax.sources.read import FILE_KINDS, matched_files, read_source
+from jina_jax.sources.records import read_file_records
 from jina_jax.system.files import find_files, is_url
 from jina_jax.system.hashing import content_key, file_xxh3
 from jina_jax.system.progress import say

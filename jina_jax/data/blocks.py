@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from jina_jax.config.run.run import SourceConfig
-from jina_jax.data.extractors import GROUPED
-from jina_jax.data.lines import compression_suffix
-from jina_jax.data.pydocs import package_stamps
-from jina_jax.data.sources import FILE_KINDS, matched_files
-from jina_jax.data.tables import row_group_bytes
+from jina_jax.sources.extractors import GROUPED
+from jina_jax.sources.lines import compression_suffix
+from jina_jax.sources.pydocs import package_stamps
+from jina_jax.sources.read import FILE_KINDS, matched_files
+from jina_jax.sources.tables import row_group_bytes
 from jina_jax.system.files import file_state
 
 BLOCK_BYTES = 16 << 20

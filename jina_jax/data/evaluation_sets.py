@@ -16,9 +16,9 @@ from jina_jax.data.decontaminate import (
     build_index,
     find_leaks,
 )
-from jina_jax.data.evaluation_rows import Row, evaluation_files, evaluation_rows
 from jina_jax.data.filters import Records, Verdict, verdict
 from jina_jax.errors import UserError
+from jina_jax.sources.rows import Row, evaluation_files, evaluation_rows
 from jina_jax.system.files import open_file
 
 _CHUNK_BYTES = 1 << 20

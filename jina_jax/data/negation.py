@@ -21,8 +21,8 @@ from jina_jax.data.negation_check import flaw
 from jina_jax.data.negation_endpoint import Endpoint
 from jina_jax.data.negation_paraphrase import paraphrase
 from jina_jax.data.negation_rules import negate
-from jina_jax.data.sources import FILE_KINDS, matched_files, read_source
 from jina_jax.errors import UserError
+from jina_jax.sources.read import FILE_KINDS, matched_files, read_source
 from jina_jax.system.atomic import atomic_file, join_files, write_atomically
 from jina_jax.system.files import file_state
 from jina_jax.system.hashing import content_key

@@ -27,7 +27,6 @@ from jina_jax.data.filters import Filter, filter_key
 from jina_jax.data.ingest import CLEAN_VERSION, ReadResult, ShownBad, at_base, judge, read_task
 from jina_jax.data.ledger import LedgerPart
 from jina_jax.data.runs import Run, key_ranges, save_runs
-from jina_jax.data.sources import empty_source
 from jina_jax.data.split import (
     SPLIT_VERSION,
     SplitResult,
@@ -36,6 +35,7 @@ from jina_jax.data.split import (
     split_task,
 )
 from jina_jax.data.stages import Partition, StageResult, filter_task
+from jina_jax.sources.read import empty_source
 from jina_jax.system.hashing import content_key
 from jina_jax.system.progress import track
 from jina_jax.system.workspace import Workspace

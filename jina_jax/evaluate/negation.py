@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 from jaxtyping import Float32
 
 from jina_jax.config.run.evaluate import NegationSet
-from jina_jax.data.evaluation_rows import evaluation_rows
 from jina_jax.data.manifest import Manifest
 from jina_jax.errors import UserError
 from jina_jax.evaluate.averages import Results, with_average
 from jina_jax.evaluate.embedder import Embedder
+from jina_jax.sources.rows import evaluation_rows
 
 MEASURES = ("easy_negation", "hard_negation")
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from jina_jax.config.run.evaluate import RetrievalSet
-from jina_jax.data.evaluation_rows import Row, evaluation_rows
 from jina_jax.errors import UserError
 from jina_jax.evaluate.retrieval import Corpus, RetrievalTask
+from jina_jax.sources.rows import Row, evaluation_rows
 from jina_jax.system.files import find_files
 from jina_jax.system.progress import say
 

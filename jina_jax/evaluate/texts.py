@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 from jina_jax.config.run.run import SourceConfig
-from jina_jax.data.lines import Damage, read_lines
-from jina_jax.data.sources import read_source
 from jina_jax.errors import UserError
+from jina_jax.sources.lines import Damage, read_lines
+from jina_jax.sources.read import read_source
 from jina_jax.types import BadRecord
 
 _KINDS: dict[str, Literal["jsonl", "csv", "tsv", "parquet"]] = {

@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from jina_jax.config.run.run import SourceConfig
-from jina_jax.data.chunks import CHUNK_RECORDS, Chunk
 from jina_jax.data.shards import ShardSet
-from jina_jax.data.sources import read_all
+from jina_jax.sources.chunks import CHUNK_RECORDS, Chunk
+from jina_jax.sources.read import read_all
 from jina_jax.system.atomic import atomic_file
 from jina_jax.text.identity import HASH_BYTES, hash_words, text_hash
 

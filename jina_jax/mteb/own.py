@@ -12,12 +12,12 @@ from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.abstasks.sts import AbsTaskSTS
 
 from jina_jax.config.run.evaluate import NegationSet, OwnSet, RerankingSet, RetrievalSet, StsSet
-from jina_jax.data.evaluation_rows import evaluation_files
 from jina_jax.evaluate.negation import NegationTask, negation_scores, read_negation
 from jina_jax.evaluate.reranking import RerankingTask, read_reranking
 from jina_jax.evaluate.retrieval import RetrievalTask
 from jina_jax.evaluate.retrieval_set import read_retrieval, retrieval_files
 from jina_jax.evaluate.sts import StsTask, read_sts
+from jina_jax.sources.rows import evaluation_files
 from jina_jax.system.files import file_state, is_url
 from jina_jax.system.hashing import file_xxh3
 

@@ -7,13 +7,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from jina_jax.config.run.run import SourceConfig
-from jina_jax.data import blocks, lines
+from jina_jax.data import blocks
 from jina_jax.data.blocks import plan_blocks
-from jina_jax.data.chunks import flattened
 from jina_jax.data.ledger import LEDGER_FILE
-from jina_jax.data.lines import Damage, read_lines
-from jina_jax.data.sources import read_file, read_source
 from jina_jax.errors import UserError
+from jina_jax.sources import lines
+from jina_jax.sources.chunks import flattened
+from jina_jax.sources.lines import Damage, read_lines
+from jina_jax.sources.read import read_file, read_source
 from jina_jax.types import BadRecord
 from tests.pairs import config, files, pair, run, write
 

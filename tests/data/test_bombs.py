@@ -12,8 +12,8 @@ import pytest
 import zstandard
 
 from jina_jax.config.run.run import SourceConfig
-from jina_jax.data.sources import read_source
 from jina_jax.errors import UserError
+from jina_jax.sources.read import read_source
 from jina_jax.types import Pair
 
 LIMIT_MIB = 512
@@ -22,7 +22,7 @@ LIMIT_MIB = 512
 CHILD = """
 import collections, json, re, resource, sys
 from jina_jax.config import SourceConfig
-from jina_jax.data.sources import read_source
+from jina_jax.sources.read import read_source
 from jina_jax.types import BadRecord
 
 status = open("/proc/self/status").read()

@@ -4,12 +4,12 @@ import pytest
 
 from jina_jax.config.run.run import DataConfig, RunConfig, SourceConfig
 from jina_jax.config.run.validation import validate
-from jina_jax.data import extract
-from jina_jax.data.catalogue import catalogue_source
-from jina_jax.data.catalogue_entries import ENTRIES
-from jina_jax.data.catalogue_entry import FAMILIES
-from jina_jax.data.extractors import GROUPED, PER_RECORD
 from jina_jax.errors import UserError
+from jina_jax.sources import extract
+from jina_jax.sources.catalogue import catalogue_source
+from jina_jax.sources.catalogue_entries import ENTRIES
+from jina_jax.sources.catalogue_entry import FAMILIES
+from jina_jax.sources.extractors import GROUPED, PER_RECORD
 from jina_jax.types import Origin, Pair, Triplet
 from tests.extractor_cases import GROUPED_CASES, PER_RECORD_CASES
 

@@ -5,10 +5,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from jina_jax.config.run.run import SourceConfig
-from jina_jax.data import extract
-from jina_jax.data.extract import read_extracted
-from jina_jax.data.sources import read_source
 from jina_jax.errors import UserError
+from jina_jax.sources import extract
+from jina_jax.sources.extract import read_extracted
+from jina_jax.sources.read import read_source
 from jina_jax.types import BadRecord, Origin, Pair, Triplet
 
 

@@ -3,8 +3,8 @@ import json
 import pytest
 
 from jina_jax.config.run.run import SourceConfig
-from jina_jax.data.sources import read_source
 from jina_jax.errors import UserError
+from jina_jax.sources.read import read_source
 from jina_jax.types import BadRecord, Origin, Pair
 
 datasets = pytest.importorskip("datasets", reason="needs jina-jax[hf]")

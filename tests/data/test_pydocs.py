@@ -1,7 +1,7 @@
 import pytest
 
-from jina_jax.data import pydocs
 from jina_jax.errors import UserError
+from jina_jax.sources import pydocs
 from jina_jax.types import BadRecord, Origin, Pair
 
 REST = "It has an explanation of eight words or more, which follows."

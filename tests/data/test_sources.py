@@ -7,9 +7,9 @@ import pytest
 import zstandard
 
 from jina_jax.config.run.run import SourceConfig
-from jina_jax.data import lines
-from jina_jax.data.sources import read_source
 from jina_jax.errors import UserError
+from jina_jax.sources import lines
+from jina_jax.sources.read import read_source
 from jina_jax.types import BadRecord, Origin, Pair
 
 

@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from jina_jax.config.run.run import SourceConfig
-from jina_jax.data.sources import read_source
 from jina_jax.errors import UserError
+from jina_jax.sources.read import read_source
 from jina_jax.types import Origin, Pair
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from jina_jax.config.run.run import SourceConfig
-from jina_jax.data.sources import read_source
-from jina_jax.data.tfds_source import plain, read_tfds
 from jina_jax.errors import UserError
+from jina_jax.sources.read import read_source
+from jina_jax.sources.tfds import plain, read_tfds
 from jina_jax.types import BadRecord, Origin, Pair
 
 pytest.importorskip("tensorflow_datasets", reason="needs jina-jax[tfds]")

@@ -9,7 +9,7 @@ from jina_jax.data.explain import Fate, explain
 from jina_jax.data.ledger import ledger_counts, ledger_samples
 from jina_jax.data.manifest import load_manifest
 from jina_jax.data.shards import ShardSet
-from jina_jax.data.sources import read_source
+from jina_jax.sources.read import read_source
 from jina_jax.text.identity import text_hash
 from jina_jax.text.tokenizer import load_tokenizer
 from jina_jax.types import BadRecord, Origin, Triplet

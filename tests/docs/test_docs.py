@@ -12,7 +12,7 @@ import pytest
 
 from jina_jax import cli
 from jina_jax.arguments import config_verb
-from jina_jax.data.sources import read_source
+from jina_jax.sources.read import read_source
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

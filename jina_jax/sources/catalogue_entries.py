@@ -1,7 +1,7 @@
 """The entries of the catalogue, by family."""
 
 from jina_jax.config.run.run import SourceConfig
-from jina_jax.data.catalogue_entry import (
+from jina_jax.sources.catalogue_entry import (
     HUB,
     CatalogueEntry,
     collection_file,

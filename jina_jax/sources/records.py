@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
-from jina_jax.data.lines import Damage, read_lines
-from jina_jax.data.tables import PARQUET_ERRORS, read_batches
 from jina_jax.errors import UserError
+from jina_jax.sources.lines import Damage, read_lines
+from jina_jax.sources.tables import PARQUET_ERRORS, read_batches
 from jina_jax.system.files import open_file
 from jina_jax.types import BadRecord, Origin
 

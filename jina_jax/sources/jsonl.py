@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any
 
-from jina_jax.data.chunks import CHUNK_BYTES, CHUNK_RECORDS, Chunk, ChunkBuilder, Record, record
-from jina_jax.data.lines import Damage, read_lines
-from jina_jax.data.records import field_texts, parse_json
+from jina_jax.sources.chunks import CHUNK_BYTES, CHUNK_RECORDS, Chunk, ChunkBuilder, Record, record
+from jina_jax.sources.lines import Damage, read_lines
+from jina_jax.sources.records import field_texts, parse_json
 from jina_jax.types import BadRecord, Origin
 
 _SCAN: Callable[[str, int], tuple[Any, int]] = getattr(json.JSONDecoder(), "scan_once")  # noqa: B009

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jina_jax.data.chunks import CHUNK_RECORDS, Chunk, ChunkBuilder, Record, record
-from jina_jax.data.lines import MAX_LINE_BYTES, Damage, read_lines
 from jina_jax.errors import UserError
+from jina_jax.sources.chunks import CHUNK_RECORDS, Chunk, ChunkBuilder, Record, record
+from jina_jax.sources.lines import MAX_LINE_BYTES, Damage, read_lines
 from jina_jax.system.files import open_file
 from jina_jax.types import BadRecord, Origin, Pair, Triplet
 

@@ -4,12 +4,12 @@ import itertools
 from collections.abc import Iterator
 
 from jina_jax.config.run.run import SourceConfig
-from jina_jax.data.chunks import Chunk, Record, chunked, flattened
-from jina_jax.data.extract import read_extracted, reads_records
-from jina_jax.data.jsonl import read_jsonl
-from jina_jax.data.pydocs import read_pydocs
-from jina_jax.data.tables import read_delimited, read_parquet
 from jina_jax.errors import UserError
+from jina_jax.sources.chunks import Chunk, Record, chunked, flattened
+from jina_jax.sources.extract import read_extracted, reads_records
+from jina_jax.sources.jsonl import read_jsonl
+from jina_jax.sources.pydocs import read_pydocs
+from jina_jax.sources.tables import read_delimited, read_parquet
 from jina_jax.system.files import find_files
 
 FILE_KINDS = ("jsonl", "parquet", "csv", "tsv", "text")

@@ -4,11 +4,11 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any
 
 from jina_jax.config.run.run import SourceConfig
-from jina_jax.data.extractors import GROUPED, PER_RECORD, Grouped, Texts
-from jina_jax.data.hf_source import read_hf
-from jina_jax.data.records import Record, field_texts, is_unicode, kind_of, read_file_records
-from jina_jax.data.tfds_source import read_tfds
 from jina_jax.errors import UserError
+from jina_jax.sources.extractors import GROUPED, PER_RECORD, Grouped, Texts
+from jina_jax.sources.huggingface import read_hf
+from jina_jax.sources.records import Record, field_texts, is_unicode, kind_of, read_file_records
+from jina_jax.sources.tfds import read_tfds
 from jina_jax.types import BadRecord, Origin, Pair, Triplet
 
 MAX_HELD_GROUPS = 250_000

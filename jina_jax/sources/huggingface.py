@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from jina_jax.config.run.run import SourceConfig
-from jina_jax.data.records import Record
 from jina_jax.errors import UserError
+from jina_jax.sources.records import Record
 from jina_jax.types import Origin
 
 

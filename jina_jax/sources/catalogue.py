@@ -14,8 +14,8 @@ Licences are what the data set's own card or page says; a card that somebody els
 import dataclasses
 
 from jina_jax.config.run.run import SourceConfig
-from jina_jax.data.catalogue_entries import ENTRIES
 from jina_jax.errors import UserError
+from jina_jax.sources.catalogue_entries import ENTRIES
 
 
 def catalogue_source(name: str, raw: str = "raw") -> SourceConfig:

@@ -4,9 +4,9 @@ import csv
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
-from jina_jax.data.lines import MAX_LINE_BYTES, Damage, read_lines
-from jina_jax.data.records import decode, read_file_records
 from jina_jax.errors import UserError
+from jina_jax.sources.lines import MAX_LINE_BYTES, Damage, read_lines
+from jina_jax.sources.records import decode, read_file_records
 from jina_jax.system.files import find_files
 from jina_jax.types import BadRecord, Origin
 
