@@ -96,8 +96,8 @@ def write_start(options: Options, work: Path, seed: int) -> None:
 
 def ordered_pairs(config: RunConfig) -> list[list[str]]:
     """The pairs in the order of our batches, found by the hashes of their texts."""
-    from jina_jax.data.manifest import load_manifest
     from jina_jax.feed.of_run import feed_of_run
+    from jina_jax.shards.manifest import load_manifest
     from jina_jax.text.identity import text_hash
     from jina_jax.text.tokenizer import load_tokenizer
 
@@ -180,9 +180,9 @@ def measured(options: Options, work: Path, seed: int, prepare_s: float) -> dict[
 
 def scored(options: Options, work: Path, model: Any) -> dict[str, float]:
     """Held-out nDCG@10 and, where it is asked for, Spearman's correlation."""
-    from jina_jax.data.manifest import load_manifest
     from jina_jax.evaluate.retrieval import load_task, rank_by_embedding, score
     from jina_jax.evaluate.sts import read_sts, score_sts
+    from jina_jax.shards.manifest import load_manifest
 
     (source,) = load_manifest(work / "data").sources
     task = load_task("held out", work / "data" / str(source.eval_path))

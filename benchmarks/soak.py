@@ -160,8 +160,8 @@ class Victim:
 
 def planned_batches(config: RunConfig) -> list[str]:
     """Fingerprints of the batches of all steps, drawn anew; every epoch must have every record."""
-    from jina_jax.data.manifest import load_manifest
     from jina_jax.feed.of_run import feed_of_run
+    from jina_jax.shards.manifest import load_manifest
 
     feed = feed_of_run(config, load_manifest(config.data_path))
     found, drawn = [], [[] for _ in feed.sources]  # type: ignore[var-annotated]

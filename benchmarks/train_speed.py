@@ -142,11 +142,11 @@ def _ours(options: Options, work: Path) -> Figures:
 
     jax.config.update("jax_platforms", options.device)
     from jina_jax.config.run.run import FeedConfig, LossConfig, OptimConfig, RunConfig, TrainConfig
-    from jina_jax.data.shards import decode_records, encode_record
     from jina_jax.devices.mesh import make_mesh, replicated
     from jina_jax.feed.batch import pack_batch
     from jina_jax.hf_folder import read_encoder
     from jina_jax.model.weights import from_huggingface
+    from jina_jax.shards.shards import decode_records, encode_record
     from jina_jax.text.identity import text_hash
     from jina_jax.text.tokenizer import load_tokenizer
     from jina_jax.train.step import init_state, make_train_step

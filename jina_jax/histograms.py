@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jina_jax.data.manifest import ScoreHistogram
 from jina_jax.errors import UserError
+from jina_jax.shards.manifest import ScoreHistogram
 
 _BARS = " ▁▂▃▄▅▆▇█"
 

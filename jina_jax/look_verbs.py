@@ -66,8 +66,8 @@ def inspect(
 
     if plot is not None:
         from jina_jax.data.explain import score_histograms
-        from jina_jax.data.manifest import load_manifest
         from jina_jax.histograms import plot_histograms
+        from jina_jax.shards.manifest import load_manifest
 
         plot_histograms(score_histograms(load_manifest(prepared_folder(folder))), plot)
         print(f"scores of the filters: {plot}")

@@ -22,8 +22,8 @@ def prepare(args: Sequence[str]) -> None:
     """
     config = config_verb("prepare", prepare.__doc__ or "", args)
     from jina_jax.data.prepare import prepare as prepare_data
-    from jina_jax.data.remote import fetch_if_there, upload_prepared
     from jina_jax.score.stages import configured_scorers
+    from jina_jax.shards.remote import fetch_if_there, upload_prepared
     from jina_jax.terminal import funnel
 
     fetch_if_there(config)
@@ -52,8 +52,8 @@ def train(args: Sequence[str]) -> None:
     example: jina-jax train my_config.py --train.num-steps 5000
     """
     config = config_verb("train", train.__doc__ or "", args)
-    from jina_jax.data.remote import fetch_prepared
     from jina_jax.devices.distributed import is_first, start
+    from jina_jax.shards.remote import fetch_prepared
     from jina_jax.train.loop import train as train_run
 
     # Before the fetch, which takes one host longer than another.
@@ -81,8 +81,8 @@ def evaluate(args: Sequence[str]) -> None:
     example: jina-jax evaluate my_config.py
     """
     config = config_verb("evaluate", evaluate.__doc__ or "", args)
-    from jina_jax.data.remote import fetch_prepared
     from jina_jax.evaluate.run import evaluate as evaluate_run
+    from jina_jax.shards.remote import fetch_prepared
     from jina_jax.terminal import scores
 
     fetch_prepared(config)
@@ -106,8 +106,8 @@ def export(args: Sequence[str]) -> None:
     example: HF_TOKEN=... jina-jax export runs/mine --export.onnx --export.push-to me/mine
     """
     config = config_verb("export", export.__doc__ or "", args)
-    from jina_jax.data.remote import fetch_prepared
     from jina_jax.export.run import export as export_run
+    from jina_jax.shards.remote import fetch_prepared
 
     if config.data.sources:  # which an imported model has not
         fetch_prepared(config)
@@ -145,8 +145,8 @@ def mine(args: Sequence[str]) -> None:
     example: jina-jax mine my_config.py --mine.negatives-per-pair 3 --mine.margin 0.05
     """
     config = config_verb("mine", mine.__doc__ or "", args)
-    from jina_jax.data.remote import fetch_prepared
     from jina_jax.mine.run import mine as mine_run
+    from jina_jax.shards.remote import fetch_prepared
     from jina_jax.terminal import mined
 
     fetch_prepared(config)

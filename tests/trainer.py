@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import IO
 
 from jina_jax.arguments import config_verb
-from jina_jax.data.manifest import load_manifest
 from jina_jax.feed.of_run import feed_of_run
+from jina_jax.shards.manifest import load_manifest
 from jina_jax.train.metrics import read_metrics
 
 ROOT = Path(__file__).parents[1]

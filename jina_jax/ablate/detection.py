@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jina_jax.ablate.inject import FOREIGN, MISMATCHED
 from jina_jax.data.ledger import ledger_batches
-from jina_jax.data.manifest import SourceSummary
+from jina_jax.shards.manifest import SourceSummary
 
 SOUGHT = {"language": FOREIGN, "consistency": MISMATCHED}
 """Filter → the kind of noise that it is there to find."""

@@ -6,8 +6,6 @@ from pathlib import Path
 import numpy as np
 
 from jina_jax.config.run.run import RunConfig, SourceConfig
-from jina_jax.data.manifest import Manifest
-from jina_jax.data.shards import ShardSet
 from jina_jax.errors import UserError
 from jina_jax.evaluate.embedder import Embedder
 from jina_jax.evaluate.negation import evaluate_negation, held_out_tasks
@@ -18,6 +16,8 @@ from jina_jax.evaluate.retrieval import (
     score,
     task_of_pairs,
 )
+from jina_jax.shards.manifest import Manifest
+from jina_jax.shards.shards import ShardSet
 from jina_jax.sources.read import read_source
 from jina_jax.system.hashing import content_key
 from jina_jax.text.identity import text_hash

@@ -14,9 +14,9 @@ from tokenizers import Tokenizer
 
 from jina_jax.config.run.run import TokenizerConfig
 from jina_jax.data.runs import TEXTS, batches
-from jina_jax.data.shards import ShardWriter, encode_record
 from jina_jax.data.stages import Partition
-from jina_jax.data.verify import ends_xxh3
+from jina_jax.shards.shards import ShardWriter, encode_record
+from jina_jax.shards.verify import ends_xxh3
 from jina_jax.system.atomic import atomic_file, atomic_folder
 from jina_jax.system.hashing import file_sha256
 from jina_jax.text.identity import HASH_BYTES, hash_words

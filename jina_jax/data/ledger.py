@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 
 from jina_jax.data.runs import TEXTS
 from jina_jax.errors import UserError
+from jina_jax.shards.manifest import LEDGER_FILE
 from jina_jax.system.atomic import atomic_file
 
-LEDGER_FILE = "ledger.parquet"
 _BUFFERED_ROWS = 4096
 
 SCHEMA = pa.schema(

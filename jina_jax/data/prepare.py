@@ -25,16 +25,7 @@ from jina_jax.data.engine import Task, build_engine
 from jina_jax.data.evaluation_sets import DecontaminationFilter, leak_report
 from jina_jax.data.filters import Filter, Scorer, filter_key
 from jina_jax.data.inputs import changed_input, input_files
-from jina_jax.data.ledger import LEDGER_FILE, dropped_texts, merge_ledgers
-from jina_jax.data.manifest import (
-    FORMAT_VERSION,
-    MANIFEST_FILE,
-    Manifest,
-    flat_config,
-    load_manifest,
-    prepared_config,
-    save_manifest,
-)
+from jina_jax.data.ledger import dropped_texts, merge_ledgers
 from jina_jax.data.near_duplicates import near_duplicate_scorers
 from jina_jax.data.pipeline import (
     Pipeline,
@@ -49,6 +40,16 @@ from jina_jax.data.split import SplitResult
 from jina_jax.data.stages import configured_filters
 from jina_jax.data.summary import VERSIONS, Outcome, eval_path, shard_path, summaries
 from jina_jax.errors import UnusableError, UserError
+from jina_jax.shards.manifest import (
+    FORMAT_VERSION,
+    LEDGER_FILE,
+    MANIFEST_FILE,
+    Manifest,
+    flat_config,
+    load_manifest,
+    prepared_config,
+    save_manifest,
+)
 from jina_jax.system.hashing import content_key
 from jina_jax.system.progress import say
 from jina_jax.system.workspace import discard_hidden, discard_leftovers, workspace

@@ -14,8 +14,8 @@ from jina_jax.data.filters import Filter, Scorer, Verdict
 from jina_jax.data.language import language_filter
 from jina_jax.data.ledger import LedgerWriter, dropped_rows
 from jina_jax.data.lengths import LengthFilter, is_unbounded
-from jina_jax.data.manifest import ScoreHistogram
 from jina_jax.data.runs import TEXTS, batches, read_rows, write_rows
+from jina_jax.shards.manifest import ScoreHistogram
 from jina_jax.system.arrow import map_table
 
 _BINS = 50

@@ -10,7 +10,11 @@ from jina_jax.config.run.run import DataConfig
 from jina_jax.data.dedup import DEDUP_VERSION, DedupResult
 from jina_jax.data.encode import EncodedShard
 from jina_jax.data.ingest import CLEAN_VERSION
-from jina_jax.data.manifest import (
+from jina_jax.data.pipeline import Reads
+from jina_jax.data.split import SPLIT_VERSION, SplitResult
+from jina_jax.data.stages import StageResult
+from jina_jax.errors import UnusableError
+from jina_jax.shards.manifest import (
     InputFile,
     LengthStats,
     ScoreHistogram,
@@ -18,10 +22,6 @@ from jina_jax.data.manifest import (
     SourceSummary,
     StageCounts,
 )
-from jina_jax.data.pipeline import Reads
-from jina_jax.data.split import SPLIT_VERSION, SplitResult
-from jina_jax.data.stages import StageResult
-from jina_jax.errors import UnusableError
 from jina_jax.text.identity import NORMALISE_VERSION
 
 VERSIONS = {

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 from jaxtyping import Float32
 
 from jina_jax.config.run.evaluate import NegationSet
-from jina_jax.data.manifest import Manifest
 from jina_jax.errors import UserError
 from jina_jax.evaluate.averages import Results, with_average
 from jina_jax.evaluate.embedder import Embedder
+from jina_jax.shards.manifest import Manifest
 from jina_jax.sources.rows import evaluation_rows
 
 MEASURES = ("easy_negation", "hard_negation")

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from jina_jax.config.run.run import RunConfig
-from jina_jax.data.manifest import load_manifest
 from jina_jax.devices.mesh import make_mesh
 from jina_jax.evaluate.averages import Results
 from jina_jax.evaluate.embedder import Embedder
@@ -21,6 +20,7 @@ from jina_jax.evaluate.retrieval import RetrievalTask, evaluate_retrieval, load_
 from jina_jax.evaluate.retrieval_set import read_retrieval
 from jina_jax.evaluate.sts import StsTask, evaluate_sts, read_sts
 from jina_jax.initial import initial_params
+from jina_jax.shards.manifest import load_manifest
 
 RESULT_FILES = {
     "retrieval": "evaluation.json",

@@ -7,8 +7,8 @@ import xxhash
 from jaxtyping import Float32, Int32
 
 from jina_jax.config.run.run import FeedConfig
-from jina_jax.data.shards import TokenisedRecords
 from jina_jax.feed.packing import bucket_rows, fill, place
+from jina_jax.shards.shards import TokenisedRecords
 
 
 class PackedBatch(NamedTuple):

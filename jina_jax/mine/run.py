@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from jina_jax.config.run.run import RunConfig, SourceConfig
-from jina_jax.data.manifest import MANIFEST_FILE, Manifest, SourceSummary, load_manifest
-from jina_jax.data.verify import verify_shards
 from jina_jax.errors import UserError
 from jina_jax.evaluate.embedder import Embedder
 from jina_jax.mine.source import SourceMiner
+from jina_jax.shards.manifest import MANIFEST_FILE, Manifest, SourceSummary, load_manifest
+from jina_jax.shards.verify import verify_shards
 from jina_jax.system.atomic import write_atomically
 from jina_jax.system.hashing import content_key, file_sha256
 from jina_jax.system.progress import say

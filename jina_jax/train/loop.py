@@ -17,8 +17,6 @@ from jina_jax.checkpoint import Checkpoints
 from jina_jax.config.run.files import difference, to_json, unchangeable_fields
 from jina_jax.config.run.run import RunConfig
 from jina_jax.config.run.validation import validate
-from jina_jax.data.manifest import MANIFEST_FILE, Manifest, load_manifest
-from jina_jax.data.verify import verify_shards
 from jina_jax.devices.distributed import check_agreement, is_first, start
 from jina_jax.devices.host_watch import HostWatch
 from jina_jax.devices.mesh import check_divides, make_mesh, put
@@ -27,6 +25,8 @@ from jina_jax.feed.batch import Batch, PackedBatch
 from jina_jax.feed.of_run import feed_of_run
 from jina_jax.initial import initial_params
 from jina_jax.model.weights import parameter_count
+from jina_jax.shards.manifest import MANIFEST_FILE, Manifest, load_manifest
+from jina_jax.shards.verify import verify_shards
 from jina_jax.system.environment import environment
 from jina_jax.system.hashing import file_sha256
 from jina_jax.system.progress import say

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from jina_jax.data.shards import ShardSet
 from jina_jax.errors import NotFinite
 from jina_jax.feed.batch import Batch
+from jina_jax.shards.shards import ShardSet
 from jina_jax.system.progress import say
 from jina_jax.train.metrics import json_line, keep_until, read_metrics
 

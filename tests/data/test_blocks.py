@@ -9,8 +9,8 @@ import pytest
 from jina_jax.config.run.run import SourceConfig
 from jina_jax.data import blocks
 from jina_jax.data.blocks import plan_blocks
-from jina_jax.data.ledger import LEDGER_FILE
 from jina_jax.errors import UserError
+from jina_jax.shards.manifest import LEDGER_FILE
 from jina_jax.sources import lines
 from jina_jax.sources.chunks import flattened
 from jina_jax.sources.lines import Damage, read_lines

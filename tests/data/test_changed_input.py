@@ -2,8 +2,8 @@ import os
 
 import pytest
 
-from jina_jax.data.manifest import load_manifest
 from jina_jax.errors import UserError
+from jina_jax.shards.manifest import load_manifest
 from tests.pairs import config, pair, run, write
 
 

@@ -14,8 +14,8 @@ from jina_jax.data.evaluation_sets import (
     leak_report,
     load_index,
 )
-from jina_jax.data.manifest import load_manifest
 from jina_jax.errors import UserError
+from jina_jax.shards.manifest import load_manifest
 from tests.pairs import config, pair, run, triplet, write
 
 

@@ -11,8 +11,8 @@ from jina_jax.data.explain import score_histograms
 from jina_jax.data.filters import filter_key, score_key, verdict
 from jina_jax.data.ledger import ledger_counts, ledger_samples
 from jina_jax.data.lengths import LengthFilter
-from jina_jax.data.manifest import StageCounts, load_manifest
 from jina_jax.errors import UserError
+from jina_jax.shards.manifest import StageCounts, load_manifest
 from tests.pairs import config, files, pair, run, triplet, write
 
 

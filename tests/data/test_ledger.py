@@ -2,7 +2,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from jina_jax.data.ledger import (
-    LEDGER_FILE,
     SCHEMA,
     Dropped,
     LedgerPart,
@@ -12,6 +11,7 @@ from jina_jax.data.ledger import (
     merge_ledgers,
 )
 from jina_jax.errors import UserError
+from jina_jax.shards.manifest import LEDGER_FILE
 
 BAD = Dropped("s", "f", 3, "read", "malformed_json", "why")
 SCORED = Dropped("s", "f", 4, "score", "margin", "", 0.25, "q", "p")

@@ -5,7 +5,8 @@ import pytest
 
 from jina_jax.config.run.files import difference
 from jina_jax.config.run.run import DataConfig, SourceConfig
-from jina_jax.data.manifest import (
+from jina_jax.errors import UserError
+from jina_jax.shards.manifest import (
     FORMAT_VERSION,
     InputFile,
     LengthStats,
@@ -19,7 +20,6 @@ from jina_jax.data.manifest import (
     prepared_config,
     save_manifest,
 )
-from jina_jax.errors import UserError
 
 CONFIG = DataConfig((SourceConfig("s", paths=("a", "b")), SourceConfig("t", paths=("c",))))
 HISTOGRAM = ScoreHistogram(-1.0, 1.0, (0, 4), (2, 0))

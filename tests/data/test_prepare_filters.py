@@ -5,8 +5,8 @@ import pyarrow.parquet as pq
 
 from jina_jax.config.run.filters import DecontaminationConfig, EvaluationSet, LanguageConfig
 from jina_jax.config.run.run import SourceConfig, TokenizerConfig
-from jina_jax.data.ledger import LEDGER_FILE
 from jina_jax.data.prepare import prepare
+from jina_jax.shards.manifest import LEDGER_FILE
 from tests.prepared import tiny_config
 
 GERMAN = "Ein Hund läuft über die grüne Wiese hinter dem alten Haus am See."

@@ -13,9 +13,9 @@ import s3fs
 from fsspec.implementations.memory import MemoryFileSystem
 
 from jina_jax.cli import main
-from jina_jax.data import remote
 from jina_jax.data.prepare import prepare
 from jina_jax.errors import Unreachable, UserError
+from jina_jax.shards import remote
 from tests.object_store import ObjectStore
 from tests.pairs import files
 from tests.prepared import CONFIG_FILE, tiny_config, write_jsonl
@@ -172,7 +172,7 @@ def test_training_from_a_bucket_whose_server_stops_and_comes_back(made, store, t
 def test_two_processes_of_a_machine_fetch_once(made, store, tmp_path):
     code = (
         "import sys; from tests.prepared import tiny_config; from dataclasses import replace\n"
-        "from jina_jax.data.remote import fetch_prepared\n"
+        "from jina_jax.shards.remote import fetch_prepared\n"
         f"fetch_prepared(replace(tiny_config({str(made[0])!r}), data_dir='s3://bucket/tiny', "
         f"cache_dir={str(tmp_path)!r}))"
     )

@@ -9,9 +9,9 @@ import pytest
 from jina_jax.config.run.run import FeedConfig
 from jina_jax.data import encode
 from jina_jax.data.explain import explain
-from jina_jax.data.manifest import load_manifest
-from jina_jax.data.shards import ShardSet
 from jina_jax.feed.batch import pack_batch
+from jina_jax.shards.manifest import load_manifest
+from jina_jax.shards.shards import ShardSet
 from jina_jax.text.tokenizer import load_tokenizer
 from tests.pairs import config, pair, run, write
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jina_jax.data.shards import ShardSet, ShardWriter, decode_records, encode_record
 from jina_jax.errors import UserError
+from jina_jax.shards.shards import ShardSet, ShardWriter, decode_records, encode_record
 
 A, B, C = bytes(range(16)), bytes(16), b"\xff" * 16
 

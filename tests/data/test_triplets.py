@@ -7,8 +7,8 @@ import pytest
 from jina_jax.config.run.run import LengthConfig, SourceConfig
 from jina_jax.data.explain import Fate, explain
 from jina_jax.data.ledger import ledger_counts, ledger_samples
-from jina_jax.data.manifest import load_manifest
-from jina_jax.data.shards import ShardSet
+from jina_jax.shards.manifest import load_manifest
+from jina_jax.shards.shards import ShardSet
 from jina_jax.sources.read import read_source
 from jina_jax.text.identity import text_hash
 from jina_jax.text.tokenizer import load_tokenizer

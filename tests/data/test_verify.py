@@ -7,10 +7,10 @@ import shutil
 import numpy as np
 import pytest
 
-from jina_jax.data.manifest import load_manifest
-from jina_jax.data.shards import ShardSet, ShardWriter, encode_record
-from jina_jax.data.verify import data_problems, ends_xxh3, verify_shards
 from jina_jax.errors import UserError
+from jina_jax.shards.manifest import load_manifest
+from jina_jax.shards.shards import ShardSet, ShardWriter, encode_record
+from jina_jax.shards.verify import data_problems, ends_xxh3, verify_shards
 from tests.pairs import config, pair, run, write
 
 

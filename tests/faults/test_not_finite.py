@@ -12,12 +12,12 @@ import pytest
 
 from jina_jax.checkpoint import Checkpoints
 from jina_jax.config.run.run import MeshConfig
-from jina_jax.data.manifest import MANIFEST_FILE, load_manifest
-from jina_jax.data.shards import ShardSet, ShardWriter, encode_record
-from jina_jax.data.verify import ends_xxh3
 from jina_jax.devices.mesh import make_mesh, put
 from jina_jax.errors import ExitCode
 from jina_jax.model.t5 import init_params
+from jina_jax.shards.manifest import MANIFEST_FILE, load_manifest
+from jina_jax.shards.shards import ShardSet, ShardWriter, encode_record
+from jina_jax.shards.verify import ends_xxh3
 from jina_jax.system.hashing import file_sha256
 from jina_jax.train.metrics import read_metrics
 from jina_jax.train.step import batch_shardings, init_state, make_train_step, state_shardings

@@ -15,11 +15,11 @@ import pytest
 
 from jina_jax.cli import main
 from jina_jax.config.run.run import DataConfig, SourceConfig, TokenizerConfig
-from jina_jax.data.manifest import load_manifest
 from jina_jax.data.prepare import prepare
-from jina_jax.data.shards import ShardSet
 from jina_jax.evaluate.embedder import Embedder
 from jina_jax.mine.run import mine
+from jina_jax.shards.manifest import load_manifest
+from jina_jax.shards.shards import ShardSet
 from jina_jax.sources.read import read_source
 from jina_jax.text.identity import text_hash
 from jina_jax.train.loop import train

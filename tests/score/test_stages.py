@@ -11,12 +11,13 @@ from jina_jax.config.run.filters import ConsistencyConfig, MarginConfig
 from jina_jax.config.run.run import EngineConfig, TokenizerConfig
 from jina_jax.data import score_stage, scoring
 from jina_jax.data.explain import score_histograms
-from jina_jax.data.ledger import LEDGER_FILE, ledger_samples
-from jina_jax.data.shards import ShardSet
+from jina_jax.data.ledger import ledger_samples
 from jina_jax.errors import UserError
 from jina_jax.score import stages
 from jina_jax.score.encoder import SentenceEncoder
 from jina_jax.score.margin import CrossEncoder, triplet_logits
+from jina_jax.shards.manifest import LEDGER_FILE
+from jina_jax.shards.shards import ShardSet
 from jina_jax.text.identity import normalise
 from jina_jax.text.tokenizer import load_tokenizer
 from tests.pairs import config, files, number_name, run, write

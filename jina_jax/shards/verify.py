@@ -8,8 +8,8 @@ from pathlib import Path
 
 import xxhash
 
-from jina_jax.data.manifest import Manifest, ShardFile
 from jina_jax.errors import UserError
+from jina_jax.shards.manifest import Manifest, ShardFile
 from jina_jax.system.hashing import file_sha256
 from jina_jax.system.untrusted import inner_path
 from jina_jax.text.tokenizer import TOKENIZER_FILE

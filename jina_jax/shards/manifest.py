@@ -16,6 +16,7 @@ from jina_jax.errors import UserError
 from jina_jax.system.untrusted import from_json, inner_path, parse_json, read_bounded
 
 MANIFEST_FILE = "manifest.json"
+LEDGER_FILE = "ledger.parquet"
 _MAX_BYTES = 256 << 20
 """A million shards or input files."""
 FORMAT_VERSION = 5

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from jina_jax.config.run.run import RunConfig
-from jina_jax.data.ledger import LEDGER_FILE
-from jina_jax.data.manifest import MANIFEST_FILE, load_manifest
 from jina_jax.errors import Unreachable, UserError
+from jina_jax.shards.manifest import LEDGER_FILE, MANIFEST_FILE, load_manifest
 from jina_jax.system.atomic import atomic_file, write_atomically
 from jina_jax.system.files import is_url, store
 from jina_jax.system.hashing import file_sha256
