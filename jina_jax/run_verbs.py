@@ -127,7 +127,7 @@ def negation(args: Sequence[str]) -> None:
     example: jina-jax negation my_config.py --negation.method rules
     """
     config = config_verb("negation", negation.__doc__ or "", args)
-    from jina_jax.data.negation import build_negations
+    from jina_jax.negation.build import build_negations
     from jina_jax.terminal import negations
 
     print(negations(build_negations(config.negation, config.data, config.negation_path)))

@@ -4,7 +4,7 @@ import json
 
 from jina_jax.config.run.negation import NegationConfig
 from jina_jax.config.run.run import DataConfig, SourceConfig
-from jina_jax.data.negation import build_negations
+from jina_jax.negation.build import build_negations
 from tests.pairs import write
 
 

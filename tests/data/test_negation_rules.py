@@ -1,9 +1,9 @@
 import pytest
 
 from jina_jax.config.run.negation import NegationCheckConfig
-from jina_jax.data.negation_check import flaw
-from jina_jax.data.negation_paraphrase import paraphrase
-from jina_jax.data.negation_rules import negate, negation_cues
+from jina_jax.negation.check import flaw
+from jina_jax.negation.paraphrase import paraphrase
+from jina_jax.negation.rules import negate, negation_cues
 
 
 @pytest.mark.parametrize(

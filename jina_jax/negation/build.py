@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 
 from jina_jax.config.run.negation import NegationConfig
 from jina_jax.config.run.run import DataConfig, SourceConfig
-from jina_jax.data.negation_check import flaw
-from jina_jax.data.negation_endpoint import Endpoint
-from jina_jax.data.negation_paraphrase import paraphrase
-from jina_jax.data.negation_rules import negate
 from jina_jax.errors import UserError
+from jina_jax.negation.check import flaw
+from jina_jax.negation.endpoint import Endpoint
+from jina_jax.negation.paraphrase import paraphrase
+from jina_jax.negation.rules import negate
 from jina_jax.sources.read import FILE_KINDS, matched_files, read_source
 from jina_jax.system.atomic import atomic_file, join_files, write_atomically
 from jina_jax.system.files import file_state

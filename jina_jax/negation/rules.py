@@ -8,7 +8,7 @@ are needed, and a bad negation teaches the contrary of what it should.
 
 import re
 
-from jina_jax.data.negation_words import (
+from jina_jax.negation.words import (
     ADVERBS_THAT_RESIST,
     AUXILIARIES,
     DETERMINERS,

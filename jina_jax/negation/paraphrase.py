@@ -2,7 +2,7 @@
 
 import re
 
-from jina_jax.data.negation_words import SYNONYMS, words_in
+from jina_jax.negation.words import SYNONYMS, words_in
 
 _FRONTED = re.compile(
     r"^(In|On|At|During|From|By|Near|Under|Inside|Outside)( [^,.;:!?]{2,60}?) ?, "
