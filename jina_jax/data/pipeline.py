@@ -22,7 +22,6 @@ from jina_jax.data.dedup import (
     dedup_task,
     source_ranks,
 )
-from jina_jax.data.engine import Engine, LocalEngine, Task, run_tasks
 from jina_jax.data.filters import Filter, filter_key
 from jina_jax.data.ingest import CLEAN_VERSION, ReadResult, ShownBad, at_base, judge, read_task
 from jina_jax.data.ledger import LedgerPart
@@ -35,6 +34,8 @@ from jina_jax.data.split import (
     split_task,
 )
 from jina_jax.data.stages import Partition, StageResult, filter_task
+from jina_jax.prepare.engine.local import LocalEngine
+from jina_jax.prepare.engine.task import Engine, Task, run_tasks
 from jina_jax.sources.read import empty_source
 from jina_jax.system.hashing import content_key
 from jina_jax.system.progress import track

@@ -21,7 +21,6 @@ from jina_jax.data.encode import (
     encode_task,
     vocabulary_task,
 )
-from jina_jax.data.engine import Task, build_engine
 from jina_jax.data.evaluation_sets import DecontaminationFilter, leak_report
 from jina_jax.data.filters import Filter, Scorer, filter_key
 from jina_jax.data.inputs import changed_input, input_files
@@ -40,6 +39,8 @@ from jina_jax.data.split import SplitResult
 from jina_jax.data.stages import configured_filters
 from jina_jax.data.summary import VERSIONS, Outcome, eval_path, shard_path, summaries
 from jina_jax.errors import UnusableError, UserError
+from jina_jax.prepare.engine.build import build_engine
+from jina_jax.prepare.engine.task import Task
 from jina_jax.shards.manifest import (
     FORMAT_VERSION,
     LEDGER_FILE,

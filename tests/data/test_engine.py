@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from jina_jax.data.engine import LocalEngine, Task, WorkerLostError, run_tasks
 from jina_jax.errors import UserError
+from jina_jax.prepare.engine.local import LocalEngine
+from jina_jax.prepare.engine.task import Task, WorkerLostError, run_tasks
 from jina_jax.system.hashing import content_key
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from jina_jax.config.run.run import EngineConfig
-from jina_jax.data import ray_engine
-from jina_jax.data.engine import Task, run_tasks
 from jina_jax.errors import UserError
+from jina_jax.prepare.engine import ray as ray_engine
+from jina_jax.prepare.engine.task import Task, run_tasks
 from tests.pairs import config, files, filtered, pair, run, triplet, write
 from tests.sleeping import Slept, sleep
 

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from jina_jax.data.engine import Task, WorkerLostError
 from jina_jax.errors import UserError
+from jina_jax.prepare.engine.task import Task, WorkerLostError
 from jina_jax.system.environment import environment_key
 
 _CONNECT_S = 10
@@ -126,7 +126,7 @@ def _on_any_node() -> Callable[[bytes, str, str], str]:
 
         here = f"the Ray node {socket.gethostname()} ({sys.executable})"
         try:
-            from jina_jax.data.engine import execute
+            from jina_jax.prepare.engine.task import execute
             from jina_jax.system.environment import environment_key
 
             own = environment_key()
