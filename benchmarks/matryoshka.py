@@ -31,8 +31,8 @@ from jina_jax.config.run.run import (
     TrainConfig,
 )
 from jina_jax.data.prepare import prepare
-from jina_jax.evaluate.embedder import Embedder
 from jina_jax.evaluate.retrieval import load_task, rank_by_embedding, score
+from jina_jax.inference.embedder import Embedder
 from jina_jax.shards.manifest import load_manifest
 from jina_jax.train.loop import train
 

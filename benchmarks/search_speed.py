@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from jina_jax.evaluate.search import top_k
+from jina_jax.inference.search import top_k
 
 K = 64
 BLOCK = 8192

@@ -4,10 +4,10 @@ import pyarrow.parquet as pq
 
 from jina_jax.config.run.run import RunConfig
 from jina_jax.data.prepare import prepare
-from jina_jax.evaluate.embedder import Embedder
 from jina_jax.evaluate.run import evaluate
-from jina_jax.evaluate.search import search
 from jina_jax.export.run import export
+from jina_jax.inference.embedder import Embedder
+from jina_jax.inference.search import search
 from jina_jax.score.stages import configured_scorers
 from jina_jax.system.progress import say
 from jina_jax.terminal import funnel, hits, scores

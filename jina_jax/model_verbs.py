@@ -40,8 +40,8 @@ def encode(
       output_dtype: of the numbers in the file.
       batch_rows: packed rows encoded at once; more is faster on large devices.
     """
-    from jina_jax.evaluate.embedder import Embedder
-    from jina_jax.evaluate.encode_file import check_output, count_texts, encode_file
+    from jina_jax.inference.embedder import Embedder
+    from jina_jax.inference.encode_file import check_output, count_texts, encode_file
 
     check_output(output)
     count = count_texts(texts, field)
@@ -97,9 +97,9 @@ def search(
       field: field or column that holds the passage.
       top_k: passages shown per query.
     """
-    from jina_jax.evaluate import search as exact
-    from jina_jax.evaluate.embedder import Embedder
-    from jina_jax.evaluate.texts import stream_texts
+    from jina_jax.inference import search as exact
+    from jina_jax.inference.embedder import Embedder
+    from jina_jax.inference.texts import stream_texts
     from jina_jax.terminal import hits
 
     if not queries:
@@ -134,9 +134,9 @@ def negation_score(
       batch_rows: packed rows encoded at once.
     """
     from jina_jax.config.run.evaluate import NegationSet
-    from jina_jax.evaluate.embedder import Embedder
     from jina_jax.evaluate.negation import evaluate_negation, read_negation
-    from jina_jax.evaluate.texts import file_kind
+    from jina_jax.inference.embedder import Embedder
+    from jina_jax.inference.texts import file_kind
     from jina_jax.terminal import scores
 
     fields = (anchor_field, entailment_field, negative_field)

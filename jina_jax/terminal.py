@@ -7,8 +7,8 @@ from jina_jax.config.run.files import read_run
 from jina_jax.data.explain import explain, score_histograms
 from jina_jax.data.ledger import ledger_counts, ledger_samples
 from jina_jax.errors import UserError
-from jina_jax.evaluate.search import Hit
 from jina_jax.histograms import text_histograms
+from jina_jax.inference.search import Hit
 from jina_jax.mine.run import MineReport
 from jina_jax.mteb.published import Comparison
 from jina_jax.mteb.scores import TaskScore, averages

@@ -8,8 +8,8 @@ import pytest
 
 from jina_jax.cli import main
 from jina_jax.errors import UserError
-from jina_jax.evaluate.embedder import Embedder
 from jina_jax.export.from_folder import import_folder
+from jina_jax.inference.embedder import Embedder
 from jina_jax.mteb.model import open_model
 from tests.evaluate.conftest import exported  # noqa: F401
 from tests.hostile_folders import CASES, SHAPES, Payload, auto_map, change

@@ -7,7 +7,6 @@ import numpy as np
 
 from jina_jax.config.run.run import RunConfig, SourceConfig
 from jina_jax.errors import UserError
-from jina_jax.evaluate.embedder import Embedder
 from jina_jax.evaluate.negation import evaluate_negation, held_out_tasks
 from jina_jax.evaluate.retrieval import (
     RetrievalTask,
@@ -16,6 +15,7 @@ from jina_jax.evaluate.retrieval import (
     score,
     task_of_pairs,
 )
+from jina_jax.inference.embedder import Embedder
 from jina_jax.shards.manifest import Manifest
 from jina_jax.shards.shards import ShardSet
 from jina_jax.sources.read import read_source

@@ -16,7 +16,7 @@ from jaxtyping import Float32
 from jina_jax.config.run.evaluate import NegationSet
 from jina_jax.errors import UserError
 from jina_jax.evaluate.averages import Results, with_average
-from jina_jax.evaluate.embedder import Embedder
+from jina_jax.inference.embedder import Embedder
 from jina_jax.shards.manifest import Manifest
 from jina_jax.sources.rows import evaluation_rows
 

@@ -9,7 +9,7 @@ import pytrec_eval
 from jina_jax.config.run.evaluate import RerankingSet
 from jina_jax.errors import UserError
 from jina_jax.evaluate.averages import Results, with_average
-from jina_jax.evaluate.embedder import Embedder
+from jina_jax.inference.embedder import Embedder
 from jina_jax.sources.rows import Row, evaluation_rows
 from jina_jax.system.progress import say
 

@@ -13,8 +13,8 @@ import pytrec_eval
 
 from jina_jax.errors import UserError
 from jina_jax.evaluate.averages import Results, with_average
-from jina_jax.evaluate.embedder import Embedder
-from jina_jax.evaluate.search import stream_top_k
+from jina_jax.inference.embedder import Embedder
+from jina_jax.inference.search import stream_top_k
 
 Ranking = dict[str, dict[str, float]]
 """Query id → passage id → score."""

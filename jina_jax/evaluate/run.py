@@ -7,7 +7,6 @@ from typing import NamedTuple
 from jina_jax.config.run.run import RunConfig
 from jina_jax.devices.mesh import make_mesh
 from jina_jax.evaluate.averages import Results
-from jina_jax.evaluate.embedder import Embedder
 from jina_jax.evaluate.negation import (
     MEASURES,
     NegationTask,
@@ -19,7 +18,8 @@ from jina_jax.evaluate.reranking import RerankingTask, evaluate_reranking, read_
 from jina_jax.evaluate.retrieval import RetrievalTask, evaluate_retrieval, load_task
 from jina_jax.evaluate.retrieval_set import read_retrieval
 from jina_jax.evaluate.sts import StsTask, evaluate_sts, read_sts
-from jina_jax.initial import initial_params
+from jina_jax.inference.embedder import Embedder
+from jina_jax.inference.initial import initial_params
 from jina_jax.shards.manifest import load_manifest
 
 RESULT_FILES = {

@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 from jina_jax.config.run.evaluate import StsSet
 from jina_jax.errors import UserError
 from jina_jax.evaluate.averages import Results, with_average
-from jina_jax.evaluate.embedder import Embedder
+from jina_jax.inference.embedder import Embedder
 from jina_jax.sources.rows import Row, evaluation_rows
 
 

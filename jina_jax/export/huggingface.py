@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from jina_jax.config.run.model import T5Config
 from jina_jax.errors import UserError
 from jina_jax.export.onnx import ONNX_DATA, ONNX_FILE, ONNX_FOLDER, verify_onnx, write_onnx
-from jina_jax.hf_folder import CONFIG_FILE, WEIGHTS_FILE, read_encoder
+from jina_jax.inference.hf_folder import CONFIG_FILE, WEIGHTS_FILE, read_encoder
 from jina_jax.model.pooling import mean_pool
 from jina_jax.model.t5 import apply
 from jina_jax.model.weights import config_to_huggingface, from_huggingface, to_huggingface

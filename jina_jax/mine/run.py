@@ -13,7 +13,7 @@ from typing import Any
 
 from jina_jax.config.run.run import RunConfig, SourceConfig
 from jina_jax.errors import UserError
-from jina_jax.evaluate.embedder import Embedder
+from jina_jax.inference.embedder import Embedder
 from jina_jax.mine.source import SourceMiner
 from jina_jax.shards.manifest import MANIFEST_FILE, Manifest, SourceSummary, load_manifest
 from jina_jax.shards.verify import verify_shards

@@ -19,10 +19,10 @@ from jaxtyping import Bool, Float32
 from jina_jax.config.run.filters import MarginConfig
 from jina_jax.config.run.model import BertConfig
 from jina_jax.devices.mesh import make_mesh
+from jina_jax.inference.bert_folder import flatten, read_bert, row_shapes
+from jina_jax.inference.packed_encoder import PackedEncoder
 from jina_jax.model.bert import classify
 from jina_jax.model.bert_weights import classifier_from_huggingface
-from jina_jax.packed_encoder import PackedEncoder
-from jina_jax.score.bert_folder import flatten, read_bert, row_shapes
 
 _PAIRS_AT_ONCE = 16_384  # bounds what is tokenised and packed before it is scored
 _MAX_TOKENS = 512

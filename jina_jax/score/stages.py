@@ -18,10 +18,10 @@ from jina_jax.config.run.filters import ConsistencyConfig, MarginConfig
 from jina_jax.config.run.run import DataConfig
 from jina_jax.data.filters import Batches, Records, Scorer, Verdict, verdict
 from jina_jax.errors import UserError
-from jina_jax.score.bert_folder import model_sha256
+from jina_jax.inference.bert_folder import model_sha256
+from jina_jax.inference.sentence_encoder import SentenceEncoder
 from jina_jax.score.cache import cached_array, contents_key
 from jina_jax.score.consistency import Ranker, Sample, keep_by_rank
-from jina_jax.score.encoder import SentenceEncoder
 from jina_jax.score.margin import CrossEncoder, keep_by_margin, margins, triplet_logits
 from jina_jax.text.identity import hash_words
 

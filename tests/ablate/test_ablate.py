@@ -22,8 +22,8 @@ from jina_jax.config.run.run import SourceConfig, T5Config, TrainConfig
 from jina_jax.data.prepare import prepare
 from jina_jax.devices.mesh import make_mesh
 from jina_jax.errors import UserError
-from jina_jax.evaluate.embedder import Embedder
-from jina_jax.initial import initial_params
+from jina_jax.inference.embedder import Embedder
+from jina_jax.inference.initial import initial_params
 from jina_jax.train.metrics import read_metrics
 from tests.ablate.sources import CONFIG_FILE, STEPS, filters, losses
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from jina_jax.config.run.run import T5Config, TokenizerConfig
-from jina_jax.evaluate.embedder import Embedder
+from jina_jax.inference.embedder import Embedder
 from jina_jax.model.t5 import init_params
 from jina_jax.text.tokenizer import build_tokenizer, load_tokenizer
 

@@ -14,11 +14,11 @@ from safetensors.numpy import load_file
 
 from jina_jax.config.run.run import T5Config, TokenizerConfig
 from jina_jax.errors import UserError
-from jina_jax.evaluate import embedder as embedder_module
-from jina_jax.evaluate import encode_file as module
-from jina_jax.evaluate.embedder import Embedder
-from jina_jax.evaluate.encode_file import count_texts, encode_file
 from jina_jax.export.huggingface import export_huggingface
+from jina_jax.inference import embedder as embedder_module
+from jina_jax.inference import encode_file as module
+from jina_jax.inference.embedder import Embedder
+from jina_jax.inference.encode_file import count_texts, encode_file
 from jina_jax.model.t5 import init_params
 from jina_jax.text.tokenizer import build_tokenizer
 

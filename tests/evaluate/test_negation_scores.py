@@ -6,7 +6,6 @@ import pytest
 from jina_jax.config.run.evaluate import NegationSet
 from jina_jax.data.prepare import prepare
 from jina_jax.errors import UserError
-from jina_jax.evaluate.embedder import Embedder
 from jina_jax.evaluate.negation import (
     NegationTask,
     held_out_tasks,
@@ -14,6 +13,7 @@ from jina_jax.evaluate.negation import (
     read_negation,
     score_negation,
 )
+from jina_jax.inference.embedder import Embedder
 from tests.pairs import config, triplet, write
 
 

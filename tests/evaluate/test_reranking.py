@@ -7,7 +7,6 @@ from sentence_transformers.sentence_transformer.evaluation import RerankingEvalu
 
 from jina_jax.config.run.evaluate import RerankingSet
 from jina_jax.errors import UserError
-from jina_jax.evaluate.embedder import Embedder
 from jina_jax.evaluate.reranking import (
     Candidates,
     RerankingTask,
@@ -16,6 +15,7 @@ from jina_jax.evaluate.reranking import (
     read_reranking,
     score_reranking,
 )
+from jina_jax.inference.embedder import Embedder
 from tests.evaluate.test_sts import Angles
 from tests.random_texts import texts
 

@@ -26,7 +26,7 @@ from jina_jax.evaluate.retrieval import (
     score,
 )
 from jina_jax.evaluate.retrieval_set import read_retrieval
-from jina_jax.evaluate.search import stream_top_k
+from jina_jax.inference.search import stream_top_k
 from tests.evaluate.test_sts import Angles
 
 CORPUS = [

@@ -7,8 +7,8 @@ import pytest
 
 from jina_jax.config.run.run import MeshConfig
 from jina_jax.devices.mesh import make_mesh
-from jina_jax.evaluate import search
-from jina_jax.evaluate.search import top_k
+from jina_jax.inference import search
+from jina_jax.inference.search import top_k
 
 
 def test_by_hand_and_earlier_of_equals_first():

@@ -11,8 +11,8 @@ from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimil
 
 from jina_jax.config.run.evaluate import EvaluateConfig, RerankingSet, StsSet, evaluate_problems
 from jina_jax.errors import UserError
-from jina_jax.evaluate.embedder import Embedder
 from jina_jax.evaluate.sts import StsTask, evaluate_sts, read_sts, score_sts, spearman
+from jina_jax.inference.embedder import Embedder
 from tests.random_texts import texts
 
 ROWS = [("a man", "a person", 4.2), ("a cat", 'it\'s a "car"', 0.5)]

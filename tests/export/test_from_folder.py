@@ -15,8 +15,8 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from jina_jax.cli import main
 from jina_jax.config.run.run import TokenizerConfig
 from jina_jax.errors import UserError
-from jina_jax.evaluate.embedder import Embedder
 from jina_jax.export.from_folder import import_folder
+from jina_jax.inference.embedder import Embedder
 from jina_jax.text.tokenizer import build_tokenizer, load_tokenizer
 from jina_jax.trained import load_checkpoint
 

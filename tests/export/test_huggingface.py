@@ -14,8 +14,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from jina_jax.config.run.run import T5Config
 from jina_jax.errors import UserError
-from jina_jax.evaluate.embedder import Embedder
 from jina_jax.export.huggingface import export_huggingface, verify_export
+from jina_jax.inference.embedder import Embedder
 from jina_jax.model.pooling import mean_pool
 from jina_jax.model.t5 import apply, init_params
 from jina_jax.model.weights import parameter_count

@@ -10,8 +10,8 @@ import sentence_transformers
 from jina_jax.config.run.run import MeshConfig
 from jina_jax.devices.mesh import make_mesh
 from jina_jax.errors import UserError
-from jina_jax.score import encoder as encoder_module
-from jina_jax.score.encoder import SentenceEncoder
+from jina_jax.inference import sentence_encoder as encoder_module
+from jina_jax.inference.sentence_encoder import SentenceEncoder
 from tests.minilm import minilm_folder
 from tests.random_texts import texts
 

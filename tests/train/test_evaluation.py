@@ -13,9 +13,9 @@ from jina_jax.config.run.evaluate import EvaluateConfig, RetrievalSet, evaluate_
 from jina_jax.config.run.files import read_run
 from jina_jax.config.run.validation import validate
 from jina_jax.errors import UserError
-from jina_jax.evaluate.embedder import Embedder
 from jina_jax.evaluate.retrieval import load_task, rank_by_embedding, score
 from jina_jax.evaluate.run import measures, read_tasks
+from jina_jax.inference.embedder import Embedder
 from jina_jax.shards.manifest import load_manifest
 from jina_jax.train.evaluation import evaluations
 from jina_jax.trained import load_checkpoint

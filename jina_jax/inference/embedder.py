@@ -18,12 +18,18 @@ from tqdm import tqdm
 from jina_jax.config.run.model import T5Config
 from jina_jax.devices.mesh import all_on_data, make_mesh
 from jina_jax.errors import UserError
-from jina_jax.hf_folder import WEIGHTS_FILE, has_weights, read_encoder
+from jina_jax.inference.hf_folder import WEIGHTS_FILE, has_weights, read_encoder
+from jina_jax.inference.packed_encoder import (
+    PackedEncoder,
+    RowShape,
+    Tokens,
+    one_ahead,
+    row_lengths,
+)
+from jina_jax.inference.sentence_folder import check_sentence_folder
 from jina_jax.model.pooling import first_dimensions, mean_pool
 from jina_jax.model.t5 import Execution, apply
 from jina_jax.model.weights import from_huggingface
-from jina_jax.packed_encoder import PackedEncoder, RowShape, Tokens, one_ahead, row_lengths
-from jina_jax.sentence_folder import check_sentence_folder
 from jina_jax.text.tokenizer import check_ids, load_tokenizer
 from jina_jax.trained import is_run, load_checkpoint
 

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jina_jax.errors import UserError
-from jina_jax.evaluate.embedder import TEXTS_AT_ONCE, Embedder
-from jina_jax.evaluate.embeddings import embed_to_file
-from jina_jax.evaluate.texts import stream_texts
+from jina_jax.inference.embedder import TEXTS_AT_ONCE, Embedder
+from jina_jax.inference.embeddings import embed_to_file
+from jina_jax.inference.texts import stream_texts
 from jina_jax.system.atomic import sync
 from jina_jax.system.progress import track
 from jina_jax.system.workspace import file_workspace

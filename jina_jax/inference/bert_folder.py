@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from jina_jax.config.run.model import BertConfig
 from jina_jax.errors import UserError
-from jina_jax.hf_folder import (
+from jina_jax.inference.hf_folder import (
     CONFIG_FILE,
     INDEX_FILE,
     WEIGHTS_FILE,
@@ -20,9 +20,9 @@ from jina_jax.hf_folder import (
     read_tensors,
     weight_files,
 )
+from jina_jax.inference.packed_encoder import RowShape, Tokens, row_lengths
+from jina_jax.inference.sentence_folder import LIMITS_FILE, POOLING_FOLDER
 from jina_jax.model.bert_weights import config_from_huggingface
-from jina_jax.packed_encoder import RowShape, Tokens, row_lengths
-from jina_jax.sentence_folder import LIMITS_FILE, POOLING_FOLDER
 from jina_jax.system.hashing import file_sha256
 from jina_jax.system.untrusted import inner_path
 from jina_jax.text.tokenizer import TOKENIZER_FILE, check_ids, read_tokenizer

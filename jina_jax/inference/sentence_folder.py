@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from jina_jax.errors import UserError
-from jina_jax.hf_folder import CONFIG_FILE
+from jina_jax.inference.hf_folder import CONFIG_FILE
 from jina_jax.system.untrusted import inner_path, read_json, refuse_code
 
 MODULES_FILE = "modules.json"

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from jina_jax.evaluate.embedder import TEXTS_AT_ONCE, Embedder
+from jina_jax.inference.embedder import TEXTS_AT_ONCE, Embedder
 from jina_jax.system.atomic import write_atomically
 from jina_jax.system.progress import track
 

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from jina_jax.devices.mesh import DATA, make_mesh, put, replicated, split_first_axis
-from jina_jax.evaluate.embedder import Embedder
+from jina_jax.inference.embedder import Embedder
 from jina_jax.system.progress import track
 
 _NOTHING = np.iinfo(np.int32).max

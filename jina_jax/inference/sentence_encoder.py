@@ -13,18 +13,12 @@ from jax.sharding import Mesh
 from jina_jax.config.run.model import BertConfig
 from jina_jax.devices.mesh import make_mesh
 from jina_jax.errors import UserError
+from jina_jax.inference.bert_folder import POOLING_FILE, BertFolder, flatten, read_bert, row_shapes
+from jina_jax.inference.packed_encoder import PackedEncoder, Tokens, one_ahead
+from jina_jax.inference.sentence_folder import LIMITS_FILE, check_pooling
 from jina_jax.model.bert import apply
 from jina_jax.model.bert_weights import from_huggingface
 from jina_jax.model.pooling import mean_pool
-from jina_jax.packed_encoder import PackedEncoder, Tokens, one_ahead
-from jina_jax.score.bert_folder import (
-    POOLING_FILE,
-    BertFolder,
-    flatten,
-    read_bert,
-    row_shapes,
-)
-from jina_jax.sentence_folder import LIMITS_FILE, check_pooling
 from jina_jax.system.untrusted import inner_path, read_json, refuse_code
 
 _TEXTS_AT_ONCE = 4096  # bounds what is tokenised and packed before it is encoded
