@@ -22,7 +22,7 @@ def prepare(args: Sequence[str]) -> None:
     """
     config = config_verb("prepare", prepare.__doc__ or "", args)
     from jina_jax.data.prepare import prepare as prepare_data
-    from jina_jax.score.stages import configured_scorers
+    from jina_jax.prepare.filters.scorers import configured_scorers
     from jina_jax.shards.remote import fetch_if_there, upload_prepared
     from jina_jax.terminal import funnel
 

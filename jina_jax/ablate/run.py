@@ -36,7 +36,7 @@ from jina_jax.errors import UserError
 from jina_jax.evaluate.retrieval import RetrievalTask, rank_by_bm25, score
 from jina_jax.inference.embedder import Embedder
 from jina_jax.inference.initial import initial_params
-from jina_jax.score.stages import configured_scorers
+from jina_jax.prepare.filters.scorers import configured_scorers
 from jina_jax.shards.manifest import MANIFEST_FILE, Manifest, prepared_config
 from jina_jax.system.atomic import write_atomically
 from jina_jax.system.hashing import file_sha256

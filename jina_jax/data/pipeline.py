@@ -22,7 +22,6 @@ from jina_jax.data.dedup import (
     dedup_task,
     source_ranks,
 )
-from jina_jax.data.filters import Filter, filter_key
 from jina_jax.data.ingest import CLEAN_VERSION, ReadResult, ShownBad, at_base, judge, read_task
 from jina_jax.data.ledger import LedgerPart
 from jina_jax.data.runs import Run, key_ranges, save_runs
@@ -36,6 +35,7 @@ from jina_jax.data.split import (
 from jina_jax.data.stages import Partition, StageResult, filter_task
 from jina_jax.prepare.engine.local import LocalEngine
 from jina_jax.prepare.engine.task import Engine, Task, run_tasks
+from jina_jax.prepare.filters.filter import Filter, filter_key
 from jina_jax.sources.read import empty_source
 from jina_jax.system.hashing import content_key
 from jina_jax.system.progress import track

@@ -21,11 +21,8 @@ from jina_jax.data.encode import (
     encode_task,
     vocabulary_task,
 )
-from jina_jax.data.evaluation_sets import DecontaminationFilter, leak_report
-from jina_jax.data.filters import Filter, Scorer, filter_key
 from jina_jax.data.inputs import changed_input, input_files
 from jina_jax.data.ledger import dropped_texts, merge_ledgers
-from jina_jax.data.near_duplicates import near_duplicate_scorers
 from jina_jax.data.pipeline import (
     Pipeline,
     Selected,
@@ -41,6 +38,9 @@ from jina_jax.data.summary import VERSIONS, Outcome, eval_path, shard_path, summ
 from jina_jax.errors import UnusableError, UserError
 from jina_jax.prepare.engine.build import build_engine
 from jina_jax.prepare.engine.task import Task
+from jina_jax.prepare.filters.evaluation_sets import DecontaminationFilter, leak_report
+from jina_jax.prepare.filters.filter import Filter, Scorer, filter_key
+from jina_jax.prepare.filters.near_duplicates import near_duplicate_scorers
 from jina_jax.shards.manifest import (
     FORMAT_VERSION,
     LEDGER_FILE,
@@ -123,7 +123,7 @@ def _check_scorers(config: DataConfig, scorers: Sequence[Scorer]) -> None:
         if getattr(config, name).enabled and name not in given:
             raise ValueError(
                 f"data.{name}.enabled is set: hand prepare() the scorers that "
-                f"jina_jax.score.stages.configured_scorers gives"
+                f"jina_jax.prepare.filters.scorers.configured_scorers gives"
             )
 
 

@@ -7,7 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jina_jax.data.decontaminate import EvaluationText, LeakReport, build_index, find_leaks
+from jina_jax.prepare.filters.decontaminate import (
+    EvaluationText,
+    LeakReport,
+    build_index,
+    find_leaks,
+)
 
 SHORT = "A man plays the guitar."
 LONG = " ".join(f"word{i}" for i in range(20)) + "."

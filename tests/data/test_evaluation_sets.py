@@ -8,13 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from jina_jax.config.run.filters import DecontaminationConfig, EvaluationSet
-from jina_jax.data.evaluation_sets import (
+from jina_jax.errors import UserError
+from jina_jax.prepare.filters.evaluation_sets import (
     decontamination_filter,
     evaluation_texts,
     leak_report,
     load_index,
 )
-from jina_jax.errors import UserError
 from jina_jax.shards.manifest import load_manifest
 from tests.pairs import config, pair, run, triplet, write
 

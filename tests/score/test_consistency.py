@@ -7,12 +7,7 @@ import pytest
 from jina_jax.config.run.filters import ConsistencyConfig
 from jina_jax.config.run.run import MeshConfig
 from jina_jax.devices.mesh import make_mesh
-from jina_jax.score.consistency import (
-    Ranker,
-    Sample,
-    _counter,
-    keep_by_rank,
-)
+from jina_jax.prepare.filters.consistency import Ranker, Sample, _counter, keep_by_rank
 
 SMALL = ConsistencyConfig(query_block=16, sample_block=128)
 

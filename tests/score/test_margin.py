@@ -8,8 +8,8 @@ import torch
 from jina_jax.config.run.filters import MarginConfig
 from jina_jax.config.run.run import MeshConfig
 from jina_jax.devices.mesh import make_mesh
-from jina_jax.score import margin as margin_module
-from jina_jax.score.margin import CrossEncoder, keep_by_margin, margins, triplet_logits
+from jina_jax.prepare.filters import margin as margin_module
+from jina_jax.prepare.filters.margin import CrossEncoder, keep_by_margin, margins, triplet_logits
 from tests.random_texts import texts
 
 # The last are cut: the longer text gives way, to 128 tokens in all.

@@ -14,8 +14,8 @@ from jina_jax.data.explain import score_histograms
 from jina_jax.data.ledger import ledger_samples
 from jina_jax.errors import UserError
 from jina_jax.inference.sentence_encoder import SentenceEncoder
-from jina_jax.score import stages
-from jina_jax.score.margin import CrossEncoder, triplet_logits
+from jina_jax.prepare.filters import scorers as stages
+from jina_jax.prepare.filters.margin import CrossEncoder, triplet_logits
 from jina_jax.shards.manifest import LEDGER_FILE
 from jina_jax.shards.shards import ShardSet
 from jina_jax.text.identity import normalise

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jina_jax.config.run.run import LengthConfig
-from jina_jax.data.filters import Records, Verdict
+from jina_jax.prepare.filters.filter import Records, Verdict
 
 
 @dataclass(frozen=True)

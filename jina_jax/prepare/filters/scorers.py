@@ -16,13 +16,13 @@ import xxhash
 
 from jina_jax.config.run.filters import ConsistencyConfig, MarginConfig
 from jina_jax.config.run.run import DataConfig
-from jina_jax.data.filters import Batches, Records, Scorer, Verdict, verdict
 from jina_jax.errors import UserError
 from jina_jax.inference.bert_folder import model_sha256
 from jina_jax.inference.sentence_encoder import SentenceEncoder
-from jina_jax.score.cache import cached_array, contents_key
-from jina_jax.score.consistency import Ranker, Sample, keep_by_rank
-from jina_jax.score.margin import CrossEncoder, keep_by_margin, margins, triplet_logits
+from jina_jax.prepare.filters.cache import cached_array, contents_key
+from jina_jax.prepare.filters.consistency import Ranker, Sample, keep_by_rank
+from jina_jax.prepare.filters.filter import Batches, Records, Scorer, Verdict, verdict
+from jina_jax.prepare.filters.margin import CrossEncoder, keep_by_margin, margins, triplet_logits
 from jina_jax.text.identity import hash_words
 
 _EMBEDDINGS, _HASHES, _DIGEST = "embeddings.f32", "hashes.u64", "xxh3"

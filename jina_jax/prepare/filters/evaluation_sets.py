@@ -9,15 +9,15 @@ from typing import ClassVar
 import pyarrow as pa
 
 from jina_jax.config.run.filters import DecontaminationConfig, EvaluationSet
-from jina_jax.data.decontaminate import (
+from jina_jax.errors import UserError
+from jina_jax.prepare.filters.decontaminate import (
     EvaluationIndex,
     EvaluationText,
     LeakReport,
     build_index,
     find_leaks,
 )
-from jina_jax.data.filters import Records, Verdict, verdict
-from jina_jax.errors import UserError
+from jina_jax.prepare.filters.filter import Records, Verdict, verdict
 from jina_jax.sources.rows import Row, evaluation_files, evaluation_rows
 from jina_jax.system.files import open_file
 
