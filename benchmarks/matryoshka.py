@@ -30,9 +30,9 @@ from jina_jax.config.run.run import (
     TokenizerConfig,
     TrainConfig,
 )
-from jina_jax.data.prepare import prepare
 from jina_jax.evaluate.retrieval import load_task, rank_by_embedding, score
 from jina_jax.inference.embedder import Embedder
+from jina_jax.prepare.prepare import prepare
 from jina_jax.shards.manifest import load_manifest
 from jina_jax.train.loop import train
 

@@ -48,7 +48,7 @@ PACKAGES = ("jax", "numpy", "scipy", "sklearn", "torch", "transformers", "pandas
 
 def prepare_both(options: Options, work: Path) -> float:
     """Pairs and vocabulary for both sides, then our shards; seconds that the latter took."""
-    from jina_jax.data.prepare import prepare
+    from jina_jax.prepare.prepare import prepare
     from jina_jax.sources.pydocs import read_pydocs
     from jina_jax.text.tokenizer import build_tokenizer
     from jina_jax.types import Pair

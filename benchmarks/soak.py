@@ -35,7 +35,7 @@ from jina_jax.config.run.run import (
     TokenizerConfig,
     TrainConfig,
 )
-from jina_jax.data.prepare import prepare
+from jina_jax.prepare.prepare import prepare
 from jina_jax.train.metrics import read_metrics
 
 SAVE_EVERY, EVALUATE_EVERY = 40, 100

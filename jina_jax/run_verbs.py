@@ -21,8 +21,8 @@ def prepare(args: Sequence[str]) -> None:
     example: jina-jax prepare my_config.py --data.eval-pairs 500
     """
     config = config_verb("prepare", prepare.__doc__ or "", args)
-    from jina_jax.data.prepare import prepare as prepare_data
     from jina_jax.prepare.filters.scorers import configured_scorers
+    from jina_jax.prepare.prepare import prepare as prepare_data
     from jina_jax.shards.remote import fetch_if_there, upload_prepared
     from jina_jax.terminal import funnel
 

@@ -4,15 +4,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jina_jax.config.run.files import read_run
-from jina_jax.data.explain import explain, score_histograms
-from jina_jax.data.ledger import ledger_counts, ledger_samples
 from jina_jax.errors import UserError
-from jina_jax.histograms import text_histograms
 from jina_jax.inference.search import Hit
 from jina_jax.mine.run import MineReport
 from jina_jax.mteb.published import Comparison
 from jina_jax.mteb.scores import TaskScore, averages
 from jina_jax.negation.build import NegationReport
+from jina_jax.prepare.explain import explain, score_histograms
+from jina_jax.prepare.histograms import text_histograms
+from jina_jax.prepare.ledger import ledger_counts, ledger_samples
 from jina_jax.shards.manifest import MANIFEST_FILE, Manifest, load_manifest
 from jina_jax.shards.shards import ShardSet
 from jina_jax.system.terminal import clip, table

@@ -34,7 +34,7 @@ import pytest  # noqa: E402
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
     """A prepared folder and a config file beside it."""
-    from jina_jax.data.prepare import prepare
+    from jina_jax.prepare.prepare import prepare
     from tests.prepared import CONFIG_FILE, tiny_config, write_jsonl
 
     folder = tmp_path_factory.mktemp("trainer")

@@ -9,7 +9,7 @@ from jina_jax.config.run.filters import (
     NearDuplicateConfig,
 )
 from jina_jax.config.run.run import DataConfig, LengthConfig, SourceConfig, TokenizerConfig
-from jina_jax.data.prepare import prepare
+from jina_jax.prepare.prepare import prepare
 
 VOCAB = 50
 

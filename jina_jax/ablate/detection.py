@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jina_jax.ablate.inject import FOREIGN, MISMATCHED
-from jina_jax.data.ledger import ledger_batches
+from jina_jax.prepare.ledger import ledger_batches
 from jina_jax.shards.manifest import SourceSummary
 
 SOUGHT = {"language": FOREIGN, "consistency": MISMATCHED}

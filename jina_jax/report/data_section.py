@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from jina_jax.config.run.run import RunConfig
-from jina_jax.data.explain import score_histograms
-from jina_jax.data.ledger import ledger_counts, ledger_samples
+from jina_jax.prepare.explain import score_histograms
+from jina_jax.prepare.ledger import ledger_counts, ledger_samples
 from jina_jax.report.drawing import histogram, stacked
 from jina_jax.report.facts import RunFacts
 from jina_jax.report.parts import About, Group, Plot, Sample, Samples, Section, Table

@@ -19,11 +19,11 @@ from jina_jax.ablate.measure import source_task
 from jina_jax.ablate.run import ablate
 from jina_jax.cli import main
 from jina_jax.config.run.run import SourceConfig, T5Config, TrainConfig
-from jina_jax.data.prepare import prepare
 from jina_jax.devices.mesh import make_mesh
 from jina_jax.errors import UserError
 from jina_jax.inference.embedder import Embedder
 from jina_jax.inference.initial import initial_params
+from jina_jax.prepare.prepare import prepare
 from jina_jax.train.metrics import read_metrics
 from tests.ablate.sources import CONFIG_FILE, STEPS, filters, losses
 

@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from jina_jax.config.run.run import SourceConfig
-from jina_jax.data import blocks
-from jina_jax.data.blocks import plan_blocks
 from jina_jax.errors import UserError
+from jina_jax.prepare import blocks
+from jina_jax.prepare.blocks import plan_blocks
 from jina_jax.shards.manifest import LEDGER_FILE
 from jina_jax.sources import lines
 from jina_jax.sources.chunks import flattened

@@ -1,6 +1,6 @@
 import pytest
 
-from jina_jax.data.encode import Span, cut_shards
+from jina_jax.prepare.tokenise import Span, cut_shards
 from tests.pairs import config, pair, run, write
 
 

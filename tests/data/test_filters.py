@@ -7,11 +7,11 @@ import pyarrow as pa
 import pytest
 
 from jina_jax.config.run.run import EngineConfig, LengthConfig
-from jina_jax.data.explain import score_histograms
-from jina_jax.data.ledger import ledger_counts, ledger_samples
 from jina_jax.errors import UserError
+from jina_jax.prepare.explain import score_histograms
 from jina_jax.prepare.filters.filter import filter_key, score_key, verdict
 from jina_jax.prepare.filters.lengths import LengthFilter
+from jina_jax.prepare.ledger import ledger_counts, ledger_samples
 from jina_jax.shards.manifest import StageCounts, load_manifest
 from tests.pairs import config, files, pair, run, triplet, write
 

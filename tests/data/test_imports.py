@@ -5,7 +5,7 @@ import sys
 def test_preparation_never_imports_jax():
     # A worker that only reads shards must not start a device.
     script = (
-        "import sys, jina_jax.data.prepare, jina_jax.shards.shards\n"
+        "import sys, jina_jax.prepare.prepare, jina_jax.shards.shards\n"
         "print([m for m in ('jax', 'flax', 'torch', 'tensorflow') if m in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -1,7 +1,8 @@
 import pyarrow.parquet as pq
 import pytest
 
-from jina_jax.data.ledger import (
+from jina_jax.errors import UserError
+from jina_jax.prepare.ledger import (
     SCHEMA,
     Dropped,
     LedgerPart,
@@ -10,7 +11,6 @@ from jina_jax.data.ledger import (
     ledger_samples,
     merge_ledgers,
 )
-from jina_jax.errors import UserError
 from jina_jax.shards.manifest import LEDGER_FILE
 
 BAD = Dropped("s", "f", 3, "read", "malformed_json", "why")

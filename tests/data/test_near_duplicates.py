@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jina_jax.config.run.filters import NearDuplicateConfig
-from jina_jax.data.ledger import ledger_samples
 from jina_jax.prepare.filters.near_duplicates import NearDuplicateFilter, jaccard, shingles
+from jina_jax.prepare.ledger import ledger_samples
 from jina_jax.text.identity import text_hash
 from tests.pairs import config, pair, run, triplet, write
 

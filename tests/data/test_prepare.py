@@ -7,11 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from jina_jax.config.run.run import TokenizerConfig
-from jina_jax.data.ledger import ledger_counts, ledger_samples
-from jina_jax.data.prepare import prepare
-from jina_jax.data.split import held_out_pairs
-from jina_jax.data.summary import length_stats
 from jina_jax.errors import UserError
+from jina_jax.prepare.ledger import ledger_counts, ledger_samples
+from jina_jax.prepare.prepare import prepare
+from jina_jax.prepare.split import held_out_pairs
+from jina_jax.prepare.summary import length_stats
 from jina_jax.shards.manifest import LengthStats, load_manifest
 from jina_jax.shards.shards import ShardSet
 from jina_jax.shards.verify import verify_shards

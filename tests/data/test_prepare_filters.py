@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 
 from jina_jax.config.run.filters import DecontaminationConfig, EvaluationSet, LanguageConfig
 from jina_jax.config.run.run import SourceConfig, TokenizerConfig
-from jina_jax.data.prepare import prepare
+from jina_jax.prepare.prepare import prepare
 from jina_jax.shards.manifest import LEDGER_FILE
 from tests.prepared import tiny_config
 

@@ -13,8 +13,8 @@ import s3fs
 from fsspec.implementations.memory import MemoryFileSystem
 
 from jina_jax.cli import main
-from jina_jax.data.prepare import prepare
 from jina_jax.errors import Unreachable, UserError
+from jina_jax.prepare.prepare import prepare
 from jina_jax.shards import remote
 from tests.object_store import ObjectStore
 from tests.pairs import files

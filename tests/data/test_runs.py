@@ -5,8 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from jina_jax.data.encode import training_texts
-from jina_jax.data.runs import (
+from jina_jax.prepare.sorted_runs import (
     KEYS,
     Run,
     RunWriter,
@@ -18,7 +17,8 @@ from jina_jax.data.runs import (
     shuffle_key,
     write_rows,
 )
-from jina_jax.data.stages import Partition
+from jina_jax.prepare.stages import Partition
+from jina_jax.prepare.tokenise import training_texts
 from jina_jax.system.arrow import map_table, write_table
 from jina_jax.text.identity import hash_words, text_hash
 

@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from jina_jax.config.run.run import FeedConfig
-from jina_jax.data import encode
-from jina_jax.data.explain import explain
 from jina_jax.feed.batch import pack_batch
+from jina_jax.prepare import tokenise as encode
+from jina_jax.prepare.explain import explain
 from jina_jax.shards.manifest import load_manifest
 from jina_jax.shards.shards import ShardSet
 from jina_jax.text.tokenizer import load_tokenizer

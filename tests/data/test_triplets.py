@@ -5,8 +5,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from jina_jax.config.run.run import LengthConfig, SourceConfig
-from jina_jax.data.explain import Fate, explain
-from jina_jax.data.ledger import ledger_counts, ledger_samples
+from jina_jax.prepare.explain import Fate, explain
+from jina_jax.prepare.ledger import ledger_counts, ledger_samples
 from jina_jax.shards.manifest import load_manifest
 from jina_jax.shards.shards import ShardSet
 from jina_jax.sources.read import read_source

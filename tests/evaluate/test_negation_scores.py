@@ -4,7 +4,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from jina_jax.config.run.evaluate import NegationSet
-from jina_jax.data.prepare import prepare
 from jina_jax.errors import UserError
 from jina_jax.evaluate.negation import (
     NegationTask,
@@ -14,6 +13,7 @@ from jina_jax.evaluate.negation import (
     score_negation,
 )
 from jina_jax.inference.embedder import Embedder
+from jina_jax.prepare.prepare import prepare
 from tests.pairs import config, triplet, write
 
 

@@ -15,9 +15,9 @@ import pytest
 
 from jina_jax.cli import main
 from jina_jax.config.run.run import DataConfig, SourceConfig, TokenizerConfig
-from jina_jax.data.prepare import prepare
 from jina_jax.inference.embedder import Embedder
 from jina_jax.mine.run import mine
+from jina_jax.prepare.prepare import prepare
 from jina_jax.shards.manifest import load_manifest
 from jina_jax.shards.shards import ShardSet
 from jina_jax.sources.read import read_source

@@ -9,13 +9,13 @@ import pytest
 
 from jina_jax.config.run.filters import ConsistencyConfig, MarginConfig
 from jina_jax.config.run.run import EngineConfig, TokenizerConfig
-from jina_jax.data import score_stage, scoring
-from jina_jax.data.explain import score_histograms
-from jina_jax.data.ledger import ledger_samples
 from jina_jax.errors import UserError
 from jina_jax.inference.sentence_encoder import SentenceEncoder
+from jina_jax.prepare import score_stage, scoring
+from jina_jax.prepare.explain import score_histograms
 from jina_jax.prepare.filters import scorers as stages
 from jina_jax.prepare.filters.margin import CrossEncoder, triplet_logits
+from jina_jax.prepare.ledger import ledger_samples
 from jina_jax.shards.manifest import LEDGER_FILE
 from jina_jax.shards.shards import ShardSet
 from jina_jax.text.identity import normalise

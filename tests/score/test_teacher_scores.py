@@ -7,9 +7,9 @@ import pytest
 from jina_jax.config.run.filters import ConsistencyConfig
 from jina_jax.config.run.loss import LossConfig
 from jina_jax.config.run.run import DataConfig, SourceConfig, TokenizerConfig
-from jina_jax.data.prepare import prepare
 from jina_jax.errors import UserError
 from jina_jax.prepare.filters.scorers import configured_scorers
+from jina_jax.prepare.prepare import prepare
 from jina_jax.train.loop import train
 from jina_jax.train.metrics import read_metrics
 from tests.pairs import pair, write

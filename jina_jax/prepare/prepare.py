@@ -13,17 +13,16 @@ from pathlib import Path
 
 from jina_jax.config.run.files import difference, unchangeable_fields
 from jina_jax.config.run.run import DataConfig
-from jina_jax.data.blocks import plan_blocks
-from jina_jax.data.encode import (
-    EncodedShard,
-    Vocabulary,
-    cut_shards,
-    encode_task,
-    vocabulary_task,
-)
-from jina_jax.data.inputs import changed_input, input_files
-from jina_jax.data.ledger import dropped_texts, merge_ledgers
-from jina_jax.data.pipeline import (
+from jina_jax.errors import UnusableError, UserError
+from jina_jax.prepare.blocks import plan_blocks
+from jina_jax.prepare.engine.build import build_engine
+from jina_jax.prepare.engine.task import Task
+from jina_jax.prepare.filters.evaluation_sets import DecontaminationFilter, leak_report
+from jina_jax.prepare.filters.filter import Filter, Scorer, filter_key
+from jina_jax.prepare.filters.near_duplicates import near_duplicate_scorers
+from jina_jax.prepare.inputs import changed_input, input_files
+from jina_jax.prepare.ledger import dropped_texts, merge_ledgers
+from jina_jax.prepare.pipeline import (
     Pipeline,
     Selected,
     dedup_stage,
@@ -31,16 +30,17 @@ from jina_jax.data.pipeline import (
     read_stage,
     split_stage,
 )
-from jina_jax.data.score_stage import score_stage
-from jina_jax.data.split import SplitResult
-from jina_jax.data.stages import configured_filters
-from jina_jax.data.summary import VERSIONS, Outcome, eval_path, shard_path, summaries
-from jina_jax.errors import UnusableError, UserError
-from jina_jax.prepare.engine.build import build_engine
-from jina_jax.prepare.engine.task import Task
-from jina_jax.prepare.filters.evaluation_sets import DecontaminationFilter, leak_report
-from jina_jax.prepare.filters.filter import Filter, Scorer, filter_key
-from jina_jax.prepare.filters.near_duplicates import near_duplicate_scorers
+from jina_jax.prepare.score_stage import score_stage
+from jina_jax.prepare.split import SplitResult
+from jina_jax.prepare.stages import configured_filters
+from jina_jax.prepare.summary import VERSIONS, Outcome, eval_path, shard_path, summaries
+from jina_jax.prepare.tokenise import (
+    EncodedShard,
+    Vocabulary,
+    cut_shards,
+    encode_task,
+    vocabulary_task,
+)
 from jina_jax.shards.manifest import (
     FORMAT_VERSION,
     LEDGER_FILE,

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from jina_jax.config.run.run import DataConfig
-from jina_jax.data.dedup import DEDUP_VERSION, DedupResult
-from jina_jax.data.encode import EncodedShard
-from jina_jax.data.ingest import CLEAN_VERSION
-from jina_jax.data.pipeline import Reads
-from jina_jax.data.split import SPLIT_VERSION, SplitResult
-from jina_jax.data.stages import StageResult
 from jina_jax.errors import UnusableError
+from jina_jax.prepare.dedup import DEDUP_VERSION, DedupResult
+from jina_jax.prepare.ingest import CLEAN_VERSION
+from jina_jax.prepare.pipeline import Reads
+from jina_jax.prepare.split import SPLIT_VERSION, SplitResult
+from jina_jax.prepare.stages import StageResult
+from jina_jax.prepare.tokenise import EncodedShard
 from jina_jax.shards.manifest import (
     InputFile,
     LengthStats,

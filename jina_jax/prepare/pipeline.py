@@ -14,28 +14,22 @@ from pathlib import Path
 from typing import Any
 
 from jina_jax.config.run.run import DataConfig
-from jina_jax.data.blocks import Block
-from jina_jax.data.dedup import (
-    DEDUP_VERSION,
-    DedupResult,
-    DedupRules,
-    dedup_task,
-    source_ranks,
-)
-from jina_jax.data.ingest import CLEAN_VERSION, ReadResult, ShownBad, at_base, judge, read_task
-from jina_jax.data.ledger import LedgerPart
-from jina_jax.data.runs import Run, key_ranges, save_runs
-from jina_jax.data.split import (
+from jina_jax.prepare.blocks import Block
+from jina_jax.prepare.dedup import DEDUP_VERSION, DedupResult, DedupRules, dedup_task, source_ranks
+from jina_jax.prepare.engine.local import LocalEngine
+from jina_jax.prepare.engine.task import Engine, Task, run_tasks
+from jina_jax.prepare.filters.filter import Filter, filter_key
+from jina_jax.prepare.ingest import CLEAN_VERSION, ReadResult, ShownBad, at_base, judge, read_task
+from jina_jax.prepare.ledger import LedgerPart
+from jina_jax.prepare.sorted_runs import Run, key_ranges, save_runs
+from jina_jax.prepare.split import (
     SPLIT_VERSION,
     SplitResult,
     held_out_pairs,
     hold_out_task,
     split_task,
 )
-from jina_jax.data.stages import Partition, StageResult, filter_task
-from jina_jax.prepare.engine.local import LocalEngine
-from jina_jax.prepare.engine.task import Engine, Task, run_tasks
-from jina_jax.prepare.filters.filter import Filter, filter_key
+from jina_jax.prepare.stages import Partition, StageResult, filter_task
 from jina_jax.sources.read import empty_source
 from jina_jax.system.hashing import content_key
 from jina_jax.system.progress import track

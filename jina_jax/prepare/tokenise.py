@@ -13,8 +13,8 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 
 from jina_jax.config.run.run import TokenizerConfig
-from jina_jax.data.runs import TEXTS, batches
-from jina_jax.data.stages import Partition
+from jina_jax.prepare.sorted_runs import TEXTS, batches
+from jina_jax.prepare.stages import Partition
 from jina_jax.shards.shards import ShardWriter, encode_record
 from jina_jax.shards.verify import ends_xxh3
 from jina_jax.system.atomic import atomic_file, atomic_folder

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jina_jax.data.ledger import LedgerWriter, dropped_rows
-from jina_jax.data.runs import batches, count_sources, load_runs, read_range, schema
+from jina_jax.prepare.ledger import LedgerWriter, dropped_rows
+from jina_jax.prepare.sorted_runs import batches, count_sources, load_runs, read_range, schema
 from jina_jax.system.arrow import write_table
 from jina_jax.text.identity import hash_words
 

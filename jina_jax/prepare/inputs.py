@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jina_jax.config.run.run import DataConfig
-from jina_jax.data.pipeline import Pipeline
 from jina_jax.errors import UserError
 from jina_jax.prepare.engine.task import Task
+from jina_jax.prepare.pipeline import Pipeline
 from jina_jax.shards.manifest import InputFile, Manifest
 from jina_jax.sources.read import FILE_KINDS, matched_files
 from jina_jax.system.files import file_state, is_url

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jina_jax.config.run.run import SourceConfig
-from jina_jax.data.blocks import Block
-from jina_jax.data.ledger import Dropped, LedgerWriter
-from jina_jax.data.runs import RunWriter, schema
 from jina_jax.errors import UnusableError
+from jina_jax.prepare.blocks import Block
+from jina_jax.prepare.ledger import Dropped, LedgerWriter
+from jina_jax.prepare.sorted_runs import RunWriter, schema
 from jina_jax.sources.chunks import Chunk, chunked
 from jina_jax.sources.pydocs import read_pydocs
 from jina_jax.sources.read import read_all, read_file, text_fields

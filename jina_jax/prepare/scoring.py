@@ -12,15 +12,9 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from jina_jax.data.runs import batches
-from jina_jax.data.stages import (
-    Partition,
-    StageResult,
-    apply_verdicts,
-    of_sources,
-    record_batch,
-)
 from jina_jax.prepare.filters.filter import Scorer, Verdict
+from jina_jax.prepare.sorted_runs import batches
+from jina_jax.prepare.stages import Partition, StageResult, apply_verdicts, of_sources, record_batch
 from jina_jax.system.arrow import map_table, write_table
 from jina_jax.system.atomic import atomic_folder
 

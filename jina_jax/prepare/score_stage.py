@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from jina_jax.data.pipeline import Pipeline, Selected, narrow_by
-from jina_jax.data.scoring import BLOCK_ROWS, decide_task, fit_task, score_task, taught_path
-from jina_jax.data.stages import StageResult
 from jina_jax.prepare.engine.task import Task
 from jina_jax.prepare.filters.filter import Scorer, filter_key, score_key
+from jina_jax.prepare.pipeline import Pipeline, Selected, narrow_by
+from jina_jax.prepare.scoring import BLOCK_ROWS, decide_task, fit_task, score_task, taught_path
+from jina_jax.prepare.stages import StageResult
 from jina_jax.system.hashing import content_key
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jina_jax.data.ledger import Dropped, ledger_batches
-from jina_jax.data.runs import TEXTS
+from jina_jax.prepare.ledger import Dropped, ledger_batches
+from jina_jax.prepare.sorted_runs import TEXTS
 from jina_jax.shards.manifest import Manifest, ScoreHistogram, SourceSummary, load_manifest
 from jina_jax.shards.shards import ShardSet
 from jina_jax.text.identity import normalise, text_hash

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jina_jax.data.runs import TEXTS
 from jina_jax.errors import UserError
+from jina_jax.prepare.sorted_runs import TEXTS
 from jina_jax.shards.manifest import LEDGER_FILE
 from jina_jax.system.atomic import atomic_file
 

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 
 from jina_jax.config.run.run import DataConfig
-from jina_jax.data.ledger import LedgerWriter, dropped_rows
-from jina_jax.data.runs import TEXTS, batches, read_rows, write_rows
 from jina_jax.prepare.filters.evaluation_sets import decontamination_filter
 from jina_jax.prepare.filters.filter import Filter, Scorer, Verdict
 from jina_jax.prepare.filters.language import language_filter
 from jina_jax.prepare.filters.lengths import LengthFilter, is_unbounded
+from jina_jax.prepare.ledger import LedgerWriter, dropped_rows
+from jina_jax.prepare.sorted_runs import TEXTS, batches, read_rows, write_rows
 from jina_jax.shards.manifest import ScoreHistogram
 from jina_jax.system.arrow import map_table
 

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jina_jax.data.ledger import LedgerWriter, dropped_rows
-from jina_jax.data.runs import TEXTS, batches, count_sources, write_rows
-from jina_jax.data.stages import Partition
+from jina_jax.prepare.ledger import LedgerWriter, dropped_rows
+from jina_jax.prepare.sorted_runs import TEXTS, batches, count_sources, write_rows
+from jina_jax.prepare.stages import Partition
 from jina_jax.system.arrow import map_table, write_table
 from jina_jax.system.atomic import atomic_file
 from jina_jax.text.identity import HASH_BYTES
