@@ -185,9 +185,9 @@ def compare(folder: Path, config: RunConfig) -> None:
     """Raises AssertionError where the two runs differ."""
     import jax
 
-    from jina_jax.checkpoint import Checkpoints
+    from jina_jax.checkpoint.checkpoint.checkpoint import Checkpoints
+    from jina_jax.checkpoint.checkpoint.trained import load_checkpoint
     from jina_jax.train.step import state_shapes
-    from jina_jax.trained import load_checkpoint
 
     lines: dict[str, Any] = {
         run: [[line[n] for n in TOLD_ONCE] for line in read_metrics(folder / run / "metrics.jsonl")]

@@ -5,12 +5,12 @@ import json
 
 import pytest
 
+from jina_jax.checkpoint.checkpoint.trained import load_checkpoint
 from jina_jax.cli import main
 from jina_jax.config.run.files import RUN_FILE, read_run, to_json
 from jina_jax.config.run.run import OptimConfig, RunConfig, T5Config
 from jina_jax.config.run.validation import validate
 from jina_jax.errors import UserError
-from jina_jax.trained import load_checkpoint
 
 
 @pytest.fixture

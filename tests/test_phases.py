@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
+from jina_jax.checkpoint.checkpoint.trained import load_checkpoint
 from jina_jax.cli import main
 from jina_jax.config.run.files import load_config, load_phases
 from jina_jax.errors import UserError
 from jina_jax.shards.manifest import load_manifest
 from jina_jax.train.metrics import read_metrics
-from jina_jax.trained import load_checkpoint
 from tests.prepared import tiny_config, write_jsonl
 
 CONFIG = """

@@ -26,6 +26,7 @@ from jina_jax.ablate.measure import (
 )
 from jina_jax.ablate.plot import plot_ablation
 from jina_jax.ablate.report import ABLATION_FILE, AblationReport, ArmReport
+from jina_jax.checkpoint.checkpoint.trained import is_run
 from jina_jax.config.run.ablate import Ablation, ablation_problems, arm_config
 from jina_jax.config.run.files import difference, unchangeable_fields
 from jina_jax.config.run.run import RunConfig
@@ -43,7 +44,6 @@ from jina_jax.system.hashing import file_sha256
 from jina_jax.system.progress import say
 from jina_jax.text.tokenizer import load_tokenizer
 from jina_jax.train.loop import train
-from jina_jax.trained import is_run
 
 
 @dataclass(frozen=True)

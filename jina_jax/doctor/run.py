@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from jina_jax.checkpoint.checkpoint.trained import BEST_FOLDER, load_checkpoint
 from jina_jax.config.run.run import RunConfig, SourceConfig
 from jina_jax.config.run.validation import check_credentials, validate
 from jina_jax.doctor.check import Check, Checks, Verdict, guarded
@@ -18,7 +19,6 @@ from jina_jax.system.files import file_state
 from jina_jax.system.hashing import file_sha256
 from jina_jax.system.seal import damage
 from jina_jax.text.tokenizer import TOKENIZER_FILE, check_ids, load_tokenizer
-from jina_jax.trained import BEST_FOLDER, load_checkpoint
 
 _BYTES_PER_PARAMETER = 12
 """float32 parameters and AdamW's two moments."""

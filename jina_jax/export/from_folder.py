@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from sentencepiece import sentencepiece_model_pb2 as sentencepiece_proto
 
-from jina_jax.checkpoint import Checkpoints
+from jina_jax.checkpoint.checkpoint.checkpoint import Checkpoints
 from jina_jax.config.run.files import to_json
 from jina_jax.config.run.model import T5Config
 from jina_jax.config.run.run import DataConfig, FeedConfig, RunConfig, TokenizerConfig, TrainConfig

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from jina_jax.checkpoint.checkpoint.trained import Trained, load_checkpoint
 from jina_jax.config.run.evaluate import OwnSet
 from jina_jax.config.run.run import RunConfig
 from jina_jax.evaluate.run import RESULT_FILES
@@ -14,7 +15,6 @@ from jina_jax.export.huggingface import export_huggingface, verify_export
 from jina_jax.export.model_card import CardScore, CardSource, ModelCard, render_card
 from jina_jax.model.weights import parameter_count
 from jina_jax.shards.manifest import SourceSummary, load_manifest
-from jina_jax.trained import Trained, load_checkpoint
 
 _TEXTS_COMPARED = 64
 

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
+from jina_jax.checkpoint.checkpoint.trained import is_run, load_checkpoint
 from jina_jax.config.run.model import T5Config
 from jina_jax.devices.mesh import all_on_data, make_mesh
 from jina_jax.errors import UserError
@@ -31,7 +32,6 @@ from jina_jax.model.pooling import first_dimensions, mean_pool
 from jina_jax.model.t5 import Execution, apply
 from jina_jax.model.weights import from_huggingface
 from jina_jax.text.tokenizer import check_ids, load_tokenizer
-from jina_jax.trained import is_run, load_checkpoint
 
 _TEXTS_PER_ROW = 32
 _SHORTEST_ROW = 128

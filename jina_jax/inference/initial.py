@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from jina_jax.checkpoint.checkpoint.trained import is_run, load_checkpoint
 from jina_jax.config.run.files import difference
 from jina_jax.config.run.model import T5Config
 from jina_jax.config.run.run import RunConfig
@@ -15,7 +16,6 @@ from jina_jax.errors import UserError
 from jina_jax.inference.hf_folder import read_encoder
 from jina_jax.model.t5 import init_params
 from jina_jax.model.weights import from_huggingface
-from jina_jax.trained import is_run, load_checkpoint
 
 
 def initial_params(config: RunConfig, mesh: Mesh) -> Any:

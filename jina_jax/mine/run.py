@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jina_jax.checkpoint.checkpoint.trained import load_checkpoint
 from jina_jax.config.run.run import RunConfig, SourceConfig
 from jina_jax.errors import UserError
 from jina_jax.inference.embedder import Embedder
@@ -23,7 +24,6 @@ from jina_jax.system.progress import say
 from jina_jax.system.untrusted import from_json
 from jina_jax.system.workspace import discard_leftovers, workspace
 from jina_jax.text.tokenizer import load_tokenizer
-from jina_jax.trained import load_checkpoint
 
 REPORT_FILE = "mined.json"
 

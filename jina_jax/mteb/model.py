@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from mteb.models import ModelMeta, SearchEncoderWrapper
 
+from jina_jax.checkpoint.checkpoint.trained import is_run
 from jina_jax.inference.embedder import TEXTS_AT_ONCE, Embedder
 from jina_jax.inference.hf_folder import CONFIG_FILE, read_config
 from jina_jax.inference.search import stream_top_k
 from jina_jax.inference.sentence_encoder import SentenceEncoder
 from jina_jax.system.progress import track
-from jina_jax.trained import is_run
 
 Encode = Callable[[Sequence[str]], np.ndarray]
 """Texts → float32 [N, D], unit length."""

@@ -5,12 +5,13 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from jina_jax.checkpoint.checkpoint.state import TrainState
 from jina_jax.config.run.run import RunConfig
 from jina_jax.devices.mesh import local_memory_bytes
 from jina_jax.devices.out_of_memory import advice
 from jina_jax.errors import OutOfMemory
 from jina_jax.feed.batch import PackedBatch
-from jina_jax.train.step import Metrics, TrainState, make_train_step
+from jina_jax.train.step import Metrics, make_train_step
 
 _GIB = 2**30
 

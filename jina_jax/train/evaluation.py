@@ -7,7 +7,9 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from jina_jax.checkpoint import Checkpoints
+from jina_jax.checkpoint.checkpoint.checkpoint import Checkpoints
+from jina_jax.checkpoint.checkpoint.state import TrainState
+from jina_jax.checkpoint.checkpoint.trained import BEST_FOLDER
 from jina_jax.config.run.run import RunConfig
 from jina_jax.devices.distributed import is_first
 from jina_jax.errors import UserError
@@ -16,8 +18,6 @@ from jina_jax.inference.embedder import Embedder
 from jina_jax.system.progress import say
 from jina_jax.text.tokenizer import load_tokenizer
 from jina_jax.train.metrics import MetricsWriter, keep_until, read_metrics
-from jina_jax.train.step import TrainState
-from jina_jax.trained import BEST_FOLDER
 
 EVALUATIONS_FILE = "evaluations.jsonl"
 _MODEL = "trained"

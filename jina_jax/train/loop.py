@@ -13,7 +13,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from jina_jax.checkpoint import Checkpoints
+from jina_jax.checkpoint.checkpoint.checkpoint import Checkpoints
+from jina_jax.checkpoint.checkpoint.state import TrainState
+from jina_jax.checkpoint.checkpoint.trained import STARTS_FILE, is_run
 from jina_jax.config.run.files import difference, to_json, unchangeable_fields
 from jina_jax.config.run.run import RunConfig
 from jina_jax.config.run.validation import validate
@@ -39,18 +41,11 @@ from jina_jax.train.profile import Profiler
 from jina_jax.train.saves import Saves
 from jina_jax.train.skipped import SkippedSteps
 from jina_jax.train.source_metrics import SourceMetrics
-from jina_jax.train.step import (
-    TrainState,
-    batch_shardings,
-    init_state,
-    state_shapes,
-    state_shardings,
-)
+from jina_jax.train.step import batch_shardings, init_state, state_shapes, state_shardings
 from jina_jax.train.step_log import StepLog
 from jina_jax.train.stop import StopLatch
 from jina_jax.train.throughput import Throughput
 from jina_jax.train.watchdog import Limits, Watchdog
-from jina_jax.trained import STARTS_FILE, is_run
 
 
 def train(config: RunConfig) -> TrainState:

@@ -6,11 +6,11 @@ from typing import Any
 
 import jax
 
-from jina_jax.checkpoint import Checkpoints
+from jina_jax.checkpoint.checkpoint.checkpoint import Checkpoints
+from jina_jax.checkpoint.checkpoint.state import TrainState
 from jina_jax.config.run.run import RunConfig
 from jina_jax.errors import SaveFailed
 from jina_jax.system.progress import say
-from jina_jax.train.step import TrainState
 
 ATTEMPTS = 5
 """Saves in a row that may fail before the run ends."""

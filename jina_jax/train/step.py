@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float32
 
+from jina_jax.checkpoint.state import Learned, Params, TrainState
 from jina_jax.config.run.loss import LossConfig
 from jina_jax.config.run.model import T5Config
 from jina_jax.config.run.run import RunConfig
@@ -25,27 +26,7 @@ from jina_jax.train.losses import Contrast, Terms, contrastive_loss
 from jina_jax.train.optim import learning_rate_schedule, make_optimizer
 from jina_jax.train.slots import take_slots
 
-Params = Any
 Metrics = dict[str, Array]
-
-
-class Learned(NamedTuple):
-    """What training learns beside the encoder, and no exported model needs."""
-
-    log_temperature: Array
-    """float32: natural logarithm of the loss's temperature."""
-    opt_state: Any
-
-
-class TrainState(NamedTuple):
-    """Everything that a step changes."""
-
-    step: Array
-    """int32: steps done."""
-    params: Params
-    opt_state: Any
-    learned: Learned | None = None
-    """None where the temperature is fixed."""
 
 
 def init_state(config: RunConfig, params: Params) -> TrainState:

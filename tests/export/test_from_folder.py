@@ -12,13 +12,13 @@ import transformers
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
+from jina_jax.checkpoint.checkpoint.trained import load_checkpoint
 from jina_jax.cli import main
 from jina_jax.config.run.run import TokenizerConfig
 from jina_jax.errors import UserError
 from jina_jax.export.from_folder import import_folder
 from jina_jax.inference.embedder import Embedder
 from jina_jax.text.tokenizer import build_tokenizer, load_tokenizer
-from jina_jax.trained import load_checkpoint
 
 TEXTS = [
     "hello world", "", "  double  spaces\nand a line", "ﬁne ünïcode", "<extra_id_3> <pad> x",

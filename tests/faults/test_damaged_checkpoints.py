@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jina_jax.checkpoint import Checkpoints
+from jina_jax.checkpoint.checkpoint.checkpoint import Checkpoints
+from jina_jax.checkpoint.checkpoint.trained import load_checkpoint
 from jina_jax.errors import UserError
 from jina_jax.system.seal import SEAL_FILE, damage
-from jina_jax.trained import load_checkpoint
 from tests.trainer import curve, finish, start
 
 

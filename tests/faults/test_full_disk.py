@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from jina_jax.checkpoint import Checkpoints
+from jina_jax.checkpoint.checkpoint.checkpoint import Checkpoints
 from jina_jax.errors import ExitCode
 from jina_jax.train.metrics import read_metrics
 from tests.trainer import finish, start, wait_for_step, wait_until

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from jina_jax.checkpoint import Checkpoints
+from jina_jax.checkpoint.checkpoint.checkpoint import Checkpoints
 from jina_jax.train.evaluation import evaluations
 from jina_jax.train.metrics import read_metrics
 from tests.trainer import curve, finish, start, wait_until

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from jina_jax.checkpoint import Checkpoints
+from jina_jax.checkpoint.checkpoint.checkpoint import Checkpoints
 from jina_jax.config.run.run import MeshConfig
 from jina_jax.devices.mesh import make_mesh, put
 from jina_jax.errors import ExitCode

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from jina_jax.checkpoint.checkpoint.trained import load_checkpoint
 from jina_jax.config.run.evaluate import EvaluateConfig, RetrievalSet, evaluate_problems
 from jina_jax.config.run.files import read_run
 from jina_jax.config.run.validation import validate
@@ -18,7 +19,6 @@ from jina_jax.evaluate.run import measures, read_tasks
 from jina_jax.inference.embedder import Embedder
 from jina_jax.shards.manifest import load_manifest
 from jina_jax.train.evaluation import evaluations
-from jina_jax.trained import load_checkpoint
 from tests.prepared import tiny_config
 from tests.trainer import curve, finish, start
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from test_step import CONFIG, make_batch
 
+from jina_jax.checkpoint.checkpoint.state import TrainState
 from jina_jax.config.run.run import MeshConfig
 from jina_jax.devices.mesh import AXES, check_divides, make_mesh, param_shardings, put, replicated
 from jina_jax.errors import UserError
 from jina_jax.model.t5 import init_params
 from jina_jax.train.step import (
-    TrainState,
     batch_loss,
     batch_shardings,
     init_state,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_step import CONFIG, make_batch
 
-from jina_jax.checkpoint import Checkpoints
+from jina_jax.checkpoint.checkpoint.checkpoint import Checkpoints
 from jina_jax.config.run.loss import LossConfig
 from jina_jax.config.run.run import MeshConfig, RunConfig
 from jina_jax.config.run.validation import validate

@@ -22,11 +22,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from jina_jax.checkpoint.checkpoint.state import TrainState
 from jina_jax.errors import SaveFailed, UserError
 from jina_jax.system.atomic import sync
 from jina_jax.system.progress import say
 from jina_jax.system.seal import damage, seal
-from jina_jax.train.step import TrainState
 
 _SAVING = "saving-"
 """Begins the name of what is not complete."""

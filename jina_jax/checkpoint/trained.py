@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jina_jax.checkpoint import open_for_reading
+from jina_jax.checkpoint.checkpoint.checkpoint import open_for_reading
 from jina_jax.config.run.files import RUN_FILE, read_section
 from jina_jax.config.run.model import T5Config
 from jina_jax.config.run.run import FeedConfig
