@@ -36,7 +36,7 @@ from jina_jax.config.run.run import (
     TrainConfig,
 )
 from jina_jax.prepare.prepare import prepare
-from jina_jax.train.metrics import read_metrics
+from jina_jax.train.metrics.metrics.metrics import read_metrics
 
 SAVE_EVERY, EVALUATE_EVERY = 40, 100
 IN_START = 0.15

@@ -17,7 +17,7 @@ from pathlib import Path
 from jina_jax.config.run.evaluate import EvaluateConfig
 from jina_jax.config.run.files import to_json
 from jina_jax.prepare.prepare import prepare
-from jina_jax.train.metrics import read_metrics
+from jina_jax.train.metrics.metrics.metrics import read_metrics
 
 sys.path.insert(0, str(Path(__file__).parent))
 from soak import soak_config, write_sources

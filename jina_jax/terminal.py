@@ -18,7 +18,7 @@ from jina_jax.shards.shards import ShardSet
 from jina_jax.system.terminal import clip, table
 from jina_jax.system.untrusted import read_json
 from jina_jax.text.tokenizer import load_tokenizer
-from jina_jax.train.metrics import read_metrics
+from jina_jax.train.metrics.metrics.metrics import read_metrics
 
 
 def funnel(manifest: Manifest) -> str:

@@ -14,9 +14,9 @@ from jaxtyping import install_import_hook
 install_import_hook(
     [
         "jina_jax.model",
-        "jina_jax.train.log_sums",
-        "jina_jax.train.losses",
-        "jina_jax.train.visits",
+        "jina_jax.train.loss.log_sums",
+        "jina_jax.train.loss.losses",
+        "jina_jax.train.loss.visits",
         "jina_jax.feed",
         "jina_jax.evaluate",
         "jina_jax.score",

@@ -9,7 +9,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from jina_jax.cli import main
-from jina_jax.train.metrics import read_metrics
+from jina_jax.train.metrics.metrics.metrics import read_metrics
 from tests.prepared import CONFIG_FILE, tiny_config, write_jsonl
 
 TEXTS = ["Wait for a task to end.", "  two   spaces", "", "ünïcode ﬁne", "log " * 100]

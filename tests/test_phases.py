@@ -10,7 +10,7 @@ from jina_jax.cli import main
 from jina_jax.config.run.files import load_config, load_phases
 from jina_jax.errors import UserError
 from jina_jax.shards.manifest import load_manifest
-from jina_jax.train.metrics import read_metrics
+from jina_jax.train.metrics.metrics.metrics import read_metrics
 from tests.prepared import tiny_config, write_jsonl
 
 CONFIG = """

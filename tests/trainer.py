@@ -12,7 +12,7 @@ from typing import IO
 from jina_jax.arguments import config_verb
 from jina_jax.feed.of_run import feed_of_run
 from jina_jax.shards.manifest import load_manifest
-from jina_jax.train.metrics import read_metrics
+from jina_jax.train.metrics.metrics.metrics import read_metrics
 
 ROOT = Path(__file__).parents[1]
 _started: list[subprocess.Popen[str]] = []

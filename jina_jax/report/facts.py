@@ -17,7 +17,7 @@ from jina_jax.evaluate.run import RESULT_FILES
 from jina_jax.mteb.published import COMPARISON_FILE, Comparison
 from jina_jax.shards.manifest import MANIFEST_FILE, Manifest, load_manifest
 from jina_jax.train.evaluation import EVALUATIONS_FILE
-from jina_jax.train.metrics import METRICS_FILE, read_metrics
+from jina_jax.train.metrics.metrics.metrics import METRICS_FILE, read_metrics
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ from jina_jax.evaluate.run import Evaluation, Tasks, measures, read_tasks, score
 from jina_jax.inference.embedder import Embedder
 from jina_jax.system.progress import say
 from jina_jax.text.tokenizer import load_tokenizer
-from jina_jax.train.metrics import MetricsWriter, keep_until, read_metrics
+from jina_jax.train.metrics.metrics.metrics import MetricsWriter, keep_until, read_metrics
 
 EVALUATIONS_FILE = "evaluations.jsonl"
 _MODEL = "trained"

@@ -35,17 +35,17 @@ from jina_jax.system.progress import say
 from jina_jax.text.tokenizer import SPIECE_FILE
 from jina_jax.train.compiled import CompiledStep, as_out_of_memory
 from jina_jax.train.evaluation import StepEvaluation
-from jina_jax.train.goodput import Goodput
-from jina_jax.train.metrics import METRICS_FILE, MetricsWriter, read_metrics
-from jina_jax.train.profile import Profiler
+from jina_jax.train.metrics.metrics.metrics import METRICS_FILE, MetricsWriter, read_metrics
+from jina_jax.train.metrics.metrics.profile import Profiler
+from jina_jax.train.metrics.metrics.source_metrics import SourceMetrics
+from jina_jax.train.metrics.metrics.throughput import Throughput
 from jina_jax.train.saves import Saves
-from jina_jax.train.skipped import SkippedSteps
-from jina_jax.train.source_metrics import SourceMetrics
 from jina_jax.train.step import batch_shardings, init_state, state_shapes, state_shardings
 from jina_jax.train.step_log import StepLog
-from jina_jax.train.stop import StopLatch
-from jina_jax.train.throughput import Throughput
-from jina_jax.train.watchdog import Limits, Watchdog
+from jina_jax.train.watch.goodput import Goodput
+from jina_jax.train.watch.skipped import SkippedSteps
+from jina_jax.train.watch.stop import StopLatch
+from jina_jax.train.watch.watchdog import Limits, Watchdog
 
 
 def train(config: RunConfig) -> TrainState:

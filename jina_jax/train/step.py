@@ -21,10 +21,10 @@ from jina_jax.model.dropout import DropoutKey
 from jina_jax.model.pooling import first_dimensions, mean_pool
 from jina_jax.model.t5 import Execution, apply, init_params
 from jina_jax.train.gradcache import encode_in_chunks
-from jina_jax.train.log_sums import Spread
-from jina_jax.train.losses import Contrast, Terms, contrastive_loss
+from jina_jax.train.loss.log_sums import Spread
+from jina_jax.train.loss.losses import Contrast, Terms, contrastive_loss
+from jina_jax.train.loss.slots import take_slots
 from jina_jax.train.optim import learning_rate_schedule, make_optimizer
-from jina_jax.train.slots import take_slots
 
 Metrics = dict[str, Array]
 

@@ -5,14 +5,14 @@ from jax.sharding import Mesh
 
 from jina_jax.config.run.run import RunConfig
 from jina_jax.feed.batch import Batch
-from jina_jax.train.alarms import Alarms
-from jina_jax.train.goodput import Goodput
-from jina_jax.train.memory import peak_memory
-from jina_jax.train.metrics import METRICS_FILE, MetricsWriter, read_metrics
+from jina_jax.train.metrics.metrics.memory import peak_memory
+from jina_jax.train.metrics.metrics.metrics import METRICS_FILE, MetricsWriter, read_metrics
+from jina_jax.train.metrics.metrics.source_metrics import SourceMetrics
+from jina_jax.train.metrics.metrics.throughput import Throughput
 from jina_jax.train.saves import Saves
-from jina_jax.train.skipped import SkippedSteps
-from jina_jax.train.source_metrics import SourceMetrics
-from jina_jax.train.throughput import Throughput
+from jina_jax.train.watch.alarms import Alarms
+from jina_jax.train.watch.goodput import Goodput
+from jina_jax.train.watch.skipped import SkippedSteps
 
 
 class StepLog:

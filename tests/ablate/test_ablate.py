@@ -24,7 +24,7 @@ from jina_jax.errors import UserError
 from jina_jax.inference.embedder import Embedder
 from jina_jax.inference.initial import initial_params
 from jina_jax.prepare.prepare import prepare
-from jina_jax.train.metrics import read_metrics
+from jina_jax.train.metrics.metrics.metrics import read_metrics
 from tests.ablate.sources import CONFIG_FILE, STEPS, filters, losses
 
 ROOT = Path(__file__).parents[2]

@@ -19,7 +19,7 @@ from jina_jax.shards.manifest import MANIFEST_FILE, load_manifest
 from jina_jax.shards.shards import ShardSet, ShardWriter, encode_record
 from jina_jax.shards.verify import ends_xxh3
 from jina_jax.system.hashing import file_sha256
-from jina_jax.train.metrics import read_metrics
+from jina_jax.train.metrics.metrics.metrics import read_metrics
 from jina_jax.train.step import batch_shardings, init_state, make_train_step, state_shardings
 from tests.faults.tiny_step import CONFIG, make_batch
 from tests.trainer import curve, finish, start

@@ -7,7 +7,7 @@ from axe_playwright_python.sync_playwright import Axe
 
 from jina_jax.cli import main
 from jina_jax.shards.manifest import load_manifest
-from jina_jax.train.metrics import read_metrics
+from jina_jax.train.metrics.metrics.metrics import read_metrics
 
 WIDE, NARROW = {"width": 1400, "height": 1000}, {"width": 380, "height": 800}
 SECTIONS = ("data", "training", "evaluation")

@@ -11,7 +11,7 @@ from jina_jax.errors import UserError
 from jina_jax.prepare.filters.scorers import configured_scorers
 from jina_jax.prepare.prepare import prepare
 from jina_jax.train.loop import train
-from jina_jax.train.metrics import read_metrics
+from jina_jax.train.metrics.metrics.metrics import read_metrics
 from tests.pairs import pair, write
 from tests.prepared import tiny_config
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from contrast_oracle import contrast
 
-from jina_jax.train.log_sums import Spread
-from jina_jax.train.losses import ALL_TERMS, contrastive_loss
+from jina_jax.train.loss.log_sums import Spread
+from jina_jax.train.loss.losses import ALL_TERMS, contrastive_loss
 
 MESHES = {
     "1": ((1,), ("data",)),

@@ -4,8 +4,8 @@ import signal
 import pytest
 
 from jina_jax.config.run.alarms import AlarmConfig, alarm_problems
-from jina_jax.train.alarms import Alarms
-from jina_jax.train.metrics import read_metrics
+from jina_jax.train.metrics.metrics.metrics import read_metrics
+from jina_jax.train.watch.alarms import Alarms
 from tests.trainer import finish, start, stop_at
 
 THREE = AlarmConfig(lines=3, from_step=10)

@@ -8,8 +8,8 @@ import pytest
 
 from jina_jax.config.run.run import RunConfig, TrainConfig
 from jina_jax.errors import UserError
-from jina_jax.train.boards import open_boards
-from jina_jax.train.metrics import read_metrics
+from jina_jax.train.metrics.metrics.boards import open_boards
+from jina_jax.train.metrics.metrics.metrics import read_metrics
 from tests.trainer import children, finish, start, stop_at, wait_for_step
 
 FLAGS = ("--train.wandb-project=squares", "--evaluate.every-steps=10")

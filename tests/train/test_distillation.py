@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from contrast_cases import ONE, assert_equals_oracle, measure, mesh, triplets
 
-from jina_jax.train.log_sums import Spread
-from jina_jax.train.losses import Terms, contrastive_loss
+from jina_jax.train.loss.log_sums import Spread
+from jina_jax.train.loss.losses import Terms, contrastive_loss
 
 ALONE = Terms(0.0, 0.0, 0.0, distill=1.0)
 Q = jnp.eye(3, dtype=jnp.float32)[:2]

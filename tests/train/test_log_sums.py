@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from contrast_cases import ONE, unit
 
-from jina_jax.train.log_sums import LOWEST, log_sums
-from jina_jax.train.tiles import tile_shape
+from jina_jax.train.loss.log_sums import LOWEST, log_sums
+from jina_jax.train.loss.tiles import tile_shape
 
 
 def test_sums_of_keys_are_not_computed_unless_asked_for():

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from contrast_cases import ONE, mesh, unit
 
-from jina_jax.train.log_sums import Spread
-from jina_jax.train.losses import Terms, _check_sizes, contrastive_loss
+from jina_jax.train.loss.log_sums import Spread
+from jina_jax.train.loss.losses import Terms, _check_sizes, contrastive_loss
 
 ONE_WAY = Terms(positive=0.0)
 

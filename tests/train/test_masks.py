@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from contrast_cases import ONE, assert_equals_oracle, measure, mesh, triplets, unit
 
-from jina_jax.train.log_sums import Marks, Spread, log_sums
-from jina_jax.train.losses import contrastive_loss
+from jina_jax.train.loss.log_sums import Marks, Spread, log_sums
+from jina_jax.train.loss.losses import contrastive_loss
 
 
 def test_what_stands_for_a_missing_negative_has_no_influence():

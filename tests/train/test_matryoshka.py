@@ -14,8 +14,8 @@ from jina_jax.devices.mesh import make_mesh
 from jina_jax.errors import UserError
 from jina_jax.model.pooling import first_dimensions
 from jina_jax.model.t5 import Execution, init_params
-from jina_jax.train.log_sums import Spread
-from jina_jax.train.losses import Terms
+from jina_jax.train.loss.log_sums import Spread
+from jina_jax.train.loss.losses import Terms
 from jina_jax.train.step import batch_loss, embed_texts
 
 

@@ -12,8 +12,8 @@ from jina_jax.config.run.loss import LossConfig
 from jina_jax.config.run.run import MeshConfig
 from jina_jax.devices.mesh import make_mesh, replicated, split_first_axis
 from jina_jax.model.t5 import init_params
-from jina_jax.train.log_sums import Spread
-from jina_jax.train.losses import contrastive_loss
+from jina_jax.train.loss.log_sums import Spread
+from jina_jax.train.loss.losses import contrastive_loss
 from jina_jax.train.step import batch_shardings, init_state, make_train_step
 
 DEVICES = 8

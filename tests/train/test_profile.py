@@ -5,7 +5,7 @@ import pytest
 from jina_jax.config.run.run import RunConfig, TrainConfig
 from jina_jax.config.run.validation import validate
 from jina_jax.errors import UserError
-from jina_jax.train.profile import Profiler
+from jina_jax.train.metrics.metrics.profile import Profiler
 
 
 def traces(folder):

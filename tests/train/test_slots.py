@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jina_jax.train.log_sums import Spread
-from jina_jax.train.slots import take_slots
+from jina_jax.train.loss.log_sums import Spread
+from jina_jax.train.loss.slots import take_slots
 
 
 @pytest.mark.parametrize("gather", ["all_gather", "ring"])

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from jina_jax.feed.mixture import interleave
-from jina_jax.train.metrics import read_metrics
-from jina_jax.train.source_metrics import MEANS, SourceMetrics
+from jina_jax.train.metrics.metrics.metrics import read_metrics
+from jina_jax.train.metrics.metrics.source_metrics import MEANS, SourceMetrics
 from tests.prepared import STEPS
 from tests.trainer import finish, start, stop_at
 

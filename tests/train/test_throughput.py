@@ -8,8 +8,8 @@ from jina_jax.devices.accelerators import accelerator
 from jina_jax.devices.mesh import make_mesh
 from jina_jax.feed.batch import PackedBatch
 from jina_jax.model.flops import Work
-from jina_jax.train import throughput
-from jina_jax.train.throughput import Throughput, text_work
+from jina_jax.train.metrics.metrics import throughput
+from jina_jax.train.metrics.metrics.throughput import Throughput, text_work
 
 SEGMENTS = np.array([[1, 1, 1, 2, 2, 0], [1, 1, 1, 1, 1, 0], [0] * 6], np.int32)
 MODEL = T5Config(d_model=4, d_kv=3, d_ff=5, num_layers=1, num_heads=2)

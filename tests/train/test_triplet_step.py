@@ -13,8 +13,8 @@ from jina_jax.config.run.loss import LossConfig
 from jina_jax.config.run.run import MeshConfig
 from jina_jax.devices.mesh import make_mesh, replicated
 from jina_jax.model.t5 import Execution, init_params
-from jina_jax.train.log_sums import Spread
-from jina_jax.train.losses import Terms
+from jina_jax.train.loss.log_sums import Spread
+from jina_jax.train.loss.losses import Terms
 from jina_jax.train.step import batch_loss, batch_shardings, embed_texts
 
 TERMS = Terms(query=1.0, positive=0.7, margin=20.0, epsilon=0.1)

@@ -15,8 +15,8 @@ from contrast_cases import (
 )
 from contrast_oracle import contrast
 
-from jina_jax.train.log_sums import Spread
-from jina_jax.train.losses import Terms
+from jina_jax.train.loss.log_sums import Spread
+from jina_jax.train.loss.losses import Terms
 
 
 # A tile of 4 MiB holds the matrix; one of 4,000 or 160 bytes has 31 or 6 rows, and a remainder.

@@ -7,7 +7,7 @@ from jina_jax.errors import NotFinite
 from jina_jax.feed.batch import Batch
 from jina_jax.shards.shards import ShardSet
 from jina_jax.system.progress import say
-from jina_jax.train.metrics import json_line, keep_until, read_metrics
+from jina_jax.train.metrics.metrics.metrics import json_line, keep_until, read_metrics
 
 SKIPPED_FILE = "skipped.jsonl"
 

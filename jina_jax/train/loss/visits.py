@@ -7,7 +7,7 @@ import jax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float32
 
-from jina_jax.train.tiles import Part
+from jina_jax.train.loss.tiles import Part
 
 _T = TypeVar("_T")
 

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float32, Int32
 
-from jina_jax.train.tiles import Part, walk_tiles
-from jina_jax.train.visits import Gather, own_part, varying, visit_all_keys
+from jina_jax.train.loss.tiles import Part, walk_tiles
+from jina_jax.train.loss.visits import Gather, own_part, varying, visit_all_keys
 
 # Stands for the logit of an entry that does not count. Finite, so that no difference is NaN, and so
 # low that its share in a sum with any real logit is 0.

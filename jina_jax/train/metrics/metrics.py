@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from jina_jax.config.run.run import RunConfig
 from jina_jax.system.progress import say
-from jina_jax.train.boards import open_boards
+from jina_jax.train.metrics.metrics.boards import open_boards
 
 METRICS_FILE = "metrics.jsonl"
 

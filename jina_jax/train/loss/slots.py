@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float32, Int32
 
-from jina_jax.train.log_sums import Spread
+from jina_jax.train.loss.log_sums import Spread
 
 
 def take_slots(

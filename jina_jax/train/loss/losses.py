@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int32
 
-from jina_jax.train.log_sums import LogSums, Marks, Spread, log_sums
+from jina_jax.train.loss.log_sums import LogSums, Marks, Spread, log_sums
 
 
 class Terms(NamedTuple):
