@@ -160,7 +160,7 @@ class Victim:
 
 def planned_batches(config: RunConfig) -> list[str]:
     """Fingerprints of the batches of all steps, drawn anew; every epoch must have every record."""
-    from jina_jax.feed.of_run import feed_of_run
+    from jina_jax.feed.open import feed_of_run
     from jina_jax.shards.manifest import load_manifest
 
     feed = feed_of_run(config, load_manifest(config.data_path))

@@ -24,7 +24,7 @@ from jina_jax.devices.host_watch import HostWatch
 from jina_jax.devices.mesh import check_divides, make_mesh, put
 from jina_jax.errors import Interrupted, UserError
 from jina_jax.feed.batch import Batch, PackedBatch
-from jina_jax.feed.of_run import feed_of_run
+from jina_jax.feed.open import feed_of_run
 from jina_jax.inference.initial import initial_params
 from jina_jax.model.weights import parameter_count
 from jina_jax.shards.manifest import MANIFEST_FILE, Manifest, load_manifest
