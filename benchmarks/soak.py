@@ -87,7 +87,7 @@ def start(folder: Path, run: str) -> "subprocess.Popen[bytes]":
     }
     log = (folder / f"{run}.log").open("ab")
     return subprocess.Popen(
-        [sys.executable, "-m", "jina_jax.cli", "train", str(folder / run)],
+        [sys.executable, "-m", "jina_jax.cli.main", "train", str(folder / run)],
         env=environment, stdout=log, stderr=log,
     )  # fmt: skip
 

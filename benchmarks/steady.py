@@ -80,7 +80,7 @@ def main() -> None:
         (folder / "run").mkdir()
         (folder / "run" / "config.json").write_text(to_json(config))
         process = subprocess.Popen(
-            [sys.executable, "-m", "jina_jax.cli", "train", str(folder / "run")],
+            [sys.executable, "-m", "jina_jax.cli.main", "train", str(folder / "run")],
             env=os.environ | {"JAX_PLATFORMS": "cpu"}, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         rows = watch(process, folder / "run" / "metrics.jsonl", options.steps // 20)

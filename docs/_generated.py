@@ -13,7 +13,7 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
-from jina_jax import cli
+from jina_jax.cli.main import main as cli
 from jina_jax.config.run.ablate import Ablation
 from jina_jax.config.run.run import RunConfig
 from jina_jax.config.run.suite import Suite

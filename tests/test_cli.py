@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from jina_jax.cli import _CONFIG_VERBS, _PLAIN_VERBS, main
+from jina_jax.cli.main.main import _CONFIG_VERBS, _PLAIN_VERBS, main
 from tests.prepared import CONFIG_FILE, write_jsonl
 
 

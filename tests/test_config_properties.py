@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jina_jax.arguments import parse
+from jina_jax.cli.main.arguments import parse
 from jina_jax.config.run.files import RUN_FILE, read_run, to_json, unchangeable_fields
 from jina_jax.config.run.run import RunConfig
 from jina_jax.errors import UserError

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from jina_jax.cli import main
+from jina_jax.cli.main.main import main
 from jina_jax.config.run.export import ExportConfig
 from jina_jax.config.run.negation import EndpointConfig, NegationConfig
 from jina_jax.config.run.run import DataConfig, RunConfig, SourceConfig

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from jina_jax.cli import main
+from jina_jax.cli.main.main import main
 from jina_jax.train.metrics.metrics.metrics import read_metrics
 from tests.prepared import CONFIG_FILE, tiny_config, write_jsonl
 

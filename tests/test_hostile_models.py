@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from jina_jax.cli import main
+from jina_jax.cli.main.main import main
 from jina_jax.errors import UserError
 from jina_jax.export.from_folder import import_folder
 from jina_jax.inference.embedder import Embedder

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from jina_jax.checkpoint.checkpoint.trained import load_checkpoint
-from jina_jax.cli import main
+from jina_jax.cli.main.main import main
 from jina_jax.config.run.files import RUN_FILE, read_run, to_json
 from jina_jax.config.run.run import OptimConfig, RunConfig, T5Config
 from jina_jax.config.run.validation import validate

@@ -78,7 +78,7 @@ def test_the_workflow_runs_what_must_pass_and_nothing_else():
 
 
 def test_the_module_starts_without_a_checkout(tmp_path):
-    code = "import jina_jax.configs.base; from jina_jax.cli import main; main(['--version'])"
+    code = "import jina_jax.configs.base; from jina_jax.cli.main import main; main(['--version'])"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )

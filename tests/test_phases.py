@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jina_jax.checkpoint.checkpoint.trained import load_checkpoint
-from jina_jax.cli import main
+from jina_jax.cli.main.main import main
 from jina_jax.config.run.files import load_config, load_phases
 from jina_jax.errors import UserError
 from jina_jax.shards.manifest import load_manifest

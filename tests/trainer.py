@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO
 
-from jina_jax.arguments import config_verb
+from jina_jax.cli.main.arguments import config_verb
 from jina_jax.feed.open import feed_of_run
 from jina_jax.shards.manifest import load_manifest
 from jina_jax.train.metrics.metrics.metrics import read_metrics
@@ -35,7 +35,7 @@ def start(
         ),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    command = [sys.executable, "-m", "jina_jax.cli", "train", str(folder / "config.py")]
+    command = [sys.executable, "-m", "jina_jax.cli.main", "train", str(folder / "config.py")]
     process = subprocess.Popen(
         [*command, f"--workdir={folder / run}", *flags],
         env=environment, stderr=stderr, text=True, preexec_fn=before,

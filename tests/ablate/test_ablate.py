@@ -17,7 +17,7 @@ import pytest
 
 from jina_jax.ablate.measure import source_task
 from jina_jax.ablate.run import ablate
-from jina_jax.cli import main
+from jina_jax.cli.main.main import main
 from jina_jax.config.run.run import SourceConfig, T5Config, TrainConfig
 from jina_jax.devices.mesh import make_mesh
 from jina_jax.errors import UserError
@@ -150,7 +150,7 @@ def test_another_configuration_is_refused(folder, capsys):
 def test_sigkill_loses_no_run_that_was_measured(folder, tmp_path, compiled):
     config = write_config(tmp_path)
     process = subprocess.Popen(
-        [sys.executable, "-m", "jina_jax.cli", "ablate", config],
+        [sys.executable, "-m", "jina_jax.cli.main", "ablate", config],
         env=os.environ
         | {
             "PYTHONPATH": str(ROOT),

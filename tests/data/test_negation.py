@@ -3,12 +3,12 @@
 import pytest
 from negation_runs import build, lines, sentences, triple
 
+from jina_jax.cli.main.tables import negations
 from jina_jax.config.run.negation import NegationCheckConfig, NegationConfig
 from jina_jax.config.run.run import DataConfig, SourceConfig, TokenizerConfig
 from jina_jax.errors import UserError
 from jina_jax.negation.build import BuiltSource, NegationReport
 from jina_jax.prepare.prepare import prepare
-from jina_jax.terminal import negations
 from tests.pairs import write
 
 NLI = [

@@ -140,7 +140,7 @@ def test_a_killed_run_pays_nothing_twice(tmp_path, serve):
         f"    return RunConfig('n', {str(tmp_path / 'run')!r}, data=DataConfig((source,)))\n"
     )
     command = [
-        sys.executable, "-m", "jina_jax.cli", "negation", str(tmp_path / "config.py"),
+        sys.executable, "-m", "jina_jax.cli.main", "negation", str(tmp_path / "config.py"),
         "--negation.method=endpoint", f"--negation.endpoint.base-url={server.url}",
         "--negation.endpoint.model=small", "--negation.endpoint.key-variable=NEGATION_KEY",
         "--negation.endpoint.concurrency=2",

@@ -12,7 +12,7 @@ import pytest
 import s3fs
 from fsspec.implementations.memory import MemoryFileSystem
 
-from jina_jax.cli import main
+from jina_jax.cli.main.main import main
 from jina_jax.errors import Unreachable, UserError
 from jina_jax.prepare.prepare import prepare
 from jina_jax.shards import remote

@@ -159,7 +159,7 @@ def test_the_damaged_record_is_named(shard, tmp_path):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_training_never_sees_a_damaged_shard(prepared, tmp_path, workers, capfd):
     """The whole command, with a bit flipped where only reading finds it."""
-    from jina_jax.cli import main
+    from jina_jax.cli.main.main import main
 
     paths = shard_paths(prepared)
     data = paths[0].read_bytes()

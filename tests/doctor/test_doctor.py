@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from jina_jax.cli import main
+from jina_jax.cli.main.doctor import _of as checks_of
+from jina_jax.cli.main.main import main
 from jina_jax.config.run.files import RUN_FILE
 from jina_jax.doctor.devices import device_checks
 from jina_jax.doctor.machine import folder_checks, machine_checks, tested_versions
-from jina_jax.doctor.verb import _of as checks_of
 from tests.pairs import pair, write
 
 CONFIG = """
@@ -202,7 +202,7 @@ def test_devices_that_do_not_start_fail(monkeypatch):
 
 def test_looking_at_the_machine_alone_starts_no_device_here():
     code = (
-        "from jina_jax.cli import main; main(['doctor']); from jax._src import xla_bridge; "
+        "from jina_jax.cli.main import main; main(['doctor']); from jax._src import xla_bridge; "
         "assert not xla_bridge.backends_are_initialized()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

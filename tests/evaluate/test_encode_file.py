@@ -156,7 +156,7 @@ def test_killed_and_run_again_it_gives_the_same_file(model, tmp_path):
     texts = write(tmp_path / "in.jsonl", 30_000)
 
     def command(out):
-        return [sys.executable, "-m", "jina_jax.cli", "encode", model / "export", texts, out]
+        return [sys.executable, "-m", "jina_jax.cli.main", "encode", model / "export", texts, out]
 
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     whole, out = tmp_path / "whole.npy", tmp_path / "out.npy"

@@ -8,7 +8,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.evaluation import EmbeddingSimilarityEvaluator
 
-from jina_jax.cli import main
+from jina_jax.cli.main.main import main
 from jina_jax.config.run.files import load_suite
 from jina_jax.config.run.suite import Suite, SuiteTask
 from jina_jax.errors import UserError

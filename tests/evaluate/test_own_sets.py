@@ -9,7 +9,7 @@ import pytest
 from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.models import SearchEncoderWrapper
 
-from jina_jax.cli import main
+from jina_jax.cli.main.main import main
 from jina_jax.config.run.evaluate import NegationSet, RerankingSet, RetrievalSet, StsSet
 from jina_jax.config.run.suite import Suite, SuiteTask
 from jina_jax.errors import UserError

@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
 from jina_jax.checkpoint.checkpoint.trained import load_checkpoint
-from jina_jax.cli import main
+from jina_jax.cli.main.main import main
 from jina_jax.config.run.run import TokenizerConfig
 from jina_jax.errors import UserError
 from jina_jax.export.from_folder import import_folder

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from jina_jax.cli import main
+from jina_jax.cli.main.main import main
 from jina_jax.config.run.run import DataConfig, SourceConfig, TokenizerConfig
 from jina_jax.inference.embedder import Embedder
 from jina_jax.mine.run import mine
@@ -222,7 +222,7 @@ def command(folder, config):
     (folder / "config.py").write_text(text.format(folder=str(folder)))
     options = config.mine
     return [
-        sys.executable, "-m", "jina_jax.cli", "mine", str(folder / "config.py"),
+        sys.executable, "-m", "jina_jax.cli.main", "mine", str(folder / "config.py"),
         f"--mine.output-dir={options.output_dir}", f"--mine.query-block={options.query_block}",
         f"--mine.corpus-block={options.corpus_block}",
     ]  # fmt: skip

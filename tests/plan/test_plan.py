@@ -4,7 +4,7 @@ import re
 import pytest
 from planned import CONFIG
 
-from jina_jax import cli
+from jina_jax.cli.main import main as cli
 from jina_jax.config.run.run import LossConfig, MeshConfig, SourceConfig
 from jina_jax.errors import UserError
 from jina_jax.model.flops import Work, step_flops

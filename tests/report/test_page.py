@@ -5,7 +5,7 @@ import re
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-from jina_jax.cli import main
+from jina_jax.cli.main.main import main
 from jina_jax.shards.manifest import load_manifest
 from jina_jax.train.metrics.metrics.metrics import read_metrics
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from jina_jax.arguments import config_verb
+from jina_jax.cli.main.arguments import config_verb
 from jina_jax.config.run.files import each_phase, reads_from
 
 # Heavy imports happen inside the verbs, so that --help and errors are quick.
@@ -21,10 +21,10 @@ def prepare(args: Sequence[str]) -> None:
     example: jina-jax prepare my_config.py --data.eval-pairs 500
     """
     config = config_verb("prepare", prepare.__doc__ or "", args)
+    from jina_jax.cli.main.tables import funnel
     from jina_jax.prepare.filters.scorers import configured_scorers
     from jina_jax.prepare.prepare import prepare as prepare_data
     from jina_jax.shards.remote import fetch_if_there, upload_prepared
-    from jina_jax.terminal import funnel
 
     fetch_if_there(config)
     manifest = prepare_data(config.data, config.data_path, scorers=configured_scorers(config.data))
@@ -81,9 +81,9 @@ def evaluate(args: Sequence[str]) -> None:
     example: jina-jax evaluate my_config.py
     """
     config = config_verb("evaluate", evaluate.__doc__ or "", args)
+    from jina_jax.cli.main.tables import scores
     from jina_jax.evaluate.run import evaluate as evaluate_run
     from jina_jax.shards.remote import fetch_prepared
-    from jina_jax.terminal import scores
 
     fetch_prepared(config)
     found = evaluate_run(config)
@@ -127,8 +127,8 @@ def negation(args: Sequence[str]) -> None:
     example: jina-jax negation my_config.py --negation.method rules
     """
     config = config_verb("negation", negation.__doc__ or "", args)
+    from jina_jax.cli.main.tables import negations
     from jina_jax.negation.build import build_negations
-    from jina_jax.terminal import negations
 
     print(negations(build_negations(config.negation, config.data, config.negation_path)))
     print(f"negation triplets: {config.negation_path}")
@@ -145,9 +145,9 @@ def mine(args: Sequence[str]) -> None:
     example: jina-jax mine my_config.py --mine.negatives-per-pair 3 --mine.margin 0.05
     """
     config = config_verb("mine", mine.__doc__ or "", args)
+    from jina_jax.cli.main.tables import mined
     from jina_jax.mine.run import mine as mine_run
     from jina_jax.shards.remote import fetch_prepared
-    from jina_jax.terminal import mined
 
     fetch_prepared(config)
     print(mined(mine_run(config)))
@@ -181,6 +181,6 @@ def demo(args: Sequence[str]) -> None:
     prepare → train → evaluate → export → search, on the documentation of the Python packages
     installed on this machine. Takes minutes on 2 CPU cores. Interrupted, it goes on where it was.
     """
-    from jina_jax.demo import demo as run_demo
+    from jina_jax.cli.main.demo import demo as run_demo
 
     run_demo(config_verb("demo", demo.__doc__ or "", ["demo", *args]))

@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 
 import tyro
 
-from jina_jax.ablate.verb import ablate
+from jina_jax.cli.main.ablate import ablate
+from jina_jax.cli.main.doctor import doctor
+from jina_jax.cli.main.inspect import inspect, plan, report, show_config
+from jina_jax.cli.main.launch import launch
+from jina_jax.cli.main.model import encode, import_model, mteb, negation_score, search
+from jina_jax.cli.main.run import demo, evaluate, export, mine, negation, prepare, run, train
 from jina_jax.config.run.files import config_names, each_phase
-from jina_jax.doctor.verb import doctor
 from jina_jax.errors import ExitCode, Interrupted, RunFailed, UserError
-from jina_jax.launch.verb import launch
-from jina_jax.look_verbs import inspect, plan, report, show_config
-from jina_jax.model_verbs import encode, import_model, mteb, negation_score, search
-from jina_jax.run_verbs import demo, evaluate, export, mine, negation, prepare, run, train
 from jina_jax.system.credentials import masked
 
 USAGE = """\
@@ -133,7 +133,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"jina-jax {args[0]}: {error}: make room; nothing finished is lost", file=sys.stderr)
         return ExitCode.SAVE_FAILED
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

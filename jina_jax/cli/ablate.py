@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from jina_jax.arguments import parse
+from jina_jax.cli.main.arguments import parse
 from jina_jax.config.run.ablate import Ablation, InjectionConfig
 from jina_jax.config.run.files import load_ablation
 from jina_jax.config.run.run import RunConfig, SourceConfig

@@ -97,10 +97,10 @@ def search(
       field: field or column that holds the passage.
       top_k: passages shown per query.
     """
+    from jina_jax.cli.main.tables import hits
     from jina_jax.inference import search as exact
     from jina_jax.inference.embedder import Embedder
     from jina_jax.inference.texts import stream_texts
-    from jina_jax.terminal import hits
 
     if not queries:
         raise UserError('`jina-jax search` needs a query: jina-jax search MODEL CORPUS "a query"')
@@ -133,11 +133,11 @@ def negation_score(
       negative_field: that holds what contradicts both.
       batch_rows: packed rows encoded at once.
     """
+    from jina_jax.cli.main.tables import scores
     from jina_jax.config.run.evaluate import NegationSet
     from jina_jax.evaluate.negation import evaluate_negation, read_negation
     from jina_jax.inference.embedder import Embedder
     from jina_jax.inference.texts import file_kind
-    from jina_jax.terminal import scores
 
     fields = (anchor_field, entailment_field, negative_field)
     kind = file_kind(triplets)
@@ -192,7 +192,7 @@ def mteb(
         raise UserError(
             f'`jina-jax mteb` needs {error.name}: pip install "jina-jax[mteb]"'
         ) from error
-    from jina_jax.terminal import comparison
+    from jina_jax.cli.main.tables import comparison
 
     output = output or model / "mteb"
     found = run_suite(open_model(model, name), chosen, output, mirror)
