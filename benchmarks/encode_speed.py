@@ -58,7 +58,7 @@ def _minilm() -> Path:
 def _random_t5(corpus: list[str], work: Path) -> Path:
     import jax
 
-    from jina_jax.config.run.run import T5Config, TokenizerConfig
+    from jina_jax.config import T5Config, TokenizerConfig
     from jina_jax.export.huggingface import export_huggingface
     from jina_jax.model.t5 import init_params
     from jina_jax.text.tokenizer import build_tokenizer

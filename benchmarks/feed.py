@@ -42,7 +42,7 @@ class Options:
 
 def _write(folder: Path, records: int, options: Options) -> None:
     """Pairs of random ids with random hashes; query lengths around 12, positives around 55."""
-    from jina_jax.shards.shards import ShardWriter, encode_record
+    from jina_jax.shards.array_record import ShardWriter, encode_record
 
     rng = np.random.default_rng(records)
     for first in range(0, records, options.records_per_shard):
@@ -69,10 +69,10 @@ def _children() -> list[str]:
 
 
 def _read(folder: Path, options: Options) -> dict[str, float]:
-    from jina_jax.config.run.run import FeedConfig
+    from jina_jax.config import FeedConfig
     from jina_jax.feed.mixture import interleave
     from jina_jax.feed.pipeline import batches
-    from jina_jax.shards.shards import ShardSet
+    from jina_jax.shards.array_record import ShardSet
 
     config = FeedConfig(
         options.batch_size, options.row_tokens, options.row_tokens, options.row_tokens,

@@ -56,10 +56,10 @@ def _whole(q_BD: Any, p_BD: Any) -> Any:
 
 
 def _in_tiles(options: Options, devices: int, gather: Any) -> Callable[[Any, Any], Any]:
-    from jina_jax.config.run.run import MeshConfig
+    from jina_jax.config import MeshConfig
     from jina_jax.devices.mesh import make_mesh
+    from jina_jax.train.loss.contrastive import contrastive_loss
     from jina_jax.train.loss.log_sums import Spread
-    from jina_jax.train.loss.losses import contrastive_loss
 
     spread = Spread(make_mesh(MeshConfig(data=devices)), gather, options.tile_bytes)
     return lambda q, p: contrastive_loss(q, p, temperature=TEMPERATURE, spread=spread).loss
@@ -68,7 +68,7 @@ def _in_tiles(options: Options, devices: int, gather: Any) -> Callable[[Any, Any
 def _compile(loss: Callable[[Any, Any], Any], pairs: int, options: Options, devices: int) -> Any:
     import jax
 
-    from jina_jax.config.run.run import MeshConfig
+    from jina_jax.config import MeshConfig
     from jina_jax.devices.mesh import make_mesh, replicated, split_first_axis
 
     mesh = make_mesh(MeshConfig(data=devices))

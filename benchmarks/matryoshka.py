@@ -19,7 +19,7 @@ from pathlib import Path
 import tyro
 from train_speed import standard_library
 
-from jina_jax.config.run.run import (
+from jina_jax.config import (
     DataConfig,
     FeedConfig,
     LossConfig,
@@ -32,7 +32,7 @@ from jina_jax.config.run.run import (
 )
 from jina_jax.evaluate.retrieval import load_task, rank_by_embedding, score
 from jina_jax.inference.embedder import Embedder
-from jina_jax.prepare.prepare import prepare
+from jina_jax.prepare.run import prepare
 from jina_jax.shards.manifest import load_manifest
 from jina_jax.train.loop import train
 

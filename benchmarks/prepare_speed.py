@@ -25,7 +25,7 @@ import psutil
 import pyarrow as pa
 import tyro
 
-from jina_jax.config.run.run import DataConfig, EngineConfig, SourceConfig
+from jina_jax.config import DataConfig, EngineConfig, SourceConfig
 from jina_jax.prepare.blocks import plan_blocks
 from jina_jax.prepare.engine.local import LocalEngine
 from jina_jax.prepare.pipeline import Pipeline, dedup_stage, read_stage, split_stage

@@ -38,8 +38,7 @@ from quality_sides import Options, run_config, train_ours, train_theirs
 from quality_table import NDCG, SIDES, STS, summary
 from train_speed import standard_library
 
-from jina_jax.config.run.evaluate import StsSet
-from jina_jax.config.run.run import RunConfig, TokenizerConfig
+from jina_jax.config import RunConfig, StsSet, TokenizerConfig
 
 # What imports jax is imported in the functions: the other side's process has no use for it.
 
@@ -48,7 +47,7 @@ PACKAGES = ("jax", "numpy", "scipy", "sklearn", "torch", "transformers", "pandas
 
 def prepare_both(options: Options, work: Path) -> float:
     """Pairs and vocabulary for both sides, then our shards; seconds that the latter took."""
-    from jina_jax.prepare.prepare import prepare
+    from jina_jax.prepare.run import prepare
     from jina_jax.sources.pydocs import read_pydocs
     from jina_jax.text.tokenizer import build_tokenizer
     from jina_jax.types import Pair

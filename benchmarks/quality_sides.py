@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from train_speed import TEMPERATURE
 
-from jina_jax.config.run.run import (
+from jina_jax.config import (
     DataConfig,
     FeedConfig,
     LossConfig,
@@ -96,7 +96,7 @@ def run_config(options: Options, work: Path, seed: int) -> RunConfig:
 def train_ours(options: Options, work: Path) -> dict[str, list[float]]:
     """Trains with `train`; losses and seconds of each step."""
     from jina_jax.train.loop import train
-    from jina_jax.train.metrics.metrics.metrics import read_metrics
+    from jina_jax.train.metrics.writer import read_metrics
 
     config = run_config(options, work, options.seeds[0])
     train(config)

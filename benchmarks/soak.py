@@ -23,10 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from jina_jax.config.run.evaluate import EvaluateConfig
-from jina_jax.config.run.files import to_json
-from jina_jax.config.run.run import (
+from jina_jax.config import (
     DataConfig,
+    EvaluateConfig,
     FeedConfig,
     OptimConfig,
     RunConfig,
@@ -35,8 +34,9 @@ from jina_jax.config.run.run import (
     TokenizerConfig,
     TrainConfig,
 )
-from jina_jax.prepare.prepare import prepare
-from jina_jax.train.metrics.metrics.metrics import read_metrics
+from jina_jax.config.files import to_json
+from jina_jax.prepare.run import prepare
+from jina_jax.train.metrics.writer import read_metrics
 
 SAVE_EVERY, EVALUATE_EVERY = 40, 100
 IN_START = 0.15
@@ -87,7 +87,7 @@ def start(folder: Path, run: str) -> "subprocess.Popen[bytes]":
     }
     log = (folder / f"{run}.log").open("ab")
     return subprocess.Popen(
-        [sys.executable, "-m", "jina_jax.cli.main", "train", str(folder / run)],
+        [sys.executable, "-m", "jina_jax.cli", "train", str(folder / run)],
         env=environment, stdout=log, stderr=log,
     )  # fmt: skip
 
@@ -185,8 +185,8 @@ def compare(folder: Path, config: RunConfig) -> None:
     """Raises AssertionError where the two runs differ."""
     import jax
 
-    from jina_jax.checkpoint.checkpoint.checkpoint import Checkpoints
-    from jina_jax.checkpoint.checkpoint.trained import load_checkpoint
+    from jina_jax.checkpoint.checkpoints import Checkpoints
+    from jina_jax.checkpoint.trained import load_checkpoint
     from jina_jax.train.step import state_shapes
 
     lines: dict[str, Any] = {

@@ -14,10 +14,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from jina_jax.config.run.evaluate import EvaluateConfig
-from jina_jax.config.run.files import to_json
-from jina_jax.prepare.prepare import prepare
-from jina_jax.train.metrics.metrics.metrics import read_metrics
+from jina_jax.config import EvaluateConfig
+from jina_jax.config.files import to_json
+from jina_jax.prepare.run import prepare
+from jina_jax.train.metrics.writer import read_metrics
 
 sys.path.insert(0, str(Path(__file__).parent))
 from soak import soak_config, write_sources
@@ -80,7 +80,7 @@ def main() -> None:
         (folder / "run").mkdir()
         (folder / "run" / "config.json").write_text(to_json(config))
         process = subprocess.Popen(
-            [sys.executable, "-m", "jina_jax.cli.main", "train", str(folder / "run")],
+            [sys.executable, "-m", "jina_jax.cli", "train", str(folder / "run")],
             env=os.environ | {"JAX_PLATFORMS": "cpu"}, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         rows = watch(process, folder / "run" / "metrics.jsonl", options.steps // 20)

@@ -92,7 +92,7 @@ def _prepare(options: Options, work: Path) -> None:
 
     jax.config.update("jax_platforms", "cpu")  # a GPU's memory is for the sides
 
-    from jina_jax.config.run.run import T5Config, TokenizerConfig
+    from jina_jax.config import T5Config, TokenizerConfig
     from jina_jax.export.huggingface import export_huggingface
     from jina_jax.model.t5 import init_params
     from jina_jax.sources.pydocs import read_pydocs
@@ -141,12 +141,12 @@ def _ours(options: Options, work: Path) -> Figures:
     import jax.numpy as jnp
 
     jax.config.update("jax_platforms", options.device)
-    from jina_jax.config.run.run import FeedConfig, LossConfig, OptimConfig, RunConfig, TrainConfig
+    from jina_jax.config import FeedConfig, LossConfig, OptimConfig, RunConfig, TrainConfig
     from jina_jax.devices.mesh import make_mesh, replicated
     from jina_jax.feed.batch import pack_batch
     from jina_jax.inference.hf_folder import read_encoder
     from jina_jax.model.weights import from_huggingface
-    from jina_jax.shards.shards import decode_records, encode_record
+    from jina_jax.shards.array_record import decode_records, encode_record
     from jina_jax.text.identity import text_hash
     from jina_jax.text.tokenizer import load_tokenizer
     from jina_jax.train.step import init_state, make_train_step

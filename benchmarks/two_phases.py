@@ -22,11 +22,11 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from jina_jax.config.run.loss import LossConfig
-from jina_jax.config.run.mine import MineConfig
-from jina_jax.config.run.run import (
+from jina_jax.config import (
     DataConfig,
     FeedConfig,
+    LossConfig,
+    MineConfig,
     OptimConfig,
     RunConfig,
     SourceConfig,
@@ -38,7 +38,7 @@ from jina_jax.evaluate.negation import evaluate_negation, held_out_tasks
 from jina_jax.evaluate.retrieval import evaluate_retrieval, load_task
 from jina_jax.inference.embedder import Embedder
 from jina_jax.mine.run import mine
-from jina_jax.prepare.prepare import prepare
+from jina_jax.prepare.run import prepare
 from jina_jax.shards.manifest import load_manifest
 from jina_jax.sources.catalogue import catalogue_source
 from jina_jax.sources.read import read_source

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from jina_jax.config.run.run import (
+from jina_jax.config import (
     FeedConfig,
     LossConfig,
     MeshConfig,

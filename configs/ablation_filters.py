@@ -16,10 +16,12 @@ line. Vocabulary and encoder come from the hub, or from folders:
         --data.tokenizer.source DATA/t5_vocab --data.consistency.model MINILM
 """
 
-from jina_jax.config.run.ablate import Ablation, Arm, InjectionConfig
-from jina_jax.config.run.run import (
+from jina_jax.config import (
+    Ablation,
+    Arm,
     DataConfig,
     FeedConfig,
+    InjectionConfig,
     OptimConfig,
     RunConfig,
     SourceConfig,

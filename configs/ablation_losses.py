@@ -12,8 +12,9 @@ SNLI comes from the hub; for its files say
         --data.sources.0.paths DATA/snli_*.jsonl --data.tokenizer.source DATA/t5_vocab
 """
 
-from jina_jax.config.run.ablate import Ablation, Arm
-from jina_jax.config.run.run import (
+from jina_jax.config import (
+    Ablation,
+    Arm,
     DataConfig,
     FeedConfig,
     OptimConfig,

@@ -1,6 +1,6 @@
 """A small T5 trained in minutes on the documentation of the installed Python packages."""
 
-from jina_jax.config.run.run import (
+from jina_jax.config import (
     DataConfig,
     FeedConfig,
     OptimConfig,

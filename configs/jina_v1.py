@@ -3,8 +3,8 @@
 `jina-jax train jina_v1` runs them in order; `jina_v1:jina_v1_triplets` names the second alone.
 """
 
-from jina_jax.config.run.files import load_config
-from jina_jax.config.run.run import RunConfig
+from jina_jax.config import RunConfig
+from jina_jax.config.files import load_config
 
 
 def get_config() -> tuple[RunConfig, ...]:

@@ -14,13 +14,14 @@ from a folder (`--data.consistency.model FOLDER`). Preparing all of them needs t
 what you lack, or give sources a `limit`.
 """
 
-from jina_jax.config.run.filters import (
+from jina_jax.config import (
     ConsistencyConfig,
+    DataConfig,
     DecontaminationConfig,
     EvaluationSet,
     LanguageConfig,
+    RunConfig,
 )
-from jina_jax.config.run.run import DataConfig, RunConfig
 from jina_jax.sources.catalogue import catalogue_source
 
 WEB_SEARCH = ("ms_marco",)

@@ -3,7 +3,7 @@
 `jina-jax plan large` compiles its step for the first machine below, `large@MACHINE` for another.
 """
 
-from jina_jax.config.run.run import RunConfig, T5Config
+from jina_jax.config import RunConfig, T5Config
 from jina_jax.configs._sizes import Setting, sized
 
 MACHINES = {

@@ -13,10 +13,8 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
-from jina_jax.cli.main import main as cli
-from jina_jax.config.run.ablate import Ablation
-from jina_jax.config.run.run import RunConfig
-from jina_jax.config.run.suite import Suite
+from jina_jax.cli import main as cli
+from jina_jax.config import Ablation, RunConfig, Suite
 
 _SECTION = re.compile(r"\n (?!options|positional)\S.*\n -{20,}\n")
 """Where the help of a verb goes on with the fields of a section of a config."""

@@ -3,7 +3,7 @@
 import torch
 import transformers
 
-from jina_jax.config.run.model import BertConfig
+from jina_jax.config import BertConfig
 
 TINY_BERT = BertConfig(
     vocab_size=101, hidden_size=24, num_hidden_layers=3, num_attention_heads=4,

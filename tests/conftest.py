@@ -14,12 +14,11 @@ from jaxtyping import install_import_hook
 install_import_hook(
     [
         "jina_jax.model",
-        "jina_jax.train.loss.log_sums",
-        "jina_jax.train.loss.losses",
-        "jina_jax.train.loss.visits",
+        "jina_jax.train.loss",
         "jina_jax.feed",
+        "jina_jax.inference",
         "jina_jax.evaluate",
-        "jina_jax.score",
+        "jina_jax.prepare.filters",
     ],
     "beartype.beartype",
 )
@@ -30,11 +29,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 import pytest  # noqa: E402
 
+pytest_plugins = ["tests.folders"]
+
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
     """A prepared folder and a config file beside it."""
-    from jina_jax.prepare.prepare import prepare
+    from jina_jax.prepare.run import prepare
     from tests.prepared import CONFIG_FILE, tiny_config, write_jsonl
 
     folder = tmp_path_factory.mktemp("trainer")

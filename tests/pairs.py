@@ -2,14 +2,17 @@
 
 import json
 
-from jina_jax.config.run.filters import (
+from jina_jax.config import (
+    DataConfig,
     DecontaminationConfig,
     EvaluationSet,
     LanguageConfig,
+    LengthConfig,
     NearDuplicateConfig,
+    SourceConfig,
+    TokenizerConfig,
 )
-from jina_jax.config.run.run import DataConfig, LengthConfig, SourceConfig, TokenizerConfig
-from jina_jax.prepare.prepare import prepare
+from jina_jax.prepare.run import prepare
 
 VOCAB = 50
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from jina_jax.config.run.run import (
+from jina_jax.config import (
     DataConfig,
     FeedConfig,
     OptimConfig,

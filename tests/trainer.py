@@ -9,10 +9,10 @@ from itertools import islice
 from pathlib import Path
 from typing import IO
 
-from jina_jax.cli.main.arguments import config_verb
+from jina_jax.cli.arguments import config_verb
 from jina_jax.feed.open import feed_of_run
 from jina_jax.shards.manifest import load_manifest
-from jina_jax.train.metrics.metrics.metrics import read_metrics
+from jina_jax.train.metrics.writer import read_metrics
 
 ROOT = Path(__file__).parents[1]
 _started: list[subprocess.Popen[str]] = []
@@ -35,7 +35,7 @@ def start(
         ),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    command = [sys.executable, "-m", "jina_jax.cli.main", "train", str(folder / "config.py")]
+    command = [sys.executable, "-m", "jina_jax.cli", "train", str(folder / "config.py")]
     process = subprocess.Popen(
         [*command, f"--workdir={folder / run}", *flags],
         env=environment, stderr=stderr, text=True, preexec_fn=before,

@@ -1,6 +1,6 @@
 """The English tasks that the paper reports (Günther et al. 2023, arXiv 2307.11224, section 5)."""
 
-from jina_jax.config.run.suite import Suite, SuiteTask
+from jina_jax.config import Suite, SuiteTask
 
 _STS = (
     SuiteTask("BIOSSES"),

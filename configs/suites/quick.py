@@ -1,6 +1,6 @@
 """One small task of each kind: minutes on a small machine."""
 
-from jina_jax.config.run.suite import Suite, SuiteTask
+from jina_jax.config import Suite, SuiteTask
 
 
 def get_suite() -> Suite:

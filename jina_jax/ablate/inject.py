@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jina_jax.config.run.ablate import InjectionConfig
-from jina_jax.config.run.run import SourceConfig
+from jina_jax.config import InjectionConfig, SourceConfig
 from jina_jax.errors import UserError
 from jina_jax.sources.read import FILE_KINDS, matched_files, read_source
 from jina_jax.sources.records import read_file_records

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jina_jax.config.run.run import RunConfig, SourceConfig
+from jina_jax.config import RunConfig, SourceConfig
 from jina_jax.errors import UserError
 from jina_jax.evaluate.negation import evaluate_negation, held_out_tasks
 from jina_jax.evaluate.retrieval import (
@@ -16,8 +16,8 @@ from jina_jax.evaluate.retrieval import (
     task_of_pairs,
 )
 from jina_jax.inference.embedder import Embedder
+from jina_jax.shards.array_record import ShardSet
 from jina_jax.shards.manifest import Manifest
-from jina_jax.shards.shards import ShardSet
 from jina_jax.sources.read import read_source
 from jina_jax.system.hashing import content_key
 from jina_jax.text.identity import text_hash

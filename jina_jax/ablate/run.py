@@ -26,18 +26,18 @@ from jina_jax.ablate.measure import (
 )
 from jina_jax.ablate.plot import plot_ablation
 from jina_jax.ablate.report import ABLATION_FILE, AblationReport, ArmReport
-from jina_jax.checkpoint.checkpoint.trained import is_run
-from jina_jax.config.run.ablate import Ablation, ablation_problems, arm_config
-from jina_jax.config.run.files import difference, unchangeable_fields
-from jina_jax.config.run.run import RunConfig
-from jina_jax.config.run.validation import validate
+from jina_jax.checkpoint.trained import is_run
+from jina_jax.config import Ablation, RunConfig
+from jina_jax.config.ablate import ablation_problems, arm_config
+from jina_jax.config.files import difference, unchangeable_fields
+from jina_jax.config.validation import validate
 from jina_jax.devices.mesh import make_mesh
 from jina_jax.errors import UserError
 from jina_jax.evaluate.retrieval import RetrievalTask, rank_by_bm25, score
 from jina_jax.inference.embedder import Embedder
 from jina_jax.inference.initial import initial_params
 from jina_jax.prepare.filters.scorers import configured_scorers
-from jina_jax.prepare.prepare import prepare
+from jina_jax.prepare.run import prepare
 from jina_jax.shards.manifest import MANIFEST_FILE, Manifest, prepared_config
 from jina_jax.system.atomic import write_atomically
 from jina_jax.system.hashing import file_sha256

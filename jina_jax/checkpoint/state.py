@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from jax import Array
+from jaxtyping import Array
 
 Params = Any
 

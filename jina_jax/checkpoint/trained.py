@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jina_jax.checkpoint.checkpoint.checkpoint import open_for_reading
-from jina_jax.config.run.files import RUN_FILE, read_section
-from jina_jax.config.run.model import T5Config
-from jina_jax.config.run.run import FeedConfig
+from jina_jax.checkpoint.checkpoints import open_for_reading
+from jina_jax.config import FeedConfig, T5Config
+from jina_jax.config.files import RUN_FILE, read_section
 from jina_jax.errors import UserError
 from jina_jax.model.layout import check_shape
 from jina_jax.model.t5 import init_params

@@ -6,10 +6,9 @@ from typing import Annotated
 
 import tyro
 
-from jina_jax.cli.main.arguments import parse
-from jina_jax.config.run.ablate import Ablation, InjectionConfig
-from jina_jax.config.run.files import load_ablation
-from jina_jax.config.run.run import RunConfig, SourceConfig
+from jina_jax.cli.arguments import parse
+from jina_jax.config import Ablation, InjectionConfig, RunConfig, SourceConfig
+from jina_jax.config.files import load_ablation
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 
 import tyro
 
-from jina_jax.config.run.files import config_names, load_config
-from jina_jax.config.run.run import RunConfig
-from jina_jax.config.run.validation import validate
+from jina_jax.config import RunConfig
+from jina_jax.config.files import config_names, load_config
+from jina_jax.config.validation import validate
 from jina_jax.errors import UserError
 
 _T = TypeVar("_T")

@@ -2,14 +2,14 @@
 
 import pyarrow.parquet as pq
 
-from jina_jax.cli.main.tables import funnel, hits, scores
-from jina_jax.config.run.run import RunConfig
+from jina_jax.cli.tables import funnel, hits, scores
+from jina_jax.config import RunConfig
 from jina_jax.evaluate.run import evaluate
 from jina_jax.export.run import export
 from jina_jax.inference.embedder import Embedder
 from jina_jax.inference.search import search
 from jina_jax.prepare.filters.scorers import configured_scorers
-from jina_jax.prepare.prepare import prepare
+from jina_jax.prepare.run import prepare
 from jina_jax.system.progress import say
 from jina_jax.train.loop import train
 

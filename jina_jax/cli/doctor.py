@@ -51,7 +51,7 @@ def _of(what: str, full: bool) -> Checks:
     """The checks of what was named."""
     if not what:
         return
-    from jina_jax.config.run.files import RUN_FILE, load_phases
+    from jina_jax.config.files import RUN_FILE, load_phases
     from jina_jax.doctor.prepared import prepared_checks
     from jina_jax.doctor.run import model_checks, run_checks
     from jina_jax.inference.hf_folder import has_weights

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import tyro
 
-from jina_jax.cli.main.arguments import config_verb, parse
-from jina_jax.config.run.files import to_json
-from jina_jax.config.run.run import RunConfig
-from jina_jax.config.run.validation import validate
+from jina_jax.cli.arguments import config_verb, parse
+from jina_jax.config import RunConfig
+from jina_jax.config.files import to_json
+from jina_jax.config.validation import validate
 from jina_jax.errors import UserError
 
 # Heavy imports happen inside the verbs, so that --help and errors are quick.
@@ -61,8 +61,8 @@ def inspect(
       why: a query, positive or negative; tell instead what became of each record that has it.
       plot: a .png, .svg or .pdf; draw instead the scores of the filters of the prepared folder.
     """
-    from jina_jax.cli.main.tables import fates, prepared_folder
-    from jina_jax.cli.main.tables import inspect as shown
+    from jina_jax.cli.tables import fates, prepared_folder
+    from jina_jax.cli.tables import inspect as shown
 
     if plot is not None:
         from jina_jax.prepare.explain import score_histograms

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from jina_jax.cli.main.arguments import config_verb
+from jina_jax.cli.arguments import config_verb
 from jina_jax.errors import UserError
 from jina_jax.launch.machines import find_machine
 from jina_jax.launch.options import LaunchOptions, Target, check

@@ -97,7 +97,7 @@ def search(
       field: field or column that holds the passage.
       top_k: passages shown per query.
     """
-    from jina_jax.cli.main.tables import hits
+    from jina_jax.cli.tables import hits
     from jina_jax.inference import search as exact
     from jina_jax.inference.embedder import Embedder
     from jina_jax.inference.texts import stream_texts
@@ -133,8 +133,8 @@ def negation_score(
       negative_field: that holds what contradicts both.
       batch_rows: packed rows encoded at once.
     """
-    from jina_jax.cli.main.tables import scores
-    from jina_jax.config.run.evaluate import NegationSet
+    from jina_jax.cli.tables import scores
+    from jina_jax.config import NegationSet
     from jina_jax.evaluate.negation import evaluate_negation, read_negation
     from jina_jax.inference.embedder import Embedder
     from jina_jax.inference.texts import file_kind
@@ -179,7 +179,7 @@ def mteb(
         sentence-t5-base (-large, -xl, -xxl), gtr-t5-base (-large, -xl, -xxl), all-MiniLM-L6-v2.
         Without any, ours stand alone.
     """
-    from jina_jax.config.run.files import load_suite
+    from jina_jax.config.files import load_suite
     from jina_jax.mteb.published import COMPARISON_FILE, check_models, write_comparison
     from jina_jax.mteb.published import compare as beside
 
@@ -192,7 +192,7 @@ def mteb(
         raise UserError(
             f'`jina-jax mteb` needs {error.name}: pip install "jina-jax[mteb]"'
         ) from error
-    from jina_jax.cli.main.tables import comparison
+    from jina_jax.cli.tables import comparison
 
     output = output or model / "mteb"
     found = run_suite(open_model(model, name), chosen, output, mirror)

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from jina_jax.cli.main.arguments import config_verb
-from jina_jax.config.run.files import each_phase, reads_from
+from jina_jax.cli.arguments import config_verb
+from jina_jax.config.files import each_phase, reads_from
 
 # Heavy imports happen inside the verbs, so that --help and errors are quick.
 
@@ -21,9 +21,9 @@ def prepare(args: Sequence[str]) -> None:
     example: jina-jax prepare my_config.py --data.eval-pairs 500
     """
     config = config_verb("prepare", prepare.__doc__ or "", args)
-    from jina_jax.cli.main.tables import funnel
+    from jina_jax.cli.tables import funnel
     from jina_jax.prepare.filters.scorers import configured_scorers
-    from jina_jax.prepare.prepare import prepare as prepare_data
+    from jina_jax.prepare.run import prepare as prepare_data
     from jina_jax.shards.remote import fetch_if_there, upload_prepared
 
     fetch_if_there(config)
@@ -81,7 +81,7 @@ def evaluate(args: Sequence[str]) -> None:
     example: jina-jax evaluate my_config.py
     """
     config = config_verb("evaluate", evaluate.__doc__ or "", args)
-    from jina_jax.cli.main.tables import scores
+    from jina_jax.cli.tables import scores
     from jina_jax.evaluate.run import evaluate as evaluate_run
     from jina_jax.shards.remote import fetch_prepared
 
@@ -127,7 +127,7 @@ def negation(args: Sequence[str]) -> None:
     example: jina-jax negation my_config.py --negation.method rules
     """
     config = config_verb("negation", negation.__doc__ or "", args)
-    from jina_jax.cli.main.tables import negations
+    from jina_jax.cli.tables import negations
     from jina_jax.negation.build import build_negations
 
     print(negations(build_negations(config.negation, config.data, config.negation_path)))
@@ -145,7 +145,7 @@ def mine(args: Sequence[str]) -> None:
     example: jina-jax mine my_config.py --mine.negatives-per-pair 3 --mine.margin 0.05
     """
     config = config_verb("mine", mine.__doc__ or "", args)
-    from jina_jax.cli.main.tables import mined
+    from jina_jax.cli.tables import mined
     from jina_jax.mine.run import mine as mine_run
     from jina_jax.shards.remote import fetch_prepared
 
@@ -181,6 +181,6 @@ def demo(args: Sequence[str]) -> None:
     prepare → train → evaluate → export → search, on the documentation of the Python packages
     installed on this machine. Takes minutes on 2 CPU cores. Interrupted, it goes on where it was.
     """
-    from jina_jax.cli.main.demo import demo as run_demo
+    from jina_jax.cli.demo import demo as run_demo
 
     run_demo(config_verb("demo", demo.__doc__ or "", ["demo", *args]))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jina_jax.config.run.files import read_run
+from jina_jax.config.files import read_run
 from jina_jax.errors import UserError
 from jina_jax.inference.search import Hit
 from jina_jax.mine.run import MineReport
@@ -13,12 +13,12 @@ from jina_jax.negation.build import NegationReport
 from jina_jax.prepare.explain import explain, score_histograms
 from jina_jax.prepare.histograms import text_histograms
 from jina_jax.prepare.ledger import ledger_counts, ledger_samples
+from jina_jax.shards.array_record import ShardSet
 from jina_jax.shards.manifest import MANIFEST_FILE, Manifest, load_manifest
-from jina_jax.shards.shards import ShardSet
 from jina_jax.system.terminal import clip, table
 from jina_jax.system.untrusted import read_json
 from jina_jax.text.tokenizer import load_tokenizer
-from jina_jax.train.metrics.metrics.metrics import read_metrics
+from jina_jax.train.metrics.writer import read_metrics
 
 
 def funnel(manifest: Manifest) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from jina_jax.config.run.run import RunConfig, SourceConfig
+from jina_jax.config.run import RunConfig, SourceConfig
 from jina_jax.errors import UserError
 
 _SET_BY_THE_ABLATION = ("name", "workdir", "data_dir", "train.seed")

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from jina_jax.config.run.changeable import changeable
+from jina_jax.config.changeable import changeable
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
-from jina_jax.config.run.ablate import Ablation
-from jina_jax.config.run.run import DataConfig, RunConfig
-from jina_jax.config.run.suite import Suite
-from jina_jax.config.run.user_code import call, run_file
+from jina_jax.config.ablate import Ablation
+from jina_jax.config.run import DataConfig, RunConfig
+from jina_jax.config.suite import Suite
+from jina_jax.config.user_code import call, run_file
 from jina_jax.errors import UserError
 from jina_jax.system.untrusted import read_json
 

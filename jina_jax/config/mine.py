@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from jina_jax.config.run.changeable import changeable
+from jina_jax.config.changeable import changeable
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from jina_jax.config.run.changeable import changeable
+from jina_jax.config.changeable import changeable
 
 PROMPT = """\
 Rewrite the sentence so that it says the contrary, by adding or removing exactly one word of \

@@ -14,24 +14,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from jina_jax.config.run.alarms import AlarmConfig
-from jina_jax.config.run.changeable import changeable
-from jina_jax.config.run.evaluate import EvaluateConfig
-from jina_jax.config.run.export import ExportConfig
-from jina_jax.config.run.faults import FaultConfig
-from jina_jax.config.run.filters import (
+from jina_jax.config.alarms import AlarmConfig
+from jina_jax.config.changeable import changeable
+from jina_jax.config.evaluate import EvaluateConfig
+from jina_jax.config.export import ExportConfig
+from jina_jax.config.faults import FaultConfig
+from jina_jax.config.filters import (
     ConsistencyConfig,
     DecontaminationConfig,
     LanguageConfig,
     MarginConfig,
     NearDuplicateConfig,
 )
-from jina_jax.config.run.loss import LossConfig
-from jina_jax.config.run.mine import MineConfig
-from jina_jax.config.run.mixture import MixtureConfig
-from jina_jax.config.run.model import T5Config
-from jina_jax.config.run.negation import NegationConfig
-from jina_jax.config.run.source import SourceConfig
+from jina_jax.config.loss import LossConfig
+from jina_jax.config.mine import MineConfig
+from jina_jax.config.mixture import MixtureConfig
+from jina_jax.config.model import T5Config
+from jina_jax.config.negation import NegationConfig
+from jina_jax.config.source import SourceConfig
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from jina_jax.config.run.evaluate import OwnSet
+from jina_jax.config.evaluate import OwnSet
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,16 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from jina_jax.config.run.alarms import alarm_problems
-from jina_jax.config.run.evaluate import evaluate_problems
-from jina_jax.config.run.export import export_problems
-from jina_jax.config.run.faults import fault_problems
-from jina_jax.config.run.filters import filter_problems
-from jina_jax.config.run.loss import loss_problems
-from jina_jax.config.run.mine import mine_problems
-from jina_jax.config.run.mixture import mixture_problems
-from jina_jax.config.run.negation import negation_problems
-from jina_jax.config.run.run import RunConfig, SourceConfig
+from jina_jax.config.alarms import alarm_problems
+from jina_jax.config.evaluate import evaluate_problems
+from jina_jax.config.export import export_problems
+from jina_jax.config.faults import fault_problems
+from jina_jax.config.filters import filter_problems
+from jina_jax.config.loss import loss_problems
+from jina_jax.config.mine import mine_problems
+from jina_jax.config.mixture import mixture_problems
+from jina_jax.config.negation import negation_problems
+from jina_jax.config.run import RunConfig, SourceConfig
 from jina_jax.errors import UserError, multiples_near
 from jina_jax.system.credentials import credential_in
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jina_jax.config.run.run import DistributedConfig
+from jina_jax.config import DistributedConfig
 from jina_jax.errors import ExitCode, UserError
 from jina_jax.system.progress import say
 

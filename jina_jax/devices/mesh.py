@@ -18,7 +18,7 @@ from jax.experimental import mesh_utils
 from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jina_jax.config.run.run import MeshConfig, RunConfig
+from jina_jax.config import MeshConfig, RunConfig
 from jina_jax.errors import UserError, multiples_near
 
 DATA, FSDP, TENSOR = AXES = ("data", "fsdp", "tensor")

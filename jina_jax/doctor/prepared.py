@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from jina_jax.config.run.files import difference
-from jina_jax.config.run.run import RunConfig
+from jina_jax.config import RunConfig
+from jina_jax.config.files import difference
 from jina_jax.doctor.check import Check, Checks, guarded
 from jina_jax.errors import UserError
+from jina_jax.shards.array_record import ShardSet
 from jina_jax.shards.manifest import Manifest, flat_config, load_manifest, prepared_config
-from jina_jax.shards.shards import ShardSet
 from jina_jax.shards.verify import data_problems
 from jina_jax.system.untrusted import inner_path
 from jina_jax.text.tokenizer import load_tokenizer

@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-from jina_jax.checkpoint.checkpoint.trained import BEST_FOLDER, load_checkpoint
-from jina_jax.config.run.run import RunConfig, SourceConfig
-from jina_jax.config.run.validation import check_credentials, validate
+from jina_jax.checkpoint.trained import BEST_FOLDER, load_checkpoint
+from jina_jax.config import RunConfig, SourceConfig
+from jina_jax.config.validation import check_credentials, validate
 from jina_jax.doctor.check import Check, Checks, Verdict, guarded
 from jina_jax.doctor.machine import folder_checks
 from jina_jax.doctor.prepared import prepared_checks

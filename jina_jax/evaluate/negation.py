@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from jaxtyping import Float32
 
-from jina_jax.config.run.evaluate import NegationSet
+from jina_jax.config import NegationSet
 from jina_jax.errors import UserError
 from jina_jax.evaluate.averages import Results, with_average
 from jina_jax.inference.embedder import Embedder

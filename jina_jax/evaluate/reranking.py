@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pytrec_eval
 
-from jina_jax.config.run.evaluate import RerankingSet
+from jina_jax.config import RerankingSet
 from jina_jax.errors import UserError
 from jina_jax.evaluate.averages import Results, with_average
 from jina_jax.inference.embedder import Embedder

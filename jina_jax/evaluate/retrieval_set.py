@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from jina_jax.config.run.evaluate import RetrievalSet
+from jina_jax.config import RetrievalSet
 from jina_jax.errors import UserError
 from jina_jax.evaluate.retrieval import Corpus, RetrievalTask
 from jina_jax.sources.rows import Row, evaluation_rows

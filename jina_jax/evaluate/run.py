@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from jina_jax.config.run.run import RunConfig
+from jina_jax.config import RunConfig
 from jina_jax.devices.mesh import make_mesh
 from jina_jax.evaluate.averages import Results
 from jina_jax.evaluate.negation import (

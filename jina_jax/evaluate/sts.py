@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import spearmanr
 
-from jina_jax.config.run.evaluate import StsSet
+from jina_jax.config import StsSet
 from jina_jax.errors import UserError
 from jina_jax.evaluate.averages import Results, with_average
 from jina_jax.inference.embedder import Embedder

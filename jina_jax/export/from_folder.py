@@ -10,10 +10,16 @@ import jax
 import jax.numpy as jnp
 from sentencepiece import sentencepiece_model_pb2 as sentencepiece_proto
 
-from jina_jax.checkpoint.checkpoint.checkpoint import Checkpoints
-from jina_jax.config.run.files import to_json
-from jina_jax.config.run.model import T5Config
-from jina_jax.config.run.run import DataConfig, FeedConfig, RunConfig, TokenizerConfig, TrainConfig
+from jina_jax.checkpoint.checkpoints import Checkpoints
+from jina_jax.config import (
+    DataConfig,
+    FeedConfig,
+    RunConfig,
+    T5Config,
+    TokenizerConfig,
+    TrainConfig,
+)
+from jina_jax.config.files import to_json
 from jina_jax.errors import UserError
 from jina_jax.inference.hf_folder import CONFIG_FILE, WEIGHTS_FILE, find_folder, read_encoder
 from jina_jax.inference.sentence_folder import check_sentence_folder

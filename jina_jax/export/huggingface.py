@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from safetensors.numpy import save_file
 
-from jina_jax.config.run.model import T5Config
+from jina_jax.config import T5Config
 from jina_jax.errors import UserError
 from jina_jax.export.onnx import ONNX_DATA, ONNX_FILE, ONNX_FOLDER, verify_onnx, write_onnx
 from jina_jax.inference.hf_folder import CONFIG_FILE, WEIGHTS_FILE, read_encoder

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from jina_jax.config.run.loss import LossConfig
+from jina_jax.config import LossConfig
 
 
 @dataclass(frozen=True)

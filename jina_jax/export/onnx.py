@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from tokenizers import Tokenizer
 
-from jina_jax.config.run.model import T5Config
+from jina_jax.config import T5Config
 from jina_jax.errors import UserError
 from jina_jax.model.pooling import mean_pool
 from jina_jax.model.t5 import apply

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from jina_jax.checkpoint.checkpoint.trained import Trained, load_checkpoint
-from jina_jax.config.run.evaluate import OwnSet
-from jina_jax.config.run.run import RunConfig
+from jina_jax.checkpoint.trained import Trained, load_checkpoint
+from jina_jax.config import RunConfig
+from jina_jax.config.evaluate import OwnSet
 from jina_jax.evaluate.run import RESULT_FILES
 from jina_jax.export.hub import push
 from jina_jax.export.huggingface import export_huggingface, verify_export

@@ -6,9 +6,9 @@ import numpy as np
 import xxhash
 from jaxtyping import Float32, Int32
 
-from jina_jax.config.run.run import FeedConfig
+from jina_jax.config import FeedConfig
 from jina_jax.feed.packing import bucket_rows, fill, place
-from jina_jax.shards.shards import TokenisedRecords
+from jina_jax.shards.array_record import TokenisedRecords
 
 
 class PackedBatch(NamedTuple):

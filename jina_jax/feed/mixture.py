@@ -7,8 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from jina_jax.config.run.mixture import MixtureConfig
-from jina_jax.config.run.run import SourceConfig
+from jina_jax.config import MixtureConfig, SourceConfig
 from jina_jax.errors import UserError
 
 Stages = Sequence[tuple[int, np.ndarray]]

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from jina_jax.config.run.run import RunConfig
+from jina_jax.config import RunConfig
 from jina_jax.feed.batch import Batch
 from jina_jax.feed.mixture import Mixture, plan_mixture
 from jina_jax.feed.pipeline import batches
+from jina_jax.shards.array_record import ShardSet
 from jina_jax.shards.manifest import Manifest
-from jina_jax.shards.shards import ShardSet
 
 
 class RunFeed(NamedTuple):

@@ -14,12 +14,12 @@ import grain
 import numpy as np
 from absl import flags
 
-from jina_jax.config.run.run import FeedConfig
+from jina_jax.config import FeedConfig
 from jina_jax.errors import DataLost, UserError
 from jina_jax.feed.batch import Batch, pack_batch
 from jina_jax.feed.mixture import Mixture
 from jina_jax.feed.shuffle import permute
-from jina_jax.shards.shards import ShardSet
+from jina_jax.shards.array_record import ShardSet
 from jina_jax.system.processes import die_with_parent
 
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from tokenizers import Tokenizer
 
-from jina_jax.config.run.model import BertConfig
+from jina_jax.config import BertConfig
 from jina_jax.errors import UserError
 from jina_jax.inference.hf_folder import (
     CONFIG_FILE,

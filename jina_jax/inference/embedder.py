@@ -15,8 +15,8 @@ from jax.sharding import Mesh
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from jina_jax.checkpoint.checkpoint.trained import is_run, load_checkpoint
-from jina_jax.config.run.model import T5Config
+from jina_jax.checkpoint.trained import is_run, load_checkpoint
+from jina_jax.config import T5Config
 from jina_jax.devices.mesh import all_on_data, make_mesh
 from jina_jax.errors import UserError
 from jina_jax.inference.hf_folder import WEIGHTS_FILE, has_weights, read_encoder

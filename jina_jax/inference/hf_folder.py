@@ -14,7 +14,7 @@ import ml_dtypes  # noqa: F401  Importing it teaches NumPy the dtype bfloat16.
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from jina_jax.config.run.model import T5Config
+from jina_jax.config import T5Config
 from jina_jax.errors import UserError
 from jina_jax.model.weights import IGNORED_PREFIXES, config_from_huggingface
 from jina_jax.system.untrusted import inner_path, parse_json, read_json, refuse_code

@@ -7,10 +7,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from jina_jax.checkpoint.checkpoint.trained import is_run, load_checkpoint
-from jina_jax.config.run.files import difference
-from jina_jax.config.run.model import T5Config
-from jina_jax.config.run.run import RunConfig
+from jina_jax.checkpoint.trained import is_run, load_checkpoint
+from jina_jax.config import RunConfig, T5Config
+from jina_jax.config.files import difference
 from jina_jax.devices.mesh import param_shardings, put
 from jina_jax.errors import UserError
 from jina_jax.inference.hf_folder import read_encoder

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jina_jax.config.run.model import BertConfig
+from jina_jax.config import BertConfig
 from jina_jax.devices.mesh import make_mesh
 from jina_jax.errors import UserError
 from jina_jax.inference.bert_folder import POOLING_FILE, BertFolder, flatten, read_bert, row_shapes

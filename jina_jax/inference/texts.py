@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from jina_jax.config.run.run import SourceConfig
+from jina_jax.config import SourceConfig
 from jina_jax.errors import UserError
 from jina_jax.sources.lines import Damage, read_lines
 from jina_jax.sources.read import read_source

@@ -1,8 +1,8 @@
 """What the machines of a run are called by those who rent them out.
 
 How many chips and hosts they have is in `jina_jax.plan.topology`, what a chip can do in
-`jina_jax.devices.accelerators`. Sources: Google Cloud's pages "Plan TPUs in GKE", "TPU v4", "TPU v5e",
-"TPU v5p", "TPU v6e" and "TPU software versions", and the tables of xpk and SkyPilot.
+`jina_jax.devices.accelerators`. Sources: Google Cloud's pages "Plan TPUs in GKE", "TPU v4",
+"TPU v5e", "TPU v5p", "TPU v6e" and "TPU software versions", and the tables of xpk and SkyPilot.
 """
 
 import re

@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from textwrap import indent
 
-from jina_jax.config.run.run import RunConfig
+from jina_jax.config import RunConfig
 from jina_jax.errors import ExitCode
 from jina_jax.launch.machines import GpuMachine, TpuMachine
 from jina_jax.launch.options import CACHE, GRACE_S, MOUNT, LaunchOptions, Target

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from jina_jax.config.run.run import SourceConfig
-from jina_jax.shards.shards import ShardSet
+from jina_jax.config import SourceConfig
+from jina_jax.shards.array_record import ShardSet
 from jina_jax.sources.chunks import CHUNK_RECORDS, Chunk
 from jina_jax.sources.read import read_all
 from jina_jax.system.atomic import atomic_file

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jina_jax.config.run.mine import MineConfig
+from jina_jax.config import MineConfig
 
 TAKEN, SAME_TEXT, TOO_NEAR, MARGIN, NOT_LOOKED_AT = range(5)
 RULES = {SAME_TEXT: "same_text", TOO_NEAR: "first_rank", MARGIN: "margin"}

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jina_jax.checkpoint.checkpoint.trained import load_checkpoint
-from jina_jax.config.run.run import RunConfig, SourceConfig
+from jina_jax.checkpoint.trained import load_checkpoint
+from jina_jax.config import RunConfig, SourceConfig
 from jina_jax.errors import UserError
 from jina_jax.inference.embedder import Embedder
 from jina_jax.mine.source import SourceMiner

@@ -8,15 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from jina_jax.config.run.mine import MineConfig
-from jina_jax.config.run.run import SourceConfig
+from jina_jax.config import MineConfig, SourceConfig
 from jina_jax.errors import UserError
 from jina_jax.inference.embedder import Embedder
 from jina_jax.inference.embeddings import embed_to_file
 from jina_jax.inference.search import top_k
 from jina_jax.mine.pairs import Known, Texts, collect_pairs, different_texts
 from jina_jax.mine.rules import RULES, TAKEN, Judged, counts, judge
-from jina_jax.shards.shards import ShardSet
+from jina_jax.shards.array_record import ShardSet
 from jina_jax.system.arrow import map_table
 from jina_jax.system.atomic import atomic_file, join_files, write_atomically
 from jina_jax.system.progress import say, track

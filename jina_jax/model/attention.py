@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from jina_jax.config.run.model import T5Config
+from jina_jax.config import T5Config
 from jina_jax.model.dropout import DropoutKey, Site, dropout
 from jina_jax.model.feed_forward import Linear
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from jina_jax.config.run.model import BertConfig
+from jina_jax.config import BertConfig
 from jina_jax.model.attention import attend, attend_by_row, segment_mask
 from jina_jax.model.feed_forward import Linear
 from jina_jax.model.norm import LayerNorm

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from jina_jax.config.run.model import BertConfig
+from jina_jax.config import BertConfig
 from jina_jax.errors import UserError
 from jina_jax.model.bert import init_classifier_params, init_params
 from jina_jax.model.layout import Tensor, fill_params, read_shape

@@ -9,7 +9,7 @@ body of a scan once, and recomputation as if it were progress.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from jina_jax.config.run.model import T5Config
+from jina_jax.config import T5Config
 
 
 class Work(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from jina_jax.config.run.model import T5Config
+from jina_jax.config import T5Config
 from jina_jax.errors import UserError
 from jina_jax.model.layout import Tensor, fill_params, read_shape
 from jina_jax.model.t5 import init_params

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from mteb.models import ModelMeta, SearchEncoderWrapper
 
-from jina_jax.checkpoint.checkpoint.trained import is_run
+from jina_jax.checkpoint.trained import is_run
 from jina_jax.inference.embedder import TEXTS_AT_ONCE, Embedder
 from jina_jax.inference.hf_folder import CONFIG_FILE, read_config
 from jina_jax.inference.search import stream_top_k

@@ -11,7 +11,8 @@ from mteb.abstasks.abstask import AbsTask
 from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.abstasks.sts import AbsTaskSTS
 
-from jina_jax.config.run.evaluate import NegationSet, OwnSet, RerankingSet, RetrievalSet, StsSet
+from jina_jax.config import NegationSet, RerankingSet, RetrievalSet, StsSet
+from jina_jax.config.evaluate import OwnSet
 from jina_jax.evaluate.negation import NegationTask, negation_scores, read_negation
 from jina_jax.evaluate.reranking import RerankingTask, read_reranking
 from jina_jax.evaluate.retrieval import RetrievalTask

@@ -6,7 +6,7 @@ from typing import Any
 import mteb
 import numpy as np
 
-from jina_jax.config.run.suite import Suite
+from jina_jax.config import Suite
 from jina_jax.mteb.model import MtebModel
 from jina_jax.mteb.scores import TaskScore
 from jina_jax.mteb.tasks import suite_tasks

@@ -6,8 +6,8 @@ from typing import Any
 
 import mteb
 
-from jina_jax.config.run.evaluate import set_problems
-from jina_jax.config.run.suite import Suite, SuiteTask
+from jina_jax.config import Suite, SuiteTask
+from jina_jax.config.evaluate import set_problems
 from jina_jax.errors import UserError
 from jina_jax.mteb.own import own_task
 

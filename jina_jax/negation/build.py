@@ -15,8 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jina_jax.config.run.negation import NegationConfig
-from jina_jax.config.run.run import DataConfig, SourceConfig
+from jina_jax.config import DataConfig, NegationConfig, SourceConfig
 from jina_jax.errors import UserError
 from jina_jax.negation.check import flaw
 from jina_jax.negation.endpoint import Endpoint

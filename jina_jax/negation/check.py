@@ -1,6 +1,6 @@
 """What a triplet of a sentence, its entailment and its negation must be, whoever wrote it."""
 
-from jina_jax.config.run.negation import NegationCheckConfig
+from jina_jax.config import NegationCheckConfig
 from jina_jax.negation.rules import negation_cues, words_of
 from jina_jax.text.identity import text_hash
 

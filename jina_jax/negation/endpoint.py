@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import httpx2
 
-from jina_jax.config.run.negation import EndpointConfig
+from jina_jax.config import EndpointConfig
 from jina_jax.errors import UserError
 from jina_jax.sources.records import is_unicode
 from jina_jax.system.atomic import write_atomically

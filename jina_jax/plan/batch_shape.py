@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jina_jax.config.run.run import FeedConfig
+from jina_jax.config import FeedConfig
 from jina_jax.errors import UserError
 from jina_jax.feed.packing import bucket_rows, place
 from jina_jax.model.flops import Work

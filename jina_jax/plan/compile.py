@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from jina_jax.config.run.run import RunConfig
+from jina_jax.config import RunConfig
 from jina_jax.plan.batch_shape import BatchShape
 from jina_jax.plan.topology import LOCAL, find_topology
 from jina_jax.system.processes import die_with_parent

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from jina_jax.config.run.model import T5Config
+from jina_jax.config import T5Config
 from jina_jax.devices.accelerators import Accelerator
 from jina_jax.model.flops import StepFlops
 

@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 
-from jina_jax.config.run.run import RunConfig
+from jina_jax.config import RunConfig
 from jina_jax.devices.accelerators import Accelerator, accelerator
 from jina_jax.devices.out_of_memory import remedies
 from jina_jax.errors import UserError

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from jina_jax.config.run.run import SourceConfig
+from jina_jax.config import SourceConfig
 from jina_jax.sources.extractors import GROUPED
 from jina_jax.sources.lines import compression_suffix
 from jina_jax.sources.pydocs import package_stamps

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 
 from jina_jax.prepare.ledger import Dropped, ledger_batches
 from jina_jax.prepare.sorted_runs import TEXTS
+from jina_jax.shards.array_record import ShardSet
 from jina_jax.shards.manifest import Manifest, ScoreHistogram, SourceSummary, load_manifest
-from jina_jax.shards.shards import ShardSet
 from jina_jax.text.identity import normalise, text_hash
 
 _RECORDS = 8192

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from jina_jax.config.run.run import SourceConfig
+from jina_jax.config import SourceConfig
 from jina_jax.errors import UnusableError
 from jina_jax.prepare.blocks import Block
 from jina_jax.prepare.ledger import Dropped, LedgerWriter

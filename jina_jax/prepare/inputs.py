@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from jina_jax.config.run.run import DataConfig
+from jina_jax.config import DataConfig
 from jina_jax.errors import UserError
 from jina_jax.prepare.engine.task import Task
 from jina_jax.prepare.pipeline import Pipeline

@@ -13,7 +13,7 @@ from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any
 
-from jina_jax.config.run.run import DataConfig
+from jina_jax.config import DataConfig
 from jina_jax.prepare.blocks import Block
 from jina_jax.prepare.dedup import DEDUP_VERSION, DedupResult, DedupRules, dedup_task, source_ranks
 from jina_jax.prepare.engine.local import LocalEngine

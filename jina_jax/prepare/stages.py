@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from jina_jax.config.run.run import DataConfig
+from jina_jax.config import DataConfig
 from jina_jax.prepare.filters.evaluation_sets import decontamination_filter
 from jina_jax.prepare.filters.filter import Filter, Scorer, Verdict
 from jina_jax.prepare.filters.language import language_filter

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from jina_jax.config.run.run import DataConfig
+from jina_jax.config import DataConfig
 from jina_jax.errors import UnusableError
 from jina_jax.prepare.dedup import DEDUP_VERSION, DedupResult
 from jina_jax.prepare.ingest import CLEAN_VERSION

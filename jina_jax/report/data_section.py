@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from jina_jax.config.run.run import RunConfig
+from jina_jax.config import RunConfig
 from jina_jax.prepare.explain import score_histograms
 from jina_jax.prepare.ledger import ledger_counts, ledger_samples
 from jina_jax.report.drawing import histogram, stacked
 from jina_jax.report.facts import RunFacts
 from jina_jax.report.parts import About, Group, Plot, Sample, Samples, Section, Table
+from jina_jax.shards.array_record import ShardSet
 from jina_jax.shards.manifest import LEDGER_FILE, Manifest, SourceSummary
-from jina_jax.shards.shards import ShardSet
 
 SAMPLES_PER_REASON = 3
 REASONS_SHOWN = 4

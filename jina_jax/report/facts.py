@@ -8,16 +8,16 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from jina_jax.ablate.report import ABLATION_FILE, AblationReport
-from jina_jax.checkpoint.checkpoint.trained import STARTS_FILE, is_run
-from jina_jax.config.run.files import RUN_FILE, read_run
-from jina_jax.config.run.run import RunConfig
+from jina_jax.checkpoint.trained import STARTS_FILE, is_run
+from jina_jax.config import RunConfig
+from jina_jax.config.files import RUN_FILE, read_run
 from jina_jax.errors import UserError
 from jina_jax.evaluate.averages import Results
 from jina_jax.evaluate.run import RESULT_FILES
 from jina_jax.mteb.published import COMPARISON_FILE, Comparison
 from jina_jax.shards.manifest import MANIFEST_FILE, Manifest, load_manifest
 from jina_jax.train.evaluation import EVALUATIONS_FILE
-from jina_jax.train.metrics.metrics.metrics import METRICS_FILE, read_metrics
+from jina_jax.train.metrics.writer import METRICS_FILE, read_metrics
 
 T = TypeVar("T")
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from jina_jax.config.run.files import difference, to_json, unchangeable_fields
+from jina_jax.config.files import difference, to_json, unchangeable_fields
 from jina_jax.report.facts import RunFacts
 from jina_jax.report.parts import Code, Group, Section, Table
 from jina_jax.shards.manifest import MANIFEST_FILE, Manifest

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jina_jax.config.run.files import unchangeable_fields
-from jina_jax.config.run.run import DataConfig
+from jina_jax.config import DataConfig
+from jina_jax.config.files import unchangeable_fields
 from jina_jax.errors import UserError
 from jina_jax.system.untrusted import from_json, inner_path, parse_json, read_bounded
 

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jina_jax.config.run.run import RunConfig
+from jina_jax.config import RunConfig
 from jina_jax.errors import Unreachable, UserError
 from jina_jax.shards.manifest import LEDGER_FILE, MANIFEST_FILE, load_manifest
 from jina_jax.system.atomic import atomic_file, write_atomically

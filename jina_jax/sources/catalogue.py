@@ -13,7 +13,7 @@ Licences are what the data set's own card or page says; a card that somebody els
 
 import dataclasses
 
-from jina_jax.config.run.run import SourceConfig
+from jina_jax.config import SourceConfig
 from jina_jax.errors import UserError
 from jina_jax.sources.catalogue_entries import ENTRIES
 

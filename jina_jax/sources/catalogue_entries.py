@@ -1,6 +1,6 @@
 """The entries of the catalogue, by family."""
 
-from jina_jax.config.run.run import SourceConfig
+from jina_jax.config import SourceConfig
 from jina_jax.sources.catalogue_entry import (
     HUB,
     CatalogueEntry,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from jina_jax.config.run.run import SourceConfig
+from jina_jax.config import SourceConfig
 
 HUB = "https://huggingface.co/datasets/"
 _COLLECTION = f"{HUB}sentence-transformers/embedding-training-data"

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any
 
-from jina_jax.config.run.run import SourceConfig
+from jina_jax.config import SourceConfig
 from jina_jax.errors import UserError
 from jina_jax.sources.extractors import GROUPED, PER_RECORD, Grouped, Texts
 from jina_jax.sources.huggingface import read_hf

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterator
 
-from jina_jax.config.run.run import SourceConfig
+from jina_jax.config import SourceConfig
 from jina_jax.errors import UserError
 from jina_jax.sources.chunks import Chunk, Record, chunked, flattened
 from jina_jax.sources.extract import read_extracted, reads_records

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jina_jax.config.run.run import SourceConfig
+from jina_jax.config import SourceConfig
 from jina_jax.errors import UserError
 from jina_jax.sources.records import Record
 from jina_jax.system.untrusted import objects_within, parse_json, read_json

@@ -21,7 +21,7 @@ from tokenizers import normalizers as hf_normalizers
 from tokenizers import pre_tokenizers as hf_pre_tokenizers
 from tokenizers import processors as hf_processors
 
-from jina_jax.config.run.run import TokenizerConfig
+from jina_jax.config import TokenizerConfig
 from jina_jax.errors import UserError
 from jina_jax.system.untrusted import MAX_JSON_BYTES, inner_path, read_bounded
 

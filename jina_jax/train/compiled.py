@@ -5,8 +5,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from jina_jax.checkpoint.checkpoint.state import TrainState
-from jina_jax.config.run.run import RunConfig
+from jina_jax.checkpoint.state import TrainState
+from jina_jax.config import RunConfig
 from jina_jax.devices.mesh import local_memory_bytes
 from jina_jax.devices.out_of_memory import advice
 from jina_jax.errors import OutOfMemory

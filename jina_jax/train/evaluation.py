@@ -7,17 +7,17 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from jina_jax.checkpoint.checkpoint.checkpoint import Checkpoints
-from jina_jax.checkpoint.checkpoint.state import TrainState
-from jina_jax.checkpoint.checkpoint.trained import BEST_FOLDER
-from jina_jax.config.run.run import RunConfig
+from jina_jax.checkpoint.checkpoints import Checkpoints
+from jina_jax.checkpoint.state import TrainState
+from jina_jax.checkpoint.trained import BEST_FOLDER
+from jina_jax.config import RunConfig
 from jina_jax.devices.distributed import is_first
 from jina_jax.errors import UserError
 from jina_jax.evaluate.run import Evaluation, Tasks, measures, read_tasks, score_tasks
 from jina_jax.inference.embedder import Embedder
 from jina_jax.system.progress import say
 from jina_jax.text.tokenizer import load_tokenizer
-from jina_jax.train.metrics.metrics.metrics import MetricsWriter, keep_until, read_metrics
+from jina_jax.train.metrics.writer import MetricsWriter, keep_until, read_metrics
 
 EVALUATIONS_FILE = "evaluations.jsonl"
 _MODEL = "trained"

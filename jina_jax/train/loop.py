@@ -13,12 +13,12 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from jina_jax.checkpoint.checkpoint.checkpoint import Checkpoints
-from jina_jax.checkpoint.checkpoint.state import TrainState
-from jina_jax.checkpoint.checkpoint.trained import STARTS_FILE, is_run
-from jina_jax.config.run.files import difference, to_json, unchangeable_fields
-from jina_jax.config.run.run import RunConfig
-from jina_jax.config.run.validation import validate
+from jina_jax.checkpoint.checkpoints import Checkpoints
+from jina_jax.checkpoint.state import TrainState
+from jina_jax.checkpoint.trained import STARTS_FILE, is_run
+from jina_jax.config import RunConfig
+from jina_jax.config.files import difference, to_json, unchangeable_fields
+from jina_jax.config.validation import validate
 from jina_jax.devices.distributed import check_agreement, is_first, start
 from jina_jax.devices.host_watch import HostWatch
 from jina_jax.devices.mesh import check_divides, make_mesh, put
@@ -35,10 +35,10 @@ from jina_jax.system.progress import say
 from jina_jax.text.tokenizer import SPIECE_FILE
 from jina_jax.train.compiled import CompiledStep, as_out_of_memory
 from jina_jax.train.evaluation import StepEvaluation
-from jina_jax.train.metrics.metrics.metrics import METRICS_FILE, MetricsWriter, read_metrics
-from jina_jax.train.metrics.metrics.profile import Profiler
-from jina_jax.train.metrics.metrics.source_metrics import SourceMetrics
-from jina_jax.train.metrics.metrics.throughput import Throughput
+from jina_jax.train.metrics.profile import Profiler
+from jina_jax.train.metrics.source_metrics import SourceMetrics
+from jina_jax.train.metrics.throughput import Throughput
+from jina_jax.train.metrics.writer import METRICS_FILE, MetricsWriter, read_metrics
 from jina_jax.train.saves import Saves
 from jina_jax.train.step import batch_shardings, init_state, state_shapes, state_shardings
 from jina_jax.train.step_log import StepLog

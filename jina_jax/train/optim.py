@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jina_jax.config.run.run import OptimConfig
+from jina_jax.config import OptimConfig
 
 
 def learning_rate_schedule(config: OptimConfig, num_steps: int) -> optax.Schedule:

@@ -6,9 +6,9 @@ from typing import Any
 
 import jax
 
-from jina_jax.checkpoint.checkpoint.checkpoint import Checkpoints
-from jina_jax.checkpoint.checkpoint.state import TrainState
-from jina_jax.config.run.run import RunConfig
+from jina_jax.checkpoint.checkpoints import Checkpoints
+from jina_jax.checkpoint.state import TrainState
+from jina_jax.config import RunConfig
 from jina_jax.errors import SaveFailed
 from jina_jax.system.progress import say
 

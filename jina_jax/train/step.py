@@ -12,17 +12,15 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float32
 
 from jina_jax.checkpoint.state import Learned, Params, TrainState
-from jina_jax.config.run.loss import LossConfig
-from jina_jax.config.run.model import T5Config
-from jina_jax.config.run.run import RunConfig
+from jina_jax.config import LossConfig, RunConfig, T5Config
 from jina_jax.devices.mesh import param_shardings, replicated, split_first_axis
 from jina_jax.feed.batch import PackedBatch
 from jina_jax.model.dropout import DropoutKey
 from jina_jax.model.pooling import first_dimensions, mean_pool
 from jina_jax.model.t5 import Execution, apply, init_params
 from jina_jax.train.gradcache import encode_in_chunks
+from jina_jax.train.loss.contrastive import Contrast, Terms, contrastive_loss
 from jina_jax.train.loss.log_sums import Spread
-from jina_jax.train.loss.losses import Contrast, Terms, contrastive_loss
 from jina_jax.train.loss.slots import take_slots
 from jina_jax.train.optim import learning_rate_schedule, make_optimizer
 

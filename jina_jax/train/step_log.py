@@ -3,12 +3,12 @@
 import jax
 from jax.sharding import Mesh
 
-from jina_jax.config.run.run import RunConfig
+from jina_jax.config import RunConfig
 from jina_jax.feed.batch import Batch
-from jina_jax.train.metrics.metrics.memory import peak_memory
-from jina_jax.train.metrics.metrics.metrics import METRICS_FILE, MetricsWriter, read_metrics
-from jina_jax.train.metrics.metrics.source_metrics import SourceMetrics
-from jina_jax.train.metrics.metrics.throughput import Throughput
+from jina_jax.train.metrics.memory import peak_memory
+from jina_jax.train.metrics.source_metrics import SourceMetrics
+from jina_jax.train.metrics.throughput import Throughput
+from jina_jax.train.metrics.writer import METRICS_FILE, MetricsWriter, read_metrics
 from jina_jax.train.saves import Saves
 from jina_jax.train.watch.alarms import Alarms
 from jina_jax.train.watch.goodput import Goodput

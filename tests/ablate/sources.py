@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
-from jina_jax.config.run.ablate import Ablation, Arm, InjectionConfig
-from jina_jax.config.run.run import (
+from jina_jax.config import (
+    Ablation,
+    Arm,
     DataConfig,
     FeedConfig,
+    InjectionConfig,
     OptimConfig,
     RunConfig,
     SourceConfig,

@@ -17,14 +17,14 @@ import pytest
 
 from jina_jax.ablate.measure import source_task
 from jina_jax.ablate.run import ablate
-from jina_jax.cli.main.main import main
-from jina_jax.config.run.run import SourceConfig, T5Config, TrainConfig
+from jina_jax.cli.main import main
+from jina_jax.config import SourceConfig, T5Config, TrainConfig
 from jina_jax.devices.mesh import make_mesh
 from jina_jax.errors import UserError
 from jina_jax.inference.embedder import Embedder
 from jina_jax.inference.initial import initial_params
-from jina_jax.prepare.prepare import prepare
-from jina_jax.train.metrics.metrics.metrics import read_metrics
+from jina_jax.prepare.run import prepare
+from jina_jax.train.metrics.writer import read_metrics
 from tests.ablate.sources import CONFIG_FILE, STEPS, filters, losses
 
 ROOT = Path(__file__).parents[2]
@@ -150,7 +150,7 @@ def test_another_configuration_is_refused(folder, capsys):
 def test_sigkill_loses_no_run_that_was_measured(folder, tmp_path, compiled):
     config = write_config(tmp_path)
     process = subprocess.Popen(
-        [sys.executable, "-m", "jina_jax.cli.main", "ablate", config],
+        [sys.executable, "-m", "jina_jax.cli", "ablate", config],
         env=os.environ
         | {
             "PYTHONPATH": str(ROOT),

@@ -3,9 +3,9 @@ import dataclasses
 import pytest
 
 from jina_jax.ablate.run import check
-from jina_jax.config.run.ablate import Ablation, Arm, arm_config
-from jina_jax.config.run.files import load_ablation, load_config
-from jina_jax.config.run.run import RunConfig, SourceConfig
+from jina_jax.config import Ablation, Arm, RunConfig, SourceConfig
+from jina_jax.config.ablate import arm_config
+from jina_jax.config.files import load_ablation, load_config
 from jina_jax.errors import UserError
 from tests.ablate.sources import filters, losses
 

@@ -1,7 +1,7 @@
 import pytest
 
 from jina_jax.ablate.detection import Detection, detection, detections
-from jina_jax.config.run.filters import LanguageConfig
+from jina_jax.config import LanguageConfig
 from jina_jax.shards.manifest import load_manifest
 from tests.pairs import config, pair, run, write
 

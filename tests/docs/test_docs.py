@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from jina_jax.cli.main import main as cli
-from jina_jax.cli.main.arguments import config_verb
+from jina_jax.cli import main as cli
+from jina_jax.cli.arguments import config_verb
 from jina_jax.sources.read import read_source
 
 ROOT = Path(__file__).parents[2]

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from jina_jax.cli.main.doctor import _of as checks_of
-from jina_jax.cli.main.main import main
-from jina_jax.config.run.files import RUN_FILE
+from jina_jax.cli.doctor import _of as checks_of
+from jina_jax.cli.main import main
+from jina_jax.config.files import RUN_FILE
 from jina_jax.doctor.devices import device_checks
 from jina_jax.doctor.machine import folder_checks, machine_checks, tested_versions
 from tests.pairs import pair, write

@@ -3,7 +3,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jina_jax.config.run.evaluate import NegationSet
+from jina_jax.config import NegationSet
 from jina_jax.errors import UserError
 from jina_jax.evaluate.negation import (
     NegationTask,
@@ -13,7 +13,7 @@ from jina_jax.evaluate.negation import (
     score_negation,
 )
 from jina_jax.inference.embedder import Embedder
-from jina_jax.prepare.prepare import prepare
+from jina_jax.prepare.run import prepare
 from tests.pairs import config, triplet, write
 
 

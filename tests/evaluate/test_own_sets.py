@@ -9,9 +9,8 @@ import pytest
 from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.models import SearchEncoderWrapper
 
-from jina_jax.cli.main.main import main
-from jina_jax.config.run.evaluate import NegationSet, RerankingSet, RetrievalSet, StsSet
-from jina_jax.config.run.suite import Suite, SuiteTask
+from jina_jax.cli.main import main
+from jina_jax.config import NegationSet, RerankingSet, RetrievalSet, StsSet, Suite, SuiteTask
 from jina_jax.errors import UserError
 from jina_jax.evaluate.negation import read_negation, score_negation
 from jina_jax.evaluate.reranking import read_reranking, score_reranking

@@ -5,7 +5,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import RerankingEvaluator
 
-from jina_jax.config.run.evaluate import RerankingSet
+from jina_jax.config import RerankingSet
 from jina_jax.errors import UserError
 from jina_jax.evaluate.reranking import (
     Candidates,

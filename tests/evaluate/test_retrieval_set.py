@@ -10,12 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jina_jax.config.run.evaluate import (
-    EvaluateConfig,
-    NegationSet,
-    RetrievalSet,
-    evaluate_problems,
-)
+from jina_jax.config import EvaluateConfig, NegationSet, RetrievalSet
+from jina_jax.config.evaluate import evaluate_problems
 from jina_jax.devices.mesh import make_mesh
 from jina_jax.errors import UserError
 from jina_jax.evaluate.retrieval import (

@@ -9,7 +9,8 @@ from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
 
-from jina_jax.config.run.evaluate import EvaluateConfig, RerankingSet, StsSet, evaluate_problems
+from jina_jax.config import EvaluateConfig, RerankingSet, StsSet
+from jina_jax.config.evaluate import evaluate_problems
 from jina_jax.errors import UserError
 from jina_jax.evaluate.sts import StsTask, evaluate_sts, read_sts, score_sts, spearman
 from jina_jax.inference.embedder import Embedder

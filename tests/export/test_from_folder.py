@@ -12,9 +12,9 @@ import transformers
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
-from jina_jax.checkpoint.checkpoint.trained import load_checkpoint
-from jina_jax.cli.main.main import main
-from jina_jax.config.run.run import TokenizerConfig
+from jina_jax.checkpoint.trained import load_checkpoint
+from jina_jax.cli.main import main
+from jina_jax.config import TokenizerConfig
 from jina_jax.errors import UserError
 from jina_jax.export.from_folder import import_folder
 from jina_jax.inference.embedder import Embedder

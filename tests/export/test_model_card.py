@@ -3,7 +3,7 @@ import dataclasses
 import yaml
 from huggingface_hub import ModelCard as HubCard
 
-from jina_jax.config.run.loss import LossConfig
+from jina_jax.config import LossConfig
 from jina_jax.export.model_card import CardScore, CardSource, ModelCard, render_card
 
 CARD = ModelCard(

@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from jina_jax.config.run.run import T5Config, TokenizerConfig
+from jina_jax.config import T5Config, TokenizerConfig
 from jina_jax.export.huggingface import export_huggingface, verify_export
 from jina_jax.export.onnx import verify_onnx
 from jina_jax.model.t5 import init_params

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from jina_jax.errors import ExitCode
-from jina_jax.train.metrics.metrics.metrics import read_metrics
+from jina_jax.train.metrics.writer import read_metrics
 from tests.trainer import children, planned, start, wait_for_step, workers
 
 FLAGS = ("--train.num-steps=100000", "--feed.workers=2", "--feed.prefetch-batches=1")

@@ -7,9 +7,9 @@ import subprocess
 
 import pytest
 
-from jina_jax.checkpoint.checkpoint.checkpoint import Checkpoints
+from jina_jax.checkpoint.checkpoints import Checkpoints
 from jina_jax.errors import ExitCode
-from jina_jax.train.metrics.metrics.metrics import read_metrics
+from jina_jax.train.metrics.writer import read_metrics
 from tests.trainer import finish, start, wait_for_step, wait_until
 
 LONG = ("--train.num-steps=100000", "--faults.save-retry-s=0.5")

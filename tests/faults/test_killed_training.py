@@ -4,9 +4,9 @@ import signal
 
 import pytest
 
-from jina_jax.checkpoint.checkpoint.checkpoint import Checkpoints
+from jina_jax.checkpoint.checkpoints import Checkpoints
 from jina_jax.train.evaluation import evaluations
-from jina_jax.train.metrics.metrics.metrics import read_metrics
+from jina_jax.train.metrics.writer import read_metrics
 from tests.trainer import curve, finish, start, wait_until
 
 EVALUATED = ("--evaluate.every-steps=14", "--evaluate.keep-best=retrieval/average/ndcg@10")

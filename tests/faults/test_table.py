@@ -26,7 +26,7 @@ TABLE = (
     Row(
         "killed in a step", "SIGKILL at random steps",
         "the same command goes on; batches and losses are bit-identical",
-        ("train/test_resume.py::test_sigkill_at_random_steps_changes_nothing",),
+        ("checkpoint/test_resume.py::test_sigkill_at_random_steps_changes_nothing",),
     ),
     Row(
         "killed in a save", "SIGKILL while saving-STEP is there",
@@ -49,8 +49,8 @@ TABLE = (
         "preempted", "SIGTERM to one of one or two processes",
         "all save the same step, exit 143, go on from there",
         (
-            "train/test_resume.py::test_sigterm_saves_the_step_and_says_so",
-            "train/test_processes.py::"
+            "checkpoint/test_resume.py::test_sigterm_saves_the_step_and_says_so",
+            "devices/test_processes.py::"
             "test_two_processes_train_stop_together_and_go_on_as_one",
         ),
     ),
@@ -130,15 +130,15 @@ TABLE = (
     Row(
         "only one host starts", "one of two processes",
         "exit 2 after distributed.timeout_s, with what to check",
-        ("train/test_processes.py::test_a_process_that_is_alone_says_so_in_time",),
+        ("devices/test_processes.py::test_a_process_that_is_alone_says_so_in_time",),
     ),
     Row(
         "hosts, devices or workers change", "8, 4, 2, 1 devices; 2, 1 processes; 2, 0 workers",
         "the same batches, losses within rounding",
         (
-            "train/test_processes.py::"
+            "devices/test_processes.py::"
             "test_a_checkpoint_of_eight_devices_goes_on_with_four_two_and_one",
-            "train/test_processes.py::"
+            "devices/test_processes.py::"
             "test_two_processes_train_stop_together_and_go_on_as_one",
             "faults/test_data_workers.py::"
             "test_a_killed_worker_ends_the_run_and_the_next_has_the_same_batches",
@@ -148,8 +148,8 @@ TABLE = (
         "configuration changes", "other flags on resumption, or on one of two hosts",
         "refused with each field, before and now",
         (
-            "train/test_resume.py::test_another_configuration_is_refused_on_resumption",
-            "train/test_processes.py::test_processes_with_another_configuration_are_named",
+            "checkpoint/test_resume.py::test_another_configuration_is_refused_on_resumption",
+            "devices/test_processes.py::test_processes_with_another_configuration_are_named",
         ),
     ),
     Row(
@@ -171,61 +171,61 @@ TABLE = (
         "shard damaged", "bytes flipped, cut, added or exchanged, at the start and while training",
         "found at the start or when the record is read, named, never trained on",
         (
-            "data/test_verify.py::test_a_shard_cut_grown_gone_or_another_is_found_at_the_start",
-            "data/test_verify.py::test_a_bit_in_the_middle_is_found_by_hashing_all",
-            "data/test_verify.py::test_no_damage_to_a_shard_ever_changes_a_record",
-            "data/test_verify.py::test_the_damaged_record_is_named",
-            "data/test_verify.py::test_training_never_sees_a_damaged_shard",
+            "shards/test_verify.py::test_a_shard_cut_grown_gone_or_another_is_found_at_the_start",
+            "shards/test_verify.py::test_a_bit_in_the_middle_is_found_by_hashing_all",
+            "shards/test_verify.py::test_no_damage_to_a_shard_ever_changes_a_record",
+            "shards/test_verify.py::test_the_damaged_record_is_named",
+            "shards/test_verify.py::test_training_never_sees_a_damaged_shard",
         ),
     ),
     Row(
         "bad lines of a source", "bad UTF-8, cut gzip, no JSON, wrong schema, endless lines",
         "counted with file and line, passed over in bounded memory",
         (
-            "data/test_sources.py::"
+            "sources/test_sources.py::"
             "test_every_kind_of_bad_line_is_reported_with_its_number_and_passed_over",
-            "data/test_sources.py::test_a_missing_field_is_named_with_those_there",
-            "data/test_sources.py::test_a_line_without_end_is_not_held",
+            "sources/test_sources.py::test_a_missing_field_is_named_with_those_there",
+            "sources/test_sources.py::test_a_line_without_end_is_not_held",
         ),
     ),
     Row(
         "files that are traps", "bombs in gzip, zstd and Parquet, links out of a folder, pipes",
         "refused by name in bounded memory",
         (
-            "data/test_bombs.py::test_a_line_of_768_mib_in_a_small_file",
-            "data/test_bombs.py::test_a_table_with_cells_that_are_each_short_enough",
-            "data/test_bombs.py::test_a_column_that_names_one_long_text_in_every_row",
-            "data/test_bombs.py::test_an_empty_file_is_named",
-            "data/test_bombs.py::test_links_of_a_glob_may_not_lead_out_of_its_folder",
-            "data/test_bombs.py::test_a_pipe_is_no_file",
+            "sources/test_bombs.py::test_a_line_of_768_mib_in_a_small_file",
+            "sources/test_bombs.py::test_a_table_with_cells_that_are_each_short_enough",
+            "sources/test_bombs.py::test_a_column_that_names_one_long_text_in_every_row",
+            "sources/test_bombs.py::test_an_empty_file_is_named",
+            "sources/test_bombs.py::test_links_of_a_glob_may_not_lead_out_of_its_folder",
+            "sources/test_bombs.py::test_a_pipe_is_no_file",
         ),
     ),
     Row(
         "hostile model", "pickles, code, auto_map, unknown modules, paths out, shapes, huge JSON",
         "refused by name before any of it is loaded; nothing is executed",
         (
-            "test_hostile_models.py::test_a_hostile_folder_is_refused_by_name",
-            "test_hostile_models.py::test_the_import_refuses_it_too_and_leaves_nothing",
-            "test_hostile_models.py::test_every_verb_says_so_in_one_line_and_exits_with_2",
-            "test_hostile_models.py::test_pickles_and_code_beside_safetensors_are_left_alone",
+            "inference/test_hostile_models.py::test_a_hostile_folder_is_refused_by_name",
+            "inference/test_hostile_models.py::test_the_import_refuses_it_too_and_leaves_nothing",
+            "inference/test_hostile_models.py::test_every_verb_says_so_in_one_line_and_exits_with_2",
+            "inference/test_hostile_models.py::test_pickles_and_code_beside_safetensors_are_left_alone",
         ),
     ),
     Row(
         "hostile run folder", "a config.json of others: paths, types, sizes, infinities",
         "refused by every verb with the field",
         (
-            "test_hostile_runs.py::test_a_run_whose_configuration_is_hostile_is_refused",
-            "test_hostile_runs.py::test_every_verb_that_reads_it_exits_with_2",
+            "checkpoint/test_hostile_runs.py::test_a_run_whose_configuration_is_hostile_is_refused",
+            "checkpoint/test_hostile_runs.py::test_every_verb_that_reads_it_exits_with_2",
         ),
     ),
     Row(
         "credentials", "in flags, configurations, addresses and the environment",
         "refused, or masked in all that is printed and written",
         (
-            "test_credentials.py::"
+            "system/test_credentials.py::"
             "test_a_credential_in_a_configuration_is_refused_and_not_repeated",
-            "test_credentials.py::test_no_verb_repeats_one_that_it_was_given",
-            "test_credentials.py::test_a_run_from_end_to_end_writes_and_prints_none",
+            "system/test_credentials.py::test_no_verb_repeats_one_that_it_was_given",
+            "system/test_credentials.py::test_a_run_from_end_to_end_writes_and_prints_none",
         ),
     ),
 )  # fmt: skip

@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from jina_jax.config.run.loss import LossConfig
-from jina_jax.config.run.run import FeedConfig, OptimConfig, RunConfig, T5Config, TrainConfig
+from jina_jax.config import FeedConfig, LossConfig, OptimConfig, RunConfig, T5Config, TrainConfig
 from jina_jax.feed.batch import pack_batch
-from jina_jax.shards.shards import TokenisedRecords
+from jina_jax.shards.array_record import TokenisedRecords
 
 CONFIG = RunConfig(
     name="tiny",

@@ -3,12 +3,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jina_jax.config.run.run import FeedConfig
+from jina_jax.config import FeedConfig
 from jina_jax.errors import UserError
 from jina_jax.feed.batch import pack_batch
 from jina_jax.feed.mixture import interleave
 from jina_jax.feed.pipeline import batches
-from jina_jax.shards.shards import ShardSet, ShardWriter, encode_record
+from jina_jax.shards.array_record import ShardSet, ShardWriter, encode_record
 
 FEED = FeedConfig(
     global_batch_size=8, query_tokens=6, positive_tokens=10, row_tokens=16, texts_per_row=4

@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import zstandard
 from safetensors.numpy import save
 
-from jina_jax.config.run.files import to_json
-from jina_jax.config.run.run import DataConfig, RunConfig, SourceConfig, T5Config, TokenizerConfig
+from jina_jax.config import DataConfig, RunConfig, SourceConfig, T5Config, TokenizerConfig
+from jina_jax.config.files import to_json
 from jina_jax.model.weights import config_to_huggingface
+from jina_jax.shards.array_record import ShardWriter, encode_record
 from jina_jax.shards.manifest import FORMAT_VERSION
-from jina_jax.shards.shards import ShardWriter, encode_record
 from jina_jax.text.tokenizer import build_tokenizer
 
 _ROWS = [{"query": "q é", "positive": "p", "n": 1}, {"query": "a, b", "positive": 'say "x"'}]

@@ -5,17 +5,17 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from jina_jax.config.run.files import read_run
-from jina_jax.config.run.run import SourceConfig, TokenizerConfig
-from jina_jax.config.run.validation import validate
+from jina_jax.config import SourceConfig, TokenizerConfig
+from jina_jax.config.files import read_run
+from jina_jax.config.validation import validate
 from jina_jax.errors import UserError
 from jina_jax.export.from_folder import _spiece
 from jina_jax.inference.hf_folder import read_config, read_tensors, weight_files
 from jina_jax.inference.sentence_folder import check_pooling, check_sentence_folder
 from jina_jax.model import bert_weights, weights
 from jina_jax.negation.endpoint import _parsed
+from jina_jax.shards.array_record import ShardSet, ShardWriter
 from jina_jax.shards.manifest import load_manifest
-from jina_jax.shards.shards import ShardSet, ShardWriter
 from jina_jax.sources.extractors import GROUPED, PER_RECORD
 from jina_jax.sources.read import read_source
 from jina_jax.sources.tfds import _refuse_foreign_classes

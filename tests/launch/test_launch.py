@@ -11,7 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from jina_jax.cli.main.main import main
+from jina_jax.cli.main import main
 from jina_jax.launch.options import CACHE, GRACE_S, MOUNT
 from jina_jax.plan.topology import find_topology
 from tests.launch.jobset_schema import JOBSET

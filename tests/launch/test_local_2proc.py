@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jina_jax.prepare.prepare import prepare
+from jina_jax.prepare.run import prepare
 from tests.prepared import CONFIG_FILE, STEPS, tiny_config, write_jsonl
 from tests.trainer import ROOT, curve, finish, start, wait_for_step
 

@@ -13,13 +13,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from jina_jax.cli.main.main import main
-from jina_jax.config.run.run import DataConfig, SourceConfig, TokenizerConfig
+from jina_jax.cli.main import main
+from jina_jax.config import DataConfig, SourceConfig, TokenizerConfig
 from jina_jax.inference.embedder import Embedder
 from jina_jax.mine.run import mine
-from jina_jax.prepare.prepare import prepare
+from jina_jax.prepare.run import prepare
+from jina_jax.shards.array_record import ShardSet
 from jina_jax.shards.manifest import load_manifest
-from jina_jax.shards.shards import ShardSet
 from jina_jax.sources.read import read_source
 from jina_jax.text.identity import text_hash
 from jina_jax.train.loop import train
@@ -222,7 +222,7 @@ def command(folder, config):
     (folder / "config.py").write_text(text.format(folder=str(folder)))
     options = config.mine
     return [
-        sys.executable, "-m", "jina_jax.cli.main", "mine", str(folder / "config.py"),
+        sys.executable, "-m", "jina_jax.cli", "mine", str(folder / "config.py"),
         f"--mine.output-dir={options.output_dir}", f"--mine.query-block={options.query_block}",
         f"--mine.corpus-block={options.corpus_block}",
     ]  # fmt: skip

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jina_jax.config.run.mine import MineConfig
+from jina_jax.config import MineConfig
 from jina_jax.mine.rules import (
     MARGIN,
     NOT_LOOKED_AT,

@@ -1,9 +1,9 @@
 import dataclasses
 
 import pytest
-from torch_oracle import TINY, numpy_tensors, torch_encoder
 
 from jina_jax.model.weights import from_huggingface
+from tests.model.torch_oracle import TINY, numpy_tensors, torch_encoder
 
 
 @pytest.fixture(scope="module", params=["relu", "gated-gelu"])

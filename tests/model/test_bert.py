@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from torch_oracle import numpy_tensors
 
 from jina_jax.errors import UserError
 from jina_jax.model.bert import (
@@ -26,6 +25,7 @@ from jina_jax.model.bert_weights import (
 from jina_jax.model.norm import LayerNorm
 from jina_jax.model.pooling import first_token
 from tests.bert_oracle import TINY_BERT, torch_bert
+from tests.model.torch_oracle import numpy_tensors
 
 LENGTH = 40
 # Texts of each packed row; the rest of a row is padding.

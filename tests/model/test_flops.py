@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jina_jax.config.run.run import T5Config
+from jina_jax.config import T5Config
 from jina_jax.model.flops import Work, encoder_flops, similarity_flops, step_flops
 from jina_jax.model.t5 import apply, init_params
 

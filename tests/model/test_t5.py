@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from torch_oracle import TINY
 
 from jina_jax.model.dropout import DropoutKey, Site, dropout
 from jina_jax.model.t5 import apply, init_params
 from jina_jax.model.weights import to_huggingface
+from tests.model.torch_oracle import TINY
 
 IDS = jnp.asarray(np.random.default_rng(0).integers(2, 101, (3, 16)))
 SEGMENTS = jnp.asarray([[1] * 16, [1] * 5 + [2] * 9 + [0] * 2, [1] * 3 + [0] * 13])

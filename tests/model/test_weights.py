@@ -4,9 +4,8 @@ import jax
 import numpy as np
 import pytest
 import transformers
-from torch_oracle import TINY
 
-from jina_jax.config.run.run import T5Config
+from jina_jax.config import T5Config
 from jina_jax.errors import UserError
 from jina_jax.model.t5 import init_params
 from jina_jax.model.weights import (
@@ -16,6 +15,7 @@ from jina_jax.model.weights import (
     parameter_count,
     to_huggingface,
 )
+from tests.model.torch_oracle import TINY
 
 BASE = T5Config(d_model=768, d_ff=3072, num_layers=12, num_heads=12)
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 import transformers
 
-from jina_jax.config.run.run import T5Config
+from jina_jax.config import T5Config
 from jina_jax.model.weights import config_to_huggingface
 
 TINY = T5Config(

@@ -1,6 +1,6 @@
 """A run that is quick to compile."""
 
-from jina_jax.config.run.run import FeedConfig, RunConfig, T5Config
+from jina_jax.config import FeedConfig, RunConfig, T5Config
 
 CONFIG = RunConfig(
     name="tiny",

@@ -8,7 +8,6 @@ import time
 
 import psutil
 import pytest
-from planned import CONFIG
 
 from jina_jax.devices.mesh import make_mesh
 from jina_jax.errors import UserError
@@ -18,6 +17,7 @@ from jina_jax.plan.compile import Request, abstract_arguments, out_of_memory
 from jina_jax.plan.report import report
 from jina_jax.plan.run import PlanOptions, plan
 from jina_jax.train.step import make_train_step
+from tests.plan.planned import CONFIG
 
 
 def test_the_step_is_compiled_in_a_process_of_its_own(capsys):
@@ -61,7 +61,7 @@ def test_a_compiler_that_is_killed_is_not_called_one_that_fails():
 
 
 def test_a_compilation_ends_with_the_process_that_wants_it():
-    arguments = ["-m", "jina_jax.cli.main", "plan", "demo", "--model.num-layers", "24"]
+    arguments = ["-m", "jina_jax.cli", "plan", "demo", "--model.num-layers", "24"]
     process = subprocess.Popen(
         [sys.executable, *arguments], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
         text=True,

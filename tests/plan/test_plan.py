@@ -2,16 +2,16 @@ import dataclasses
 import re
 
 import pytest
-from planned import CONFIG
 
-from jina_jax.cli.main import main as cli
-from jina_jax.config.run.run import LossConfig, MeshConfig, SourceConfig
+from jina_jax.cli import main as cli
+from jina_jax.config import LossConfig, MeshConfig, SourceConfig
 from jina_jax.errors import UserError
 from jina_jax.model.flops import Work, step_flops
 from jina_jax.plan import cache, run
 from jina_jax.plan.compile import Compiled
 from jina_jax.plan.report import report
 from jina_jax.plan.run import PlanOptions, plan
+from tests.plan.planned import CONFIG
 
 FITTING = Compiled(
     "TPU v5 lite", 16, True, 2**31, 0, 2**30, 2**30, 0, 8.19e9,

@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jina_jax.config.run.run import FeedConfig, T5Config
+from jina_jax.config import FeedConfig, T5Config
 from jina_jax.devices.accelerators import Accelerator
 from jina_jax.errors import UserError
 from jina_jax.feed.packing import place

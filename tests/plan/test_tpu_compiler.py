@@ -8,9 +8,8 @@ import subprocess
 import sys
 
 import pytest
-from planned import CONFIG
 
-from jina_jax.config.run.run import LossConfig, MeshConfig
+from jina_jax.config import LossConfig, MeshConfig
 from jina_jax.errors import UserError
 from jina_jax.model.weights import parameter_count
 from jina_jax.plan import child, run
@@ -20,6 +19,7 @@ from jina_jax.plan.report import report
 from jina_jax.plan.run import PlanOptions, plan
 from jina_jax.plan.topology import FAMILIES
 from jina_jax.plan.traffic import BETWEEN_SLICES
+from tests.plan.planned import CONFIG
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason='needs pip install "jina-jax[tpu]"'

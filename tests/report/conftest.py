@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from jina_jax.cli.main.main import main
+from jina_jax.cli.main import main
 from tests.prepared import write_jsonl
 
 HOSTILE = "<script>document.title = 'executed'</script><img src=x onerror=alert(1)>"

@@ -5,9 +5,9 @@ import re
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-from jina_jax.cli.main.main import main
+from jina_jax.cli.main import main
 from jina_jax.shards.manifest import load_manifest
-from jina_jax.train.metrics.metrics.metrics import read_metrics
+from jina_jax.train.metrics.writer import read_metrics
 
 WIDE, NARROW = {"width": 1400, "height": 1000}, {"width": 380, "height": 800}
 SECTIONS = ("data", "training", "evaluation")

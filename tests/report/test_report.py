@@ -9,7 +9,7 @@ import pytest
 
 from jina_jax.ablate.detection import Detection
 from jina_jax.ablate.report import AblationReport, ArmReport
-from jina_jax.cli.main.main import main
+from jina_jax.cli.main import main
 from jina_jax.mteb.published import COMPARISON_FILE, compare, load_published, write_comparison
 from jina_jax.mteb.scores import TaskScore
 from jina_jax.report.data_section import _edges, _fates, _padded_to_longest

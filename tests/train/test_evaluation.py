@@ -9,10 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-from jina_jax.checkpoint.checkpoint.trained import load_checkpoint
-from jina_jax.config.run.evaluate import EvaluateConfig, RetrievalSet, evaluate_problems
-from jina_jax.config.run.files import read_run
-from jina_jax.config.run.validation import validate
+from jina_jax.checkpoint.trained import load_checkpoint
+from jina_jax.config import EvaluateConfig, RetrievalSet
+from jina_jax.config.evaluate import evaluate_problems
+from jina_jax.config.files import read_run
+from jina_jax.config.validation import validate
 from jina_jax.errors import UserError
 from jina_jax.evaluate.retrieval import load_task, rank_by_embedding, score
 from jina_jax.evaluate.run import measures, read_tasks

@@ -5,15 +5,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_step import CONFIG, make_batch
 
-from jina_jax.config.run.run import FeedConfig, MeshConfig, RunConfig, TrainConfig
-from jina_jax.config.run.validation import validate
+from jina_jax.config import FeedConfig, MeshConfig, RunConfig, TrainConfig
+from jina_jax.config.validation import validate
 from jina_jax.devices.mesh import check_divides, make_mesh, replicated, split_first_axis
 from jina_jax.errors import UserError
 from jina_jax.model.t5 import init_params
 from jina_jax.train.gradcache import encode_in_chunks
 from jina_jax.train.step import batch_loss, batch_shardings, init_state, make_train_step
+from tests.train.test_step import CONFIG, make_batch
 
 FEED = dataclasses.replace(CONFIG.feed, global_batch_size=96, rows_multiple=16)
 KEY = jax.random.key(3)

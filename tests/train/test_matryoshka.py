@@ -4,19 +4,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from contrast_oracle import contrast
-from test_step import CONFIG, make_batch
 
-from jina_jax.config.run.loss import LossConfig
-from jina_jax.config.run.run import MeshConfig, RunConfig, T5Config
-from jina_jax.config.run.validation import validate
+from jina_jax.config import LossConfig, MeshConfig, RunConfig, T5Config
+from jina_jax.config.validation import validate
 from jina_jax.devices.mesh import make_mesh
 from jina_jax.errors import UserError
 from jina_jax.model.pooling import first_dimensions
 from jina_jax.model.t5 import Execution, init_params
+from jina_jax.train.loss.contrastive import Terms
 from jina_jax.train.loss.log_sums import Spread
-from jina_jax.train.loss.losses import Terms
 from jina_jax.train.step import batch_loss, embed_texts
+from tests.train.loss.contrast_oracle import contrast
+from tests.train.test_step import CONFIG, make_batch
 
 
 def test_by_hand():

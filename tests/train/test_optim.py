@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from jina_jax.config.run.run import OptimConfig
+from jina_jax.config import OptimConfig
 from jina_jax.train.optim import learning_rate_schedule, make_optimizer
 
 

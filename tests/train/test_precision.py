@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_mesh import KEY, WHOLE, state_on
-from test_step import make_batch
 
-from jina_jax.config.run.run import MeshConfig
+from jina_jax.config import MeshConfig
 from jina_jax.devices.mesh import make_mesh
 from jina_jax.model.t5 import init_params
 from jina_jax.train.step import batch_loss, make_train_step
+from tests.devices.test_mesh import KEY, WHOLE, state_on
+from tests.train.test_step import make_batch
 
 HALF = dataclasses.replace(WHOLE, model=dataclasses.replace(WHOLE.model, compute_dtype="bfloat16"))
 

@@ -7,16 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_step import CONFIG, make_batch
 
-from jina_jax.checkpoint.checkpoint.checkpoint import Checkpoints
-from jina_jax.config.run.loss import LossConfig
-from jina_jax.config.run.run import MeshConfig, RunConfig
-from jina_jax.config.run.validation import validate
+from jina_jax.checkpoint.checkpoints import Checkpoints
+from jina_jax.config import LossConfig, MeshConfig, RunConfig
+from jina_jax.config.validation import validate
 from jina_jax.devices.mesh import make_mesh, replicated
 from jina_jax.errors import UserError
 from jina_jax.model.t5 import init_params
 from jina_jax.train.step import batch_loss, init_state, make_train_step
+from tests.train.test_step import CONFIG, make_batch
 
 LEARNED = dataclasses.replace(
     CONFIG,

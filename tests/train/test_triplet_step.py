@@ -6,16 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from contrast_oracle import contrast
-from test_step import CONFIG, make_batch
 
-from jina_jax.config.run.loss import LossConfig
-from jina_jax.config.run.run import MeshConfig
+from jina_jax.config import LossConfig, MeshConfig
 from jina_jax.devices.mesh import make_mesh, replicated
 from jina_jax.model.t5 import Execution, init_params
+from jina_jax.train.loss.contrastive import Terms
 from jina_jax.train.loss.log_sums import Spread
-from jina_jax.train.loss.losses import Terms
 from jina_jax.train.step import batch_loss, batch_shardings, embed_texts
+from tests.train.loss.contrast_oracle import contrast
+from tests.train.test_step import CONFIG, make_batch
 
 TERMS = Terms(query=1.0, positive=0.7, margin=20.0, epsilon=0.1)
 LOSS = LossConfig(

@@ -2,13 +2,9 @@
 
 import os
 
-from jina_jax.config.run.run import EngineConfig
-from jina_jax.prepare.engine.task import Engine
-
-_QUEUED_PER_WORKER = 8
-"""Tasks handed out ahead, which bounds what a cancelled stage still does."""
-
+from jina_jax.config import EngineConfig
 from jina_jax.prepare.engine.local import LocalEngine
+from jina_jax.prepare.engine.task import Engine
 
 _SMALL_BYTES = 16 << 20
 

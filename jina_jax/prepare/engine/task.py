@@ -20,9 +20,6 @@ from jina_jax.errors import UserError
 from jina_jax.system.atomic import write_atomically
 from jina_jax.system.untrusted import from_json
 
-_QUEUED_PER_WORKER = 8
-"""Tasks handed out ahead, which bounds what a cancelled stage still does."""
-
 
 @dataclass(frozen=True)
 class Task:

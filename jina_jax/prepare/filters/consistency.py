@@ -27,7 +27,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Float32, Int, Int32, UInt64
 
-from jina_jax.config.run.filters import ConsistencyConfig
+from jina_jax.config import ConsistencyConfig
 from jina_jax.devices.mesh import DATA, split_first_axis
 
 _NOT_SAMPLED = -1

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import pyarrow as pa
 
-from jina_jax.config.run.filters import DecontaminationConfig, EvaluationSet
+from jina_jax.config import DecontaminationConfig, EvaluationSet
 from jina_jax.errors import UserError
 from jina_jax.prepare.filters.decontaminate import (
     EvaluationIndex,

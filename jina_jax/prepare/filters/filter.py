@@ -15,7 +15,7 @@ from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 import pyarrow as pa
 
-from jina_jax.config.run.files import unchangeable_fields
+from jina_jax.config.files import unchangeable_fields
 from jina_jax.system.hashing import content_key
 
 Records = Literal["pair", "triplet"]

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from jina_jax.config.run.filters import LanguageConfig
+from jina_jax.config import LanguageConfig
 from jina_jax.errors import UserError
 from jina_jax.prepare.filters.filter import Records, Verdict, verdict
 from jina_jax.system.hashing import file_sha256

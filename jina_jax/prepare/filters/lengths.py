@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jina_jax.config.run.run import LengthConfig
+from jina_jax.config import LengthConfig
 from jina_jax.prepare.filters.filter import Records, Verdict
 
 

@@ -16,8 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float32
 
-from jina_jax.config.run.filters import MarginConfig
-from jina_jax.config.run.model import BertConfig
+from jina_jax.config import BertConfig, MarginConfig
 from jina_jax.devices.mesh import make_mesh
 from jina_jax.inference.bert_folder import flatten, read_bert, row_shapes
 from jina_jax.inference.packed_encoder import PackedEncoder

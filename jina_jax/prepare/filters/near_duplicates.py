@@ -19,8 +19,7 @@ import pyarrow as pa
 import xxhash
 from datasketch import MinHash, MinHashLSH
 
-from jina_jax.config.run.filters import NearDuplicateConfig
-from jina_jax.config.run.run import DataConfig
+from jina_jax.config import DataConfig, NearDuplicateConfig
 from jina_jax.prepare.filters.filter import Batches, Records, Scorer, Verdict, verdict
 from jina_jax.system.arrow import map_table, write_table
 from jina_jax.text.identity import hash_words, normalise

@@ -14,8 +14,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from jina_jax.config.run.filters import ConsistencyConfig, MarginConfig
-from jina_jax.config.run.run import DataConfig
+from jina_jax.config import ConsistencyConfig, DataConfig, MarginConfig
 from jina_jax.errors import UserError
 from jina_jax.inference.bert_folder import model_sha256
 from jina_jax.inference.sentence_encoder import SentenceEncoder

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from tensorboardX import SummaryWriter
 
-from jina_jax.config.run.files import to_json
-from jina_jax.config.run.run import RunConfig
+from jina_jax.config import RunConfig
+from jina_jax.config.files import to_json
 from jina_jax.errors import UserError
 from jina_jax.system.progress import say
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import jax
 
-from jina_jax.config.run.run import RunConfig
+from jina_jax.config import RunConfig
 
 _WARM_UP_STEPS = 10
 """Steps that compile and fill queues: what is traced comes after them."""

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import numpy as np
 from jax.sharding import Mesh
 
-from jina_jax.config.run.run import RunConfig
+from jina_jax.config import RunConfig
 from jina_jax.devices.accelerators import accelerator
 from jina_jax.feed.batch import PackedBatch
 from jina_jax.model.flops import Work, step_flops

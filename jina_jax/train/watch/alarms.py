@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from jina_jax.config.run.alarms import AlarmConfig
+from jina_jax.config import AlarmConfig
 
 _REMEDY = {
     "alike": (

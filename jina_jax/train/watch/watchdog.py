@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from jina_jax.config.run.run import RunConfig
+from jina_jax.config import RunConfig
 from jina_jax.errors import ExitCode
 from jina_jax.system.processes import end_at_once
 

@@ -1,0 +1,251 @@
+"""Preparation: from sources to a folder of shuffled shards of token ids.
+
+folder/manifest.json        what is here and where it came from
+folder/train/SOURCE-NNNNN.arrayrecord
+folder/eval/SOURCE.parquet  held-out records, as text
+folder/tokenizer/           tokenizer.json, spiece.model
+folder/ledger.parquet       what was left out, and why
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from jina_jax.config import DataConfig
+from jina_jax.config.files import difference, unchangeable_fields
+from jina_jax.errors import UnusableError, UserError
+from jina_jax.prepare.blocks import plan_blocks
+from jina_jax.prepare.engine.build import build_engine
+from jina_jax.prepare.engine.task import Task
+from jina_jax.prepare.filters.evaluation_sets import DecontaminationFilter, leak_report
+from jina_jax.prepare.filters.filter import Filter, Scorer, filter_key
+from jina_jax.prepare.filters.near_duplicates import near_duplicate_scorers
+from jina_jax.prepare.inputs import changed_input, input_files
+from jina_jax.prepare.ledger import dropped_texts, merge_ledgers
+from jina_jax.prepare.pipeline import (
+    Pipeline,
+    Selected,
+    dedup_stage,
+    filter_stage,
+    read_stage,
+    split_stage,
+)
+from jina_jax.prepare.score_stage import score_stage
+from jina_jax.prepare.split import SplitResult
+from jina_jax.prepare.stages import configured_filters
+from jina_jax.prepare.summary import VERSIONS, Outcome, eval_path, shard_path, summaries
+from jina_jax.prepare.tokenise import (
+    EncodedShard,
+    Vocabulary,
+    cut_shards,
+    encode_task,
+    vocabulary_task,
+)
+from jina_jax.shards.manifest import (
+    FORMAT_VERSION,
+    LEDGER_FILE,
+    MANIFEST_FILE,
+    Manifest,
+    flat_config,
+    load_manifest,
+    prepared_config,
+    save_manifest,
+)
+from jina_jax.system.hashing import content_key
+from jina_jax.system.progress import say
+from jina_jax.system.workspace import discard_hidden, discard_leftovers, workspace
+
+
+def prepare(
+    config: DataConfig,
+    out_dir: Path,
+    progress: bool = True,
+    *,
+    scorers: Sequence[Scorer] = (),
+) -> Manifest:
+    """Reads, cleans, deduplicates, filters, shuffles, splits and tokenises the sources.
+
+    The same configuration and input give the same bytes. The folder appears when it is complete;
+    a run that is killed goes on, when it is called again, from the tasks it had finished. A task
+    holds one partition in memory, and the number of partitions follows the size of the data.
+
+    Args:
+      config: the data section.
+      out_dir: the folder to make. One that was prepared with the same configuration is kept.
+      progress: show it on standard error.
+      scorers: filters that need a model, from `score.stages.configured_scorers`, applied in this
+        order after the others. Their scores are kept in `OUT_DIR.scores`, for another preparation
+        with other thresholds; delete that folder when there will be none.
+    Returns: the manifest of the folder.
+    Raises: UserError when a source cannot be used, nothing is left, or `out_dir` holds something
+      else.
+    """
+    if not config.sources:
+        raise UserError("data.sources is empty: name at least one source of pairs")
+    out_dir = out_dir.absolute()
+    filters, scorers = configured_filters(config), (*near_duplicate_scorers(config), *scorers)
+    _check_scorers(config, scorers)
+    keys = _stage_keys(filters, scorers)
+    prepared = _already_prepared(config, keys, out_dir)
+    if prepared is not None:
+        say(f"{out_dir} is already prepared with this configuration", enabled=progress)
+        return prepared
+    rejected = out_dir.with_name(f"{out_dir.name}.rejected.parquet")
+    identity = content_key(FORMAT_VERSION, prepared_config(config), VERSIONS, keys)
+    scores_dir = out_dir.with_name(f"{out_dir.name}.scores")
+    with workspace(out_dir, identity) as space:
+        rejected.unlink(missing_ok=True)
+        discard_hidden(scores_dir)
+        discard_hidden(space.result)
+        # First, so that a vocabulary that cannot be had is found before hours of reading.
+        run = Pipeline(config, space, scores_dir, progress)
+        vocabulary = None if config.tokenizer.source == "train" else _vocabulary(run, None)
+        run.blocks = plan_blocks(config.sources)
+        run.engine = build_engine(config.engine, sum(b.size_bytes for b in run.blocks))
+        try:
+            manifest = _run(run, filters, scorers, vocabulary)
+        except UnusableError as error:
+            merge_ledgers(run.ledgers, rejected)
+            raise UnusableError(f"{error}\nEach such record and its reason: {rejected}") from error
+        finally:
+            run.engine.close()
+        merge_ledgers(run.ledgers, space.result / LEDGER_FILE)
+        manifest = dataclasses.replace(manifest, leaks=_leaks(space.result, filters))
+        save_manifest(manifest, space.result)
+    say(f"prepared {manifest.train_records:,} training records in {out_dir}", enabled=progress)
+    return manifest
+
+
+def _check_scorers(config: DataConfig, scorers: Sequence[Scorer]) -> None:
+    """A filter that is configured must not be passed over."""
+    given = {scorer.name for scorer in scorers}
+    for name in ("consistency", "margin"):
+        if getattr(config, name).enabled and name not in given:
+            raise ValueError(
+                f"data.{name}.enabled is set: hand prepare() the scorers that "
+                f"jina_jax.prepare.filters.scorers.configured_scorers gives"
+            )
+
+
+def _already_prepared(config: DataConfig, keys: dict[str, str], out_dir: Path) -> Manifest | None:
+    if not out_dir.exists() or (out_dir.is_dir() and not any(out_dir.iterdir())):
+        return None
+    if not (out_dir / MANIFEST_FILE).is_file():
+        raise UserError(
+            f"{out_dir} exists and is no prepared data: give another data_dir, or remove it"
+        )
+    manifest = load_manifest(out_dir)
+    discard_leftovers(out_dir)
+    fields = difference(flat_config(manifest.config), flat_config(prepared_config(config)))
+    fields += difference(manifest.stages, keys) if not fields else []
+    if fields:
+        raise UserError(
+            f"{out_dir} was prepared with another configuration:\n  data."
+            + "\n  data.".join(fields)
+            + f"\ngive another folder with --data-dir, or delete {out_dir} to prepare it again"
+        )
+    if changed := changed_input(config, manifest, out_dir / MANIFEST_FILE):
+        raise UserError(
+            f"{out_dir} was prepared from other input: {changed}; "
+            f"give another folder with --data-dir, or delete {out_dir} to prepare it again"
+        )
+    return manifest
+
+
+def _run(
+    run: Pipeline,
+    filters: Sequence[Filter],
+    scorers: Sequence[Scorer],
+    vocabulary: Vocabulary | None,
+) -> Manifest:
+    config, folder = run.config, run.space.result
+    for name in ("train", "eval"):
+        (folder / name).mkdir(exist_ok=True)
+    inputs = input_files(run)
+    reads, runs = read_stage(run)
+    selected, dedups = dedup_stage(run, reads, runs)
+    outcome = Outcome(reads, dedups)
+    for stage in filters:
+        outcome.stages[stage.name] = filter_stage(run, selected, stage)
+    for scorer in scorers:
+        outcome.stages[scorer.name] = score_stage(run, selected, scorer)
+    evals = [folder / eval_path(name) for name in run.names]
+    left = [outcome.left(index) for index in range(len(run.names))]
+    outcome.taken, outcome.splits = split_stage(run, selected, left, evals)
+    for index, source in enumerate(config.sources):
+        outcome.check_not_empty(source.name, index)
+    if vocabulary is None:
+        vocabulary = _vocabulary(run, selected)
+    encoded = _encode(run, selected, outcome.splits, vocabulary)
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        config=prepared_config(config),
+        filters=VERSIONS,
+        tokenizer_sha256=vocabulary.sha256,
+        vocab_size=vocabulary.size,
+        stages=_stage_keys(filters, scorers),
+        models=_models([*filters, *scorers]),
+        sources=summaries(config, inputs, outcome, encoded),
+        leaks={},
+    )
+    # Input that changed while the work was interrupted may have left files of what it was before.
+    listed = {s.path for source in manifest.sources for s in source.shards}
+    listed |= {source.eval_path for source in manifest.sources if source.eval_path}
+    for path in (*folder.glob("train/*"), *folder.glob("eval/*")):
+        if str(path.relative_to(folder)) not in listed:
+            path.unlink()
+    return manifest
+
+
+def _stage_keys(filters: Sequence[Filter], scorers: Sequence[Scorer]) -> dict[str, str]:
+    keys = {stage.name: filter_key(stage) for stage in filters}
+    return keys | {stage.name: filter_key(stage) for stage in scorers}
+
+
+def _models(stages: Sequence[Filter | Scorer]) -> dict[str, str]:
+    return {s.name: str(s.model_sha256) for s in stages if hasattr(s, "model_sha256")}
+
+
+def _leaks(folder: Path, filters: Sequence[Filter]) -> dict[str, dict[str, int]]:
+    """What was found of each evaluation set, from the texts that the filter left in the ledger."""
+    for stage in filters:
+        if isinstance(stage, DecontaminationFilter):
+            return leak_report(dropped_texts(folder, stage.name), stage)
+    return {}
+
+
+def _vocabulary(run: Pipeline, selected: Selected | None) -> Vocabulary:
+    config = run.config.tokenizer
+    partitions = selected.partitions if selected else []
+    key = content_key("vocabulary", unchangeable_fields(config), selected.keys if selected else [])
+    folder = run.space.result / "tokenizer"
+    task = Task("vocabulary", vocabulary_task, (config, list(partitions), folder), key)
+    (vocabulary,) = run.run([task], "vocabulary", "vocabularies")
+    return vocabulary
+
+
+def _encode(
+    run: Pipeline, selected: Selected, splits: Sequence[SplitResult], vocabulary: Vocabulary
+) -> list[list[EncodedShard]]:
+    """Shards of each source: as many as its own records need, wherever partitions end."""
+    folder, most = run.space.result, run.config.max_text_tokens
+    tasks, of_source, records = [], [], []
+    for source, name in enumerate(run.names):
+        negatives = run.config.negatives_per_record if run.triplets[source] else 0
+        shards = cut_shards([part.train[source] for part in splits], run.config.records_per_shard)
+        for number, spans in enumerate(shards):
+            parts = [(selected.partitions[s.part], s.first, s.end) for s in spans]
+            path = folder / shard_path(name, number)
+            arguments = (parts, source, folder / "tokenizer", most, negatives, path)
+            depends = [(selected.keys[s.part], s.first, s.end) for s in spans]
+            key = content_key(
+                "encode", vocabulary.sha256, most, negatives, run.names, source, depends
+            )
+            tasks.append(Task(f"encode-{source:03d}-{number:06d}", encode_task, arguments, key))
+            of_source.append(source)
+            records.append(sum(s.end - s.first for s in spans))
+    found: list[list[EncodedShard]] = [[] for _ in run.names]
+    results = run.run(tasks, "tokenise", "shards", records)
+    for source, shard in zip(of_source, results, strict=True):
+        found[source].append(shard)
+    return found

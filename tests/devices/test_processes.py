@@ -1,0 +1,183 @@
+"""Real processes on this machine, one for each host: they compute, train, stop and wait as one."""
+
+import dataclasses
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from jina_jax.config import MeshConfig
+from jina_jax.train.evaluation import evaluations
+from tests.devices.test_mesh import WHOLE, assert_equal, value_and_grad
+from tests.trainer import ROOT, curve, finish, start, wait_for_step
+
+GRADIENT = """
+import sys
+import jax
+import numpy as np
+sys.path.insert(0, {folder!r})
+from jina_jax.config import DistributedConfig, MeshConfig
+from jina_jax.devices.distributed import is_first, start
+
+port, rank, split, path = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
+start(DistributedConfig("127.0.0.1:" + port, 2, rank, 120), 60)
+from tests.devices.test_mesh import WHOLE, value_and_grad
+assert jax.process_count() == 2 and jax.local_device_count() == 4
+for number, sizes in enumerate(split.split("+")):
+    loss, gradient = value_and_grad(WHOLE, MeshConfig(*map(int, sizes.split(","))))
+    if is_first():
+        np.savez(path + str(number), loss, *jax.tree.leaves(gradient))
+"""
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def together(port, rank, processes=2, timeout_s=120):
+    return (
+        f"--distributed.coordinator=127.0.0.1:{port}", f"--distributed.processes={processes}",
+        f"--distributed.process-id={rank}", f"--distributed.timeout-s={timeout_s}",
+    )  # fmt: skip
+
+
+def test_two_processes_compute_what_one_device_does(tmp_path):
+    splits = [(2, 2, 2), (1, 8, 1)]
+    port = str(free_port())
+    script = GRADIENT.format(folder=str(ROOT / "tests" / "train"))
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+    }
+    words = "+".join(",".join(map(str, split)) for split in splits)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, port, str(rank), words, str(tmp_path / "split")],
+            env=environment, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    for process in processes:
+        finish(process)
+    loss, gradient = value_and_grad(WHOLE, MeshConfig(data=1))
+    tree = jax.tree.structure(gradient)
+    for number in range(len(splits)):
+        found = list(np.load(tmp_path / f"split{number}.npz").values())
+        assert_equal((float(found[0]), jax.tree.unflatten(tree, found[1:])), (loss, gradient))
+
+
+def test_two_processes_train_stop_together_and_go_on_as_one(folder, uninterrupted):
+    port = free_port()
+    two = [
+        start(folder, "two", "--mesh.fsdp=2", *together(port, rank), devices=1) for rank in range(2)
+    ]
+    assert wait_for_step(folder, "two", two[0], 10)
+    two[1].send_signal(signal.SIGTERM)  # to the one that writes no metrics
+    said = [process.communicate(timeout=300)[1] for process in two]
+    assert [process.returncode for process in two] == [128 + signal.SIGTERM] * 2, said
+    reached = curve(folder, "two")[-1][0]
+    assert 10 <= reached < len(uninterrupted)
+    assert all(f"stopped by SIGTERM; step {reached} is saved" in text for text in said)
+    assert "of 2 processes (fsdp 2)" in said[0] and "parameters on" not in said[1]
+    finish(start(folder, "two", devices=1))
+    assert_same_curve(curve(folder, "two"), uninterrupted)
+
+
+def assert_same_curve(found, expected):
+    assert [values[:2] for values in found] == [values[:2] for values in expected]
+    np.testing.assert_allclose(
+        [values[2] for values in found], [values[2] for values in expected], rtol=1e-5
+    )
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_eight_devices_goes_on_with_four_two_and_one(folder, uninterrupted):
+    meshes = [
+        (8, ("--mesh.fsdp=2", "--mesh.tensor=2")), (4, ("--mesh.fsdp=4",)),
+        (2, ("--mesh.tensor=2",)),
+    ]  # fmt: skip
+    for part, (devices, flags) in enumerate(meshes):
+        process = start(folder, "elastic", *flags, devices=devices)
+        assert wait_for_step(folder, "elastic", process, 9 * part + 6)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 128 + signal.SIGTERM, errors
+        assert f"parameters on {devices} cpu device(s)" in errors
+    assert curve(folder, "elastic")[-1][0] < len(uninterrupted)
+    assert "on 1 cpu device(s)" in finish(start(folder, "elastic", devices=1))
+    assert_same_curve(curve(folder, "elastic"), uninterrupted)
+
+
+def test_a_process_that_is_alone_says_so_in_time(folder):
+    began = time.monotonic()
+    process = start(folder, "alone", *together(free_port(), 0, timeout_s=5), devices=1)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2, errors
+    assert "process 0 of 2 could not join the others" in errors and "within 5 s" in errors
+    assert "Traceback" not in errors
+    assert time.monotonic() - began < 60
+
+
+def test_processes_with_another_configuration_are_named(folder):
+    port = free_port()
+    two = [
+        start(
+            folder, "unlike", f"--optim.learning-rate=0.00{rank + 1}", *together(port, rank),
+            devices=1,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    for process in two:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 2, errors
+        assert "processes 1 have another configuration" in errors
+
+
+def test_a_host_of_a_slice_that_was_told_of_no_other_is_refused(folder, monkeypatch):
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "host-0,host-1")
+    process = start(folder, "host", devices=1)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "one of 2 hosts of a TPU slice" in errors and "--distributed.coordinator auto" in errors
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"coordinator": "host"}, "neither HOST:PORT nor auto"),
+        ({"coordinator": "host:1"}, "needs distributed.processes"),
+        ({"coordinator": "host:1", "processes": 2, "process_id": 2}, r"must lie in 0\.\.1"),
+        ({"processes": 2}, "belong to a distributed.coordinator"),
+    ],
+)
+def test_flags_that_do_not_belong_together_are_refused(values, complaint):
+    from jina_jax.config import DistributedConfig
+    from jina_jax.config.validation import validate
+    from jina_jax.errors import UserError
+
+    with pytest.raises(UserError, match=complaint):
+        validate(dataclasses.replace(WHOLE, distributed=DistributedConfig(**values)))
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_during_training_what_one_does(folder):
+    port, flags = free_port(), ("--evaluate.every-steps=20",)
+    both = [
+        start(folder, "both", "--mesh.fsdp=2", *flags, *together(port, rank), devices=1)
+        for rank in range(2)
+    ]
+    for process in both:
+        finish(process)
+    finish(start(folder, "single", *flags))
+    found, expected = (evaluations(folder / run) for run in ("both", "single"))
+    assert [line["step"] for line in found] == [20, 40]
+    for line, other in zip(found, expected, strict=True):
+        assert line == pytest.approx(other, abs=0.01)

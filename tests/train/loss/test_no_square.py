@@ -1,0 +1,124 @@
+"""No compiled program of a loss, or of a train step, holds pairs × pairs."""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jina_jax.config import LossConfig, MeshConfig
+from jina_jax.devices.mesh import make_mesh, replicated, split_first_axis
+from jina_jax.model.t5 import init_params
+from jina_jax.train.loss.contrastive import contrastive_loss
+from jina_jax.train.loss.log_sums import Spread
+from jina_jax.train.step import batch_shardings, init_state, make_train_step
+from tests.train.test_step import CONFIG, make_batch
+
+DEVICES = 8
+# 712 and 89 = 712 / 8 are the size of nothing else; a tile of 1,600 bytes has 20 rows.
+PAIRS = 712
+TILE_BYTES = 1600
+
+
+def squares(hlo: str, pairs: int, devices: int, negatives: int = 0) -> set[str]:
+    """Shapes of an HLO text, of buffers and collectives alike, that hold pairs × pairs.
+
+    That is: the pairs, or the hard negatives, of all devices or of one on two axes, or the product
+    of two on one axis.
+    """
+    counts = (pairs, pairs * max(negatives, 1))
+    sizes = {count // part for count in counts for part in (1, devices)}
+    products = {a * b for a in sizes for b in sizes}
+    found = set()
+    for shape in set(re.findall(r"\b(?:pred|[a-z]+\d+)\[([\d,]+)\]", hlo)):
+        axes = [int(n) for n in shape.split(",")]
+        if sum(n in sizes for n in axes) >= 2 or products.intersection(axes):
+            found.add(shape)
+    return found
+
+
+def compiled_loss(function):
+    arrays = [jax.ShapeDtypeStruct((PAIRS, 48), jnp.float32)] * 2
+    identity = jax.ShapeDtypeStruct((PAIRS, 2), jnp.int32)
+    mesh = make_mesh(MeshConfig(data=DEVICES))
+    rows = split_first_axis(mesh)
+    compiled = jax.jit(
+        jax.value_and_grad(function, argnums=(0, 1)),
+        in_shardings=(rows, rows, rows), out_shardings=(replicated(mesh), (rows, rows)),
+    ).lower(*arrays, identity)  # fmt: skip
+    return compiled.compile().as_text()
+
+
+def whole_matrix(q, p, identity):
+    logits = 20 * q @ p.T
+    shared = (identity[:, None, :, None] == identity[None, :, None, :]).any((2, 3))
+    logits = jnp.where(shared & ~jnp.eye(len(q), dtype=bool), -jnp.inf, logits)
+    return jnp.mean(jax.nn.logsumexp(logits, 1) + jax.nn.logsumexp(logits, 0) - 40 * (q * p).sum(1))
+
+
+@pytest.mark.parametrize("gather", ["all_gather", "ring"])
+def test_the_loss_holds_no_square(gather):
+    spread = Spread(make_mesh(MeshConfig(data=DEVICES)), gather, TILE_BYTES)
+
+    def loss(q, p, identity):
+        return contrastive_loss(q, p, temperature=0.05, spread=spread, identity_BT=identity).loss
+
+    text = compiled_loss(loss)
+    assert not squares(text, PAIRS, DEVICES)
+    assert "while" in text
+    if gather == "ring":
+        # Never the keys of all devices either.
+        assert "collective-permute" in text
+        assert "all-gather" not in text
+        assert f"[{PAIRS},48]" not in text
+
+
+def test_the_whole_matrix_is_caught():
+    found = squares(compiled_loss(whole_matrix), PAIRS, DEVICES)
+    assert {f"{PAIRS},{PAIRS // DEVICES}", f"{PAIRS // DEVICES},{PAIRS}"} & found
+
+
+def test_one_tile_of_all_keys_is_caught():
+    # Too large a tile is the matrix of one device.
+    spread = Spread(make_mesh(MeshConfig(data=DEVICES)), "all_gather", 2**30)
+    text = compiled_loss(
+        lambda q, p, _: contrastive_loss(q, p, temperature=0.05, spread=spread).loss
+    )
+    assert f"{PAIRS // DEVICES},{PAIRS}" in squares(text, PAIRS, DEVICES)
+
+
+@pytest.mark.parametrize("tile_bytes", [TILE_BYTES, 2**30])
+def test_one_tile_of_all_hard_negatives_is_caught(tile_bytes):
+    spread = Spread(make_mesh(MeshConfig(data=DEVICES)), "all_gather", tile_bytes)
+
+    def loss(q, p, _):
+        negatives = jnp.stack([q, p, q + p], axis=1)
+        return contrastive_loss(q, p, negatives, temperature=0.05, spread=spread).loss
+
+    found = squares(compiled_loss(loss), PAIRS, DEVICES, negatives=3)
+    assert (f"{PAIRS // DEVICES},{PAIRS * 3}" in found) == (tile_bytes > TILE_BYTES)
+    assert bool(found) == (tile_bytes > TILE_BYTES)
+
+
+@pytest.mark.parametrize("gather", ["all_gather", "ring"])
+@pytest.mark.parametrize("negatives", [0, 1, 3])
+def test_the_train_step_holds_no_square(gather, negatives):
+    config = dataclasses.replace(
+        CONFIG,
+        feed=dataclasses.replace(CONFIG.feed, global_batch_size=PAIRS),
+        loss=LossConfig(gather=gather, tile_bytes=TILE_BYTES),
+    )
+    mesh = make_mesh(MeshConfig(data=DEVICES))
+    state = jax.eval_shape(lambda: init_state(config, init_params(config.model, jax.random.key(0))))
+    batch = jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        make_batch(config=config, negatives=negatives), batch_shardings(mesh),
+    )  # fmt: skip
+    text = make_train_step(config, mesh).lower(state, batch).compile().as_text()
+    assert f"[{PAIRS // DEVICES}," in text
+    assert not squares(text, PAIRS, DEVICES, negatives)
+    slots = len(batch.ids_RL) * config.feed.texts_per_row
+    # In a ring, no device holds the texts of all.
+    assert (f"[{slots},{config.model.d_model}]" in text) == (gather == "all_gather")
+    assert (f"[{PAIRS},{config.model.d_model}]" in text) == (gather == "all_gather")

@@ -1,0 +1,92 @@
+"""The loss in tiles over any mesh, and its gradients, beside those of the whole matrix."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jina_jax.train.loss.contrastive import Terms
+from jina_jax.train.loss.log_sums import Spread
+from tests.train.loss.contrast_cases import (
+    ONE,
+    assert_equals_oracle,
+    identities,
+    measure,
+    mesh,
+    near,
+    triplets,
+    unit,
+)
+from tests.train.loss.contrast_oracle import contrast
+
+
+# A tile of 4 MiB holds the matrix; one of 4,000 or 160 bytes has 31 or 6 rows, and a remainder.
+@pytest.mark.parametrize("tile_bytes", [2**22, 4000, 160])
+@pytest.mark.parametrize(("pairs", "dimension"), [(17, 64), (129, 512), (1000, 64)])
+@pytest.mark.parametrize("terms", [Terms(), Terms(positive=0.0)])
+def test_equals_the_whole_matrix(tile_bytes, pairs, dimension, terms):
+    rng = np.random.default_rng(pairs)
+    arrays = unit(rng, pairs, dimension), unit(rng, pairs, dimension)
+    assert_equals_oracle(arrays, 0.05, Spread(mesh(), tile_bytes=tile_bytes), terms=terms)
+
+
+@pytest.mark.parametrize("gather", ["all_gather", "ring"])
+@pytest.mark.parametrize("which", ["1", "8", "2x4", "2x2x2"])
+@pytest.mark.parametrize("tile_bytes", [2**22, 200])
+def test_triplets_equal_the_whole_matrix(gather, which, tile_bytes):
+    arrays, options = triplets(np.random.default_rng(3), 104, 2)
+    spread = Spread(mesh(which), gather, tile_bytes)
+    for terms in (Terms(), Terms(0.5, 0.0, 3.0, 0.2)):
+        assert_equals_oracle(arrays, 0.05, spread, terms=terms, **options)
+
+
+@pytest.mark.parametrize(
+    "left_out", [(), ("identity_BT",), ("has_negative_BN",), ("identity_BT", "has_negative_BN")]
+)
+def test_triplets_without_options_equal_the_whole_matrix(left_out):
+    arrays, options = triplets(np.random.default_rng(4), 40, 3)
+    for name in left_out:
+        del options[name]
+    spread = Spread(mesh("8"), "ring", 400)
+    assert_equals_oracle(arrays, 0.05, spread, terms=Terms(margin=5.0), **options)
+
+
+@pytest.mark.parametrize("terms", [Terms(1, 0, 0), Terms(0, 1, 0), Terms(0, 0, 1)])
+def test_each_term_alone_equals_the_whole_matrix(terms):
+    arrays, options = triplets(np.random.default_rng(5), 40, 1)
+    expected = contrast(
+        *arrays, temperature=0.05, terms=terms, identity=np.asarray(options["identity_BT"])
+    )
+    found, gradients = measure(arrays, 0.05, ONE, terms=terms, identity_BT=options["identity_BT"])
+    assert float(found.loss) == pytest.approx(expected.loss, rel=1e-6, abs=1e-6)
+    for one, exact in zip(gradients[:3], expected.gradients):
+        assert np.linalg.norm(one - exact) <= 1e-6 * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.01, 0.001])
+def test_any_temperature_and_any_cosine(temperature):
+    # Logits of -1000 to 1000: an exponential without a maximum would be 0 or infinite.
+    rng = np.random.default_rng(5)
+    q = unit(rng, 40, 64)
+    p = jnp.concatenate([near(q[:20], rng, 0.1), near(-q[20:], rng, 0.1)])
+    assert_equals_oracle((q, p), temperature, Spread(mesh(), tile_bytes=400), tolerance=5e-6)
+
+
+def test_vectors_need_not_be_exactly_of_unit_length():
+    rng = np.random.default_rng(6)
+    q = unit(rng, 40, 64)
+    p = unit(rng, 40, 64) * jnp.asarray(rng.uniform(0.99, 1.01, (40, 1)), jnp.float32)
+    assert_equals_oracle((q, p), 0.05, ONE)
+
+
+@pytest.mark.parametrize("gather", ["all_gather", "ring"])
+@pytest.mark.parametrize("which", ["8", "2x4", "2x2x2"])
+def test_devices_do_not_change_values(gather, which):
+    rng = np.random.default_rng(4)
+    q = unit(rng, 104, 64)
+    arrays = q, near(q, rng, 2.0)
+    options = {"identity_BT": identities(rng, 104, 2)}
+    one = measure(arrays, 0.05, ONE, **options)
+    many = measure(arrays, 0.05, Spread(mesh(which), gather, 300), **options)
+    assert float(many[0].loss) == pytest.approx(float(one[0].loss), abs=2e-6)
+    for found, expected in zip(many[1][:2], one[1][:2]):
+        np.testing.assert_allclose(found, expected, atol=2e-6)
