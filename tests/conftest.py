@@ -1,3 +1,5 @@
+import ctypes
+import gc
 import os
 
 # Before jax is imported anywhere: eight virtual devices, and no test may reach a hub.
@@ -30,6 +32,27 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 import pytest  # noqa: E402
 
 pytest_plugins = ["tests.folders"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled(tmp_path_factory):
+    """A program is compiled once, by the worker or trainer that comes to it first."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "compiled"
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def memory_goes_back():
+    """Programs of the tests of a file are of no use to those of the next."""
+    yield
+    jax.clear_caches()
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(scope="session")

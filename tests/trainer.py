@@ -29,11 +29,6 @@ def start(
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        # A trainer that is started again need not compile again.
-        "JAX_COMPILATION_CACHE_DIR": os.environ.get(
-            "JAX_COMPILATION_CACHE_DIR", str(folder / "compiled")
-        ),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     command = [sys.executable, "-m", "jina_jax.cli", "train", str(folder / "config.py")]
     process = subprocess.Popen(

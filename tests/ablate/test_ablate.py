@@ -37,7 +37,7 @@ def write_config(folder, function="filters"):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, compiled):
+def folder(tmp_path_factory):
     """Two arms with two seeds, run to the end."""
     made = tmp_path_factory.mktemp("ablation")
     assert main(["ablate", write_config(made)]) == 0
@@ -147,16 +147,11 @@ def test_another_configuration_is_refused(folder, capsys):
     assert "optim.learning_rate: 0.003 → 0.5" in said
 
 
-def test_sigkill_loses_no_run_that_was_measured(folder, tmp_path, compiled):
+def test_sigkill_loses_no_run_that_was_measured(folder, tmp_path):
     config = write_config(tmp_path)
     process = subprocess.Popen(
         [sys.executable, "-m", "jina_jax.cli", "ablate", config],
-        env=os.environ
-        | {
-            "PYTHONPATH": str(ROOT),
-            "JAX_COMPILATION_CACHE_DIR": str(compiled),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        },
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         stderr=subprocess.DEVNULL,
     )
     # Seed 0 is measured in arm none, and arm language is on its way.

@@ -8,18 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from jina_jax.prepare.run import prepare
-from tests.prepared import CONFIG_FILE, STEPS, tiny_config, write_jsonl
+from tests.prepared import STEPS
 from tests.trainer import ROOT, curve, finish, start, wait_for_step
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("two")
-    write_jsonl(folder)
-    prepare(tiny_config(str(folder)).data, folder / "data", progress=False)
-    (folder / "config.py").write_text(CONFIG_FILE.format(folder=str(folder)))
-    return folder
 
 
 def start_two(folder, run):
@@ -27,8 +17,6 @@ def start_two(folder, run):
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     return subprocess.Popen(
         [ROOT / "launch" / "local_2proc.sh", folder / "config.py", f"--workdir={folder / run}"],

@@ -37,5 +37,7 @@ def get_config():
         model=T5Config(vocab_size=64, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2),
         loss=LossConfig(learn_temperature=True),
         optim=OptimConfig(learning_rate=3e-3, warmup_steps=5),
-        train=TrainConfig(num_steps=20, log_every_steps=1, checkpoint_every_steps=10, keep_checkpoints=2),
+        train=TrainConfig(
+            num_steps=20, log_every_steps=1, checkpoint_every_steps=10, keep_checkpoints=2
+        ),
     )
