@@ -59,10 +59,10 @@ def _in_tiles(options: Options, devices: int, gather: Any) -> Callable[[Any, Any
     from jina_jax.config import MeshConfig
     from jina_jax.devices.mesh import make_mesh
     from jina_jax.train.loss.contrastive import contrastive_loss
-    from jina_jax.train.loss.log_sums import Spread
+    from jina_jax.train.loss.log_sums import LossSharding
 
-    spread = Spread(make_mesh(MeshConfig(data=devices)), gather, options.tile_bytes)
-    return lambda q, p: contrastive_loss(q, p, temperature=TEMPERATURE, spread=spread).loss
+    sharding = LossSharding(make_mesh(MeshConfig(data=devices)), gather, options.tile_bytes)
+    return lambda q, p: contrastive_loss(q, p, temperature=TEMPERATURE, sharding=sharding).loss
 
 
 def _compile(loss: Callable[[Any, Any], Any], pairs: int, options: Options, devices: int) -> Any:

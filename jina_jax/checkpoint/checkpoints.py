@@ -54,7 +54,7 @@ def _unflatten(like: Any, flat: dict[str, Any]) -> Any:
 
 def _training(state: TrainState) -> dict[str, Any]:
     """What a state holds beside the parameters."""
-    return {"step": state.step, "opt_state": state.opt_state, "learned": state.learned}
+    return {"step": state.step, "opt_state": state.opt_state, "learned": state.temperature}
 
 
 def _any_process(problem: str) -> str:

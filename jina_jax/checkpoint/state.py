@@ -7,8 +7,8 @@ from jaxtyping import Array
 Params = Any
 
 
-class Learned(NamedTuple):
-    """What training learns beside the encoder, and no exported model needs."""
+class TemperatureState(NamedTuple):
+    """A learned temperature of the loss, and its optimizer state."""
 
     log_temperature: Array
     """float32: natural logarithm of the loss's temperature."""
@@ -22,5 +22,5 @@ class TrainState(NamedTuple):
     """int32: steps done."""
     params: Params
     opt_state: Any
-    learned: Learned | None = None
-    """None where the temperature is fixed."""
+    temperature: TemperatureState | None = None
+    """None if the temperature is fixed."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from jina_jax.config.changeable import changeable
+from jina_jax.config.fields import NonNegativeInt, PositiveInt, changeable
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,9 @@ OwnSet = StsSet | RerankingSet | RetrievalSet | NegationSet
 class EvaluateConfig:
     """What is measured: retrieval and negation on the held-out split, and sets of one's own."""
 
-    top_k: int = changeable(10)
+    top_k: PositiveInt = changeable(10)
     """Cut-off of nDCG@k, recall@k and MAP@k."""
-    batch_rows: int = changeable(32)
+    batch_rows: PositiveInt = changeable(32)
     """Packed rows encoded at once."""
     sts: tuple[StsSet, ...] = changeable(())
     """Sets whose scores are correlated with the cosines."""
@@ -108,7 +108,7 @@ class EvaluateConfig:
     """Sets whose whole corpus is searched, beside the held-out pairs."""
     negation: tuple[NegationSet, ...] = changeable(())
     """Sets of triplets, beside the held-out ones."""
-    every_steps: int = changeable(0)
+    every_steps: NonNegativeInt = changeable(0)
     """Evaluate during training whenever this many steps are done, and at the end; 0 never does.
     Figures go to evaluations.jsonl in the run folder and to TensorBoard."""
     keep_best: str = changeable("")
@@ -119,11 +119,6 @@ class EvaluateConfig:
 
 def evaluate_problems(evaluate: EvaluateConfig) -> Iterator[str]:
     """What is wrong with the values, one sentence each."""
-    for name in ("top_k", "batch_rows"):
-        if getattr(evaluate, name) < 1:
-            yield f"evaluate.{name}={getattr(evaluate, name)} must be above 0"
-    if evaluate.every_steps < 0:
-        yield f"evaluate.every_steps={evaluate.every_steps} must not be negative"
     if evaluate.keep_best and not evaluate.every_steps:
         yield (
             f"evaluate.keep_best={evaluate.keep_best} chooses among evaluations during training, "

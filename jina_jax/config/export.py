@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from jina_jax.config.changeable import changeable
+from jina_jax.config.fields import changeable
 
 
 @dataclass(frozen=True)

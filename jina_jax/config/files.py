@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from jina_jax.config.ablate import Ablation
+from jina_jax.config.fields import field_problems
 from jina_jax.config.run import DataConfig, RunConfig
 from jina_jax.config.suite import Suite
 from jina_jax.config.user_code import call, run_file
@@ -104,6 +105,9 @@ def load_phases(name_or_path: str) -> tuple[RunConfig, ...]:
             f"{name_or_path}: get_config() must return a jina_jax.config.RunConfig, or a tuple of "
             f"them for phases"
         )
+    for config in phases:
+        if problems := list(field_problems(config)):
+            raise UserError(f"{name_or_path} cannot be used:\n  " + "\n  ".join(problems))
     return _chained(name_or_path, phases)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from jina_jax.config.changeable import changeable
+from jina_jax.config.fields import NonNegativeFloat, PositiveInt, PositiveShare, changeable
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class LanguageConfig:
     """A fastText model file such as lid.176.bin or .ftz, or `PACKAGE:FILE` of an installed one."""
     languages: tuple[str, ...] = ("en",)
     """Codes that are kept, as the model's labels have them (lid.176: mostly ISO 639-1)."""
-    threshold: float = 0.5
+    threshold: PositiveShare = 0.5
     """Least probability of an unwanted language that drops a pair."""
     fields: tuple[Literal["query", "positive"], ...] = ("query", "positive")
     """Fields that are judged."""
@@ -36,11 +36,11 @@ class NearDuplicateConfig:
     """Drops pairs that are nearly the same as another of their source. Not in the paper."""
 
     enabled: bool = False
-    threshold: float = 0.8
+    threshold: PositiveShare = 0.8
     """Least Jaccard similarity of the sets of word shingles of two near-duplicates."""
-    shingle_words: int = 3
+    shingle_words: PositiveInt = 3
     """Words of a shingle; a shorter text is one shingle."""
-    permutations: int = 128
+    permutations: PositiveInt = 128
     """Hash functions of a MinHash; more miss fewer near-duplicates and take longer."""
     seed: int = 1
     """Seed of the hash functions."""
@@ -69,7 +69,7 @@ class DecontaminationConfig:
     """Nothing is dropped when there are none."""
     ngram_words: int = 13
     """A shared run of this many words is a leak (Brown et al. 2020, appendix C, use 13)."""
-    min_words: int = 3
+    min_words: PositiveInt = 3
     """An evaluation text of fewer words than `ngram_words` but at least this many is found inside
     longer texts; one of fewer only where it is the whole text."""
 
@@ -81,19 +81,19 @@ class ConsistencyConfig:
     enabled: bool = False
     model: str = "sentence-transformers/all-MiniLM-L6-v2"
     """A BERT sentence encoder: a Hugging Face folder or id with safetensors."""
-    top_k: int = 2
+    top_k: PositiveInt = 2
     """Keep a pair when fewer than this many sampled passages score above its own."""
-    sample_size: int = 1_000_000
+    sample_size: PositiveInt = 1_000_000
     """Pairs of the source whose passages are compared; all of them where there are fewer."""
-    tie_tolerance: float = 1e-6
+    tie_tolerance: NonNegativeFloat = 1e-6
     """Cosines this close count as equal, and an equal passage is not above. Rounding moves equal
     embeddings by about 1e-7 in float32; with bfloat16 encoders by about 1e-3."""
     keep_embeddings: bool = changeable(True)
     """Keep embeddings beside the prepared folder, for another sample or after a kill: 3 KiB a
     pair with all-MiniLM-L6-v2. Ranks are always kept."""
-    query_block: int = changeable(1024)
+    query_block: PositiveInt = changeable(1024)
     """Queries compared at once, over all devices."""
-    sample_block: int = changeable(4096)
+    sample_block: PositiveInt = changeable(4096)
     """Sampled passages compared at once on each device."""
 
 
@@ -118,9 +118,7 @@ def filter_problems(
         yield "data.language.languages is empty: name a language to keep, such as en"
     if language.enabled and not language.fields:
         yield "data.language.fields is empty: name query, positive or both"
-    if not 0 < language.threshold <= 1:
-        yield f"data.language.threshold={language.threshold} must lie above 0 and at most at 1"
-    if not 1 <= decontamination.min_words <= decontamination.ngram_words:
+    if decontamination.min_words > decontamination.ngram_words:
         yield (
             f"data.decontamination.min_words={decontamination.min_words} must lie in "
             f"1..ngram_words={decontamination.ngram_words}"

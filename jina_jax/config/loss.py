@@ -2,7 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Le
+
+from jina_jax.config.fields import NonNegativeFloat, PositiveFloat, PositiveInt
 
 
 @dataclass(frozen=True)
@@ -19,27 +23,27 @@ class LossConfig:
     (Hofstätter et al. 2020, arXiv 2010.02666); of pairs mean (s(q, p) - scale t(q, p))^2.
     """
 
-    query_weight: float = 1.0
+    query_weight: NonNegativeFloat = 1.0
     """Of (a)."""
-    positive_weight: float = 1.0
+    positive_weight: NonNegativeFloat = 1.0
     """Of (b)."""
-    margin_weight: float = 1.0
+    margin_weight: NonNegativeFloat = 1.0
     """Of (c), which batches of pairs don't have."""
-    margin: float = 0.05
+    margin: Annotated[float, Ge(0), Le(2)] = 0.05
     """A cosine: how much nearer than its hard negative a query's positive has to be."""
-    distill_weight: float = 0.0
+    distill_weight: NonNegativeFloat = 0.0
     """Of (d). Sources without a teacher's scores are trained without it."""
-    distill_pair_scale: float = 1.0
+    distill_pair_scale: PositiveFloat = 1.0
     """Of a teacher's scores of pairs, which are cosines."""
-    distill_triplet_scale: float = 0.05
+    distill_triplet_scale: PositiveFloat = 0.05
     """Of a teacher's scores of triplets, which are logits, within about -11..11 for ms-marco
     cross-encoders: differences become those of cosines."""
-    temperature: float = 0.05
+    temperature: PositiveFloat = 0.05
     """Divides the cosines of (a) and (b); where it is learned, its first value."""
     learn_temperature: bool = False
     """Learn the temperature beside the encoder: its logarithm, by the same optimizer and schedule,
     without weight decay. No exported model needs it."""
-    min_temperature: float = 0.01
+    min_temperature: PositiveFloat = 0.01
     """A learned temperature stays at or above this, and ..."""
     max_temperature: float = 1.0
     """... at or below this."""
@@ -53,7 +57,7 @@ class LossConfig:
     gather: Literal["all_gather", "ring"] = "all_gather"
     """How the texts of the other devices are had: all at once, or in blocks that travel around the
     devices, so that none holds the embeddings of all. The values differ in rounding."""
-    tile_bytes: int = 16 * 2**20
+    tile_bytes: PositiveInt = 16 * 2**20
     """Most memory of a tile of the similarity matrix, which is never held as a whole."""
 
 
@@ -65,12 +69,6 @@ def loss_problems(loss: LossConfig, d_model: int, pairs: Sequence[str]) -> Itera
       d_model: dimensions of an embedding.
       pairs: names of the sources of pairs.
     """
-    for name in (
-        "temperature", "min_temperature", "tile_bytes", "distill_pair_scale",
-        "distill_triplet_scale",
-    ):  # fmt: skip
-        if getattr(loss, name) <= 0:
-            yield f"loss.{name}={getattr(loss, name)} must be above 0"
     if loss.learn_temperature and not (
         loss.min_temperature <= loss.temperature <= loss.max_temperature
     ):
@@ -78,11 +76,6 @@ def loss_problems(loss: LossConfig, d_model: int, pairs: Sequence[str]) -> Itera
             f"loss.temperature={loss.temperature} must lie in loss.min_temperature.."
             f"loss.max_temperature={loss.min_temperature}..{loss.max_temperature} to be learned"
         )
-    for name in ("query_weight", "positive_weight", "margin_weight", "margin", "distill_weight"):
-        if getattr(loss, name) < 0:
-            yield f"loss.{name}={getattr(loss, name)} must not be negative"
-    if loss.margin > 2:
-        yield f"loss.margin={loss.margin} must lie in 0..2, as differences of cosines do"
     for dims in loss.matryoshka_dims:
         if not 0 < dims < d_model:
             yield f"loss.matryoshka_dims: {dims} must lie in 1..{d_model - 1}"

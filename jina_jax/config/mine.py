@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from jina_jax.config.changeable import changeable
+from jina_jax.config.fields import PositiveInt, changeable
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,9 @@ class MineConfig:
 
     sources: tuple[str, ...] = changeable(())
     """Names of the sources of pairs to mine; empty takes all of them."""
-    negatives_per_pair: int = changeable(1)
+    negatives_per_pair: PositiveInt = changeable(1)
     """Most triplets made of a pair: its nearest passages that every rule keeps."""
-    first_rank: int = changeable(1)
+    first_rank: PositiveInt = changeable(1)
     """Nearest passage that is taken: 1 is the nearest that is no positive of the query."""
     last_rank: int = changeable(50)
     """Farthest passage that is looked at."""
@@ -30,17 +30,14 @@ class MineConfig:
     margin_kind: Literal["relative", "absolute"] = changeable("relative")
     output_dir: str = changeable("")
     """Folder of the triplets; empty means `WORKDIR/mined`."""
-    query_block: int = changeable(4096)
+    query_block: PositiveInt = changeable(4096)
     """Queries searched at once; a killed run repeats one such block."""
-    corpus_block: int = changeable(8192)
+    corpus_block: PositiveInt = changeable(8192)
     """Passages compared at once on each device."""
 
 
 def mine_problems(mine: MineConfig) -> Iterator[str]:
     """What is wrong with the values, one sentence each."""
-    for name in ("negatives_per_pair", "first_rank", "query_block", "corpus_block"):
-        if getattr(mine, name) < 1:
-            yield f"mine.{name}={getattr(mine, name)} must be above 0"
     if mine.last_rank < mine.first_rank:
         yield (
             f"mine.last_rank={mine.last_rank} must not be below mine.first_rank={mine.first_rank}"

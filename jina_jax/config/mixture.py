@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from jina_jax.config.fields import PositiveFloat, PositiveInt
+
 
 @dataclass(frozen=True)
 class StageConfig:
@@ -23,11 +25,11 @@ class MixtureConfig:
     on with the same batches. The mixing is T5's (Raffel et al. 2020, section 3.5.2).
     """
 
-    temperature: float | None = None
+    temperature: PositiveFloat | None = None
     """Sources without a `weight` of their own have records ** (1 / temperature): 1 is in proportion
     to their records, more is nearer to equal. None gives them equal weights. Their mean is 1
     either way, which is what the weight of another source compares with."""
-    size_limit: int | None = None
+    size_limit: PositiveInt | None = None
     """For the temperature, no source counts as more records than this."""
     stages: tuple[StageConfig, ...] = ()
     """Other weights later in the run, by ascending step."""
@@ -43,16 +45,11 @@ def mixture_problems(mixture: MixtureConfig, weights: dict[str, float | None]) -
       mixture: to be checked.
       weights: name of each source → its own weight.
     """
-    if mixture.temperature is not None and mixture.temperature <= 0:
-        yield f"mixture.temperature={mixture.temperature} must be above 0"
-    if mixture.size_limit is not None:
-        if mixture.size_limit <= 0:
-            yield f"mixture.size_limit={mixture.size_limit} must be above 0"
-        if mixture.temperature is None:
-            yield (
-                "mixture.size_limit has no effect without mixture.temperature; set it to 1 for "
-                "weights in proportion to records"
-            )
+    if mixture.size_limit is not None and mixture.temperature is None:
+        yield (
+            "mixture.size_limit has no effect without mixture.temperature; set it to 1 for weights "
+            "in proportion to records"
+        )
     yield from _stage_problems(mixture.stages, dict(weights))
 
 

@@ -12,13 +12,15 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Gt, Le
 
 from jina_jax.config.alarms import AlarmConfig
-from jina_jax.config.changeable import changeable
 from jina_jax.config.evaluate import EvaluateConfig
 from jina_jax.config.export import ExportConfig
 from jina_jax.config.faults import FaultConfig
+from jina_jax.config.fields import NonNegativeInt, PositiveFloat, PositiveInt, Share, changeable
 from jina_jax.config.filters import (
     ConsistencyConfig,
     DecontaminationConfig,
@@ -63,7 +65,7 @@ class EngineConfig:
 
     kind: Literal["local", "ray"] = changeable("local")
     """`local` uses processes of this machine, `ray` a cluster whose nodes share a file system."""
-    workers: int = changeable(0)
+    workers: NonNegativeInt = changeable(0)
     """Processes of the local engine; 1 works in this process, 0 takes one a core."""
     ray_address: str = changeable("")
     """Address of a Ray cluster; empty starts one on this machine."""
@@ -75,21 +77,21 @@ class DataConfig:
 
     sources: tuple[SourceConfig, ...] = ()
     tokenizer: TokenizerConfig = TokenizerConfig()
-    max_text_tokens: int = 512
+    max_text_tokens: Annotated[int, Gt(0), Le(65535)] = 512
     """Texts are cut to this many tokens, end-of-sequence included, before they are stored."""
-    eval_pairs: int = 1000
+    eval_pairs: NonNegativeInt = 1000
     """Pairs held out per source; no text of theirs occurs in training."""
     near_duplicates: NearDuplicateConfig = NearDuplicateConfig()
     language: LanguageConfig = LanguageConfig()
     decontamination: DecontaminationConfig = DecontaminationConfig()
     consistency: ConsistencyConfig = ConsistencyConfig()
     margin: MarginConfig = MarginConfig()
-    max_bad_share: float = 0.01
+    max_bad_share: Share = 0.01
     """Stop when more than this share of a source's records (after 1,000) cannot be read."""
-    negatives_per_record: int = 1
+    negatives_per_record: Annotated[int, Gt(0), Le(100)] = 1
     """Triplets of one query and positive are put together into records of at most this many hard
     negatives."""
-    records_per_shard: int = 100_000
+    records_per_shard: PositiveInt = 100_000
     """At most this many pairs or triplets in a shard file; a source has as many as that takes."""
     seed: int = 0
     """Seed of the global shuffle and of the evaluation split."""
@@ -103,22 +105,22 @@ class DataConfig:
 class FeedConfig:
     """From shards to packed global batches."""
 
-    global_batch_size: int = 64
+    global_batch_size: PositiveInt = 64
     """Pairs or triplets in a batch over all devices; the texts of the others are negatives."""
-    query_tokens: int = 64
+    query_tokens: PositiveInt = 64
     """Queries are cut to this many tokens."""
-    positive_tokens: int = 128
+    positive_tokens: PositiveInt = 128
     """Positives and hard negatives are cut to this many tokens."""
-    row_tokens: int = 128
+    row_tokens: PositiveInt = 128
     """Length of a packed row; several texts share a row and do not see each other."""
-    texts_per_row: int = 16
+    texts_per_row: PositiveInt = 16
     """Most texts packed into one row; 1 pads every text to a row of its own."""
-    rows_multiple: int = 8
+    rows_multiple: PositiveInt = 8
     """Rows of a batch are rounded up to a multiple of this; devices must divide it, and so must
     train.grad_cache_rows."""
-    workers: int = changeable(0)
+    workers: NonNegativeInt = changeable(0)
     """Processes that read and pack ahead; 0 uses threads of the trainer's process."""
-    prefetch_batches: int = changeable(8)
+    prefetch_batches: PositiveInt = changeable(8)
     """Batches kept ready ahead of the step (per worker)."""
 
 
@@ -129,9 +131,9 @@ class MeshConfig:
     data: int = changeable(-1)
     """Divides the rows of a batch. -1 takes all devices that the other axes leave; a smaller
     number uses the first devices alone."""
-    fsdp: int = changeable(1)
+    fsdp: PositiveInt = changeable(1)
     """Divides the rows of a batch, and parameters and optimizer state too."""
-    tensor: int = changeable(1)
+    tensor: PositiveInt = changeable(1)
     """Divides heads and the feed-forward's inner dimension."""
 
 
@@ -145,7 +147,7 @@ class DistributedConfig:
     processes: int | None = changeable(None)
     process_id: int | None = changeable(None)
     """Number of this process, from 0."""
-    timeout_s: int = changeable(300)
+    timeout_s: PositiveInt = changeable(300)
     """How long processes wait for each other at the start."""
 
 
@@ -159,17 +161,17 @@ class OptimConfig:
     moment_dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the first moment of AdamW and Lion; the second stays float32."""
 
-    learning_rate: float = 1e-3
+    learning_rate: PositiveFloat = 1e-3
     """Peak learning rate."""
     schedule: Literal["constant", "linear", "cosine", "rsqrt"] = "cosine"
     """Course after the warm-up; `linear` and `cosine` end at `final_share` of the peak."""
-    warmup_steps: int = 100
+    warmup_steps: NonNegativeInt = 100
     final_share: float = 0.0
     weight_decay: float = 0.01
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
-    clip_norm: float = 1.0
+    clip_norm: PositiveFloat = 1.0
     """Gradients are scaled down to this global norm."""
 
 
@@ -177,13 +179,13 @@ class OptimConfig:
 class TrainConfig:
     """The training loop."""
 
-    num_steps: int = 1000
+    num_steps: PositiveInt = 1000
     seed: int = 0
     """Seed of initial weights, dropout and batch order."""
     initial_weights: str = ""
     """A run folder (its newest checkpoint), an exported or other Hugging Face `T5EncoderModel`
     folder, or an id (safetensors); empty starts at random. Optimizer and step start anew."""
-    grad_cache_rows: int = 0
+    grad_cache_rows: NonNegativeInt = 0
     """Rows encoded at once with their activations, over all devices; their gradients add up to
     those of the whole batch (GradCache), for a second encoding. 0 encodes the batch at once."""
     scan_layers: bool = changeable(False)
@@ -195,13 +197,13 @@ class TrainConfig:
     attention: Literal["xla", "cudnn"] = changeable("xla")
     """`cudnn` is NVIDIA's fused kernel, which never writes the scores: for GPUs, with
     model.compute_dtype=bfloat16 and no dropout. It adds the position bias rounded to bfloat16."""
-    log_every_steps: int = changeable(10)
-    checkpoint_every_steps: int = changeable(200)
-    keep_checkpoints: int = changeable(3)
+    log_every_steps: PositiveInt = changeable(10)
+    checkpoint_every_steps: PositiveInt = changeable(200)
+    keep_checkpoints: PositiveInt = changeable(3)
     wandb_project: str = changeable("")
     """Draws the figures in this project of Weights & Biases too; key, server and offline mode are
     taken from where `wandb login` and WANDB_* put them."""
-    profile_steps: int = changeable(0)
+    profile_steps: NonNegativeInt = changeable(0)
     """Trace this many steps, from the tenth after the start, into `profile/` of the run folder
     (for TensorBoard's profile plugin or ui.perfetto.dev)."""
 

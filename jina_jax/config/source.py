@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from jina_jax.config.fields import PositiveFloat
+
 
 @dataclass(frozen=True)
 class SourceConfig:
@@ -35,10 +37,10 @@ class SourceConfig:
     negative_field: str = ""
     """Field or column that holds the hard negative of a triplet; empty for pairs. Triplets are not
     deduplicated, and no filter for pairs looks at them."""
-    weight: float | None = None
+    weight: PositiveFloat | None = None
     """Relative share of batches drawn from this source; None leaves it to `mixture`: 1, or by the
     source's records. `mixture.stages` change it during a run."""
-    max_epochs: float | None = None
+    max_epochs: PositiveFloat | None = None
     """Draw no more batches once its records were seen this often; its share goes to the others."""
     licence: str = "unknown"
     """Licence of the text; copied to the manifest and the model card."""

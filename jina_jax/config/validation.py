@@ -1,4 +1,4 @@
-"""Checks of a configuration that types cannot express."""
+"""Checks of a configuration: bounds of fields, and what must hold between them."""
 
 import dataclasses
 import math
@@ -6,10 +6,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from jina_jax.config.alarms import alarm_problems
 from jina_jax.config.evaluate import evaluate_problems
 from jina_jax.config.export import export_problems
-from jina_jax.config.faults import fault_problems
+from jina_jax.config.fields import field_problems
 from jina_jax.config.filters import filter_problems
 from jina_jax.config.loss import loss_problems
 from jina_jax.config.mine import mine_problems
@@ -18,12 +17,6 @@ from jina_jax.config.negation import negation_problems
 from jina_jax.config.run import RunConfig, SourceConfig
 from jina_jax.errors import UserError, multiples_near
 from jina_jax.system.credentials import credential_in
-
-
-def _positive(section: str, config: Any, *names: str) -> Iterator[str]:
-    for name in names:
-        if getattr(config, name) <= 0:
-            yield f"{section}.{name}={getattr(config, name)} must be above 0"
 
 
 def _source_problems(which: str, source: SourceConfig) -> Iterator[str]:
@@ -54,45 +47,13 @@ def _data_problems(config: RunConfig) -> Iterator[str]:
             yield f"data.source_priority: no source is named {name!r}; they are {', '.join(names)}"
     for i, source in enumerate(config.data.sources):
         yield from _source_problems(f"data.sources.{i} ({source.name})", source)
-        for field in ("weight", "max_epochs"):
-            if getattr(source, field) is not None:
-                yield from _positive(f"data.sources.{i}", source, field)
     yield from mixture_problems(config.mixture, {s.name: s.weight for s in config.data.sources})
-    if not 0 <= config.data.max_bad_share <= 1:
-        yield f"data.max_bad_share={config.data.max_bad_share} must lie in 0..1"
-    yield from _positive(
-        "data", config.data, "max_text_tokens", "records_per_shard", "negatives_per_record"
-    )
-    if config.data.max_text_tokens > 65535:
-        yield f"data.max_text_tokens={config.data.max_text_tokens} must not exceed 65535"
-    if config.data.negatives_per_record > 100:
-        yield f"data.negatives_per_record={config.data.negatives_per_record} must not exceed 100"
-    if config.data.engine.workers < 0:
-        yield f"data.engine.workers={config.data.engine.workers} must not be negative"
-    if config.data.eval_pairs < 0:
-        yield f"data.eval_pairs={config.data.eval_pairs} must not be negative"
     yield from filter_problems(config.data.language, config.data.decontamination)
-    near_duplicates, consistency = config.data.near_duplicates, config.data.consistency
-    yield from _positive("data.near_duplicates", near_duplicates, "shingle_words", "permutations")
-    yield from _positive(
-        "data.consistency", consistency, "top_k", "sample_size", "query_block", "sample_block"
-    )
-    if not 0 < near_duplicates.threshold <= 1:
-        yield (
-            f"data.near_duplicates.threshold={near_duplicates.threshold} must lie above 0 and at "
-            f"most at 1"
-        )
-    if consistency.tie_tolerance < 0:
-        yield f"data.consistency.tie_tolerance={consistency.tie_tolerance} must not be negative"
 
 
 def _feed_problems(config: RunConfig) -> Iterator[str]:
     feed = config.feed
-    yield from _positive(
-        "feed", feed, "global_batch_size", "query_tokens", "positive_tokens", "row_tokens",
-        "texts_per_row", "rows_multiple", "prefetch_batches",
-    )  # fmt: skip
-    if feed.global_batch_size < 2:
+    if feed.global_batch_size == 1:
         yield "feed.global_batch_size=1 leaves no in-batch negatives; use 2 or more"
     longest = max(feed.query_tokens, feed.positive_tokens)
     if longest > feed.row_tokens:
@@ -104,21 +65,8 @@ def _feed_problems(config: RunConfig) -> Iterator[str]:
         )
 
 
-def _chunk_problems(rows_multiple: int, grad_cache_rows: int) -> Iterator[str]:
-    if grad_cache_rows < 0:
-        yield f"train.grad_cache_rows={grad_cache_rows} must not be negative"
-    elif grad_cache_rows and rows_multiple % grad_cache_rows:
-        yield (
-            f"feed.rows_multiple={rows_multiple} does not divide by train.grad_cache_rows="
-            f"{grad_cache_rows}; use {multiples_near(rows_multiple, grad_cache_rows)}"
-        )
-
-
 def _training_problems(config: RunConfig) -> Iterator[str]:
     model, optim = config.model, config.optim
-    yield from _positive(
-        "model", model, "vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads"
-    )
     pieces = config.data.tokenizer.vocab_size
     learns = bool(config.data.sources) and config.data.tokenizer.source == "train"
     if learns and pieces > model.vocab_size > 0:
@@ -126,33 +74,26 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
             f"data.tokenizer.vocab_size={pieces} pieces are more than model.vocab_size="
             f"{model.vocab_size}; raise model.vocab_size to {-(-pieces // 64) * 64}, or learn fewer"
         )
-    yield from _positive("mesh", config.mesh, "fsdp", "tensor")
-    if config.mesh.data != -1:
-        yield from _positive("mesh", config.mesh, "data")
-    if not 0 <= model.dropout_rate < 1:
-        yield f"model.dropout_rate={model.dropout_rate} must lie in 0..1"
+    if config.mesh.data < 1 and config.mesh.data != -1:
+        yield f"mesh.data={config.mesh.data} must be above 0, or -1 for all devices that are left"
     if config.train.attention == "cudnn":
         yield from _cudnn_problems(config)
     yield from loss_problems(
         config.loss, model.d_model, [s.name for s in config.data.sources if not s.negative_field]
     )
-    yield from _positive("optim", optim, "learning_rate", "clip_norm")
     if optim.optimizer == "adafactor" and optim.moment_dtype != "float32":
         yield "optim.moment_dtype=bfloat16: adafactor keeps no first moment; leave it at float32"
-    yield from _positive(
-        "train", config.train, "num_steps", "log_every_steps", "checkpoint_every_steps",
-        "keep_checkpoints",
-    )  # fmt: skip
-    if config.train.profile_steps < 0:
-        yield f"train.profile_steps={config.train.profile_steps} must not be negative"
-    yield from _chunk_problems(config.feed.rows_multiple, config.train.grad_cache_rows)
-    if optim.warmup_steps < 0 or optim.warmup_steps > config.train.num_steps:
+    rows, chunk = config.feed.rows_multiple, config.train.grad_cache_rows
+    if chunk and rows % chunk:
+        yield (
+            f"feed.rows_multiple={rows} does not divide by train.grad_cache_rows={chunk}; "
+            f"use {multiples_near(rows, chunk)}"
+        )
+    if optim.warmup_steps > config.train.num_steps:
         yield (
             f"optim.warmup_steps={optim.warmup_steps} must lie in 0..train.num_steps="
             f"{config.train.num_steps}"
         )
-    yield from alarm_problems(config.alarms)
-    yield from fault_problems(config.faults)
     yield from evaluate_problems(config.evaluate)
     sources = {s.name for s in config.data.sources}
     for kind in ("retrieval", "negation"):
@@ -181,7 +122,6 @@ def _cudnn_problems(config: RunConfig) -> Iterator[str]:
 
 def _distributed_problems(config: RunConfig) -> Iterator[str]:
     given = config.distributed
-    yield from _positive("distributed", given, "timeout_s")
     if given.coordinator in ("", "auto"):
         if given.processes is not None or given.process_id is not None:
             yield (
@@ -247,15 +187,17 @@ def _credentials(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def validate(config: RunConfig) -> None:
-    """Checks what types cannot say.
+    """Checks types, bounds and what must hold between fields.
 
     Raises: UserError listing every field that is wrong.
     """
     check_credentials(config)
-    parts = (
-        _number_problems, _folder_problems, _data_problems, _feed_problems, _training_problems,
-        _distributed_problems,
-    )  # fmt: skip
-    problems = [problem for part in parts for problem in part(config)]
+    problems = [*field_problems(config), *_number_problems(config)]
+    if not problems:
+        parts = (
+            _folder_problems, _data_problems, _feed_problems, _training_problems,
+            _distributed_problems,
+        )  # fmt: skip
+        problems = [problem for part in parts for problem in part(config)]
     if problems:
         raise UserError("the configuration cannot be used:\n  " + "\n  ".join(problems))

@@ -10,25 +10,23 @@ from jina_jax.config import OptimConfig
 def learning_rate_schedule(config: OptimConfig, num_steps: int) -> optax.Schedule:
     """Learning rate of step t = 0, 1, ..., num_steps - 1.
 
-    Rises linearly from peak / warmup_steps to the peak over the warm-up, then
-    `constant` stays; `linear` and `cosine` fall to final_share · peak at num_steps;
-    `rsqrt` is peak · sqrt(warmup / t).
+    Rises linearly from peak / warmup_steps to the peak over the warm-up, then `constant` stays;
+    `linear` and `cosine` fall to final_share · peak at num_steps; `rsqrt` is
+    peak · sqrt(warmup / t).
     """
     peak, warmup = config.learning_rate, config.warmup_steps
-    final = config.final_share
-
-    def schedule(step: jax.typing.ArrayLike) -> jax.Array:
-        t = jnp.asarray(step, jnp.float32)
-        done = jnp.clip((t - warmup) / max(1, num_steps - warmup), 0.0, 1.0)
-        shape = {
-            "constant": jnp.ones_like(done),
-            "linear": 1 - (1 - final) * done,
-            "cosine": final + (1 - final) * 0.5 * (1 + jnp.cos(jnp.pi * done)),
-            "rsqrt": jnp.sqrt(max(1, warmup) / jnp.maximum(t + 1, max(1, warmup))),
-        }[config.schedule]
-        return peak * jnp.where(t < warmup, (t + 1) / max(1, warmup), shape)
-
-    return schedule
+    rest, final = max(1, num_steps - warmup), config.final_share
+    start = max(1, warmup)
+    after_warmup: dict[str, optax.Schedule] = {
+        "constant": optax.constant_schedule(peak),
+        "linear": optax.linear_schedule(peak, final * peak, rest),
+        "cosine": optax.cosine_decay_schedule(peak, rest, final),
+        "rsqrt": lambda t: peak * jnp.sqrt(start / jnp.maximum(t + warmup + 1, start)),
+    }
+    if not warmup:
+        return after_warmup[config.schedule]
+    rise = optax.linear_schedule(peak / warmup, peak, max(1, warmup - 1))
+    return optax.join_schedules([rise, after_warmup[config.schedule]], [warmup])
 
 
 def make_optimizer(config: OptimConfig, num_steps: int) -> optax.GradientTransformation:

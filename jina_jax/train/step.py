@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float32
 
-from jina_jax.checkpoint.state import Learned, Params, TrainState
+from jina_jax.checkpoint.state import Params, TemperatureState, TrainState
 from jina_jax.config import LossConfig, RunConfig, T5Config
 from jina_jax.devices.mesh import param_shardings, replicated, split_first_axis
 from jina_jax.feed.batch import PackedBatch
@@ -19,8 +19,8 @@ from jina_jax.model.dropout import DropoutKey
 from jina_jax.model.pooling import first_dimensions, mean_pool
 from jina_jax.model.t5 import Execution, apply, init_params
 from jina_jax.train.gradcache import encode_in_chunks
-from jina_jax.train.loss.contrastive import Contrast, Terms, contrastive_loss
-from jina_jax.train.loss.log_sums import Spread
+from jina_jax.train.loss.contrastive import LossOutput, Terms, contrastive_loss
+from jina_jax.train.loss.log_sums import LossSharding
 from jina_jax.train.loss.slots import take_slots
 from jina_jax.train.optim import learning_rate_schedule, make_optimizer
 
@@ -30,11 +30,11 @@ Metrics = dict[str, Array]
 def init_state(config: RunConfig, params: Params) -> TrainState:
     """The state before the first step."""
     optimizer = make_optimizer(config.optim, config.train.num_steps)
-    learned = None
+    temperature = None
     if config.loss.learn_temperature:
         log_temperature = jnp.log(jnp.float32(config.loss.temperature))
-        learned = Learned(log_temperature, optimizer.init(log_temperature))
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), learned)
+        temperature = TemperatureState(log_temperature, optimizer.init(log_temperature))
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), temperature)
 
 
 def embed_texts(
@@ -45,7 +45,7 @@ def embed_texts(
     texts_per_row: int,
     chunk_rows: int,
     execution: Execution,
-    spread: Spread,
+    sharding: LossSharding,
     dropout_key: Array | None,
 ) -> Float32[Array, "B T D"]:
     """Embeddings of a packed batch, one per text, unit length, divided over all devices by pairs.
@@ -65,29 +65,29 @@ def embed_texts(
         # Each device has its own rows there, and nothing is left to pin.
         z_RSD = encode_in_chunks(
             partial(encode, execution=execution), params, rows,
-            chunk_rows=chunk_rows, mesh=spread.mesh,
+            chunk_rows=chunk_rows, mesh=sharding.mesh,
         )  # fmt: skip
     else:
         # Without this the compiler may divide hidden states as the parameters are divided.
-        tokens = split_first_axis(spread.mesh)
+        tokens = split_first_axis(sharding.mesh)
         pin = partial(jax.lax.with_sharding_constraint, shardings=tokens)
         z_RSD = encode(params, rows, execution._replace(pin=pin))
-    return take_slots(z_RSD.reshape(-1, z_RSD.shape[-1]), batch.slot_BT, spread)
+    return take_slots(z_RSD.reshape(-1, z_RSD.shape[-1]), batch.slot_BT, sharding)
 
 
 def batch_loss(
     params: Params, batch: PackedBatch, config: RunConfig, mesh: Mesh, dropout_key: Array | None,
     log_temperature: Array | None = None,
 ) -> tuple[Array, Metrics]:  # fmt: skip
-    """Loss of one global batch, and what else is read off it.
+    """Loss and metrics of one global batch.
 
     The batch is of triplets where it has more than two texts a record. `log_temperature` is given
     where it is learned.
 
-    Returns: (loss, what else `train.losses.Contrast` tells, by name).
+    Returns: (loss, the other fields of `LossOutput` by name).
     """
     # Each device compares its own pairs with all others, whatever the axes of the mesh are for.
-    spread = Spread(mesh, config.loss.gather, config.loss.tile_bytes)
+    sharding = LossSharding(mesh, config.loss.gather, config.loss.tile_bytes)
     z_BTD = embed_texts(
         params, batch, config.model,
         texts_per_row=config.feed.texts_per_row, chunk_rows=config.train.grad_cache_rows,
@@ -95,27 +95,31 @@ def batch_loss(
             config.train.scan_layers, config.train.remat,
             "cudnn" if config.train.attention == "cudnn" else "at_once",
         ),
-        spread=spread, dropout_key=dropout_key,
+        sharding=sharding, dropout_key=dropout_key,
     )  # fmt: skip
     temperature: float | Array = config.loss.temperature
     if log_temperature is not None:
         temperature = jnp.exp(log_temperature)
-    contrast = _contrast(z_BTD, batch, config.loss, temperature, spread)
-    told = contrast._asdict()
-    loss = told.pop("loss")
+    output = _loss(z_BTD, batch, config.loss, temperature, sharding)
+    metrics = output._asdict()
+    loss = metrics.pop("loss")
     dims = config.loss.matryoshka_dims
     weights = config.loss.matryoshka_weights or (1.0,) * len(dims)
     for count, weight in zip(dims, weights, strict=True):
         z_BTE = first_dimensions(z_BTD, count)
-        contrast = _contrast(z_BTE, batch, config.loss, temperature, spread)
-        loss += weight * contrast.loss
-        told |= {f"loss_at_{count}": contrast.loss, f"accuracy_at_{count}": contrast.accuracy}
-    return loss, {name: value for name, value in told.items() if value is not None}
+        output = _loss(z_BTE, batch, config.loss, temperature, sharding)
+        loss += weight * output.loss
+        metrics |= {f"loss_at_{count}": output.loss, f"accuracy_at_{count}": output.accuracy}
+    return loss, {name: value for name, value in metrics.items() if value is not None}
 
 
-def _contrast(
-    z_BTD: Array, batch: PackedBatch, loss: LossConfig, temperature: float | Array, spread: Spread
-) -> Contrast:
+def _loss(
+    z_BTD: Array,
+    batch: PackedBatch,
+    loss: LossConfig,
+    temperature: float | Array,
+    sharding: LossSharding,
+) -> LossOutput:
     has_negatives = batch.slot_BT.shape[1] > 2
     teacher_BS = None
     if loss.distill_weight > 0:
@@ -124,7 +128,7 @@ def _contrast(
     return contrastive_loss(
         z_BTD[:, 0], z_BTD[:, 1], z_BTD[:, 2:] if has_negatives else None,
         temperature=temperature,
-        spread=spread,
+        sharding=sharding,
         terms=Terms(
             loss.query_weight, loss.positive_weight, loss.margin_weight, loss.margin,
             loss.distill_weight,
@@ -142,17 +146,17 @@ def _train_step(
     dropout_key = None
     if config.model.dropout_rate > 0:
         dropout_key = jax.random.fold_in(jax.random.key(config.train.seed + 1), state.step)
-    log_temperature = None if state.learned is None else state.learned.log_temperature
-    (loss, metrics), (grads, of_temperature) = jax.value_and_grad(
+    log_temperature = None if state.temperature is None else state.temperature.log_temperature
+    (loss, metrics), (grads, temperature_grad) = jax.value_and_grad(
         batch_loss, argnums=(0, 5), has_aux=True
     )(state.params, batch, config, mesh, dropout_key, log_temperature)
     optimizer = make_optimizer(config.optim, config.train.num_steps)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    learned = state.learned
-    if learned is not None:
-        metrics["temperature"] = jnp.exp(learned.log_temperature)
-        learned = _learn(learned, of_temperature, config)
-    gradient_norm = optax.tree.norm((grads, of_temperature))
+    temperature = state.temperature
+    if temperature is not None:
+        metrics["temperature"] = jnp.exp(temperature.log_temperature)
+        temperature = _update_temperature(temperature, temperature_grad, config)
+    gradient_norm = optax.tree.norm((grads, temperature_grad))
     # A norm is finite only where every part of the gradient is.
     is_finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
     metrics = metrics | {
@@ -161,21 +165,23 @@ def _train_step(
         "learning_rate": learning_rate_schedule(config.optim, config.train.num_steps)(state.step),
         "skipped": 1.0 - is_finite,
     }
-    changed = optax.apply_updates(state.params, updates), opt_state, learned
-    before = state.params, state.opt_state, state.learned
+    changed = optax.apply_updates(state.params, updates), opt_state, temperature
+    before = state.params, state.opt_state, state.temperature
     kept = jax.tree.map(partial(jnp.where, is_finite), changed, before)
     return TrainState(state.step + 1, *kept), metrics
 
 
-def _learn(learned: Learned, gradient: Array, config: RunConfig) -> Learned:
+def _update_temperature(
+    learned: TemperatureState, gradient: Array, config: RunConfig
+) -> TemperatureState:
     """One step of the temperature, and back into its bounds."""
     optimizer = make_optimizer(config.optim, config.train.num_steps)
-    update, opt_state = optimizer.update(gradient, learned.opt_state, learned.log_temperature)
+    update, opt_state = optimizer.update(gradient, state.opt_state, state.log_temperature)
     log_temperature = jnp.clip(
-        learned.log_temperature + update,
+        state.log_temperature + update,
         math.log(config.loss.min_temperature), math.log(config.loss.max_temperature),
     )  # fmt: skip
-    return Learned(log_temperature, opt_state)
+    return TemperatureState(log_temperature, opt_state)
 
 
 def state_shapes(config: RunConfig) -> TrainState:
@@ -185,7 +191,7 @@ def state_shapes(config: RunConfig) -> TrainState:
 
 
 def state_shardings(config: RunConfig, mesh: Mesh) -> TrainState:
-    """How a state lies on the mesh: what the optimizer keeps of a parameter lies as it does."""
+    """Sharding of the train state; the optimizer's moments are sharded like their parameters."""
     state, everywhere = state_shapes(config), replicated(mesh)
     params = param_shardings(state.params, mesh)
 
@@ -196,12 +202,12 @@ def state_shardings(config: RunConfig, mesh: Mesh) -> TrainState:
         make_optimizer(config.optim, config.train.num_steps), beside,
         state.opt_state, state.params, params, transform_non_params=lambda _: everywhere,
     )  # fmt: skip
-    learned = jax.tree.map(lambda _: everywhere, state.learned)
-    return TrainState(everywhere, params, opt_state, learned)
+    temperature = jax.tree.map(lambda _: everywhere, state.temperature)
+    return TrainState(everywhere, params, opt_state, temperature)
 
 
 def batch_shardings(mesh: Mesh) -> PackedBatch:
-    """How a batch lies on the mesh: rows divided, the index of texts everywhere."""
+    """Sharding of a batch: rows are divided, the index of texts is replicated."""
     rows, everywhere = split_first_axis(mesh), replicated(mesh)
     return PackedBatch(rows, rows, everywhere, everywhere, everywhere)
 

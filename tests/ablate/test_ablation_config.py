@@ -62,7 +62,7 @@ def test_an_ablation_that_cannot_be_compared_is_refused(tmp_path):
     assert "the arms differ in their data" in problems(
         dataclasses.replace(own, arms=(Arm("a"), Arm("b", {"data.language.enabled": True})))
     )
-    assert "must be above 0" in problems(
+    assert "must be greater than 0" in problems(
         dataclasses.replace(own, arms=(Arm("a"), Arm("b", {"loss.temperature": 0.0})))
     )
 

@@ -76,7 +76,10 @@ def test_show_config_shows_overrides(capsys, folder):
         (["train", "demo", "--optim.learning-rate", "０.１"], "full-width characters"),
         (["train", "demo", "--name", "../x"], "may hold only ASCII letters"),
         (["train", "demo", "--feed.row-tokens", "16"], "does not fit feed.row_tokens=16"),
-        (["prepare", "demo", "--data.eval-pairs", "-1"], "must not be negative"),
+        (
+            ["prepare", "demo", "--data.eval-pairs", "-1"],
+            "-1 must be greater than or equal",
+        ),
         (["show-config", "demo", "--model.vocab-size", "7936"], "raise model.vocab_size to 8000"),
         (["prepare", "demo", "--workdir", "gs://bucket/x"], "is a URL: give a folder"),
         (["encode", "nowhere", "texts.txt", "out.npy"], "texts.txt"),
@@ -100,7 +103,7 @@ def test_a_config_that_does_not_load(capsys, tmp_path):
     assert f"{path}:1: failed to load: SyntaxError" in message
     assert "def get_config(:" in message
     path.write_text("x = 1\n")
-    assert "must return a jina_jax.config.run.RunConfig" in refused(capsys, "train", path)
+    assert "must return a jina_jax.config.RunConfig" in refused(capsys, "train", path)
 
 
 @pytest.mark.parametrize(

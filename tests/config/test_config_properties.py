@@ -5,7 +5,7 @@ import json
 import types
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hints
 
 import pytest
 from hypothesis import given, settings
@@ -29,13 +29,15 @@ def values(kind):
     if kind in PLAIN:
         return PLAIN[kind]
     if dataclasses.is_dataclass(kind):
-        hints = get_type_hints(kind)
+        hints = get_type_hints(kind, include_extras=True)
         fields = {f.name: values(hints[f.name]) for f in dataclasses.fields(kind)}
         return st.builds(kind, **fields)
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Literal:
         return st.sampled_from(arguments)
-    if origin is types.UnionType:
+    if origin is Annotated:
+        return st.from_type(kind)  # within its bounds
+    if origin in (types.UnionType, Union):
         return st.one_of(st.none() if a is type(None) else values(a) for a in arguments)
     assert origin is tuple, kind
     if arguments[-1] is Ellipsis:

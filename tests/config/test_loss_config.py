@@ -14,12 +14,3 @@ def test_any_combination_of_terms_is_a_loss_where_some_term_is_left():
     assert problem.endswith("are 0: no loss of pairs (a, b) would be left")
     (problem,) = problems(query_weight=0.0, positive_weight=0.0, margin_weight=0.0)
     assert problem.endswith("are 0: no loss would be left")
-
-
-def test_weights_and_margins_out_of_range_are_named():
-    assert problems(margin=2.0) == []
-    assert problems(margin=2.5)[0].startswith("loss.margin=2.5 must lie in 0..2")
-    for name in ("query_weight", "positive_weight", "margin_weight", "margin"):
-        assert problems(**{name: -0.1}) == [f"loss.{name}=-0.1 must not be negative"]
-    for name in ("temperature", "tile_bytes"):
-        assert problems(**{name: 0}) == [f"loss.{name}=0 must be above 0"]

@@ -39,7 +39,7 @@ def run_steps(config, batches, devices=1):
 
 
 def leaves(state):
-    return jax.tree.leaves((state.params, state.opt_state, state.learned))
+    return jax.tree.leaves((state.params, state.opt_state, state.temperature))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from tests.fuzz.corpus import REPACKED
 _ODD_VALUES = (
     None, True, False, 0, -1, 1, 2**31, 2**63, -(2**64), 10**30, 0.5, -0.0, 1e-320, 1e308, "", "x",
     "..", "../x", "/etc/passwd", "a\0b", "é", "\ud800", "x" * 5000, [], {}, [[]], [None], {"": {}},
-    [1] * 300, "google-t5/t5-small", "NaN", {"a": 1, "b": [2]}, "jina_jax.config.run.RunConfig",
+    [1] * 300, "google-t5/t5-small", "NaN", {"a": 1, "b": [2]}, "jina_jax.config.RunConfig",
 )  # fmt: skip
 _ODD_BYTES = (
     b"\0", b"\xff", b"\n", b"\r", b'"', b"\\", b",", b"{", b"}", b"[", b"\xef\xbb\xbf", b"\xed\xa0",

@@ -139,7 +139,6 @@ def test_a_set_must_not_have_the_name_of_a_source(folder):
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"every_steps": -1}, "must not be negative"),
         ({"keep_best": "retrieval/average/ndcg@10"}, "set evaluate.every_steps"),
         ({"keep_best": "ndcg@10", "every_steps": 5}, "is no KIND/TASK/MEASURE"),
     ],

@@ -144,7 +144,7 @@ def test_numbers_that_do_not_divide_are_refused_with_those_that_do():
         validate(config(40, 16))
     with pytest.raises(UserError, match=r"rows_multiple=8 does not divide by .*=16; use 16$"):
         validate(config(8, 16))
-    with pytest.raises(UserError, match="grad_cache_rows=-8 must not be negative"):
+    with pytest.raises(UserError, match="grad_cache_rows=-8 must be greater than or equal to 0"):
         validate(config(8, -8))
     check_divides(config(8, 0), make_mesh(MeshConfig(data=8)))
     with pytest.raises(UserError, match=r"rows=12 does not divide by 8 devices of .*; use 8 or 16"):

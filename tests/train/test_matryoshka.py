@@ -12,7 +12,7 @@ from jina_jax.errors import UserError
 from jina_jax.model.pooling import first_dimensions
 from jina_jax.model.t5 import Execution, init_params
 from jina_jax.train.loss.contrastive import Terms
-from jina_jax.train.loss.log_sums import Spread
+from jina_jax.train.loss.log_sums import LossSharding
 from jina_jax.train.step import batch_loss, embed_texts
 from tests.train.loss.contrast_oracle import contrast
 from tests.train.test_step import CONFIG, make_batch
@@ -45,7 +45,7 @@ def test_losses_of_the_first_dimensions_add_up(weights, negatives):
     z = embed_texts(
         params, batch, config.model,
         texts_per_row=config.feed.texts_per_row, chunk_rows=0, execution=Execution(),
-        spread=Spread(make_mesh(MeshConfig(data=1))), dropout_key=None,
+        sharding=LossSharding(make_mesh(MeshConfig(data=1))), dropout_key=None,
     )  # fmt: skip
     z, total = np.asarray(z, np.float64), 0.0
     for dims, weight in zip((4, 8, 16), (*(weights or (1.0, 1.0)), 1.0)):

@@ -53,7 +53,7 @@ def test_adam_moves_it_against_its_gradient_and_stops_at_the_bound():
 def test_without_learning_there_is_none():
     mesh = make_mesh(MeshConfig(data=1))
     state = first_state(CONFIG, mesh)
-    assert state.learned is None
+    assert state.temperature is None
     assert "temperature" not in make_train_step(CONFIG, mesh)(state, make_batch())[1]
 
 
@@ -69,7 +69,7 @@ def test_a_checkpoint_keeps_it_and_its_moments(tmp_path):
     )
     with Checkpoints(tmp_path) as checkpoints:
         restored = checkpoints.restore(3, like)
-    assert float(restored.learned.log_temperature) != float(np.float32(math.log(0.1)))
+    assert float(restored.temperature.log_temperature) != float(np.float32(math.log(0.1)))
     for one, two in zip(jax.tree.leaves(state), jax.tree.leaves(restored), strict=True):
         np.testing.assert_array_equal(one, two)
 

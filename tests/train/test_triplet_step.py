@@ -11,7 +11,7 @@ from jina_jax.config import LossConfig, MeshConfig
 from jina_jax.devices.mesh import make_mesh, replicated
 from jina_jax.model.t5 import Execution, init_params
 from jina_jax.train.loss.contrastive import Terms
-from jina_jax.train.loss.log_sums import Spread
+from jina_jax.train.loss.log_sums import LossSharding
 from jina_jax.train.step import batch_loss, batch_shardings, embed_texts
 from tests.train.loss.contrast_oracle import contrast
 from tests.train.test_step import CONFIG, make_batch
@@ -45,12 +45,13 @@ def expected(request):
     batch = make_batch(config=PADDED, negatives=request.param)
     assert (batch.slot_BT < 0).any() and (batch.slot_BT[:, 2:] >= 0).any()
     params = init_params(MODEL, jax.random.key(0))
-    spread = Spread(make_mesh(MeshConfig(data=1)))
+    sharding = LossSharding(make_mesh(MeshConfig(data=1)))
 
     def embed(params):
         return embed_texts(
             params, jax.tree.map(jnp.asarray, batch), MODEL,
-            texts_per_row=1, chunk_rows=0, spread=spread, dropout_key=None, execution=Execution(),
+            texts_per_row=1, chunk_rows=0, sharding=sharding, dropout_key=None,
+            execution=Execution(),
         )  # fmt: skip
 
     z, pull = jax.vjp(embed, params)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int32
 
-from jina_jax.train.loss.log_sums import LogSums, Marks, Spread, log_sums
+from jina_jax.train.loss.log_sums import LogSums, LossSharding, PairIds, log_sums
 
 
 class Terms(NamedTuple):
@@ -30,8 +30,8 @@ class Terms(NamedTuple):
 ALL_TERMS = Terms()
 
 
-class Contrast(NamedTuple):
-    """A loss and what the same pass tells."""
+class LossOutput(NamedTuple):
+    """A loss, and metrics from the same pass."""
 
     loss: Float32[Array, ""]
     """The weighted sum of the terms."""
@@ -42,11 +42,11 @@ class Contrast(NamedTuple):
     margin_loss: Float32[Array, ""] | None
     """A cosine; None for pairs."""
     accuracy: Float32[Array, ""]
-    """Share of queries whose own positive has the highest cosine among the keys that count."""
+    """Share of queries whose positive has the highest cosine of all keys that count."""
     positive_cosine: Float32[Array, ""]
     """Mean of queries and their own positives."""
     in_batch_cosine: Float32[Array, ""]
-    """Mean of queries and the positives of all other queries that count; 0 where none does."""
+    """Mean of queries and the positives of other queries that count; 0 if none counts."""
     negative_cosine: Float32[Array, ""] | None
     """Mean of queries and their own hard negatives that count; None for pairs."""
     masked_share: Float32[Array, ""]
@@ -63,7 +63,7 @@ class _Negatives(NamedTuple):
     """Places without a negative, as float32."""
     cosine_BN: Array
     counts_BN: Array
-    """Whether a query's own negative is there and no known match of it."""
+    """True where a query's own negative exists and is no false negative."""
 
 
 def contrastive_loss(
@@ -72,13 +72,13 @@ def contrastive_loss(
     negatives_BND: Float32[Array, "B N D"] | None = None,
     *,
     temperature: float | Float32[Array, ""],
-    spread: Spread,
+    sharding: LossSharding,
     terms: Terms = ALL_TERMS,
     identity_BT: Int32[Array, "B T"] | None = None,
     has_negative_BN: Bool[Array, "B N"] | None = None,
     weight_B: Float32[Array, "B"] | None = None,
     teacher_BS: Float32[Array, "B S"] | None = None,
-) -> Contrast:
+) -> LossOutput:
     """Weighted sum of InfoNCE from queries to positives, its reverse, a margin, and distillation.
 
     With cosines s, and τ the temperature:
@@ -97,7 +97,7 @@ def contrastive_loss(
       negatives_BND: L2-normalised hard negatives; row i are query i's. None for pairs.
       temperature: > 0, dimensionless; divides the cosines (typically 0.05). A traced scalar has a
         gradient.
-      spread: how the work is divided. It changes the values in rounding only.
+      sharding: how the work is divided; it changes the values in rounding only.
       terms: which terms, and the margin's ε.
       identity_BT: equal numbers of 0 or more for equal texts (columns: query, positive, hard
         negatives). Where given, keys of pairs that share a text with a query's pair do not count
@@ -107,7 +107,7 @@ def contrastive_loss(
       weight_B: of each query in the means; equal where not given.
       teacher_BS: t, a teacher's scores of each query with its positive and its hard negatives, on
         the scale of cosines; NaN where there is none, and then nothing is distilled.
-    Returns: Contrast.
+    Returns: LossOutput.
     Raises: ValueError where sizes do not fit each other or the devices.
     Example: two orthogonal pairs at temperature 1 give 2 log(1 + 1/e) = 0.6265, half of it from
       each direction.
@@ -115,19 +115,21 @@ def contrastive_loss(
       Oord et al. 2018, eq. 4, for one direction; Hofstätter et al. 2020, arXiv 2010.02666, for
       distillation from margins.
     """
-    _check_sizes(q_BD, p_BD, negatives_BND, identity_BT, spread.mesh.size)
+    _check_sizes(q_BD, p_BD, negatives_BND, identity_BT, sharding.mesh.size)
     size = len(q_BD)
     scale = 1 / jnp.asarray(temperature, jnp.float32)
     both_ways = terms.positive > 0
-    pairs = None if identity_BT is None else Marks(jnp.arange(size), identity_BT[:, :2])
-    sums = log_sums(q_BD, p_BD, scale, pairs, pairs, both_ways, spread)
+    pairs = None if identity_BT is None else PairIds(jnp.arange(size), identity_BT[:, :2])
+    sums = log_sums(q_BD, p_BD, scale, pairs, pairs, both_ways, sharding)
     row_B, max_B, masked_B, others = sums.row_B, sums.row_max_B, sums.masked_B, size - 1.0
     cosine_B = jnp.sum(q_BD * p_BD, axis=-1)
     positive_B = scale * cosine_B
     margin_loss = negative_cosine = positive_loss = distill_loss = None
-    student_BN, is_taught_BN = cosine_B[:, None], jnp.ones((size, 1), bool)
+    student_BN, is_scored_BN = cosine_B[:, None], jnp.ones((size, 1), bool)
     if negatives_BND is not None:
-        hard = _against_negatives(q_BD, negatives_BND, scale, spread, identity_BT, has_negative_BN)
+        hard = _against_negatives(
+            q_BD, negatives_BND, scale, sharding, identity_BT, has_negative_BN
+        )
         row_B = jnp.logaddexp(row_B, hard.sums.row_B)
         max_B = jnp.maximum(max_B, hard.sums.row_max_B)
         masked_B += hard.sums.masked_B - hard.missing
@@ -135,13 +137,13 @@ def contrastive_loss(
         hinge_BN = jax.nn.relu(hard.cosine_BN - cosine_B[:, None] + terms.epsilon)
         margin_loss = _mean_own(hinge_BN, hard.counts_BN, weight_B)
         negative_cosine = _mean_own(hard.cosine_BN, hard.counts_BN, None)
-        student_BN, is_taught_BN = cosine_B[:, None] - hard.cosine_BN, hard.counts_BN
+        student_BN, is_scored_BN = cosine_B[:, None] - hard.cosine_BN, hard.counts_BN
     if teacher_BS is not None:
-        distill_loss = _distance(student_BN, teacher_BS, is_taught_BN, weight_B)
+        distill_loss = _distance(student_BN, teacher_BS, is_scored_BN, weight_B)
     query_loss = _mean(row_B - positive_B, weight_B)
     if both_ways:
         positive_loss = _mean(sums.key_N - positive_B, weight_B)
-    return Contrast(
+    return LossOutput(
         _weighted(terms, query_loss, positive_loss, margin_loss, distill_loss),
         query_loss, positive_loss, margin_loss,
         accuracy=_accuracy(positive_B, max_B, scale),
@@ -156,7 +158,7 @@ def contrastive_loss(
 def _weighted(
     terms: Terms, query: Array, positive: Array | None, margin: Array | None, distill: Array | None
 ) -> Array:
-    """The sum of the terms that there are, each times its weight."""
+    """Sum of the terms that are not None, each times its weight."""
     loss = terms.query * query
     for weight, term in (
         (terms.positive, positive), (terms.margin, margin), (terms.distill, distill),
@@ -167,7 +169,7 @@ def _weighted(
 
 
 def _against_negatives(
-    q_BD: Array, negatives_BND: Array, scale: Array, spread: Spread,
+    q_BD: Array, negatives_BND: Array, scale: Array, sharding: LossSharding,
     identity_BT: Array | None, has_negative_BN: Array | None,
 ) -> _Negatives:  # fmt: skip
     size, negatives, dimension = negatives_BND.shape
@@ -181,18 +183,18 @@ def _against_negatives(
         texts_BT = jnp.concatenate([identity_BT[:, :2], nothing_B1], axis=1)
         identity_BN = identity_BT[:, 2:]
     identity_BN = jnp.where(has_negative_BN, identity_BN, -1)
-    of_no_row = jnp.full(size * negatives, -1, jnp.int32)
+    not_a_positive = jnp.full(size * negatives, -1, jnp.int32)
     sums = log_sums(
         q_BD, negatives_BND.reshape(-1, dimension), scale,
-        Marks(jnp.arange(size), texts_BT), Marks(of_no_row, identity_BN.reshape(-1, 1)),
-        False, spread,
+        PairIds(jnp.arange(size), texts_BT), PairIds(not_a_positive, identity_BN.reshape(-1, 1)),
+        False, sharding,
     )  # fmt: skip
-    is_match_BN = (identity_BN[:, :, None] == texts_BT[:, None, :]).any(-1)
+    is_false_negative_BN = (identity_BN[:, :, None] == texts_BT[:, None, :]).any(-1)
     return _Negatives(
         sums,
         jnp.sum(~has_negative_BN).astype(jnp.float32),
         jnp.sum(q_BD[:, None] * negatives_BND, axis=-1),
-        ~is_match_BN,
+        ~is_false_negative_BN,
     )
 
 
@@ -203,7 +205,7 @@ def _accuracy(positive_B: Array, max_B: Array, scale: Array) -> Array:
 
 
 def _in_batch_cosine(sums: LogSums, positive_B: Array, scale: Array) -> Array:
-    """Mean cosine of queries and the positives of others that count; 0 where none does."""
+    """Mean cosine of queries and the positives of others that count; 0 if none counts."""
     of_others = jax.lax.stop_gradient(jnp.sum(sums.total_B - positive_B) / scale)
     return of_others / jnp.maximum(jnp.sum(len(positive_B) - 1.0 - sums.masked_B), 1.0)
 
@@ -226,7 +228,7 @@ def _mean(x_B: Array, weight_B: Array | None) -> Array:
 
 
 def _mean_own(x_BN: Array, counts_BN: Array, weight_B: Array | None) -> Array:
-    """Mean over the negatives that count; 0 where none does."""
+    """Mean over the negatives that count; 0 if none counts."""
     weight_BN = counts_BN.astype(jnp.float32)
     if weight_B is not None:
         weight_BN *= weight_B[:, None]

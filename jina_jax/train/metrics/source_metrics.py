@@ -1,4 +1,4 @@
-"""What each source of a mixture does: how much of it was drawn, and how well it is learnt."""
+"""What each source of a mixture does: how much of it was drawn, and how well it is learned."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ MEANS = (
     "loss", "accuracy", "positive_cosine", "in_batch_cosine", "negative_cosine", "masked_share",
     "distill_loss",
 )  # fmt: skip
-"""Of a step's metrics, those told of each source; `train.losses.Contrast` explains them."""
+"""Metrics of a step that are reported for each source; `LossOutput` explains them."""
 
 
 class SourceMetrics:
@@ -57,7 +57,7 @@ class SourceMetrics:
         """
         done = int(self._batches_N.sum())
         asked_N = self._mixture.asked(done)
-        told: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         for s, (name, size) in enumerate(self._records.items()):
             batches = int(self._batches_N[s])
             of_source: dict[str, float] = {
@@ -70,6 +70,6 @@ class SourceMetrics:
             if steps := self._values[s]:
                 for mean in steps[0]:
                     of_source[mean] = sum(values[mean] for values in steps) / len(steps)
-            told |= {f"source/{name}/{what}": value for what, value in of_source.items()}
+            metrics |= {f"source/{name}/{what}": value for what, value in of_source.items()}
         self._reset()
-        return told
+        return metrics

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jina_jax.train.loss.contrastive import ALL_TERMS, contrastive_loss
-from jina_jax.train.loss.log_sums import Spread
+from jina_jax.train.loss.log_sums import LossSharding
 from tests.train.loss.contrast_oracle import contrast
 
 MESHES = {
@@ -25,7 +25,7 @@ def mesh(name="1"):
     )
 
 
-ONE = Spread(mesh())
+ONE = LossSharding(mesh())
 NAMES = {
     "identity_BT": "identity", "has_negative_BN": "has_negative", "weight_B": "weight",
     "teacher_BS": "teacher",
@@ -63,10 +63,10 @@ def triplets(rng, size, negatives):
     }
 
 
-def measure(arrays, temperature, spread, *, terms=ALL_TERMS, **options):
+def measure(arrays, temperature, sharding, *, terms=ALL_TERMS, **options):
     def loss(arrays, temperature):
         found = contrastive_loss(
-            *arrays, temperature=temperature, spread=spread, terms=terms, **options
+            *arrays, temperature=temperature, sharding=sharding, terms=terms, **options
         )
         return found.loss, found
 
@@ -76,9 +76,9 @@ def measure(arrays, temperature, spread, *, terms=ALL_TERMS, **options):
 
 
 def assert_equals_oracle(
-    arrays, temperature, spread, *, terms=ALL_TERMS, tolerance=1e-6, **options
+    arrays, temperature, sharding, *, terms=ALL_TERMS, tolerance=1e-6, **options
 ):
-    found, gradients = measure(arrays, temperature, spread, terms=terms, **options)
+    found, gradients = measure(arrays, temperature, sharding, terms=terms, **options)
     expected = contrast(
         *arrays, temperature=temperature, terms=terms,
         **{NAMES[k]: np.asarray(v) for k, v in options.items()},

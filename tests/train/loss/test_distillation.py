@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jina_jax.train.loss.contrastive import Terms, contrastive_loss
-from jina_jax.train.loss.log_sums import Spread
+from jina_jax.train.loss.log_sums import LossSharding
 from tests.train.loss.contrast_cases import ONE, assert_equals_oracle, measure, mesh, triplets
 
 ALONE = Terms(0.0, 0.0, 0.0, distill=1.0)
@@ -17,13 +17,15 @@ def test_margins_by_hand():
     # Cosines of positives 0.6, 1 and of negatives 0.8, 0: margins -0.2 and 1; the teacher's 0.3, 1.
     n = jnp.array([[[0.8, 0, 0.6]], [[1, 0, 0]]], jnp.float32)
     teacher = jnp.array([[0.5, 0.2], [3.0, 2.0]], jnp.float32)
-    found = contrastive_loss(Q, P, n, temperature=1.0, spread=ONE, terms=ALONE, teacher_BS=teacher)
+    found = contrastive_loss(
+        Q, P, n, temperature=1.0, sharding=ONE, terms=ALONE, teacher_BS=teacher
+    )
     assert found.distill_loss == pytest.approx(0.5**2 / 2, abs=1e-6) == found.loss
 
 
 def test_scores_of_pairs_by_hand():
     teacher = jnp.array([[0.9], [0.5]], jnp.float32)
-    found = contrastive_loss(Q, P, temperature=1.0, spread=ONE, terms=ALONE, teacher_BS=teacher)
+    found = contrastive_loss(Q, P, temperature=1.0, sharding=ONE, terms=ALONE, teacher_BS=teacher)
     assert found.distill_loss == pytest.approx((0.3**2 + 0.5**2) / 2, abs=1e-6)
 
 
@@ -40,9 +42,9 @@ def test_equals_the_oracle(gather, which, negatives):
     teacher = rng.uniform(-1, 1, (40, 1 + negatives))
     teacher[rng.random(teacher.shape) < 0.2] = np.nan
     options["teacher_BS"] = jnp.asarray(teacher, jnp.float32)
-    spread = Spread(mesh(which), gather)
+    sharding = LossSharding(mesh(which), gather)
     for terms in (ALONE, Terms(0.5, 1.0, 3.0, 0.2, 20.0)):
-        assert_equals_oracle(arrays, 0.3, spread, terms=terms, **options)
+        assert_equals_oracle(arrays, 0.3, sharding, terms=terms, **options)
 
 
 def test_records_without_scores_teach_nothing():

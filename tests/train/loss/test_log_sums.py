@@ -2,8 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jina_jax.train.loss.log_sums import LOWEST, log_sums
-from jina_jax.train.loss.tiles import tile_shape
+from jina_jax.train.loss.log_sums import LOWEST, log_sums, tile_shape
 from tests.train.loss.contrast_cases import ONE, unit
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jina_jax.train.loss.contrastive import contrastive_loss
-from jina_jax.train.loss.log_sums import Marks, Spread, log_sums
+from jina_jax.train.loss.log_sums import LossSharding, PairIds, log_sums
 from tests.train.loss.contrast_cases import ONE, assert_equals_oracle, measure, mesh, triplets, unit
 
 
@@ -31,9 +31,9 @@ def test_masks_change_the_loss_by_what_they_leave_out():
     for i, j, shared in ((0, 3, True), (2, 1, True), (5, 4, True), (0, 1, False), (4, 3, False)):
         moved = p.at[j].set(-p[j])
         rows = [
-            log_sums(q, x, jnp.float32(20), marks, marks, False, ONE).row_B[i]
+            log_sums(q, x, jnp.float32(20), ids, ids, False, ONE).row_B[i]
             for x in (p, moved)
-            for marks in [Marks(jnp.arange(6), identity)]
+            for ids in [PairIds(jnp.arange(6), identity)]
         ]
         assert (rows[0] == rows[1]) == shared, (i, j)
 
@@ -51,12 +51,12 @@ def test_masked_negatives_get_no_gradient():
 def test_triplets_without_any_negative_are_pairs(which, identity):
     rng = np.random.default_rng(7)
     q, p, n = unit(rng, 8, 4), unit(rng, 8, 4), unit(rng, 8, 2, 4)
-    spread = Spread(mesh(which), tile_bytes=40)
+    sharding = LossSharding(mesh(which), tile_bytes=40)
     numbers = None if identity is None else jnp.asarray(identity, jnp.int32)
     of_pairs = None if numbers is None else numbers[:, :2]
-    without = measure((q, p), 0.05, spread, identity_BT=of_pairs)
+    without = measure((q, p), 0.05, sharding, identity_BT=of_pairs)
     masked = measure(
-        (q, p, n), 0.05, spread, identity_BT=numbers, has_negative_BN=jnp.zeros((8, 2), bool)
+        (q, p, n), 0.05, sharding, identity_BT=numbers, has_negative_BN=jnp.zeros((8, 2), bool)
     )
     assert masked[0].loss == pytest.approx(float(without[0].loss), abs=1e-6)
     assert (masked[0].margin_loss, masked[0].negative_cosine, masked[0].masked_share) == (0, 0, 0)
@@ -71,7 +71,7 @@ def test_masked_share_by_hand():
     rng = np.random.default_rng(0)
     identity = jnp.array([[0, 1, 2], [3, 1, 4], [5, 6, 0]], jnp.int32)
     found = contrastive_loss(
-        unit(rng, 3, 4), unit(rng, 3, 4), unit(rng, 3, 1, 4), temperature=0.05, spread=ONE,
+        unit(rng, 3, 4), unit(rng, 3, 4), unit(rng, 3, 1, 4), temperature=0.05, sharding=ONE,
         identity_BT=identity, has_negative_BN=jnp.array([[True], [False], [True]]),
     )  # fmt: skip
     assert found.masked_share == pytest.approx(3 / 12, abs=1e-7)
@@ -86,7 +86,7 @@ def test_in_batch_cosine_leaves_out_known_matches():
 
     def cosine(q, identity_BT):
         return contrastive_loss(
-            q, p, temperature=0.05, spread=ONE, identity_BT=identity_BT
+            q, p, temperature=0.05, sharding=ONE, identity_BT=identity_BT
         ).in_batch_cosine
 
     assert cosine(q, None) == pytest.approx((0.6 + 0 + 0.6 + 0 + 0.6 + 0.8) / 6, abs=1e-6)

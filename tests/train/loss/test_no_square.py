@@ -11,7 +11,7 @@ from jina_jax.config import LossConfig, MeshConfig
 from jina_jax.devices.mesh import make_mesh, replicated, split_first_axis
 from jina_jax.model.t5 import init_params
 from jina_jax.train.loss.contrastive import contrastive_loss
-from jina_jax.train.loss.log_sums import Spread
+from jina_jax.train.loss.log_sums import LossSharding
 from jina_jax.train.step import batch_shardings, init_state, make_train_step
 from tests.train.test_step import CONFIG, make_batch
 
@@ -59,10 +59,12 @@ def whole_matrix(q, p, identity):
 
 @pytest.mark.parametrize("gather", ["all_gather", "ring"])
 def test_the_loss_holds_no_square(gather):
-    spread = Spread(make_mesh(MeshConfig(data=DEVICES)), gather, TILE_BYTES)
+    sharding = LossSharding(make_mesh(MeshConfig(data=DEVICES)), gather, TILE_BYTES)
 
     def loss(q, p, identity):
-        return contrastive_loss(q, p, temperature=0.05, spread=spread, identity_BT=identity).loss
+        return contrastive_loss(
+            q, p, temperature=0.05, sharding=sharding, identity_BT=identity
+        ).loss
 
     text = compiled_loss(loss)
     assert not squares(text, PAIRS, DEVICES)
@@ -81,20 +83,20 @@ def test_the_whole_matrix_is_caught():
 
 def test_one_tile_of_all_keys_is_caught():
     # Too large a tile is the matrix of one device.
-    spread = Spread(make_mesh(MeshConfig(data=DEVICES)), "all_gather", 2**30)
+    sharding = LossSharding(make_mesh(MeshConfig(data=DEVICES)), "all_gather", 2**30)
     text = compiled_loss(
-        lambda q, p, _: contrastive_loss(q, p, temperature=0.05, spread=spread).loss
+        lambda q, p, _: contrastive_loss(q, p, temperature=0.05, sharding=sharding).loss
     )
     assert f"{PAIRS // DEVICES},{PAIRS}" in squares(text, PAIRS, DEVICES)
 
 
 @pytest.mark.parametrize("tile_bytes", [TILE_BYTES, 2**30])
 def test_one_tile_of_all_hard_negatives_is_caught(tile_bytes):
-    spread = Spread(make_mesh(MeshConfig(data=DEVICES)), "all_gather", tile_bytes)
+    sharding = LossSharding(make_mesh(MeshConfig(data=DEVICES)), "all_gather", tile_bytes)
 
     def loss(q, p, _):
         negatives = jnp.stack([q, p, q + p], axis=1)
-        return contrastive_loss(q, p, negatives, temperature=0.05, spread=spread).loss
+        return contrastive_loss(q, p, negatives, temperature=0.05, sharding=sharding).loss
 
     found = squares(compiled_loss(loss), PAIRS, DEVICES, negatives=3)
     assert (f"{PAIRS // DEVICES},{PAIRS * 3}" in found) == (tile_bytes > TILE_BYTES)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jina_jax.train.loss.log_sums import Spread
+from jina_jax.train.loss.log_sums import LossSharding
 from jina_jax.train.loss.slots import take_slots
 
 
@@ -24,7 +24,7 @@ def test_takes_what_indexing_takes_with_its_gradient(gather, shape):
     weight = jnp.asarray(rng.standard_normal((8, 2, 3)), jnp.float32)
 
     def taken(z):
-        found = take_slots(z, slots, Spread(mesh, gather))
+        found = take_slots(z, slots, LossSharding(mesh, gather))
         return (weight * found).sum(), found
 
     (_, found), gradient = jax.jit(jax.value_and_grad(taken, has_aux=True))(z)

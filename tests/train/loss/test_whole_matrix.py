@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jina_jax.train.loss.contrastive import Terms
-from jina_jax.train.loss.log_sums import Spread
+from jina_jax.train.loss.log_sums import LossSharding
 from tests.train.loss.contrast_cases import (
     ONE,
     assert_equals_oracle,
@@ -26,7 +26,7 @@ from tests.train.loss.contrast_oracle import contrast
 def test_equals_the_whole_matrix(tile_bytes, pairs, dimension, terms):
     rng = np.random.default_rng(pairs)
     arrays = unit(rng, pairs, dimension), unit(rng, pairs, dimension)
-    assert_equals_oracle(arrays, 0.05, Spread(mesh(), tile_bytes=tile_bytes), terms=terms)
+    assert_equals_oracle(arrays, 0.05, LossSharding(mesh(), tile_bytes=tile_bytes), terms=terms)
 
 
 @pytest.mark.parametrize("gather", ["all_gather", "ring"])
@@ -34,9 +34,9 @@ def test_equals_the_whole_matrix(tile_bytes, pairs, dimension, terms):
 @pytest.mark.parametrize("tile_bytes", [2**22, 200])
 def test_triplets_equal_the_whole_matrix(gather, which, tile_bytes):
     arrays, options = triplets(np.random.default_rng(3), 104, 2)
-    spread = Spread(mesh(which), gather, tile_bytes)
+    sharding = LossSharding(mesh(which), gather, tile_bytes)
     for terms in (Terms(), Terms(0.5, 0.0, 3.0, 0.2)):
-        assert_equals_oracle(arrays, 0.05, spread, terms=terms, **options)
+        assert_equals_oracle(arrays, 0.05, sharding, terms=terms, **options)
 
 
 @pytest.mark.parametrize(
@@ -46,8 +46,8 @@ def test_triplets_without_options_equal_the_whole_matrix(left_out):
     arrays, options = triplets(np.random.default_rng(4), 40, 3)
     for name in left_out:
         del options[name]
-    spread = Spread(mesh("8"), "ring", 400)
-    assert_equals_oracle(arrays, 0.05, spread, terms=Terms(margin=5.0), **options)
+    sharding = LossSharding(mesh("8"), "ring", 400)
+    assert_equals_oracle(arrays, 0.05, sharding, terms=Terms(margin=5.0), **options)
 
 
 @pytest.mark.parametrize("terms", [Terms(1, 0, 0), Terms(0, 1, 0), Terms(0, 0, 1)])
@@ -68,7 +68,7 @@ def test_any_temperature_and_any_cosine(temperature):
     rng = np.random.default_rng(5)
     q = unit(rng, 40, 64)
     p = jnp.concatenate([near(q[:20], rng, 0.1), near(-q[20:], rng, 0.1)])
-    assert_equals_oracle((q, p), temperature, Spread(mesh(), tile_bytes=400), tolerance=5e-6)
+    assert_equals_oracle((q, p), temperature, LossSharding(mesh(), tile_bytes=400), tolerance=5e-6)
 
 
 def test_vectors_need_not_be_exactly_of_unit_length():
@@ -86,7 +86,7 @@ def test_devices_do_not_change_values(gather, which):
     arrays = q, near(q, rng, 2.0)
     options = {"identity_BT": identities(rng, 104, 2)}
     one = measure(arrays, 0.05, ONE, **options)
-    many = measure(arrays, 0.05, Spread(mesh(which), gather, 300), **options)
+    many = measure(arrays, 0.05, LossSharding(mesh(which), gather, 300), **options)
     assert float(many[0].loss) == pytest.approx(float(one[0].loss), abs=2e-6)
     for found, expected in zip(many[1][:2], one[1][:2]):
         np.testing.assert_allclose(found, expected, atol=2e-6)

@@ -4,7 +4,6 @@ import signal
 import pytest
 
 from jina_jax.config import AlarmConfig
-from jina_jax.config.alarms import alarm_problems
 from jina_jax.train.metrics.writer import read_metrics
 from jina_jax.train.watch.alarms import Alarms
 from tests.trainer import finish, start, stop_at
@@ -91,13 +90,6 @@ def test_a_line_without_figures_of_a_source_tells_nothing():
 def test_no_gap_is_not_over_where_all_have_become_alike():
     course = [(0.8, 0.5, 0.49)] * 3 + [(1.0, 0.99, 0.99)] * 6
     assert judged(alarms(), course) == [(12, "no_gap", "raised"), (15, "alike", "raised")]
-
-
-def test_thresholds_out_of_range_are_named():
-    assert list(alarm_problems(AlarmConfig())) == []
-    assert list(alarm_problems(AlarmConfig(alike=1.5, lines=-1))) == [
-        "alarms.lines=-1 must not be negative", "alarms.alike=1.5 must lie in -1..1, as cosines do",
-    ]  # fmt: skip
 
 
 def alarms_of(folder, run):
