@@ -1,4 +1,4 @@
-"""What a filter found of the noise that was planted: its precision and its recall."""
+"""Precision and recall of the filters on planted noise."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -73,10 +73,10 @@ def detections(
     left = Counter(planted.values())
     for stage in dropped.keys() - {*filters, "split"}:
         left -= dropped[stage]
-    found = {}
+    by_filter = {}
     for stage in filters:
         lost = dropped.get(stage, Counter())
         if stage in SOUGHT:
-            found[stage] = detection(lost, SOUGHT[stage], left[SOUGHT[stage]])
+            by_filter[stage] = detection(lost, SOUGHT[stage], left[SOUGHT[stage]])
         left -= lost
-    return found
+    return by_filter

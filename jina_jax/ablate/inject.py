@@ -21,6 +21,7 @@ from jina_jax.config import InjectionConfig, SourceConfig
 from jina_jax.errors import UserError
 from jina_jax.sources.read import FILE_KINDS, matched_files, read_source
 from jina_jax.sources.records import read_file_records
+from jina_jax.system.atomic import write_json, write_jsonl
 from jina_jax.system.files import find_files, is_url
 from jina_jax.system.hashing import content_key, file_xxh3
 from jina_jax.system.progress import say
@@ -69,14 +70,12 @@ def inject(config: InjectionConfig, out: Path, *, progress: bool = True) -> Inje
     if not out.exists() or not any(out.iterdir()):
         with workspace(out, identity) as space:
             counts = _write(config, space.result)
-            report = {"identity": identity, "counts": counts}
-            text = json.dumps(report, indent=1) + "\n"
-            (space.result / _REPORT_FILE).write_text(text, encoding="utf-8")
-    found = _load(config, out, identity)
+            write_json(space.result / _REPORT_FILE, {"identity": identity, "counts": counts})
+    injected = _load(config, out, identity)
     discard_leftovers(out)
-    shown = ", ".join(f"{count:,} {kind}" for kind, count in found.counts.items())
+    shown = ", ".join(f"{count:,} {kind}" for kind, count in injected.counts.items())
     say(f"{config.clean.name} with planted noise: {shown.replace('_', ' ')}", enabled=progress)
-    return found
+    return injected
 
 
 def _inputs(config: InjectionConfig) -> list[list[str]]:
@@ -117,10 +116,10 @@ def _write(config: InjectionConfig, folder: Path) -> dict[str, int]:
     rows += [(pair, FOREIGN) for pair in foreign[:other]]
     rows += [(pair, "clean") for pair in clean[mismatched : total - other]]
     rows = _shuffled(rows, chance)
-    _write_jsonl(folder / "pairs.jsonl", (pair._asdict() for pair, _ in rows))
+    write_jsonl(folder / "pairs.jsonl", (pair._asdict() for pair, _ in rows))
     planted = ({"row": n, "kind": kind} for n, (_, kind) in enumerate(rows, 1) if kind != "clean")
-    _write_jsonl(folder / "planted.jsonl", planted)
-    _write_jsonl(folder / "held_out.jsonl", (pair._asdict() for pair in held_out))
+    write_jsonl(folder / "planted.jsonl", planted)
+    write_jsonl(folder / "held_out.jsonl", (pair._asdict() for pair in held_out))
     counts = Counter(kind for _, kind in rows)
     return {k: counts[k] for k in ("clean", MISMATCHED, FOREIGN)} | {"held_out": len(held_out)}
 
@@ -191,8 +190,3 @@ def _halves(config: InjectionConfig, value: Any, where: str) -> Iterator[Texts]:
         ) from None
     if stop and language not in config.kept_languages:
         yield Texts(first, rest)
-
-
-def _write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

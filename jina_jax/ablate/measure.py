@@ -7,14 +7,9 @@ import numpy as np
 
 from jina_jax.config import RunConfig, SourceConfig
 from jina_jax.errors import UserError
-from jina_jax.evaluate.negation import evaluate_negation, held_out_tasks
-from jina_jax.evaluate.retrieval import (
-    RetrievalTask,
-    load_task,
-    rank_by_embedding,
-    score,
-    task_of_pairs,
-)
+from jina_jax.evaluate.negation import held_out_negation, score_negation
+from jina_jax.evaluate.results import score_all
+from jina_jax.evaluate.retrieval import RetrievalTask, evaluate_retrieval, task_of_pairs
 from jina_jax.inference.embedder import Embedder
 from jina_jax.shards.array_record import ShardSet
 from jina_jax.shards.manifest import Manifest
@@ -41,11 +36,6 @@ def _pairs(source: SourceConfig) -> Iterator[tuple[bytes, str, bytes, str]]:
             raise UserError(f"held-out pairs: {where}: {record.reason}: {record.detail}")
         query, positive = record.query, record.positive
         yield text_hash(query), query, text_hash(positive), positive
-
-
-def prepared_tasks(manifest: Manifest, data: Path) -> list[RetrievalTask]:
-    """What preparation held out of each source."""
-    return [load_task(s.name, data / s.eval_path) for s in manifest.sources if s.eval_path]
 
 
 def tasks_key(tasks: Sequence[RetrievalTask]) -> str:
@@ -99,12 +89,12 @@ def measure(
       manifest: of the prepared data; where it holds out triplets, negation is measured too.
     Returns: measure → value in 0..1.
     """
-    k = config.evaluate.top_k
-    by_task = [score(task, rank_by_embedding(task, embedder, k), k) for task in tasks]
-    negation = evaluate_negation(held_out_tasks(manifest, config.data_path), {"model": embedder})
-    return _mean(by_task) | _mean([systems["model"] for systems in negation.values()])
-
-
-def _mean(by_task: Sequence[dict[str, float]]) -> dict[str, float]:
-    names = by_task[0] if by_task else {}
-    return {name: float(np.mean([values[name] for values in by_task])) for name in names}
+    systems, folder = {"model": embedder}, config.data_path
+    by_kind = (
+        evaluate_retrieval(tasks, systems, config.evaluate.top_k, with_bm25=False),
+        score_all(held_out_negation(manifest, folder), systems, score_negation),
+    )
+    means: dict[str, float] = {}
+    for results in by_kind:
+        means |= results["average"]["model"] if results else {}
+    return means

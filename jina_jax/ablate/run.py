@@ -17,15 +17,8 @@ from typing import Any
 
 from jina_jax.ablate.detection import detections
 from jina_jax.ablate.inject import Injected, inject
-from jina_jax.ablate.measure import (
-    check_unseen,
-    measure,
-    prepared_tasks,
-    source_task,
-    tasks_key,
-)
-from jina_jax.ablate.plot import plot_ablation
-from jina_jax.ablate.report import ABLATION_FILE, AblationReport, ArmReport
+from jina_jax.ablate.measure import check_unseen, measure, source_task, tasks_key
+from jina_jax.ablate.report import ABLATION_FILE, AblationReport, ArmReport, plot_ablation
 from jina_jax.checkpoint.trained import is_run
 from jina_jax.config import Ablation, RunConfig
 from jina_jax.config.ablate import ablation_problems, arm_config
@@ -33,13 +26,13 @@ from jina_jax.config.files import difference, unchangeable_fields
 from jina_jax.config.validation import validate
 from jina_jax.devices.mesh import make_mesh
 from jina_jax.errors import UserError
-from jina_jax.evaluate.retrieval import RetrievalTask, rank_by_bm25, score
+from jina_jax.evaluate.retrieval import RetrievalTask, evaluate_retrieval, held_out_retrieval
 from jina_jax.inference.embedder import Embedder
 from jina_jax.inference.initial import initial_params
 from jina_jax.prepare.filters.scorers import configured_scorers
 from jina_jax.prepare.run import prepare
 from jina_jax.shards.manifest import MANIFEST_FILE, Manifest, prepared_config
-from jina_jax.system.atomic import write_atomically
+from jina_jax.system.atomic import write_json
 from jina_jax.system.hashing import file_sha256
 from jina_jax.system.progress import say
 from jina_jax.text.tokenizer import load_tokenizer
@@ -91,8 +84,7 @@ def ablate(ablation: Ablation, *, progress: bool = True) -> AblationReport:
         references=references,
         arms=tuple(_arm_report(arm, runs[arm.name], injected) for arm in arms),
     )
-    text = json.dumps(dataclasses.asdict(report), indent=1, ensure_ascii=False)
-    write_atomically(root / ABLATION_FILE, f"{text}\n".encode())
+    write_json(root / ABLATION_FILE, dataclasses.asdict(report))
     for ending in ("png", "svg"):
         plot_ablation(report, root / f"ablation.{ending}")
     return report
@@ -144,7 +136,7 @@ def _prepared(ablation: Ablation, injected: Injected | None, progress: bool) -> 
         say(f"{arm.name}: prepare {data}", enabled=progress)
         scorers = configured_scorers(config.data)
         manifest = prepare(config.data, data, progress, scorers=scorers)
-        tasks = given or prepared_tasks(manifest, data)
+        tasks = given or held_out_retrieval(manifest, data)
         if not tasks:
             raise UserError(
                 "nothing is held out to evaluate on: set data.eval_pairs, or give the ablation "
@@ -188,10 +180,10 @@ def _references(arm: _Prepared, seed: int, root: Path) -> dict[str, dict[str, fl
             max_tokens=max(config.feed.query_tokens, config.feed.positive_tokens),
             batch_rows=config.evaluate.batch_rows,
         )
-        k = config.evaluate.top_k
-        by_task = [score(task, rank_by_bm25(task, k), k) for task in arm.tasks]
-        bm25 = {name: sum(v[name] for v in by_task) / len(by_task) for name in by_task[0]}
-        return {"untrained": measure(config, untrained, arm.tasks, arm.manifest), "bm25": bm25}
+        return {
+            "untrained": measure(config, untrained, arm.tasks, arm.manifest),
+            "bm25": evaluate_retrieval(arm.tasks, {}, config.evaluate.top_k)["average"]["bm25"],
+        }
 
     return _kept(root / "references.json", _key(config, arm), measured)
 
@@ -228,8 +220,7 @@ def _kept(path: Path, key: dict[str, Any], make: Callable[[], Any]) -> Any:
             )
         return values
     values = make()
-    text = json.dumps({"of": key, "measures": values}, indent=1, ensure_ascii=False)
-    write_atomically(path, f"{text}\n".encode())
+    write_json(path, {"of": key, "measures": values})
     return values
 
 

@@ -53,7 +53,7 @@ def _card(config: RunConfig, sources: Sequence[SourceSummary], trained: Trained)
         parameters=parameter_count(trained.config),
         dimensions=trained.config.d_model,
         max_tokens=trained.max_tokens,
-        # A folder's place on this machine is nobody's business.
+        # The path of a local folder stays private.
         initial_weights=start.name if start.exists() else config.train.initial_weights,
         num_steps=trained.step,
         global_batch_size=config.feed.global_batch_size,

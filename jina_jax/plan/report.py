@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator
 
-from jina_jax.plan.roofline import Roofline
-from jina_jax.plan.run import Plan, PlanOptions
+from jina_jax.plan.run import Plan, PlanOptions, Roofline
 
 _GIB = 2**30
 

@@ -1,21 +1,91 @@
 """`jina-jax plan`: does a run fit a machine, how long would it take at best, what would it cost?"""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
-from jina_jax.config import RunConfig
+from jina_jax.config import RunConfig, T5Config
 from jina_jax.devices.accelerators import Accelerator, accelerator
 from jina_jax.devices.out_of_memory import remedies
 from jina_jax.errors import UserError
 from jina_jax.model.flops import StepFlops, step_flops
-from jina_jax.plan import cache
-from jina_jax.plan.batch_shape import BatchShape, batch_shape
-from jina_jax.plan.child import run_compile
-from jina_jax.plan.compile import Compiled, Request
-from jina_jax.plan.roofline import Roofline, roofline
+from jina_jax.plan.compile import BatchShape, Compiled, Request, batch_shape
+from jina_jax.plan.compiler import load_compiled, run_compile, store_compiled
 from jina_jax.plan.topology import LOCAL, find_topology
 from jina_jax.plan.traffic import BETWEEN_SLICES
 from jina_jax.system.progress import say
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """A bound, never a measurement: each resource at its peak, all of them at the same time."""
+
+    compute_s: float
+    hbm_s: float
+    interconnect_s: float
+    network_s: float
+    """Between slices."""
+    model_flops_per_s_at_peak: float
+    """Of all devices, in the model's dtype."""
+    model_flops: int
+
+    @property
+    def step_s(self) -> float:
+        """No step is shorter."""
+        return max(self._times.values())
+
+    @property
+    def bound(self) -> str:
+        """What takes longest."""
+        return max(self._times, key=lambda name: self._times[name])
+
+    @property
+    def _times(self) -> dict[str, float]:
+        return {
+            "compute": self.compute_s,
+            "HBM": self.hbm_s,
+            "interconnect": self.interconnect_s,
+            "network between slices": self.network_s,
+        }
+
+    @property
+    def mfu(self) -> float:
+        """No step reaches a greater share of the peak with what the model must compute."""
+        return self.model_flops / self.step_s / self.model_flops_per_s_at_peak
+
+
+def roofline(
+    flops: StepFlops,
+    model: T5Config,
+    known: Accelerator,
+    *,
+    devices: int,
+    hbm_bytes: float,
+    received_bytes: float,
+    between_slices_bytes: float = 0.0,
+) -> Roofline:
+    """The roofline of a step.
+
+    Args:
+      flops: operations of all devices; the loss is computed in float32 at the highest precision.
+      model: its dtype chooses the peak.
+      known: what a device can do.
+      devices: that share the work evenly.
+      hbm_bytes: read and written by one device.
+      received_bytes: over the interconnect, by one device.
+      between_slices_bytes: from other slices, by one device.
+    """
+    peak = devices * known.flops_per_s(model.compute_dtype)
+    encoder_s = (flops.hardware - flops.loss) / peak
+    loss_s = flops.loss / (devices * known.highest_flops_per_s)
+    return Roofline(
+        compute_s=encoder_s + loss_s,
+        hbm_s=hbm_bytes / known.hbm_bytes_per_s,
+        interconnect_s=received_bytes / known.interconnect_bytes_per_s,
+        network_s=between_slices_bytes / (known.network_bytes_per_s or math.inf),
+        model_flops_per_s_at_peak=peak,
+        model_flops=flops.model,
+    )
 
 
 @dataclass(frozen=True)
@@ -112,10 +182,10 @@ def _plan(config: RunConfig, options: PlanOptions, remedy: str) -> Plan:
         negatives = config.data.negatives_per_record if has_triplets else 0
     shape = batch_shape(config.feed, options.tokens, negatives)
     request = Request(config, shape, options.topology)
-    compiled = None if options.fresh else cache.load(request)
+    compiled = None if options.fresh else load_compiled(request)
     if compiled is None:
         compiled = run_compile(request, timeout_s=options.timeout_s)
-        cache.store(request, compiled)
+        store_compiled(request, compiled)
     available = compiled.available_bytes
     if options.topology != LOCAL:
         available = available or find_topology(options.topology).family.usable_hbm_bytes or 0

@@ -98,7 +98,7 @@ def _stages(manifest: Manifest) -> Table:
 def _leaks(manifest: Manifest) -> Iterator[Group]:
     if manifest.leaks:
         columns = ("texts", "texts_found", "records_dropped")
-        rows = [[t, *[f"{found[c]:,}" for c in columns]] for t, found in manifest.leaks.items()]
+        rows = [[t, *[f"{leak[c]:,}" for c in columns]] for t, leak in manifest.leaks.items()]
         header = ["evaluation set", "texts", "found in the sources", "records dropped"]
         yield Group("Evaluation sets found in the data", [Table("Leaks", header, rows)])
 

@@ -5,43 +5,15 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
-from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from jina_jax.report.parts import About, Plot, Table
+from jina_jax.system.plots import GRID, INK, MUTED, SERIES, save_figure, style
 
-INK, MUTED, GRID = "#1d2733", "#5d6876", "#d8dee6"
-SERIES = (
-    "#2f6fbb", "#c8591a", "#2b8a57", "#8a4fa8", "#b3304a", "#6b6a20", "#227e8c", "#7a5a44",
-)  # fmt: skip
-"""Of lines and bars, in this order; a page has variables of these numbers for them."""
 _DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
-_STYLE = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": MUTED,
-    "axes.grid": True,
-    "axes.labelcolor": MUTED,
-    "axes.labelsize": 9,
-    "axes.prop_cycle": cycler(color=SERIES),
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "figure.constrained_layout.use": True,
-    "font.size": 10,
-    "grid.color": GRID,
-    "grid.linewidth": 0.7,
-    "legend.fontsize": 9,
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-    "svg.fonttype": "none",
-    "text.color": INK,
-    "xtick.color": MUTED,
-    "xtick.labelsize": 9,
-    "ytick.color": MUTED,
-    "ytick.labelsize": 9,
-}
 _WIDTH_INCHES = 4.1
 _POINTS_SHOWN = 12
 
@@ -64,7 +36,7 @@ def curves(
       from_zero: the y axis begins at 0.
       digits: significant, of the numbers beside the plot.
     """
-    with mpl.rc_context(_STYLE):
+    with style():
         figure, axes = _axes(2.5)
         for number, (label, (x, y)) in enumerate(lines.items()):
             marker = "o" if len(x) < 15 else ""
@@ -99,7 +71,7 @@ def bars(
     labels = list(dict.fromkeys(label for group in values.values() for label in group))
     height = 0.8 / len(labels)
     top = max((v for group in values.values() for v in group.values() if v), default=1.0)
-    with mpl.rc_context(_STYLE | {"axes.grid.axis": "x"}):
+    with style({"axes.grid.axis": "x"}):
         figure, axes = _axes(0.9 + 0.24 * len(values) * max(len(labels), 1.6))
         for number, label in enumerate(labels):
             there = [(i, g) for i, g in enumerate(values) if values[g].get(label) is not None]
@@ -133,7 +105,7 @@ def stacked(about: About, values: Mapping[str, Mapping[str, int]], *, x_label: s
       x_label: with the unit.
     """
     labels = list(dict.fromkeys(label for group in values.values() for label in group))
-    with mpl.rc_context(_STYLE | {"axes.grid.axis": "x"}):
+    with style({"axes.grid.axis": "x"}):
         figure, axes = _axes(1.0 + 0.42 * len(values) + 0.18 * (-(-len(labels) // 3)))
         left = np.zeros(len(values))
         for number, label in enumerate(labels):
@@ -144,7 +116,7 @@ def stacked(about: About, values: Mapping[str, Mapping[str, int]], *, x_label: s
             )  # fmt: skip
             left += width
         axes.set(xlabel=x_label, yticks=range(len(values)), yticklabels=[_short(g) for g in values])
-        axes.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.invert_yaxis()
         _legend(figure, labels)
     rows = [
@@ -168,7 +140,7 @@ def histogram(
       log: a logarithmic axis of the counts.
       side_by_side: outlines, where what is one on the other would make no sum.
     """
-    with mpl.rc_context(_STYLE):
+    with style():
         figure, axes = _axes(2.5)
         base = np.zeros(len(edges) - 1)
         for number, (label, values) in enumerate(counts.items()):
@@ -212,15 +184,14 @@ def _evenly(count: int) -> list[int]:
 
 def write_files(plot: Plot, folder: Path) -> None:
     """Writes NAME.png and NAME.svg, on white, into a folder."""
-    with mpl.rc_context(_STYLE):
-        for ending in ("png", "svg"):
-            plot.figure.savefig(folder / f"{plot.about.name}.{ending}", dpi=160, facecolor="white")
+    for ending in ("png", "svg"):
+        save_figure(plot.figure, folder / f"{plot.about.name}.{ending}", dpi=160)
 
 
 def inline_svg(plot: Plot) -> str:
     """The picture as an element of a page: transparent, its colours as variables of the page."""
     text = io.StringIO()
-    with mpl.rc_context(_STYLE | {"svg.hashsalt": plot.about.name, "svg.id": plot.about.name}):
+    with style({"svg.hashsalt": plot.about.name, "svg.id": plot.about.name}):
         plot.figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]

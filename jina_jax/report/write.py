@@ -40,7 +40,9 @@ def write_report(run_paths: Sequence[Path], ablation_paths: Sequence[Path], outp
     sections = [comparison_section(runs)] if len(runs) > 1 else []
     if len(runs) == 1:
         runs = with_earlier_phases(runs[0])
-    sections += [section for n, run in enumerate(runs, 1) for section in _of_run(run, n, len(runs))]
+    sections += [
+        section for n, run in enumerate(runs, 1) for section in _chapters(run, n, len(runs))
+    ]
     reports = [read_ablation(path) for path in ablation_paths]
     sections += [ablation_section(report, f"ablation-{n}") for n, report in enumerate(reports, 1)]
     if runs:
@@ -53,16 +55,16 @@ def write_report(run_paths: Sequence[Path], ablation_paths: Sequence[Path], outp
     return output / PAGE_FILE
 
 
-def _of_run(run: RunFacts, number: int, count: int) -> list[Section]:
+def _chapters(run: RunFacts, number: int, count: int) -> list[Section]:
     """The chapters of a run, with its name where there are several."""
     of = f": {run.name}" if count > 1 else ""
     key = f"-{number}" if count > 1 else ""
-    found = (
+    chapters = (
         data_section(run, f"data{key}", f"Data{of}"),
         training_section(run, f"training{key}", f"Training{of}"),
         evaluation_section(run, f"evaluation{key}", f"Evaluation{of}"),
     )
-    return [section for section in found if section is not None]
+    return [section for section in chapters if section is not None]
 
 
 def _write_plots(sections: Sequence[Section], folder: Path) -> None:

@@ -8,8 +8,8 @@ from jina_jax.devices.accelerators import Accelerator
 from jina_jax.errors import UserError
 from jina_jax.feed.packing import place
 from jina_jax.model.flops import StepFlops, Work
-from jina_jax.plan.batch_shape import batch_shape
-from jina_jax.plan.roofline import roofline
+from jina_jax.plan.compile import batch_shape
+from jina_jax.plan.run import roofline
 from jina_jax.plan.topology import FAMILIES, find_topology
 
 CHIP = Accelerator("chip", "chip", 100.0, 50.0, 10.0, 1000, 20.0, 4.0)
