@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jina_jax.ablate.detection import Detection
+from jina_jax.ablate.noise import Detection
 from jina_jax.system.plots import INK, SERIES, save_figure, style
 from jina_jax.system.terminal import table
 

@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from jina_jax.report.drawing import Line, bars
 from jina_jax.report.evaluation_section import KINDS, measure_file_name, measure_words
 from jina_jax.report.facts import RunFacts
-from jina_jax.report.parts import About, Group, Plot, Section, Table
+from jina_jax.report.parts import About, Group, Line, Plot, Section, Table, bars
 from jina_jax.report.setup_section import changed_fields
 from jina_jax.report.training_section import LEARNING, SPEED, draw_curve, line
 

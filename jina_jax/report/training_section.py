@@ -4,9 +4,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jina_jax.report.drawing import Line, bars, curves, stacked
 from jina_jax.report.facts import RunFacts
-from jina_jax.report.parts import About, Group, Plot, Section, Table
+from jina_jax.report.parts import About, Group, Line, Plot, Section, Table, bars, curves, stacked
 
 
 class Curve(NamedTuple):

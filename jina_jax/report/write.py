@@ -13,12 +13,20 @@ import jinja2
 
 from jina_jax.report.comparison_section import comparison_section
 from jina_jax.report.data_section import data_section
-from jina_jax.report.drawing import SERIES, inline_svg, write_files
-from jina_jax.report.evaluation_section import ablation_section, evaluation_section
+from jina_jax.report.evaluation_section import ablation_section, evaluation_section, summary
 from jina_jax.report.facts import RunFacts, read_ablation, read_facts, with_earlier_phases
-from jina_jax.report.parts import Code, Group, Plot, Samples, Section, Table
+from jina_jax.report.parts import (
+    SERIES,
+    Code,
+    Group,
+    Plot,
+    Samples,
+    Section,
+    Table,
+    inline_svg,
+    write_files,
+)
 from jina_jax.report.setup_section import setup_section
-from jina_jax.report.summary import summary
 from jina_jax.report.training_section import training_section
 from jina_jax.system.atomic import write_atomically
 

@@ -18,9 +18,8 @@ from jina_jax.evaluate.retrieval import rank_by_embedding, read_retrieval, score
 from jina_jax.evaluate.sts import read_sts, score_sts
 from jina_jax.inference.embedder import Embedder
 from jina_jax.mteb.model import open_model
-from jina_jax.mteb.own import own_task
 from jina_jax.mteb.run import run_suite
-from jina_jax.mteb.tasks import suite_tasks
+from jina_jax.mteb.tasks import own_task, suite_tasks
 from tests.random_texts import texts
 
 

@@ -13,8 +13,7 @@ from jina_jax.devices.mesh import make_mesh
 from jina_jax.errors import UserError
 from jina_jax.plan import compiler
 from jina_jax.plan.compile import Request, abstract_arguments, batch_shape, out_of_memory
-from jina_jax.plan.report import report
-from jina_jax.plan.run import PlanOptions, plan
+from jina_jax.plan.run import PlanOptions, plan, report
 from jina_jax.train.step import make_train_step
 from tests.plan.planned import CONFIG
 

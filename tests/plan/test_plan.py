@@ -9,8 +9,7 @@ from jina_jax.errors import UserError
 from jina_jax.model.flops import Work, step_flops
 from jina_jax.plan import compiler, run
 from jina_jax.plan.compile import Compiled
-from jina_jax.plan.report import report
-from jina_jax.plan.run import PlanOptions, plan
+from jina_jax.plan.run import PlanOptions, plan, report
 from tests.plan.planned import CONFIG
 
 FITTING = Compiled(

@@ -14,8 +14,7 @@ from jina_jax.errors import UserError
 from jina_jax.model.weights import parameter_count
 from jina_jax.plan import compiler, run
 from jina_jax.plan.compile import Request, batch_shape
-from jina_jax.plan.report import report
-from jina_jax.plan.run import PlanOptions, plan
+from jina_jax.plan.run import PlanOptions, plan, report
 from jina_jax.plan.topology import FAMILIES
 from jina_jax.plan.traffic import BETWEEN_SLICES
 from tests.plan.planned import CONFIG

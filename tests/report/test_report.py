@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from jina_jax.ablate.detection import Detection
+from jina_jax.ablate.noise import Detection
 from jina_jax.ablate.report import AblationReport, ArmReport
 from jina_jax.cli.main import main
 from jina_jax.mteb.published import (
