@@ -21,11 +21,8 @@ from jina_jax.system.progress import say
 class Roofline:
     """A bound, never a measurement: each resource at its peak, all of them at the same time."""
 
-    compute_s: float
-    hbm_s: float
-    interconnect_s: float
-    network_s: float
-    """Between slices."""
+    times_s: dict[str, float]
+    """Resource → the shortest time that a step needs of it; 0 where it needs none."""
     model_flops_per_s_at_peak: float
     """Of all devices, in the model's dtype."""
     model_flops: int
@@ -33,21 +30,12 @@ class Roofline:
     @property
     def step_s(self) -> float:
         """No step is shorter."""
-        return max(self._times.values())
+        return max(self.times_s.values())
 
     @property
     def bound(self) -> str:
         """What takes longest."""
-        return max(self._times, key=lambda name: self._times[name])
-
-    @property
-    def _times(self) -> dict[str, float]:
-        return {
-            "compute": self.compute_s,
-            "HBM": self.hbm_s,
-            "interconnect": self.interconnect_s,
-            "network between slices": self.network_s,
-        }
+        return max(self.times_s, key=lambda name: self.times_s[name])
 
     @property
     def mfu(self) -> float:
@@ -80,10 +68,13 @@ def roofline(
     encoder_s = (flops.hardware - flops.loss) / peak
     loss_s = flops.loss / (devices * known.highest_flops_per_s)
     return Roofline(
-        compute_s=encoder_s + loss_s,
-        hbm_s=hbm_bytes / known.hbm_bytes_per_s,
-        interconnect_s=received_bytes / known.interconnect_bytes_per_s,
-        network_s=between_slices_bytes / (known.network_bytes_per_s or math.inf),
+        times_s={
+            "compute": encoder_s + loss_s,
+            "HBM": hbm_bytes / known.hbm_bytes_per_s,
+            "interconnect": received_bytes / known.interconnect_bytes_per_s,
+            "network between slices": between_slices_bytes
+            / (known.network_bytes_per_s or math.inf),
+        },
         model_flops_per_s_at_peak=peak,
         model_flops=flops.model,
     )
@@ -285,9 +276,14 @@ def _times(plan: Plan, options: PlanOptions) -> Iterator[str]:
         yield f"  no roofline: the peaks of {plan.compiled.device_kind} are not known"
         return
     pairs_per_s = plan.shape.pairs / bound.step_s
+    shown = [
+        f"{name} {time_s * 1e3:,.1f}"
+        for name, time_s in bound.times_s.items()
+        if time_s or name != "network between slices"
+    ]
     yield (
         f"  roofline      {bound.step_s * 1e3:,.1f} ms a step at best, bound by {bound.bound} "
-        f"({_parts(bound)})"
+        f"({', '.join(shown)})"
     )
     yield f"                {pairs_per_s:,.0f} pairs/s and MFU {bound.mfu:.0%} at most"
     if options.pairs:
@@ -301,13 +297,3 @@ def _times(plan: Plan, options: PlanOptions) -> Iterator[str]:
             text += f", {cost:,.2f} at {options.price_per_chip_hour:g} a chip-hour"
         yield text
     yield CAVEAT
-
-
-def _parts(bound: Roofline) -> str:
-    parts = (
-        f"compute {bound.compute_s * 1e3:,.1f}, HBM {bound.hbm_s * 1e3:,.1f}, "
-        f"interconnect {bound.interconnect_s * 1e3:,.1f}"
-    )
-    if bound.network_s:
-        parts += f", network between slices {bound.network_s * 1e3:,.1f}"
-    return parts
