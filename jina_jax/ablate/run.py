@@ -53,9 +53,9 @@ _AT_ONCE = 65_536
 
 
 def source_task(source: SourceConfig) -> RetrievalTask:
-    """The pairs of a source as a retrieval task, equal texts as one; negatives are not looked at.
+    """The pairs of a source as a retrieval task, equal texts as one; negatives are ignored.
 
-    Raises: UserError naming the first record that cannot be read: none is passed over.
+    Raises: UserError naming the first record that cannot be read: none is skipped.
     """
     return task_of_pairs(source.name, _pairs(source))
 
@@ -88,7 +88,7 @@ def check_unseen(tasks: Sequence[RetrievalTask], manifest: Manifest, data: Path,
     Raises: UserError saying how many there are, and the way out.
     """
     texts = {name for task in tasks for name in (*task.queries, *task.corpus.ids)}
-    held = np.array([_first_word(bytes.fromhex(name)) for name in texts], np.uint64)
+    held = np.frombuffer(b"".join(bytes.fromhex(name)[:8] for name in texts), "<u8")
     shared = 0
     for source in manifest.sources:
         shards = ShardSet([data / shard.path for shard in source.shards])
@@ -102,10 +102,6 @@ def check_unseen(tasks: Sequence[RetrievalTask], manifest: Manifest, data: Path,
             f"arm {arm!r} would train on {shared:,} records that hold a held-out text: take "
             f"held-out pairs of another source, or name them in data.decontamination.sets"
         )
-
-
-def _first_word(text_hash: bytes) -> int:
-    return int.from_bytes(text_hash[:8], "little")
 
 
 def measure(

@@ -152,7 +152,7 @@ def test_an_unknown_task_or_suite_is_named(tmp_path):
     with pytest.raises(UserError, match="jina_v1, quick"):
         load_suite("invented")
     (tmp_path / "mine.py").write_text("def get_suite():\n    return 3\n")
-    with pytest.raises(UserError, match=r"must return a jina_jax\.suite_config\.Suite"):
+    with pytest.raises(UserError, match=r"must return a jina_jax\.config\.Suite"):
         load_suite(str(tmp_path / "mine.py"))
 
 
