@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -49,23 +49,9 @@ TEXTS_AT_ONCE = 4096
 class TextEncoder:
     """Tokenises blocks of texts and runs them in packed rows."""
 
-    def __init__(
-        self,
-        encoder: PackedEncoder,
-        tokenise: Callable[[list[str]], Tokens],
-        *,
-        dimensions: int,
-        max_tokens: int,
-    ) -> None:
-        """Takes the parts of an encoder.
-
-        Args:
-          encoder: of tokens.
-          tokenise: cuts texts at `max_tokens`.
-          dimensions: of an embedding.
-          max_tokens: of a text.
-        """
-        self._encoder, self._tokenise = encoder, tokenise
+    def __init__(self, encoder: PackedEncoder, *, dimensions: int, max_tokens: int) -> None:
+        """Takes the encoder of tokens, and the sizes of an embedding and of the longest text."""
+        self._encoder = encoder
         self.mesh, self.dimensions, self.max_tokens = encoder.mesh, dimensions, max_tokens
 
     def encode(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
@@ -86,13 +72,17 @@ class TextEncoder:
         """Embeds texts as they come.
 
         Args:
-          texts: any number; two blocks of `TEXTS_AT_ONCE` are read ahead, and held no longer.
+          texts: any number; at most two blocks of `TEXTS_AT_ONCE` are read ahead.
         Returns: an iterator over float32 [n, D], a block each, in the order of the texts.
         """
-        return self._encoder.stream(texts, self._tokenise, TEXTS_AT_ONCE)
+        return self._encoder.stream(texts, self._tokenised, TEXTS_AT_ONCE)
 
     def identity(self) -> str:
         """Names everything that an embedding depends on besides the text."""
+        raise NotImplementedError
+
+    def _tokenised(self, texts: list[str]) -> Tokens:
+        """Tokens of a block of texts, each cut at `max_tokens`."""
         raise NotImplementedError
 
 
@@ -149,8 +139,8 @@ class Embedder(TextEncoder):
         execution = t5.Execution(kernel="by_row" if is_cpu else "at_once")
         encode_rows = partial(_encode_rows, config, dimensions, execution)
         super().__init__(
-            PackedEncoder(encode_rows, params, shapes, mesh), self._tokenised,
-            dimensions=dimensions, max_tokens=max_tokens,
+            PackedEncoder(encode_rows, params, shapes, mesh), dimensions=dimensions,
+            max_tokens=max_tokens,
         )  # fmt: skip
 
     @classmethod
@@ -252,9 +242,7 @@ class SentenceEncoder(TextEncoder):
             bert_row_shapes(max_tokens, files.config, batch_tokens),
             make_mesh() if mesh is None else mesh,
         )
-        super().__init__(
-            encoder, self._tokenised, dimensions=files.config.hidden_size, max_tokens=max_tokens
-        )
+        super().__init__(encoder, dimensions=files.config.hidden_size, max_tokens=max_tokens)
 
     def identity(self) -> str:
         """Hash of the model's files, limit and dtype."""
