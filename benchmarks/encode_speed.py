@@ -99,8 +99,7 @@ def _timed(options: Options, encode: Callable[[list[str]], np.ndarray]) -> dict[
 
 
 def _ours(options: Options) -> dict[str, float]:
-    from jina_jax.inference.embedder import Embedder
-    from jina_jax.inference.sentence_encoder import SentenceEncoder
+    from jina_jax.inference.embedder import Embedder, SentenceEncoder
 
     model = options.work / "model"
     encoder = SentenceEncoder(model) if options.encoder == "minilm" else Embedder.load(model)

@@ -147,7 +147,7 @@ def _cpu_seconds() -> tuple[float, float]:
 def measured(options: Options, work: Path, seed: int, prepare_s: float) -> dict[str, Any]:
     """Trains and scores both sides with one seed."""
     from jina_jax.inference.embedder import Embedder
-    from jina_jax.inference.hf_folder import read_encoder
+    from jina_jax.inference.model_folder import read_encoder
     from jina_jax.model.weights import from_huggingface
 
     write_start(options, work, seed)

@@ -34,7 +34,8 @@ from jina_jax.config import (
     TokenizerConfig,
     TrainConfig,
 )
-from jina_jax.evaluate.negation import evaluate_negation, held_out_tasks
+from jina_jax.evaluate.negation import held_out_negation, score_negation
+from jina_jax.evaluate.results import score_all
 from jina_jax.evaluate.retrieval import evaluate_retrieval, load_task
 from jina_jax.inference.embedder import Embedder
 from jina_jax.mine.run import mine
@@ -163,8 +164,8 @@ def measure(options: Options, seed: int) -> dict[str, dict[str, float]]:
     seconds[2] = time.perf_counter() - began
     models = {f"phase {n}": Embedder.load(r.run_path) for n, r in ((1, pairs), (2, triplets))}
     found: dict[str, dict[str, float]] = {f"phase {n}": {"seconds": seconds[n]} for n in (1, 2)}
-    nli = held_out_tasks(load_manifest(triplets.data_path), triplets.data_path)[:1]
-    for scores in evaluate_negation(nli, models).values():
+    nli = held_out_negation(load_manifest(triplets.data_path), triplets.data_path)[:1]
+    for scores in score_all(nli, models, score_negation).values():
         for phase, values in scores.items():
             found[phase] |= {name: 100 * value for name, value in values.items()}
     manifest = load_manifest(pairs.data_path)

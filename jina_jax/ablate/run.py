@@ -10,40 +10,121 @@ WORKDIR/ablation.png, .svg
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jina_jax.ablate.detection import detections
-from jina_jax.ablate.inject import Injected, inject
-from jina_jax.ablate.measure import (
-    check_unseen,
-    measure,
-    prepared_tasks,
-    source_task,
-    tasks_key,
-)
-from jina_jax.ablate.plot import plot_ablation
-from jina_jax.ablate.report import ABLATION_FILE, AblationReport, ArmReport
+import numpy as np
+
+from jina_jax.ablate.noise import Injected, detections, inject
+from jina_jax.ablate.report import ABLATION_FILE, AblationReport, ArmReport, plot_ablation
 from jina_jax.checkpoint.trained import is_run
-from jina_jax.config import Ablation, RunConfig
+from jina_jax.config import Ablation, RunConfig, SourceConfig
 from jina_jax.config.ablate import ablation_problems, arm_config
 from jina_jax.config.files import difference, unchangeable_fields
 from jina_jax.config.validation import validate
 from jina_jax.devices.mesh import make_mesh
 from jina_jax.errors import UserError
-from jina_jax.evaluate.retrieval import RetrievalTask, rank_by_bm25, score
+from jina_jax.evaluate.negation import held_out_negation, score_negation
+from jina_jax.evaluate.results import score_all
+from jina_jax.evaluate.retrieval import (
+    RetrievalTask,
+    evaluate_retrieval,
+    held_out_retrieval,
+    task_of_pairs,
+)
 from jina_jax.inference.embedder import Embedder
 from jina_jax.inference.initial import initial_params
 from jina_jax.prepare.filters.scorers import configured_scorers
 from jina_jax.prepare.run import prepare
+from jina_jax.shards.array_record import ShardSet
 from jina_jax.shards.manifest import MANIFEST_FILE, Manifest, prepared_config
-from jina_jax.system.atomic import write_atomically
-from jina_jax.system.hashing import file_sha256
+from jina_jax.sources.read import read_source
+from jina_jax.system.atomic import write_json
+from jina_jax.system.hashing import content_key, file_sha256
 from jina_jax.system.progress import say
+from jina_jax.text.identity import text_hash
 from jina_jax.text.tokenizer import load_tokenizer
 from jina_jax.train.loop import train
+from jina_jax.types import BadRecord
+
+_AT_ONCE = 65_536
+
+
+def source_task(source: SourceConfig) -> RetrievalTask:
+    """The pairs of a source as a retrieval task, equal texts as one; negatives are ignored.
+
+    Raises: UserError naming the first record that cannot be read: none is skipped.
+    """
+    return task_of_pairs(source.name, _pairs(source))
+
+
+def _pairs(source: SourceConfig) -> Iterator[tuple[bytes, str, bytes, str]]:
+    for record in read_source(source):
+        if isinstance(record, BadRecord):
+            where = f"{record.origin.file}:{record.origin.row}"
+            raise UserError(f"held-out pairs: {where}: {record.reason}: {record.detail}")
+        query, positive = record.query, record.positive
+        yield text_hash(query), query, text_hash(positive), positive
+
+
+def tasks_key(tasks: Sequence[RetrievalTask]) -> str:
+    """Equal for equal tasks."""
+    corpora = [dict(zip(t.corpus.ids, t.corpus.texts(), strict=True)) for t in tasks]
+    return content_key(
+        [[t.name, t.queries, c, t.relevant] for t, c in zip(tasks, corpora, strict=True)]
+    )
+
+
+def check_unseen(tasks: Sequence[RetrievalTask], manifest: Manifest, data: Path, arm: str) -> None:
+    """Refuses an arm whose training records hold a held-out text.
+
+    Args:
+      tasks: the held-out pairs.
+      manifest: of the arm's prepared folder.
+      data: that folder.
+      arm: its name.
+    Raises: UserError saying how many there are, and the way out.
+    """
+    texts = {name for task in tasks for name in (*task.queries, *task.corpus.ids)}
+    held = np.frombuffer(b"".join(bytes.fromhex(name)[:8] for name in texts), "<u8")
+    shared = 0
+    for source in manifest.sources:
+        shards = ShardSet([data / shard.path for shard in source.shards])
+        for first in range(0, source.records, _AT_ONCE):
+            rows = range(first, min(first + _AT_ONCE, source.records))
+            # Half of a hash tells texts apart but for 2⁻⁶⁴ a comparison.
+            word_NS = shards.read(rows).hashes_NSx2[..., 0]
+            shared += int(np.isin(word_NS, held).any(axis=1).sum())
+    if shared:
+        raise UserError(
+            f"arm {arm!r} would train on {shared:,} records that hold a held-out text: take "
+            f"held-out pairs of another source, or name them in data.decontamination.sets"
+        )
+
+
+def measure(
+    config: RunConfig, embedder: Embedder, tasks: Sequence[RetrievalTask], manifest: Manifest
+) -> dict[str, float]:
+    """A model's means over the tasks.
+
+    Args:
+      config: says at how many passages nDCG and recall are cut off, and where the data lie.
+      embedder: the model.
+      tasks: at least one.
+      manifest: of the prepared data; where it holds out triplets, negation is measured too.
+    Returns: measure → value in 0..1.
+    """
+    systems, folder = {"model": embedder}, config.data_path
+    by_kind = (
+        evaluate_retrieval(tasks, systems, config.evaluate.top_k, with_bm25=False),
+        score_all(held_out_negation(manifest, folder), systems, score_negation),
+    )
+    means: dict[str, float] = {}
+    for results in by_kind:
+        means |= results["average"]["model"] if results else {}
+    return means
 
 
 @dataclass(frozen=True)
@@ -91,8 +172,7 @@ def ablate(ablation: Ablation, *, progress: bool = True) -> AblationReport:
         references=references,
         arms=tuple(_arm_report(arm, runs[arm.name], injected) for arm in arms),
     )
-    text = json.dumps(dataclasses.asdict(report), indent=1, ensure_ascii=False)
-    write_atomically(root / ABLATION_FILE, f"{text}\n".encode())
+    write_json(root / ABLATION_FILE, dataclasses.asdict(report))
     for ending in ("png", "svg"):
         plot_ablation(report, root / f"ablation.{ending}")
     return report
@@ -144,7 +224,7 @@ def _prepared(ablation: Ablation, injected: Injected | None, progress: bool) -> 
         say(f"{arm.name}: prepare {data}", enabled=progress)
         scorers = configured_scorers(config.data)
         manifest = prepare(config.data, data, progress, scorers=scorers)
-        tasks = given or prepared_tasks(manifest, data)
+        tasks = given or held_out_retrieval(manifest, data)
         if not tasks:
             raise UserError(
                 "nothing is held out to evaluate on: set data.eval_pairs, or give the ablation "
@@ -188,10 +268,10 @@ def _references(arm: _Prepared, seed: int, root: Path) -> dict[str, dict[str, fl
             max_tokens=max(config.feed.query_tokens, config.feed.positive_tokens),
             batch_rows=config.evaluate.batch_rows,
         )
-        k = config.evaluate.top_k
-        by_task = [score(task, rank_by_bm25(task, k), k) for task in arm.tasks]
-        bm25 = {name: sum(v[name] for v in by_task) / len(by_task) for name in by_task[0]}
-        return {"untrained": measure(config, untrained, arm.tasks, arm.manifest), "bm25": bm25}
+        return {
+            "untrained": measure(config, untrained, arm.tasks, arm.manifest),
+            "bm25": evaluate_retrieval(arm.tasks, {}, config.evaluate.top_k)["average"]["bm25"],
+        }
 
     return _kept(root / "references.json", _key(config, arm), measured)
 
@@ -228,8 +308,7 @@ def _kept(path: Path, key: dict[str, Any], make: Callable[[], Any]) -> Any:
             )
         return values
     values = make()
-    text = json.dumps({"of": key, "measures": values}, indent=1, ensure_ascii=False)
-    write_atomically(path, f"{text}\n".encode())
+    write_json(path, {"of": key, "measures": values})
     return values
 
 

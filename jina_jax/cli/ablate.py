@@ -59,8 +59,8 @@ def ablate(args: Sequence[str]) -> None:
         held_out=given.held_out,
     )
     # Heavy imports happen after the arguments are known to be good.
+    from jina_jax.ablate.report import ablation_text
     from jina_jax.ablate.run import ablate as run_ablation
-    from jina_jax.ablate.table import ablation_text
 
     print(ablation_text(run_ablation(ablation)))
     print(f"figures and plots: {ablation.base.run_path}")

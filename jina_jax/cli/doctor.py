@@ -54,7 +54,7 @@ def _of(what: str, full: bool) -> Checks:
     from jina_jax.config.files import RUN_FILE, load_phases
     from jina_jax.doctor.prepared import prepared_checks
     from jina_jax.doctor.run import model_checks, run_checks
-    from jina_jax.inference.hf_folder import has_weights
+    from jina_jax.inference.model_folder import has_weights
     from jina_jax.shards.manifest import MANIFEST_FILE
 
     folder = Path(what)

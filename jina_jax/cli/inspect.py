@@ -26,8 +26,7 @@ def plan(args: Sequence[str]) -> None:
 
     example: jina-jax plan my_config.py --topology v5e:16x16 --pairs 385e6 --price-per-chip-hour 1.2
     """
-    from jina_jax.plan.report import report
-    from jina_jax.plan.run import PlanOptions
+    from jina_jax.plan.run import PlanOptions, report
     from jina_jax.plan.run import plan as compile_plans
 
     @dataclass(frozen=True)

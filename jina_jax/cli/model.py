@@ -100,7 +100,7 @@ def search(
     from jina_jax.cli.tables import hits
     from jina_jax.inference import search as exact
     from jina_jax.inference.embedder import Embedder
-    from jina_jax.inference.texts import stream_texts
+    from jina_jax.inference.encode_file import stream_texts
 
     if not queries:
         raise UserError('`jina-jax search` needs a query: jina-jax search MODEL CORPUS "a query"')
@@ -135,15 +135,16 @@ def negation_score(
     """
     from jina_jax.cli.tables import scores
     from jina_jax.config import NegationSet
-    from jina_jax.evaluate.negation import evaluate_negation, read_negation
+    from jina_jax.evaluate.negation import read_negation, score_negation
+    from jina_jax.evaluate.results import score_all
     from jina_jax.inference.embedder import Embedder
-    from jina_jax.inference.texts import file_kind
+    from jina_jax.inference.encode_file import file_kind
 
     fields = (anchor_field, entailment_field, negative_field)
     kind = file_kind(triplets)
     task = read_negation(NegationSet(triplets.name, (str(triplets),), kind, fields))
     embedder = Embedder.load(model, batch_rows=batch_rows)
-    found = evaluate_negation([task], {"model": embedder})
+    found = score_all([task], {"model": embedder}, score_negation)
     print(scores(found, f"{len(task.anchors):,} triplets"))
 
 

@@ -7,8 +7,7 @@ from jina_jax.config.files import read_run
 from jina_jax.errors import UserError
 from jina_jax.inference.search import Hit
 from jina_jax.mine.run import MineReport
-from jina_jax.mteb.published import Comparison
-from jina_jax.mteb.scores import TaskScore, averages
+from jina_jax.mteb.published import Comparison, TaskScore, averages
 from jina_jax.negation.build import NegationReport
 from jina_jax.prepare.explain import explain, score_histograms
 from jina_jax.prepare.histograms import text_histograms

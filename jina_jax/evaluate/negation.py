@@ -15,7 +15,6 @@ from jaxtyping import Float32
 
 from jina_jax.config import NegationSet
 from jina_jax.errors import UserError
-from jina_jax.evaluate.averages import Results, with_average
 from jina_jax.inference.embedder import Embedder
 from jina_jax.shards.manifest import Manifest
 from jina_jax.sources.rows import evaluation_rows
@@ -44,7 +43,7 @@ def read_negation(config: NegationSet) -> NegationTask:
     return NegationTask(config.name, *(list(column) for column in zip(*triplets, strict=True)))
 
 
-def held_out_tasks(manifest: Manifest, folder: Path) -> list[NegationTask]:
+def held_out_negation(manifest: Manifest, folder: Path) -> list[NegationTask]:
     """The held-out triplets of every source of triplets of a prepared folder."""
     tasks = []
     for source in manifest.sources:
@@ -81,13 +80,3 @@ def negation_scores(
 def score_negation(task: NegationTask, embedder: Embedder) -> dict[str, float]:
     """Embeds the triplets of a task and gives `negation_scores`."""
     return negation_scores(*(embedder.encode(texts) for texts in task[1:]))
-
-
-def evaluate_negation(tasks: Sequence[NegationTask], models: dict[str, Embedder]) -> Results:
-    """Scores every model on every task and, as `average`, on their mean."""
-    return with_average(
-        {
-            task.name: {name: score_negation(task, model) for name, model in models.items()}
-            for task in tasks
-        }
-    )

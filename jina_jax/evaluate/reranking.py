@@ -8,7 +8,6 @@ import pytrec_eval
 
 from jina_jax.config import RerankingSet
 from jina_jax.errors import UserError
-from jina_jax.evaluate.averages import Results, with_average
 from jina_jax.inference.embedder import Embedder
 from jina_jax.sources.rows import Row, evaluation_rows
 from jina_jax.system.progress import say
@@ -38,14 +37,14 @@ def read_reranking(config: RerankingSet) -> RerankingTask:
     Raises: UserError naming the file and row that cannot be read, and when no query is left.
     """
     read = _of_rows if config.kind in ("csv", "tsv") else _of_records
-    found = list(read(config))
-    queries = [one for one in found if one.positives and one.negatives]
+    candidates = list(read(config))
+    queries = [one for one in candidates if one.positives and one.negatives]
     if not queries:
         raise UserError(
             f"evaluation set {config.name!r} has no query with passages in both "
             f"{config.fields[1]!r} and {config.fields[2]!r}: check paths and fields"
         )
-    if left_out := len(found) - len(queries):
+    if left_out := len(candidates) - len(queries):
         say(f"{config.name}: {left_out:,} queries without passages of both kinds are left out")
     return RerankingTask(config.name, queries)
 
@@ -104,9 +103,9 @@ def mean_average_precision(
     ranking: dict[str, dict[str, float]] = {}
     for number, (of_P, of_N) in enumerate(zip(positives, negatives, strict=True)):
         # trec_eval puts the later name first where scores are equal.
-        of_relevant = {f"a{i}": float(s) for i, s in enumerate(of_P)}
-        relevant[str(number)] = dict.fromkeys(of_relevant, 1)
-        ranking[str(number)] = of_relevant | {f"b{i}": float(s) for i, s in enumerate(of_N)}
+        scores_of_relevant = {f"a{i}": float(s) for i, s in enumerate(of_P)}
+        relevant[str(number)] = dict.fromkeys(scores_of_relevant, 1)
+        ranking[str(number)] = scores_of_relevant | {f"b{i}": float(s) for i, s in enumerate(of_N)}
     evaluator = pytrec_eval.RelevanceEvaluator(relevant, {f"map_cut.{k}"})
     by_query = evaluator.evaluate(ranking).values()
     return float(np.mean([q[f"map_cut_{k}"] for q in by_query]))
@@ -124,15 +123,3 @@ def score_reranking(task: RerankingTask, embedder: Embedder, k: int) -> dict[str
     positives = [cosines(c.positives, c.query) for c in task.queries]
     negatives = [cosines(c.negatives, c.query) for c in task.queries]
     return {f"map@{k}": mean_average_precision(positives, negatives, k)}
-
-
-def evaluate_reranking(
-    tasks: Sequence[RerankingTask], models: dict[str, Embedder], k: int
-) -> Results:
-    """Scores every model on every task and, as `average`, on their mean."""
-    return with_average(
-        {
-            task.name: {name: score_reranking(task, model, k) for name, model in models.items()}
-            for task in tasks
-        }
-    )

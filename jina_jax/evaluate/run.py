@@ -2,22 +2,27 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 from jina_jax.config import RunConfig
 from jina_jax.devices.mesh import make_mesh
-from jina_jax.evaluate.averages import Results
 from jina_jax.evaluate.negation import (
     MEASURES,
     NegationTask,
-    evaluate_negation,
-    held_out_tasks,
+    held_out_negation,
     read_negation,
+    score_negation,
 )
-from jina_jax.evaluate.reranking import RerankingTask, evaluate_reranking, read_reranking
-from jina_jax.evaluate.retrieval import RetrievalTask, evaluate_retrieval, load_task
-from jina_jax.evaluate.retrieval_set import read_retrieval
-from jina_jax.evaluate.sts import StsTask, evaluate_sts, read_sts
+from jina_jax.evaluate.reranking import RerankingTask, read_reranking, score_reranking
+from jina_jax.evaluate.results import Results, score_all
+from jina_jax.evaluate.retrieval import (
+    RetrievalTask,
+    evaluate_retrieval,
+    held_out_retrieval,
+    read_retrieval,
+)
+from jina_jax.evaluate.sts import StsTask, read_sts, score_sts
 from jina_jax.inference.embedder import Embedder
 from jina_jax.inference.initial import initial_params
 from jina_jax.shards.manifest import load_manifest
@@ -63,20 +68,18 @@ def read_tasks(config: RunConfig) -> Tasks:
     reranking = [read_reranking(s) for s in options.reranking]
     own_retrieval = [read_retrieval(s) for s in options.retrieval]
     own_negation = [read_negation(s) for s in options.negation]
-    retrieval, negation = _held_out(config) if config.data.sources else ([], [])
+    retrieval: list[RetrievalTask] = []
+    negation: list[NegationTask] = []
+    if config.data.sources:  # An imported model comes without.
+        manifest = load_manifest(config.data_path)
+        retrieval = held_out_retrieval(manifest, config.data_path)
+        negation = held_out_negation(manifest, config.data_path)
     return Tasks([*retrieval, *own_retrieval], [*negation, *own_negation], sts, reranking)
-
-
-def _held_out(config: RunConfig) -> tuple[list[RetrievalTask], list[NegationTask]]:
-    """Of a prepared folder; an imported model comes without one."""
-    manifest, folder = load_manifest(config.data_path), config.data_path
-    retrieval = [load_task(s.name, folder / s.eval_path) for s in manifest.sources if s.eval_path]
-    return retrieval, held_out_tasks(manifest, folder)
 
 
 def measures(tasks: Tasks, k: int) -> list[str]:
     """What `score_tasks` measures, as KIND/TASK/MEASURE."""
-    of_kind = {
+    by_kind = {
         "retrieval": (f"ndcg@{k}", f"recall@{k}"),
         "negation": MEASURES,
         "sts": ("spearman",),
@@ -84,9 +87,9 @@ def measures(tasks: Tasks, k: int) -> list[str]:
     }
     return [
         f"{kind}/{task}/{measure}"
-        for kind, found in tasks._asdict().items()
-        for task in (*(one.name for one in found), *(["average"] if found else []))
-        for measure in of_kind[kind]
+        for kind, chosen in tasks._asdict().items()
+        for task in (*(one.name for one in chosen), *(["average"] if chosen else []))
+        for measure in by_kind[kind]
     ]
 
 
@@ -103,9 +106,9 @@ def score_tasks(
     """
     return Evaluation(
         evaluate_retrieval(tasks.retrieval, models, k, with_bm25=with_bm25),
-        evaluate_negation(tasks.negation, models),
-        evaluate_sts(tasks.sts, models),
-        evaluate_reranking(tasks.reranking, models, k),
+        score_all(tasks.negation, models, score_negation),
+        score_all(tasks.sts, models, score_sts),
+        score_all(tasks.reranking, models, partial(score_reranking, k=k)),
     )
 
 
@@ -115,7 +118,7 @@ def evaluate(config: RunConfig) -> Evaluation:
     Writes `evaluation.json` (retrieval), `negation.json`, `sts.json` and `reranking.json` in the
     run folder, each where there are such tasks.
     """
-    # What cannot be read shall be known before minutes of work.
+    # Before minutes of work, so that a file that cannot be read stops it at once.
     tasks = read_tasks(config)
     trained = Embedder.from_run(config.run_path, batch_rows=config.evaluate.batch_rows)
     untrained = Embedder(
@@ -123,10 +126,10 @@ def evaluate(config: RunConfig) -> Evaluation:
         max_tokens=trained.max_tokens, batch_rows=config.evaluate.batch_rows,
     )  # fmt: skip
     models = {"untrained": untrained, "trained": trained}
-    found = score_tasks(tasks, models, config.evaluate.top_k, with_bm25=True)
-    for name, results in found._asdict().items():
+    evaluation = score_tasks(tasks, models, config.evaluate.top_k, with_bm25=True)
+    for name, results in evaluation._asdict().items():
         path = config.run_path / RESULT_FILES[name]
         path.unlink(missing_ok=True)
         if results:
             path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    return found
+    return evaluation

@@ -10,7 +10,6 @@ from scipy.stats import spearmanr
 
 from jina_jax.config import StsSet
 from jina_jax.errors import UserError
-from jina_jax.evaluate.averages import Results, with_average
 from jina_jax.inference.embedder import Embedder
 from jina_jax.sources.rows import Row, evaluation_rows
 
@@ -72,13 +71,3 @@ def score_sts(task: StsTask, embedder: Embedder) -> dict[str, float]:
     z_2ND = embedder.encode([*task.left, *task.right]).reshape(2, len(task.left), -1)
     cosine_N = np.einsum("nd,nd->n", *z_2ND)
     return {"spearman": spearman(cosine_N, np.array(task.score, np.float64))}
-
-
-def evaluate_sts(tasks: Sequence[StsTask], models: dict[str, Embedder]) -> Results:
-    """Scores every model on every task and, as `average`, on their mean."""
-    return with_average(
-        {
-            task.name: {name: score_sts(task, model) for name, model in models.items()}
-            for task in tasks
-        }
-    )

@@ -21,8 +21,13 @@ from jina_jax.config import (
 )
 from jina_jax.config.files import to_json
 from jina_jax.errors import UserError
-from jina_jax.inference.hf_folder import CONFIG_FILE, WEIGHTS_FILE, find_folder, read_encoder
-from jina_jax.inference.sentence_folder import check_sentence_folder
+from jina_jax.inference.model_folder import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    check_sentence_folder,
+    find_folder,
+    read_encoder,
+)
 from jina_jax.model.weights import from_huggingface
 from jina_jax.system.atomic import write_atomically
 from jina_jax.system.untrusted import inner_path, read_json

@@ -1,25 +1,21 @@
 """Writes a folder that sentence-transformers and transformers load, without needing either."""
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from safetensors.numpy import save_file
 
 from jina_jax.config import T5Config
 from jina_jax.errors import UserError
-from jina_jax.export.onnx import ONNX_DATA, ONNX_FILE, ONNX_FOLDER, verify_onnx, write_onnx
-from jina_jax.inference.hf_folder import CONFIG_FILE, WEIGHTS_FILE, read_encoder
-from jina_jax.model.pooling import mean_pool
-from jina_jax.model.t5 import apply
+from jina_jax.export.onnx import ONNX_DATA, ONNX_FILE, ONNX_FOLDER, embed, verify_onnx, write_onnx
+from jina_jax.inference.model_folder import CONFIG_FILE, WEIGHTS_FILE, read_encoder
 from jina_jax.model.weights import config_to_huggingface, from_huggingface, to_huggingface
+from jina_jax.system.atomic import sync
 from jina_jax.text.tokenizer import load_tokenizer
 
 TOKENIZER_FILES = ("spiece.model", "tokenizer.json")
@@ -121,7 +117,7 @@ def _write_folder(
     (folder / "1_Pooling").mkdir(parents=True)
     for name in TOKENIZER_FILES:
         shutil.copyfile(tokenizer_dir / name, folder / name)
-    tokens = _tokens(folder)
+    tokens = load_tokenizer(folder).get_vocab(with_added_tokens=True)
     if tokens and max(tokens.values()) >= config.vocab_size:
         raise UserError(
             f"{tokenizer_dir} has ids up to {max(tokens.values())}, but the model embeds "
@@ -158,16 +154,7 @@ def _write_folder(
     # transformers 4 refuses a file without this metadata.
     tensors = to_huggingface(params, config)
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    _flush(folder / WEIGHTS_FILE)
-
-
-def _tokens(folder: Path) -> dict[str, int]:
-    return load_tokenizer(folder).get_vocab(with_added_tokens=True)
-
-
-def _flush(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    sync(folder / WEIGHTS_FILE)
 
 
 def verify_export(
@@ -195,15 +182,12 @@ def verify_export(
     tokenizer.enable_truncation(document["max_seq_length"])
     tokenizer.enable_padding(pad_id=0, pad_token="<pad>")  # noqa: S106  No secret.
     encodings = tokenizer.encode_batch(list(texts))
-    ids_NL = jnp.asarray([e.ids for e in encodings], jnp.int32)
-    segments_NL = jnp.asarray([e.attention_mask for e in encodings], jnp.int32)
-
-    @jax.jit
-    def embed(params: nnx.State) -> jax.Array:
-        return mean_pool(apply(config, params, ids_NL, segments_NL), segments_NL, 1)[:, 0]
-
-    ours_ND = np.asarray(embed(params))
-    read_ND = np.asarray(embed(from_huggingface(tensors, read_config)))
+    ids_NL = np.array([e.ids for e in encodings])
+    mask_NL = np.array([e.attention_mask for e in encodings])
+    ours_ND, read_ND = (
+        np.asarray(embed(config, p, ids_NL, mask_NL))
+        for p in (params, from_huggingface(tensors, read_config))
+    )
     difference = float(np.abs(ours_ND - read_ND).max())
     # Written so that NaN fails too.
     if not difference <= _LARGEST_DIFFERENCE:

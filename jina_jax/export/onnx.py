@@ -3,6 +3,7 @@
 import logging
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -66,7 +67,7 @@ def write_onnx(folder: Path, config: T5Config) -> None:
     size = sum(p.numel() * p.element_size() for p in module.parameters())
     ids = torch.randint(3, config.vocab_size, (2, 7))
     free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens")}
-    # The exporter tells of its own insides.
+    # The exporter logs its own steps.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -106,7 +107,7 @@ def verify_onnx(
         (theirs_ND,) = session.run(
             ["sentence_embedding"], {"input_ids": ids_NL, "attention_mask": mask_NL}
         )
-        ours_ND = _embed(config, params, ids_NL, mask_NL)
+        ours_ND = np.asarray(embed(config, params, ids_NL, mask_NL))
         largest = max(largest, float(np.abs(theirs_ND - ours_ND).max()))
     # Written so that NaN fails too.
     if not largest <= _LARGEST_DIFFERENCE:
@@ -117,13 +118,10 @@ def verify_onnx(
     return largest
 
 
-def _embed(
+@partial(jax.jit, static_argnums=0)
+def embed(
     config: T5Config, params: nnx.State, ids_NL: np.ndarray, mask_NL: np.ndarray
-) -> np.ndarray:
+) -> jax.Array:
+    """Unit vectors [N, D] of padded texts, as the exported folder and its graph must give them."""
     ids, mask = jnp.asarray(ids_NL, jnp.int32), jnp.asarray(mask_NL, jnp.int32)
-
-    @jax.jit
-    def embed(params: nnx.State) -> jax.Array:
-        return mean_pool(apply(config, params, ids, mask), mask, 1)[:, 0]
-
-    return np.asarray(embed(params))
+    return mean_pool(apply(config, params, ids, mask), mask, 1)[:, 0]

@@ -1,6 +1,7 @@
-"""The `export` verb: a run's newest checkpoint as a Hugging Face folder with its model card."""
+"""The `export` verb: a run's newest checkpoint as a Hugging Face folder, here and on the hub."""
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,8 +10,8 @@ import pyarrow.parquet as pq
 from jina_jax.checkpoint.trained import Trained, load_checkpoint
 from jina_jax.config import RunConfig
 from jina_jax.config.evaluate import OwnSet
+from jina_jax.errors import UserError
 from jina_jax.evaluate.run import RESULT_FILES
-from jina_jax.export.hub import push
 from jina_jax.export.huggingface import export_huggingface, verify_export
 from jina_jax.export.model_card import CardScore, CardSource, ModelCard, render_card
 from jina_jax.model.weights import parameter_count
@@ -53,7 +54,7 @@ def _card(config: RunConfig, sources: Sequence[SourceSummary], trained: Trained)
         parameters=parameter_count(trained.config),
         dimensions=trained.config.d_model,
         max_tokens=trained.max_tokens,
-        # A folder's place on this machine is nobody's business.
+        # The path of a local folder stays private.
         initial_weights=start.name if start.exists() else config.train.initial_weights,
         num_steps=trained.step,
         global_batch_size=config.feed.global_batch_size,
@@ -94,3 +95,41 @@ def _some_texts(data_path: Path, sources: Sequence[SourceSummary]) -> list[str]:
             rows = pq.read_table(data_path / source.eval_path).slice(0, _TEXTS_COMPARED)
             texts += rows["query"].to_pylist() + rows["positive"].to_pylist()
     return texts
+
+
+TOKEN_VARIABLE = "HF_TOKEN"  # noqa: S105  The name, not the token.
+
+
+def push(folder: Path, repository: str, *, private: bool) -> str:
+    """Makes the repository where it isn't there, and uploads the folder in one commit.
+
+    The token is read from the environment alone, and never written or printed.
+
+    Args:
+      folder: as written by `export_huggingface`.
+      repository: OWNER/NAME.
+      private: of a new repository.
+    Returns: address of the commit.
+    Raises: UserError when there is no token, or the hub cannot be reached or refuses.
+    """
+    token = os.environ.get(TOKEN_VARIABLE, "").strip()
+    if not token:
+        raise UserError(
+            f"export.push_to={repository}: set {TOKEN_VARIABLE} to a token that may write there "
+            f"(huggingface.co/settings/tokens); the folder itself is whole: {folder}"
+        )
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    try:
+        api.create_repo(repository, private=private, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repository, folder_path=folder, commit_message="Export of a checkpoint"
+        )
+    except Exception as error:  # Offline, no permission, no such owner: each has its own class.
+        reason = (str(error).strip().splitlines() or [""])[0].replace(token, "***")
+        raise UserError(
+            f"export.push_to={repository}: the hub could not take it ({type(error).__name__}: "
+            f"{reason}); the folder itself is whole: {folder}"
+        ) from None
+    return str(commit.commit_url)

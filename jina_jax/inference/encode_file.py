@@ -2,7 +2,8 @@
 
 import io
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -11,13 +12,121 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jina_jax.config import SourceConfig
 from jina_jax.errors import UserError
 from jina_jax.inference.embedder import TEXTS_AT_ONCE, Embedder
-from jina_jax.inference.embeddings import embed_to_file
-from jina_jax.inference.texts import stream_texts
-from jina_jax.system.atomic import sync
+from jina_jax.sources.lines import Damage, read_lines
+from jina_jax.sources.read import read_source
+from jina_jax.system.atomic import sync, write_atomically
 from jina_jax.system.progress import track
 from jina_jax.system.workspace import file_workspace
+from jina_jax.types import BadRecord
+
+_KINDS: dict[str, Literal["jsonl", "csv", "tsv", "parquet"]] = {
+    ".jsonl": "jsonl",
+    ".jsonl.gz": "jsonl",
+    ".jsonl.zst": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+}
+_LINES = (".txt", ".txt.gz", ".txt.zst")
+
+
+def stream_texts(path: Path, field: str) -> Iterator[str]:
+    """Reads the texts of a file, in order, and holds some thousand at most.
+
+    Args:
+      path: .txt (one text a line), .jsonl (both also .gz and .zst), .csv, .tsv or .parquet.
+      field: field or column that holds the text; not used for .txt.
+    Raises: UserError naming the first record that cannot be read; none is skipped, since the
+      embeddings are matched to the texts by position.
+    """
+    if path.name.endswith(_LINES):
+        yield from _read_lines(path)
+        return
+    source = SourceConfig(
+        "texts", file_kind(path), (str(path),), query_field=field, positive_field=field
+    )
+    for record in read_source(source):
+        if isinstance(record, BadRecord):
+            hint = "; name the one to read with --field" if record.reason == "missing_field" else ""
+            raise UserError(f"{record.origin.file}:{record.origin.row}: {record.detail}{hint}")
+        yield record.query
+
+
+def file_kind(path: Path) -> Literal["jsonl", "csv", "tsv", "parquet"]:
+    """The format that a file's ending names.
+
+    Raises: UserError for another ending.
+    """
+    kind = next((k for ending, k in _KINDS.items() if path.name.endswith(ending)), None)
+    if kind is None:
+        raise UserError(f"{path}: unknown ending; use .txt for texts, or {', '.join(_KINDS)}")
+    return kind
+
+
+def _read_lines(path: Path) -> Iterator[str]:
+    number = 0
+    try:
+        for number, line in read_lines(str(path)):
+            if isinstance(line, Damage):
+                raise UserError(f"{path}:{number}: {line.detail}")
+            yield line.decode().removesuffix("\r")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}:{number} is not UTF-8 ({error.reason}); convert it") from error
+    if not number:
+        raise UserError(f"{path} is empty")
+
+
+def embed_to_file(
+    embedder: Embedder,
+    texts_from: Callable[[int], Iterable[str]],
+    count: int,
+    path: Path,
+    marker: Path,
+    *,
+    header: bytes = b"",
+    dtype: Literal["float32", "float16"] = "float32",
+    progress: bool = False,
+) -> np.ndarray:
+    """Embeds texts into a file, from where an earlier process was stopped.
+
+    Args:
+      embedder: the same in every process that writes this file.
+      texts_from: gives the texts from a number on, 0 ≤ number < count.
+      count: of texts.
+      path: file for the vectors.
+      marker: file that says how many of them are on the disk.
+      header: what the file begins with.
+      dtype: of the file.
+      progress: show it on standard error.
+    Returns: [count, D], unit vectors, memory-mapped.
+    """
+    width = embedder.dimensions * np.dtype(dtype).itemsize
+    done = int(marker.read_text()) if marker.is_file() else 0
+    left = embedder.stream(texts_from(done)) if done < count else iter(())
+    shown = track(
+        left, f"embed {path.stem}", unit="blocks", total=-(-(count - done) // TEXTS_AT_ONCE),
+        records=len, enabled=progress and done < count,
+    )  # fmt: skip
+    with path.open("r+b" if done else "wb") as file:
+        file.truncate(len(header) + done * width if done else 0)
+        file.seek(0, os.SEEK_END)
+        file.write(b"" if done else header)
+        for z_ND in shown:
+            file.write(np.ascontiguousarray(z_ND, dtype).tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+            done += len(z_ND)
+            write_atomically(marker, str(done).encode())
+    shape = (count, embedder.dimensions)
+    if not count:
+        return np.zeros(shape, dtype)
+    return np.memmap(path, dtype, "r", offset=len(header), shape=shape)
+
 
 _ENDINGS = (".npy", ".parquet", ".safetensors")
 

@@ -12,7 +12,7 @@ from jina_jax.config import RunConfig, T5Config
 from jina_jax.config.files import difference
 from jina_jax.devices.mesh import param_shardings, put
 from jina_jax.errors import UserError
-from jina_jax.inference.hf_folder import read_encoder
+from jina_jax.inference.model_folder import read_encoder
 from jina_jax.model.t5 import init_params
 from jina_jax.model.weights import from_huggingface
 

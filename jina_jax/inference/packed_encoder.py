@@ -1,16 +1,23 @@
 """Runs a model over any number of tokenised texts, in packed rows of a few fixed shapes."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple
+from itertools import chain, islice
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jina_jax.config import BertConfig
 from jina_jax.devices.mesh import on_host, put, replicated, split_first_axis
 from jina_jax.feed.packing import fill, place
+
+_SHORTEST_BERT_ROW = 64
+_TOKENS_PER_SLOT = 4
+
+T = TypeVar("T")
 
 
 class Tokens(NamedTuple):
@@ -20,6 +27,15 @@ class Tokens(NamedTuple):
     """int32 [T] each, a number per token: token ids first, then what else the model takes."""
     length_N: np.ndarray
     """Tokens of each text, 1 or more."""
+
+    @classmethod
+    def of(cls, *columns: Sequence[Sequence[int]]) -> "Tokens":
+        """Joins the lists of N texts; a column is a channel."""
+        length_N = np.array([len(numbers) for numbers in columns[0]], np.int64)
+        total = int(length_N.sum())
+        return cls(
+            tuple(np.fromiter(chain.from_iterable(c), np.int32, total) for c in columns), length_N
+        )
 
 
 class RowShape(NamedTuple):
@@ -53,7 +69,7 @@ class PackedEncoder:
           shapes: with increasing row_tokens; the last holds the longest text.
           mesh: over which rows are divided.
         """
-        self._mesh, self._shapes = mesh, tuple(shapes)
+        self.mesh, self._shapes = mesh, tuple(shapes)
         self.use(params)
         self._rows = split_first_axis(mesh)
         # Rows are independent: each device runs the program of its own rows, also where a loop
@@ -64,15 +80,33 @@ class PackedEncoder:
 
     def use(self, params: Any) -> None:
         """Puts other parameters of the same shapes on the mesh."""
-        self.params = jax.device_put(params, replicated(self._mesh))
+        self.params = jax.device_put(params, replicated(self.mesh))
 
-    def encode(self, tokens: Tokens) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Encodes all texts.
+    def stream(
+        self, texts: Iterable[T], tokenise: Callable[[list[T]], Tokens], block: int
+    ) -> Iterator[np.ndarray]:
+        """Encodes texts as they come; a thread tokenises the next block meanwhile.
 
         Args:
-          tokens: texts of at most the longest row.
-        Returns: an iterator over (which texts, their results), every text once; a batch is handed
-          out when the next is under way, so that device and host work at once.
+          texts: any number; two blocks are read ahead at most.
+          tokenise: gives the tokens of a block, at most the longest row for each text.
+          block: texts that are packed together.
+        Returns: an iterator over float32 [n] or [n, D], block by block in the order of the texts. A
+          result depends on the other texts of its block by rounding alone.
+        """
+        iterator = iter(texts)
+        blocks = iter(lambda: list(islice(iterator, block)), [])
+        for tokens in _one_ahead(map(tokenise, blocks)):
+            parts = list(self._encode(tokens))
+            result_N = np.empty((len(tokens.length_N), *parts[0][1].shape[1:]), np.float32)
+            for index_N, part_N in parts:
+                result_N[index_N] = part_N
+            yield result_N
+
+    def _encode(self, tokens: Tokens) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Pairs of (which texts, their results), every text once.
+
+        A batch is handed out when the next is under way, so that device and host work at once.
         """
         pending: tuple[np.ndarray, np.ndarray, jax.Array] | None = None
         shorter = 0
@@ -105,7 +139,7 @@ class PackedEncoder:
             for channel_T in tokens.channels
         ]  # fmt: skip
         arrays = [filled[0][1], *(channel_RL for channel_RL, _ in filled)]
-        batch_rows = -(-shape.batch_rows // self._mesh.size) * self._mesh.size
+        batch_rows = -(-shape.batch_rows // self.mesh.size) * self.mesh.size
         for first in range(0, placement.num_rows, batch_rows):
             part = slice(first, first + batch_rows)
             of_part_N = (placement.row_N >= first) & (placement.row_N < first + batch_rows)
@@ -116,7 +150,7 @@ class PackedEncoder:
 
     def _pad(self, x_RL: np.ndarray, batch_rows: int) -> np.ndarray:
         """Adds rows up to a power of two of rows per device, so that few shapes are compiled."""
-        rows = self._mesh.size
+        rows = self.mesh.size
         while rows < len(x_RL):
             rows *= 2
         rows = min(rows, batch_rows)
@@ -135,8 +169,8 @@ def _on_each_device(
     )(params, *arrays_RL)
 
 
-def one_ahead(items: Iterator[Tokens]) -> Iterator[Tokens]:
-    """Makes the next item in a thread while the present one is worked on."""
+def _one_ahead(items: Iterator[Tokens]) -> Iterator[Tokens]:
+    """Makes the next item in a thread while the caller works on this one."""
     with ThreadPoolExecutor(1) as thread:
         coming: Future[Tokens | None] = thread.submit(next, items, None)
         while (item := coming.result()) is not None:
@@ -150,6 +184,22 @@ def row_lengths(shortest: int, longest: int) -> list[int]:
     while lengths[-1] < longest:
         lengths.append(lengths[-1] * 2)
     return lengths
+
+
+def bert_row_shapes(max_tokens: int, config: BertConfig, batch_tokens: int) -> list[RowShape]:
+    """The rows that a BERT is compiled for.
+
+    Args:
+      max_tokens: of the longest text.
+      config: rows are no longer than its positions.
+      batch_tokens: positions of a batch.
+    """
+    # Most texts are far shorter than the limit; with short rows attention sees little but them.
+    lengths = row_lengths(_SHORTEST_BERT_ROW, max_tokens)
+    return [
+        RowShape(n, max(n // _TOKENS_PER_SLOT, 1), max(batch_tokens // n, 1))
+        for n in sorted({min(length, config.max_position_embeddings) for length in lengths})
+    ]
 
 
 def _result(

@@ -6,9 +6,7 @@ OUTPUT/mined.json            where they came from, and how many each rule droppe
 """
 
 import dataclasses
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from jina_jax.checkpoint.trained import load_checkpoint
@@ -18,11 +16,10 @@ from jina_jax.inference.embedder import Embedder
 from jina_jax.mine.source import SourceMiner
 from jina_jax.shards.manifest import MANIFEST_FILE, Manifest, SourceSummary, load_manifest
 from jina_jax.shards.verify import verify_shards
-from jina_jax.system.atomic import write_atomically
+from jina_jax.system.atomic import write_json
 from jina_jax.system.hashing import content_key, file_sha256
 from jina_jax.system.progress import say
-from jina_jax.system.untrusted import from_json
-from jina_jax.system.workspace import discard_leftovers, workspace
+from jina_jax.system.workspace import finished_report, workspace
 from jina_jax.text.tokenizer import load_tokenizer
 
 REPORT_FILE = "mined.json"
@@ -70,8 +67,8 @@ def mine(config: RunConfig, *, progress: bool = True) -> MineReport:
     """Mines hard negatives for the training pairs of a run, with its newest checkpoint.
 
     The passages of a source are searched for its own queries, exactly. The folder appears when it
-    is complete; a run that is killed goes on, when it is called again, from the texts it had
-    embedded and the blocks of queries it had searched.
+    is complete; a run that is killed goes on, when it is called again, after the texts that
+    are embedded and the blocks of queries that are searched.
 
     Args:
       config: of a run that was prepared and trained.
@@ -95,19 +92,23 @@ def mine(config: RunConfig, *, progress: bool = True) -> MineReport:
         file_sha256(config.data_path / MANIFEST_FILE), (),
     )  # fmt: skip
     report = dataclasses.replace(report, identity=content_key(dataclasses.asdict(report)))
-    if (before := _already_mined(report, out)) is not None:
+    before = finished_report(
+        MineReport, out / REPORT_FILE, report.identity, nothing="nothing mined",
+        other=lambda r: "was mined with other options, another checkpoint or other data "
+        f"(step {r.step}, now {trained.step})", field="mine.output_dir",
+    )  # fmt: skip
+    if before is not None:
         say(f"{out} already holds what this configuration mines", enabled=progress)
         return before
     with workspace(out, report.identity) as space:
-        found = []
+        mined = []
         for source, summary in chosen:
             miner = SourceMiner(source, space, embedder, config.mine, progress)
             values = miner.run([config.data_path / s.path for s in summary.shards])
-            found.append(MinedSource(source.name, source.licence, summary.train, **values))
-        report = dataclasses.replace(report, sources=tuple(found))
-        text = json.dumps(dataclasses.asdict(report), indent=1, ensure_ascii=False)
-        write_atomically(space.result / REPORT_FILE, f"{text}\n".encode())
-    say(f"mined {sum(s.triplets for s in found):,} triplets in {out}", enabled=progress)
+            mined.append(MinedSource(source.name, source.licence, summary.train, **values))
+        report = dataclasses.replace(report, sources=tuple(mined))
+        write_json(space.result / REPORT_FILE, dataclasses.asdict(report))
+    say(f"mined {sum(s.triplets for s in mined):,} triplets in {out}", enabled=progress)
     return report
 
 
@@ -125,22 +126,3 @@ def _chosen(config: RunConfig, manifest: Manifest) -> list[tuple[SourceConfig, S
     if not wanted:
         raise UserError(f"{config.data_path} was prepared from no source of pairs in this config")
     return [(sources[name], summaries[name]) for name in wanted]
-
-
-def _already_mined(wanted: MineReport, out: Path) -> MineReport | None:
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return None
-    path = out / REPORT_FILE
-    if not path.is_file():
-        raise UserError(f"{out} exists and holds nothing mined: give another mine.output_dir")
-    try:
-        found = from_json(MineReport, json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({error}): delete {out} to mine again") from error
-    if found.identity != wanted.identity:
-        raise UserError(
-            f"{out} was mined with other options, another checkpoint or other data (step "
-            f"{found.step}, now {wanted.step}): give another mine.output_dir, or delete it"
-        )
-    discard_leftovers(out)
-    return found

@@ -4,22 +4,218 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from jina_jax.config import MineConfig, SourceConfig
 from jina_jax.errors import UserError
 from jina_jax.inference.embedder import Embedder
-from jina_jax.inference.embeddings import embed_to_file
+from jina_jax.inference.encode_file import embed_to_file
 from jina_jax.inference.search import top_k
-from jina_jax.mine.pairs import Known, Texts, collect_pairs, different_texts
-from jina_jax.mine.rules import RULES, TAKEN, Judged, counts, judge
 from jina_jax.shards.array_record import ShardSet
+from jina_jax.sources.chunks import CHUNK_RECORDS, Chunk
+from jina_jax.sources.read import read_all
 from jina_jax.system.arrow import map_table
-from jina_jax.system.atomic import atomic_file, join_files, write_atomically
+from jina_jax.system.atomic import atomic_file, join_files, write_atomically, write_jsonl
 from jina_jax.system.progress import say, track
 from jina_jax.system.workspace import Workspace
+from jina_jax.text.identity import HASH_BYTES, hash_words, text_hash
+
+_RECORDS_AT_ONCE = 16_384
+_SCHEMA = pa.schema(
+    {
+        "query": pa.large_string(),
+        "positive": pa.large_string(),
+        "query_hash": pa.binary(HASH_BYTES),
+        "positive_hash": pa.binary(HASH_BYTES),
+    }
+)
+
+
+def collect_pairs(source: SourceConfig, shards: ShardSet, out: Path) -> int:
+    """Writes the training pairs of a source with their texts, in the order of the source.
+
+    Holds 33 bytes a training record in memory.
+
+    Args:
+      source: of pairs.
+      shards: of its training records.
+      out: an Arrow IPC file for columns query, positive, query_hash and positive_hash.
+    Returns: pairs written; fewer than `len(shards)` where the source has changed.
+    """
+    wanted = np.unique(_trained_keys(shards))
+    is_left = np.ones(len(wanted), bool)
+    pairs = 0
+    with (
+        atomic_file(out) as part,
+        pa.OSFile(str(part), "wb") as file,
+        pa.ipc.new_file(file, _SCHEMA) as writer,
+    ):
+        for chunk in read_all(source):
+            for batch in _wanted_of(chunk, wanted, is_left):
+                writer.write_batch(batch)
+                pairs += len(batch)
+    return pairs
+
+
+def _trained_keys(shards: ShardSet) -> np.ndarray:
+    """Both hashes of each record, as one value that can be ordered."""
+    keys = [
+        _keys(shards.read(range(first, min(first + _RECORDS_AT_ONCE, len(shards)))).hashes_NSx2)
+        for first in range(0, len(shards), _RECORDS_AT_ONCE)
+    ]
+    return np.concatenate(keys)
+
+
+def _keys(hashes_NSx2: np.ndarray) -> np.ndarray:
+    """Both hashes of N pairs as one value each, S32 [N]."""
+    words = np.ascontiguousarray(hashes_NSx2).reshape(len(hashes_NSx2), -1)
+    return words.view(f"S{2 * HASH_BYTES}").reshape(-1)
+
+
+def _wanted_of(chunk: Chunk, wanted: np.ndarray, is_left: np.ndarray) -> Iterator[pa.RecordBatch]:
+    """The records of a chunk that are wanted, each once; marks them as taken."""
+    hashes = [[text_hash(text) for text in texts] for texts in chunk.texts]
+    if not chunk.rows:
+        return
+    words = np.frombuffer(b"".join(q + p for q, p in zip(*hashes, strict=True)), "<u8")
+    keys_N = _keys(words.reshape(-1, 2, 2))
+    # The first of those that are the same, and only where a chunk before did not have it.
+    _, first = np.unique(keys_N, return_index=True)
+    place = np.minimum(np.searchsorted(wanted, keys_N[first]), len(wanted) - 1)
+    is_wanted = (wanted[place] == keys_N[first]) & is_left[place]
+    is_left[place[is_wanted]] = False
+    rows = np.sort(first[is_wanted])
+    if len(rows):
+        columns: list[Any] = [*chunk.texts, *hashes]
+        arrays = [
+            pa.array(column, field.type).take(pa.array(rows))
+            for column, field in zip(columns, _SCHEMA, strict=True)
+        ]
+        yield pa.record_batch(arrays, schema=_SCHEMA)
+
+
+class Texts(NamedTuple):
+    """The different texts of a column, numbered in the order in which they first stand there."""
+
+    column: pa.ChunkedArray
+    row_U: np.ndarray
+    """int64, where each text first stands."""
+    of_pair_N: np.ndarray
+    """int64, the text of each pair."""
+    hash_U: np.ndarray
+    """S16."""
+
+    def __len__(self) -> int:
+        return len(self.row_U)
+
+    def read(self, numbers: np.ndarray) -> list[str]:
+        """The texts of these numbers."""
+        return self.column.take(pa.array(self.row_U[numbers])).to_pylist()
+
+    def read_from(self, first: int) -> Iterator[str]:
+        """The texts from a number on."""
+        for start in range(first, len(self), CHUNK_RECORDS):
+            yield from self.read(np.arange(start, min(start + CHUNK_RECORDS, len(self))))
+
+
+def different_texts(pairs: pa.Table, name: str) -> Texts:
+    """The texts of a column, each hash once.
+
+    Args:
+      pairs: as `collect_pairs` writes them; may be memory-mapped.
+      name: `query` or `positive`.
+    """
+    hash_N = hash_words(pairs.column(f"{name}_hash")).view(f"S{HASH_BYTES}").reshape(-1)
+    hash_U, first_U, of_N = np.unique(hash_N, return_index=True, return_inverse=True)
+    order = np.argsort(first_U)
+    number_U = np.empty(len(order), np.int64)
+    number_U[order] = np.arange(len(order))
+    return Texts(pairs.column(name), first_U[order], number_U[of_N], hash_U[order])
+
+
+class Known:
+    """Which passages are known to match a query: its positives, and its own text."""
+
+    def __init__(self, queries: Texts, passages: Texts) -> None:
+        """Takes the texts of the same pairs."""
+        self._passages = max(len(passages), 1)
+        _, query, passage = np.intersect1d(queries.hash_U, passages.hash_U, return_indices=True)
+        code = np.concatenate(
+            [
+                queries.of_pair_N * self._passages + passages.of_pair_N,
+                query * self._passages + passage,
+            ]
+        )
+        self._code = np.unique(code)
+        self.most = int(np.bincount(self._code // self._passages).max(initial=0))
+        """Of any query."""
+
+    def __call__(self, query_N: np.ndarray, passage_NK: np.ndarray) -> np.ndarray:
+        """Bool [N, K]: whether each passage is known to match its query."""
+        code_NK = query_N[:, None] * self._passages + passage_NK
+        place_NK = np.minimum(np.searchsorted(self._code, code_NK), len(self._code) - 1)
+        return self._code[place_NK] == code_NK
+
+
+TAKEN, SAME_TEXT, TOO_NEAR, MARGIN, NOT_LOOKED_AT = range(5)
+RULES = {SAME_TEXT: "same_text", TOO_NEAR: "first_rank", MARGIN: "margin"}
+"""What drops a candidate: it is the query or one of its positives; it is nearer than `first_rank`;
+it scores above the positive less the margin."""
+
+
+class Judged(NamedTuple):
+    """What became of the candidates of N pairs."""
+
+    verdict_NK: np.ndarray
+    """int8: TAKEN, a key of RULES, or NOT_LOOKED_AT where there were enough before, or it is
+    farther than `last_rank`."""
+    rank_NK: np.ndarray
+    """int64, from 1, among candidates of another text than the query and its positives; of
+    those the rank of the candidate before."""
+
+
+def judge(
+    score_NK: np.ndarray, is_known_NK: np.ndarray, positive_N: np.ndarray, config: MineConfig
+) -> Judged:
+    """Applies the rules in their order: same text, first rank, margin.
+
+    Args:
+      score_NK: float32 cosines of each pair's query with its nearest passages, best first.
+      is_known_NK: bool; the passage is the query's own text or one of its positives.
+      positive_N: float32 cosines of each query with its positive.
+      config: ranks, margin and how many to take.
+    Example: a positive at 0.8 and candidates at 0.9, 0.77 and 0.7, none known, with a relative
+      margin of 0.05: the limit is 0.76, the first two are dropped by it and the third is taken.
+    """
+    positive_N1 = positive_N.astype(np.float64)[:, None]
+    relative = config.margin_kind == "relative"
+    limit_N1 = positive_N1 - config.margin * (np.abs(positive_N1) if relative else 1.0)
+    rank_NK = np.cumsum(~is_known_NK, axis=1)
+    verdict_NK = np.where(score_NK > limit_N1, MARGIN, TAKEN)
+    verdict_NK[rank_NK < config.first_rank] = TOO_NEAR
+    verdict_NK[is_known_NK] = SAME_TEXT
+    is_taken_NK = (verdict_NK == TAKEN) & (rank_NK <= config.last_rank)
+    taken_NK = np.cumsum(is_taken_NK, axis=1)
+    is_over_NK = (taken_NK - is_taken_NK >= config.negatives_per_pair) | (
+        rank_NK > config.last_rank
+    )
+    verdict_NK[is_over_NK] = NOT_LOOKED_AT
+    return Judged(verdict_NK.astype(np.int8), rank_NK)
+
+
+def counts(verdict_NK: np.ndarray) -> dict[str, Any]:
+    """Candidates looked at, those taken, and those that each rule dropped."""
+    by_verdict = np.bincount(verdict_NK.ravel(), minlength=NOT_LOOKED_AT + 1).tolist()
+    return {
+        "candidates": sum(by_verdict[:NOT_LOOKED_AT]),
+        "triplets": by_verdict[TAKEN],
+        "dropped": {name: by_verdict[number] for number, name in RULES.items()},
+        "pairs_without_negative": int((~(verdict_NK == TAKEN).any(axis=1)).sum()),
+    }
+
 
 _MOST_KNOWN = 64
 """Candidates searched for in place of passages that are known to match. A query with more of them
@@ -124,12 +320,12 @@ class SourceMiner:
                 judged = judge(score_NK, known(of_N, index_NK), cosine_N, self._config)
                 lines = _Lines(queries, passages, of_N, positive_N, cosine_N)
                 for ending, wanted in (("jsonl", (TAKEN,)), ("dropped.jsonl", tuple(RULES))):
-                    with atomic_file(self._part(ending, first // rows)) as part:
-                        _write(lines.of(judged, score_NK, index_NK, wanted), part)
+                    part = self._part(ending, first // rows)
+                    write_jsonl(part, lines.of(judged, score_NK, index_NK, wanted))
                 write_atomically(marker, json.dumps(counts(judged.verdict_NK)).encode())
-            found = json.loads(marker.read_text())
-            dropped.update(found.pop("dropped"))
-            totals.update(found)
+            counted = json.loads(marker.read_text())
+            dropped.update(counted.pop("dropped"))
+            totals.update(counted)
         return dict(totals) | {"dropped": {rule: dropped[rule] for rule in RULES.values()}}
 
     def _part(self, ending: str, number: int) -> Path:
@@ -171,9 +367,3 @@ class _Lines:
                 "positive_score": round(cosine, 6),
                 "negative_score" if is_taken else "score": round(score, 6),
             }
-
-
-def _write(rows: Iterator[dict[str, Any]], path: Path) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -1,7 +1,6 @@
 """An encoder of this package as a model of the Massive Text Embedding Benchmark (MTEB)."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,44 +9,35 @@ import torch
 from mteb.models import ModelMeta, SearchEncoderWrapper
 
 from jina_jax.checkpoint.trained import is_run
-from jina_jax.inference.embedder import TEXTS_AT_ONCE, Embedder
-from jina_jax.inference.hf_folder import CONFIG_FILE, read_config
+from jina_jax.inference.embedder import TEXTS_AT_ONCE, Embedder, SentenceEncoder, TextEncoder
+from jina_jax.inference.model_folder import CONFIG_FILE, read_config
 from jina_jax.inference.search import stream_top_k
-from jina_jax.inference.sentence_encoder import SentenceEncoder
 from jina_jax.system.progress import track
-
-Encode = Callable[[Sequence[str]], np.ndarray]
-"""Texts → float32 [N, D], unit length."""
 
 
 class MtebModel:
     """What `mteb.evaluate` takes: `EncoderProtocol` and `SearchProtocol` by its methods."""
 
-    def __init__(
-        self, encode: Encode, name: str, revision: str, *, dimensions: int, max_tokens: int
-    ) -> None:
-        """Wraps an encoder.
+    def __init__(self, encoder: TextEncoder, name: str) -> None:
+        """Wraps an encoder, whose identity tells its results from another's.
 
         Args:
-          encode: of texts.
+          encoder: of texts.
           name: OWNER/NAME; the results lie below it.
-          revision: tells one model's results from another's; equal revisions share them.
-          dimensions: of an embedding.
-          max_tokens: where texts are cut.
         """
-        self._encode = encode
+        self._encoder = encoder
         self._corpus: Any = None
         self.mteb_model_meta = ModelMeta(
-            loader=None, name=name, revision=revision, release_date=None, languages=["eng-Latn"],
-            n_parameters=None, memory_usage_mb=None, max_tokens=max_tokens, embed_dim=dimensions,
-            license=None, open_weights=True, public_training_code=None, public_training_data=None,
-            framework=[], similarity_fn_name="cosine", use_instructions=False,
-            training_datasets=None,
+            loader=None, name=name, revision=encoder.identity()[:16], release_date=None,
+            languages=["eng-Latn"], n_parameters=None, memory_usage_mb=None,
+            max_tokens=encoder.max_tokens, embed_dim=encoder.dimensions, license=None,
+            open_weights=True, public_training_code=None, public_training_data=None, framework=[],
+            similarity_fn_name="cosine", use_instructions=False, training_datasets=None,
         )  # fmt: skip
 
     def encode(self, inputs: Iterable[dict[str, Any]], **_: Any) -> np.ndarray:
         """Embeds the texts of all batches at once: packing wants many. Float32 [N, D]."""
-        return self._encode([text for batch in inputs for text in batch["text"]])
+        return self._encoder.encode([text for batch in inputs for text in batch["text"]])
 
     def similarity(self, a_ND: Any, b_MD: Any) -> torch.Tensor:
         """Cosines of all pairs, [N, M]."""
@@ -80,19 +70,15 @@ class MtebModel:
             return wrapper.search(queries, top_k=top_k, top_ranked=top_ranked, **more)
         ids, texts = self._corpus["id"], (_document(row) for row in self._corpus)
         shown = track(
-            self._stream(texts), "search the corpus", total=-(-len(ids) // TEXTS_AT_ONCE),
+            self._encoder.stream(texts), "search the corpus", total=-(-len(ids) // TEXTS_AT_ONCE),
             unit="blocks", records=len,
         )  # fmt: skip
-        score_QK, index_QK = stream_top_k(self._encode(list(queries["text"])), shown, top_k)
+        score_QK, index_QK = stream_top_k(self._encoder.encode(list(queries["text"])), shown, top_k)
         names = list(ids)
         return {
             query: {names[i]: float(s) for i, s in zip(found, scores, strict=True)}
             for query, found, scores in zip(queries["id"], index_QK, score_QK, strict=True)
         }
-
-    def _stream(self, texts: Iterator[str]) -> Iterator[np.ndarray]:
-        while part := list(islice(texts, TEXTS_AT_ONCE)):
-            yield self._encode(part)
 
 
 def _document(row: dict[str, Any]) -> str:
@@ -117,14 +103,4 @@ def open_model(path: Path, name: str = "") -> MtebModel:
     name = name or f"jina_jax/{path.absolute().name}"
     has_config = not is_run(path) and (path / CONFIG_FILE).is_file()
     is_bert = has_config and read_config(path).get("model_type") == "bert"
-    if is_bert:
-        bert = SentenceEncoder(path)
-        return MtebModel(
-            bert.encode, name, bert.sha256[:16], dimensions=bert.dimensions,
-            max_tokens=bert.max_tokens,
-        )  # fmt: skip
-    embedder = Embedder.load(path)
-    return MtebModel(
-        embedder.encode, name, embedder.identity()[:16], dimensions=embedder.dimensions,
-        max_tokens=embedder.max_tokens,
-    )  # fmt: skip
+    return MtebModel(SentenceEncoder(path) if is_bert else Embedder.load(path), name)

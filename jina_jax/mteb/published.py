@@ -1,4 +1,4 @@
-"""Published scores of other models on MTEB, and ours beside them."""
+"""Scores of a suite's tasks; published scores of other models, and ours beside them."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -9,9 +9,30 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jina_jax.errors import UserError
-from jina_jax.mteb.scores import TaskScore
 
-FILE = "published.json"
+
+class TaskScore(NamedTuple):
+    """A task's figures, in percent."""
+
+    group: str
+    task: str
+    measure: str
+    """What mteb takes as the task's score."""
+    score: float
+    """The mean over the splits and subsets that were run."""
+    map_at_10: float | None
+    """Of reranking."""
+    measures: dict[tuple[str, str], dict[str, float]]
+    """Split and subset → measure → value."""
+
+
+def averages(scores: Sequence[TaskScore]) -> dict[str, float]:
+    """Mean score of each group, in percent."""
+    groups = dict.fromkeys(s.group for s in scores)
+    return {g: float(np.mean([s.score for s in scores if s.group == g])) for g in groups}
+
+
+_FILE = "published.json"
 """Of this package: the figures, and where they were published."""
 COMPARISON_FILE = "comparison.json"
 """Of a folder of results: a `Comparison`."""
@@ -65,11 +86,11 @@ class Comparison(NamedTuple):
 
 def load_published() -> Published:
     """Reads the published figures of this package."""
-    text = resources.files("jina_jax.mteb").joinpath(FILE).read_text(encoding="utf-8")
-    found: dict[str, Any] = json.loads(text)
-    source = "{title}, {url}, commit {commit}, {date}".format(**found["source"])
-    scores = {name: model["scores"] for name, model in found["models"].items()}
-    return Published(source, found["notes"], found["tasks"], scores)
+    text = resources.files("jina_jax.mteb").joinpath(_FILE).read_text(encoding="utf-8")
+    published: dict[str, Any] = json.loads(text)
+    source = "{title}, {url}, commit {commit}, {date}".format(**published["source"])
+    scores = {name: model["scores"] for name, model in published["models"].items()}
+    return Published(source, published["notes"], published["tasks"], scores)
 
 
 def check_models(models: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from jina_jax.config import Suite
 from jina_jax.mteb.model import MtebModel
-from jina_jax.mteb.scores import TaskScore
+from jina_jax.mteb.published import TaskScore
 from jina_jax.mteb.tasks import suite_tasks
 from jina_jax.system.progress import say
 
@@ -34,7 +34,7 @@ def run_suite(
     """
     groups = suite_tasks(suite, mirror)
     cache = mteb.ResultCache(output)
-    found = []
+    scores = []
     count, number = sum(map(len, groups.values())), 0
     for group, tasks in groups.items():
         for task in tasks:
@@ -45,8 +45,8 @@ def run_suite(
                 overwrite_strategy=_strategy(cache, task, model),
             ).task_results[0]  # fmt: skip
             about = task.metadata
-            found.append(_score(group, about.name, about.type, about.main_score, result))
-    return found
+            scores.append(_score(group, about.name, about.type, about.main_score, result))
+    return scores
 
 
 def _strategy(cache: mteb.ResultCache, task: Any, model: MtebModel) -> str:

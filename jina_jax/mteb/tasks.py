@@ -1,15 +1,170 @@
-"""The tasks of a suite, from the hub or from a local mirror of it."""
+"""The tasks of a suite: mteb's own, from the hub or a local mirror, and sets of one's own."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import mteb
+import xxhash
+from datasets import Dataset
+from mteb import TaskMetadata
+from mteb.abstasks.abstask import AbsTask
+from mteb.abstasks.retrieval import AbsTaskRetrieval
+from mteb.abstasks.sts import AbsTaskSTS
 
-from jina_jax.config import Suite, SuiteTask
-from jina_jax.config.evaluate import set_problems
+from jina_jax.config import NegationSet, RerankingSet, RetrievalSet, StsSet, Suite, SuiteTask
+from jina_jax.config.evaluate import OwnSet, set_problems
 from jina_jax.errors import UserError
-from jina_jax.mteb.own import own_task
+from jina_jax.evaluate.negation import NegationTask, negation_scores, read_negation
+from jina_jax.evaluate.reranking import RerankingTask, read_reranking
+from jina_jax.evaluate.retrieval import RetrievalTask, read_retrieval, retrieval_files
+from jina_jax.evaluate.sts import StsTask, read_sts
+from jina_jax.sources.rows import evaluation_files
+from jina_jax.system.files import file_state, is_url
+from jina_jax.system.hashing import file_xxh3
+
+
+class _OwnSts(AbsTaskSTS):
+    """Pairs with scores; mteb correlates them with the cosines."""
+
+    read: StsTask
+
+    def load_data(self, num_proc: int | None = None, **_: Any) -> None:
+        left, right, score = self.read[1:]
+        self.min_score, self.max_score = min(score), max(score)
+        columns = {"sentence1": left, "sentence2": right, "score": score}
+        self.dataset = {"test": Dataset.from_dict(columns)}
+        self.data_loaded = True
+
+
+class _OwnRetrieval(AbsTaskRetrieval):
+    """Queries, a corpus to search and judgements."""
+
+    read: RetrievalTask
+
+    def load_data(self, num_proc: int | None = None, **_: Any) -> None:
+        queries, corpus = self.read.queries, self.read.corpus
+        self.dataset = {
+            "default": {
+                self.eval_splits[0]: {
+                    "corpus": _texts(list(corpus.ids), list(corpus.texts())),
+                    "queries": _texts(list(queries), list(queries.values())),
+                    "relevant_docs": self.read.relevant,
+                    "top_ranked": None,
+                }
+            }
+        }
+        self.data_loaded = True
+
+
+class _OwnReranking(AbsTaskRetrieval):
+    """Queries with passages of their own; from version 2 on mteb has them as retrieval too."""
+
+    read: RerankingTask
+
+    def load_data(self, num_proc: int | None = None, **_: Any) -> None:
+        # Of equal scores the later name comes first: an irrelevant one, as in our own measure.
+        passages = {
+            f"q{number}": {f"q{number}-a{i}": text for i, text in enumerate(one.positives)}
+            | {f"q{number}-b{i}": text for i, text in enumerate(one.negatives)}
+            for number, one in enumerate(self.read.queries)
+        }
+        corpus = {name: text for of in passages.values() for name, text in of.items()}
+        self.dataset = {
+            "default": {
+                "test": {
+                    "corpus": _texts(list(corpus), list(corpus.values())),
+                    "queries": _texts(list(passages), [one.query for one in self.read.queries]),
+                    "relevant_docs": {
+                        query: {name: int(name.startswith(f"{query}-a")) for name in of}
+                        for query, of in passages.items()
+                    },
+                    "top_ranked": {query: list(of) for query, of in passages.items()},
+                }
+            }
+        }
+        self.data_loaded = True
+
+
+class _OwnNegation(AbsTask):
+    """Triplets, of which `negation_scores` are taken: mteb has no class for them."""
+
+    read: NegationTask
+
+    def load_data(self, num_proc: int | None = None, **_: Any) -> None:
+        anchors, entailments, negatives = self.read[1:]
+        columns = {"anchor": anchors, "entailment": entailments, "negative": negatives}
+        self.dataset = {"test": Dataset.from_dict(columns)}
+        self.data_loaded = True
+
+    def _evaluate_subset(
+        self, model: Any, data_split: Dataset, *, encode_kwargs: Any, hf_split: str,
+        hf_subset: str, **_: Any,
+    ) -> dict[str, float]:  # fmt: skip
+        vectors = (
+            model.encode(
+                [{"text": list(data_split[name])}], task_metadata=self.metadata,
+                hf_split=hf_split, hf_subset=hf_subset, **encode_kwargs,
+            )
+            for name in ("anchor", "entailment", "negative")
+        )  # fmt: skip
+        return negation_scores(*vectors)
+
+    def _calculate_descriptive_statistics_from_split(self, split: str, **_: Any) -> Any:
+        triplets = self.dataset["test"]
+        texts = [text for name in triplets.column_names for text in triplets[name]]
+        return {"num_samples": len(triplets), "number_of_characters": sum(map(len, texts))}
+
+
+def _texts(ids: list[str], texts: list[str]) -> Dataset:
+    return Dataset.from_dict({"id": ids, "text": texts})
+
+
+_KINDS: dict[type, tuple[type[AbsTask], Callable[[Any], Any], str, str]] = {
+    StsSet: (_OwnSts, read_sts, "STS", "cosine_spearman"),
+    RetrievalSet: (_OwnRetrieval, read_retrieval, "Retrieval", "ndcg_at_10"),
+    RerankingSet: (_OwnReranking, read_reranking, "Reranking", "map_at_10"),
+    # The nearest of the kinds that mteb knows.
+    NegationSet: (_OwnNegation, read_negation, "PairClassification", "hard_negation"),
+}
+"""A set → its task, its reader, mteb's name of its kind, and what is taken as its score."""
+
+
+def own_task(config: OwnSet) -> AbsTask:
+    """Makes a task of a set. Its data are read and checked here, before any work.
+
+    The revision of its data is a hash of what the set says and of its files.
+
+    Raises: UserError as the readers of the sets do.
+    """
+    task_class, read, kind, measure = _KINDS[type(config)]
+    paths = list(_paths(config))
+    metadata = TaskMetadata(
+        name=config.name,
+        description=f"Own evaluation set {config.name}",
+        type=kind,
+        category="t2t",
+        eval_splits=[config.split if isinstance(config, RetrievalSet) else "test"],
+        eval_langs=["und-Latn"],
+        main_score=measure,
+        dataset={"path": paths[0], "revision": _revision(config, paths)},
+    )
+    # mteb has the metadata on the class, and takes those of an instance off after it ran.
+    members = {"metadata": metadata, "read": read(config)}
+    made: AbsTask = type(config.name, (task_class,), members)()
+    return made
+
+
+def _paths(config: OwnSet) -> Iterator[str]:
+    parts = retrieval_files(config) if isinstance(config, RetrievalSet) else (config,)
+    for part in parts:
+        yield from evaluation_files(part)
+
+
+def _revision(config: OwnSet, paths: list[str]) -> str:
+    states = [str(file_state(path)) if is_url(path) else file_xxh3(path) for path in paths]
+    return xxhash.xxh3_128_hexdigest(json.dumps([repr(config), states]).encode())
 
 
 def suite_tasks(suite: Suite, mirror: Path | None) -> dict[str, list[Any]]:

@@ -22,12 +22,11 @@ from jina_jax.negation.endpoint import Endpoint
 from jina_jax.negation.paraphrase import paraphrase
 from jina_jax.negation.rules import negate
 from jina_jax.sources.read import FILE_KINDS, matched_files, read_source
-from jina_jax.system.atomic import atomic_file, join_files, write_atomically
+from jina_jax.system.atomic import join_files, write_atomically, write_json, write_jsonl
 from jina_jax.system.files import file_state
 from jina_jax.system.hashing import content_key
 from jina_jax.system.progress import say, track
-from jina_jax.system.untrusted import from_json
-from jina_jax.system.workspace import Workspace, discard_leftovers, workspace
+from jina_jax.system.workspace import Workspace, finished_report, workspace
 from jina_jax.text.identity import text_hash
 from jina_jax.types import BadRecord
 
@@ -92,7 +91,11 @@ def build_negations(
     out = out.absolute()
     options = _options(config)
     identity = content_key(RULES_VERSION, options, [_source_key(s) for s in sources])
-    if (before := _already_built(identity, out)) is not None:
+    before = finished_report(
+        NegationReport, out / REPORT_FILE, identity, nothing="no negations",
+        other=lambda _: "was built with other options or input", field="negation.output_dir",
+    )  # fmt: skip
+    if before is not None:
         say(f"{out} already holds what this configuration builds", enabled=progress)
         return before
     with workspace(out, identity) as space:
@@ -105,8 +108,7 @@ def build_negations(
         else:
             built = [_build(s, config, space, None, progress) for s in sources]
         report = NegationReport(identity, options, tuple(built))
-        text = json.dumps(dataclasses.asdict(report), indent=1, ensure_ascii=False)
-        write_atomically(space.result / REPORT_FILE, f"{text}\n".encode())
+        write_json(space.result / REPORT_FILE, dataclasses.asdict(report))
     return report
 
 
@@ -143,25 +145,6 @@ def _source_key(source: SourceConfig) -> list[Any]:
     ]
 
 
-def _already_built(identity: str, out: Path) -> NegationReport | None:
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return None
-    path = out / REPORT_FILE
-    if not path.is_file():
-        raise UserError(f"{out} exists and holds no negations: give another negation.output_dir")
-    try:
-        found = from_json(NegationReport, json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({error}): delete {out} to build again") from error
-    if found.identity != identity:
-        raise UserError(
-            f"{out} was built with other options or input: give another negation.output_dir, or "
-            f"delete it"
-        )
-    discard_leftovers(out)
-    return found
-
-
 def _texts_to_ask(source: SourceConfig) -> Iterator[str]:
     """The positives of the pairs of a source; of triplets nothing is asked."""
     for record in () if source.negative_field else read_source(source):
@@ -185,8 +168,10 @@ def _build(
             bad = [record for record in part if isinstance(record, BadRecord)]
             good = [record[:-1] for record in part if not isinstance(record, BadRecord)]
             made = [_checked(m, config) for m in _make(good, endpoint)]
-            _write_lines([m for m in made if not m.reason], space.work / f"{stem}.jsonl")
-            _write_lines([m for m in made if m.reason], space.work / f"{stem}.rejected.jsonl")
+            for ending, is_rejected in (("jsonl", False), ("rejected.jsonl", True)):
+                chosen = (m._asdict().items() for m in made if bool(m.reason) == is_rejected)
+                rows = ({name: value for name, value in row if value} for row in chosen)
+                write_jsonl(space.work / f"{stem}.{ending}", rows)
             counts = {
                 "bad": Counter(record.reason for record in bad),
                 "rejected": Counter(m.reason for m in made if m.reason),
@@ -237,10 +222,3 @@ def _by_rules(query: str, positive: str) -> _Made:
 
 def _checked(made: _Made, config: NegationConfig) -> _Made:
     return made if made.reason else made._replace(reason=flaw(*made[:3], config.check))
-
-
-def _write_lines(rows: Sequence[_Made], path: Path) -> None:
-    with atomic_file(path) as part, part.open("w", encoding="utf-8") as file:
-        for row in rows:
-            values = {name: value for name, value in row._asdict().items() if value}
-            file.write(json.dumps(values, ensure_ascii=False) + "\n")

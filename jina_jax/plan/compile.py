@@ -17,12 +17,65 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from jina_jax.config import RunConfig
-from jina_jax.plan.batch_shape import BatchShape
+import numpy as np
+
+from jina_jax.config import FeedConfig, RunConfig
+from jina_jax.errors import UserError
+from jina_jax.feed.packing import bucket_rows, place
+from jina_jax.model.flops import Work
 from jina_jax.plan.topology import LOCAL, find_topology
 from jina_jax.system.processes import die_with_parent
 
 _UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """A global batch of pairs or triplets whose texts all have their column's length."""
+
+    pairs: int
+    lengths: tuple[int, ...]
+    """Tokens of a query, of a positive and of each hard negative."""
+    rows: int
+    row_tokens: int
+
+    @property
+    def negatives(self) -> int:
+        """Hard negatives of a record."""
+        return len(self.lengths) - 2
+
+    @property
+    def texts(self) -> Work:
+        """Real tokens, and the positions that attention within texts scores."""
+        return Work(self.pairs * sum(self.lengths), self.pairs * sum(n * n for n in self.lengths))
+
+    @property
+    def computed(self) -> Work:
+        """The rows as they are, padding included."""
+        return Work.of_rows(self.rows, self.row_tokens)
+
+
+def batch_shape(feed: FeedConfig, tokens: int, negatives: int = 0) -> BatchShape:
+    """The batch of texts of a length, packed as the feed does.
+
+    Args:
+      feed: batch size, limits and packing.
+      tokens: of each text; 0 takes texts at the feed's limits.
+      negatives: hard negatives of each record.
+    Raises: UserError when a number is negative.
+    """
+    for name, value in (("tokens", tokens), ("negatives", negatives)):
+        if value < 0:
+            raise UserError(f"--{name} {value} must not be negative")
+    limits = (feed.query_tokens, *[feed.positive_tokens] * (1 + negatives))
+    lengths = tuple(min(tokens or limit, limit) for limit in limits)
+    placement = place(
+        np.tile(lengths, feed.global_batch_size),
+        row_tokens=feed.row_tokens,
+        texts_per_row=feed.texts_per_row,
+    )
+    rows = bucket_rows(placement.num_rows, feed.rows_multiple)
+    return BatchShape(feed.global_batch_size, lengths, rows, feed.row_tokens)
 
 
 @dataclass(frozen=True)
@@ -96,8 +149,7 @@ def compile_step(request: Request, progress: Callable[[str], None]) -> Compiled:
     import jax
 
     from jina_jax.devices.mesh import check_divides, local_memory_bytes, make_mesh
-    from jina_jax.plan.hlo import parse
-    from jina_jax.plan.traffic import measure
+    from jina_jax.plan.traffic import measure, parse
     from jina_jax.train.step import make_train_step
 
     mesh = make_mesh(request.config.mesh, topology_devices(request.topology))
@@ -163,8 +215,6 @@ def main() -> int:
     def reply(kind: str, value: Any) -> None:
         replies.write(json.dumps({kind: value}) + "\n")
         replies.flush()
-
-    from jina_jax.errors import UserError
 
     request = pickle.load(sys.stdin.buffer)  # noqa: S301  Of the process that started this one.
     try:

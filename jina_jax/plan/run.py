@@ -1,21 +1,83 @@
 """`jina-jax plan`: does a run fit a machine, how long would it take at best, what would it cost?"""
 
 import dataclasses
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from jina_jax.config import RunConfig
+from jina_jax.config import RunConfig, T5Config
 from jina_jax.devices.accelerators import Accelerator, accelerator
 from jina_jax.devices.out_of_memory import remedies
 from jina_jax.errors import UserError
 from jina_jax.model.flops import StepFlops, step_flops
-from jina_jax.plan import cache
-from jina_jax.plan.batch_shape import BatchShape, batch_shape
-from jina_jax.plan.child import run_compile
-from jina_jax.plan.compile import Compiled, Request
-from jina_jax.plan.roofline import Roofline, roofline
+from jina_jax.plan.compile import BatchShape, Compiled, Request, batch_shape
+from jina_jax.plan.compiler import load_compiled, run_compile, store_compiled
 from jina_jax.plan.topology import LOCAL, find_topology
 from jina_jax.plan.traffic import BETWEEN_SLICES
 from jina_jax.system.progress import say
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """A bound, never a measurement: each resource at its peak, all of them at the same time."""
+
+    times_s: dict[str, float]
+    """Resource → the shortest time that a step needs of it; 0 where it needs none."""
+    model_flops_per_s_at_peak: float
+    """Of all devices, in the model's dtype."""
+    model_flops: int
+
+    @property
+    def step_s(self) -> float:
+        """No step is shorter."""
+        return max(self.times_s.values())
+
+    @property
+    def bound(self) -> str:
+        """What takes longest."""
+        return max(self.times_s, key=lambda name: self.times_s[name])
+
+    @property
+    def mfu(self) -> float:
+        """No step reaches a greater share of the peak with what the model must compute."""
+        return self.model_flops / self.step_s / self.model_flops_per_s_at_peak
+
+
+def roofline(
+    flops: StepFlops,
+    model: T5Config,
+    known: Accelerator,
+    *,
+    devices: int,
+    hbm_bytes: float,
+    received_bytes: float,
+    between_slices_bytes: float = 0.0,
+) -> Roofline:
+    """The roofline of a step.
+
+    Args:
+      flops: operations of all devices; the loss is computed in float32 at the highest precision.
+      model: its dtype chooses the peak.
+      known: what a device can do.
+      devices: that share the work evenly.
+      hbm_bytes: read and written by one device.
+      received_bytes: over the interconnect, by one device.
+      between_slices_bytes: from other slices, by one device.
+    """
+    peak = devices * known.flops_per_s(model.compute_dtype)
+    encoder_s = (flops.hardware - flops.loss) / peak
+    loss_s = flops.loss / (devices * known.highest_flops_per_s)
+    return Roofline(
+        times_s={
+            "compute": encoder_s + loss_s,
+            "HBM": hbm_bytes / known.hbm_bytes_per_s,
+            "interconnect": received_bytes / known.interconnect_bytes_per_s,
+            "network between slices": between_slices_bytes
+            / (known.network_bytes_per_s or math.inf),
+        },
+        model_flops_per_s_at_peak=peak,
+        model_flops=flops.model,
+    )
 
 
 @dataclass(frozen=True)
@@ -112,10 +174,10 @@ def _plan(config: RunConfig, options: PlanOptions, remedy: str) -> Plan:
         negatives = config.data.negatives_per_record if has_triplets else 0
     shape = batch_shape(config.feed, options.tokens, negatives)
     request = Request(config, shape, options.topology)
-    compiled = None if options.fresh else cache.load(request)
+    compiled = None if options.fresh else load_compiled(request)
     if compiled is None:
         compiled = run_compile(request, timeout_s=options.timeout_s)
-        cache.store(request, compiled)
+        store_compiled(request, compiled)
     available = compiled.available_bytes
     if options.topology != LOCAL:
         available = available or find_topology(options.topology).family.usable_hbm_bytes or 0
@@ -132,3 +194,106 @@ def _flops(config: RunConfig, shape: BatchShape) -> StepFlops:
         cuts=config.loss.matryoshka_dims,
         encoded_again=config.train.encoded_again,
     )  # fmt: skip
+
+
+_GIB = 2**30
+
+CAVEAT = (
+    "The memory is the compiler's own figure. The roofline is no measurement: it takes published\n"
+    "peaks, every resource at its peak and all at the same time; no run is faster, and most are\n"
+    "slower. `jina-jax train` logs what is measured."
+)
+
+
+def report(plans: list[Plan], options: PlanOptions) -> str:
+    """The plan asked for, the remedies tried, and the roofline of the one that fits."""
+    first, last = plans[0], plans[-1]
+    lines = [_title(first), *_memory(first)]
+    for tried in plans[1:]:
+        fits = "fits" if tried.compiled.fits else "does not fit either"
+        lines.append(f"  with {tried.remedy}: {fits}, {_needs(tried)}")
+    if not last.compiled.fits:
+        lines.append("  nothing that was tried fits: take a larger slice")
+        return "\n".join(lines)
+    if len(plans) > 1:
+        lines += [f"\nwith {last.remedy}:", *_memory(last)]
+    lines += [*_work(last), *_collectives(last), *_times(last, options)]
+    return "\n".join(lines)
+
+
+def _title(plan: Plan) -> str:
+    texts = " + ".join(str(n) for n in plan.shape.lengths)
+    records = "records" if plan.shape.negatives else "pairs"
+    return (
+        f"{plan.config.name} on {plan.topology} ({plan.compiled.devices} × "
+        f"{plan.compiled.device_kind}): {plan.shape.pairs:,} {records} of {texts} tokens a step, "
+        f"in {plan.shape.rows:,} rows of {plan.shape.row_tokens}"
+    )
+
+
+def _needs(plan: Plan) -> str:
+    needed = plan.compiled.needed_bytes / _GIB
+    return f"{needed:.2f} GiB of {plan.available_bytes / _GIB:.2f} GiB a device"
+
+
+def _memory(plan: Plan) -> Iterator[str]:
+    compiled = plan.compiled
+    if not compiled.fits:
+        yield f"  memory        does not fit: {_needs(plan)}"
+        return
+    yield (
+        f"  memory        fits: {_needs(plan)} (arguments {compiled.argument_bytes / _GIB:.2f}, "
+        f"temporaries {compiled.temporary_bytes / _GIB:.2f}, "
+        f"output {compiled.output_bytes / _GIB:.2f})"
+    )
+
+
+def _work(plan: Plan) -> Iterator[str]:
+    flops = plan.flops
+    yield (
+        f"  model FLOPs   {flops.model / 1e12:,.1f} TFLOP a step, {flops.text / flops.model:.0%} "
+        f"of it for text; {flops.hardware / 1e12:,.1f} with what is computed again"
+    )
+
+
+def _collectives(plan: Plan) -> Iterator[str]:
+    compiled = plan.compiled
+    for kind in sorted(compiled.collective_bytes, key=lambda k: -compiled.collective_bytes[k]):
+        yield (
+            f"  {kind:<20}{compiled.collective_bytes[kind] / 1e6:,.1f} MB received a device a "
+            f"step, in {compiled.collective_count[kind]:,}"
+        )
+    if compiled.unknown_loops:
+        yield (
+            f"  {compiled.unknown_loops} loops of unknown length count once: bytes of HBM and of "
+            f"collectives are too low"
+        )
+
+
+def _times(plan: Plan, options: PlanOptions) -> Iterator[str]:
+    bound = plan.roofline
+    if bound is None:
+        yield f"  no roofline: the peaks of {plan.compiled.device_kind} are not known"
+        return
+    pairs_per_s = plan.shape.pairs / bound.step_s
+    shown = [
+        f"{name} {time_s * 1e3:,.1f}"
+        for name, time_s in bound.times_s.items()
+        if time_s or name != "network between slices"
+    ]
+    yield (
+        f"  roofline      {bound.step_s * 1e3:,.1f} ms a step at best, bound by {bound.bound} "
+        f"({', '.join(shown)})"
+    )
+    yield f"                {pairs_per_s:,.0f} pairs/s and MFU {bound.mfu:.0%} at most"
+    if options.pairs:
+        hours = options.pairs / pairs_per_s / 3600
+        chip_hours = hours * plan.compiled.devices
+        text = (
+            f"  {options.pairs:,.0f} pairs: at least {hours:,.2f} h, {chip_hours:,.1f} chip-hours"
+        )
+        if options.price_per_chip_hour:
+            cost = chip_hours * options.price_per_chip_hour
+            text += f", {cost:,.2f} at {options.price_per_chip_hour:g} a chip-hour"
+        yield text
+    yield CAVEAT

@@ -7,6 +7,7 @@ import numpy as np
 
 from jina_jax.errors import UserError
 from jina_jax.shards.manifest import ScoreHistogram
+from jina_jax.system.plots import save_figure, style
 
 _BARS = " ▁▂▃▄▅▆▇█"
 
@@ -51,16 +52,14 @@ def plot_histograms(histograms: Histograms, path: Path) -> None:
         raise UserError(f"cannot draw into {path}: give a name that ends in .png, .svg or .pdf")
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 2.4 * len(histograms)), layout="constrained")
-    axes = figure.subplots(len(histograms), squeeze=False)[:, 0]
-    for axis, ((source, stage), h) in zip(axes, histograms.items(), strict=True):
-        edges = np.linspace(h.low, h.high, len(h.kept) + 1)
-        widths = np.diff(edges)
-        axis.bar(edges[:-1], h.kept, widths, align="edge", label="kept", color="tab:blue")
-        axis.bar(
-            edges[:-1], h.dropped, widths, align="edge", bottom=h.kept, label="dropped",
-            color="tab:orange",
-        )  # fmt: skip
-        axis.set(title=f"{source}: {stage}", xlabel="score", ylabel="records", yscale="symlog")
-        axis.legend()
-    figure.savefig(path, dpi=120)
+    with style():
+        figure = Figure(figsize=(8, 2.4 * len(histograms)))
+        axes = figure.subplots(len(histograms), squeeze=False)[:, 0]
+        for axis, ((source, stage), h) in zip(axes, histograms.items(), strict=True):
+            edges = np.linspace(h.low, h.high, len(h.kept) + 1)
+            widths = np.diff(edges)
+            axis.bar(edges[:-1], h.kept, widths, align="edge", label="kept")
+            axis.bar(edges[:-1], h.dropped, widths, align="edge", bottom=h.kept, label="dropped")
+            axis.set(title=f"{source}: {stage}", xlabel="score", ylabel="records", yscale="symlog")
+            axis.legend()
+    save_figure(figure, path, dpi=120)

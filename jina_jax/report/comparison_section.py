@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from jina_jax.report.drawing import Line, bars, curves
 from jina_jax.report.evaluation_section import KINDS, measure_file_name, measure_words
 from jina_jax.report.facts import RunFacts
-from jina_jax.report.parts import About, Group, Plot, Section, Table
+from jina_jax.report.parts import About, Group, Line, Plot, Section, Table, bars
 from jina_jax.report.setup_section import changed_fields
-from jina_jax.report.training_section import LEARNING, SPEED, line
+from jina_jax.report.training_section import LEARNING, SPEED, draw_curve, line
 
 
 def comparison_section(runs: list[RunFacts]) -> Section:
@@ -32,13 +31,13 @@ def _values(run: RunFacts) -> dict[str, float]:
 
 
 def _scores(runs: Sequence[RunFacts]) -> Iterator[Plot]:
-    found = {run.name: _values(run) for run in runs}
-    keys = list(dict.fromkeys(key for values in found.values() for key in values))
+    by_run = {run.name: _values(run) for run in runs}
+    keys = list(dict.fromkeys(key for values in by_run.values() for key in values))
     measures = dict.fromkeys((k.split("/")[0], k.split("/")[2]) for k in keys)
     for kind, measure in measures:
         tasks = [k.split("/")[1] for k in keys if k.startswith(f"{kind}/") and k.endswith(measure)]
         values: dict[str, Mapping[str, float | None]] = {
-            task: {name: v.get(f"{kind}/{task}/{measure}") for name, v in found.items()}
+            task: {name: v.get(f"{kind}/{task}/{measure}") for name, v in by_run.items()}
             for task in tasks
         }
         title = f"{KINDS[kind]}: {measure_words(measure)}"
@@ -70,8 +69,4 @@ def _curves(runs: Sequence[RunFacts]) -> Iterator[Plot]:
     for curve in (*LEARNING, *SPEED):
         metric = next(iter(curve.lines.values()))
         lines: dict[str, Line] = {run.name: line(run.metrics, metric, curve.scale) for run in runs}
-        if lines := {name: found for name, found in lines.items() if found[0]}:
-            yield curves(
-                About(f"comparison-{curve.name}", curve.title, f"{curve.title} of each run."),
-                lines, y_label=curve.unit, log=curve.log, from_zero=curve.from_zero,
-            )  # fmt: skip
+        yield from draw_curve(curve, lines, "comparison", "each run")

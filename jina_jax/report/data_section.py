@@ -8,9 +8,18 @@ import numpy as np
 from jina_jax.config import RunConfig
 from jina_jax.prepare.explain import score_histograms
 from jina_jax.prepare.ledger import ledger_counts, ledger_samples
-from jina_jax.report.drawing import histogram, stacked
 from jina_jax.report.facts import RunFacts
-from jina_jax.report.parts import About, Group, Plot, Sample, Samples, Section, Table
+from jina_jax.report.parts import (
+    About,
+    Group,
+    Plot,
+    Sample,
+    Samples,
+    Section,
+    Table,
+    histogram,
+    stacked,
+)
 from jina_jax.shards.array_record import ShardSet
 from jina_jax.shards.manifest import LEDGER_FILE, Manifest, SourceSummary
 
@@ -98,7 +107,7 @@ def _stages(manifest: Manifest) -> Table:
 def _leaks(manifest: Manifest) -> Iterator[Group]:
     if manifest.leaks:
         columns = ("texts", "texts_found", "records_dropped")
-        rows = [[t, *[f"{found[c]:,}" for c in columns]] for t, found in manifest.leaks.items()]
+        rows = [[t, *[f"{leak[c]:,}" for c in columns]] for t, leak in manifest.leaks.items()]
         header = ["evaluation set", "texts", "found in the sources", "records dropped"]
         yield Group("Evaluation sets found in the data", [Table("Leaks", header, rows)])
 

@@ -2,13 +2,11 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from jina_jax.ablate.report import AblationReport, mean_and_spread
-from jina_jax.ablate.table import ablation_tables
-from jina_jax.evaluate.averages import Results
+from jina_jax.ablate.report import AblationReport, ablation_tables, mean_and_spread
+from jina_jax.evaluate.results import Results
 from jina_jax.mteb.published import Comparison
-from jina_jax.report.drawing import Line, bars, curves
 from jina_jax.report.facts import RunFacts
-from jina_jax.report.parts import About, Group, Plot, Section, Table
+from jina_jax.report.parts import About, Group, Line, Plot, Section, Table, Tile, bars, curves
 
 KINDS = {
     "retrieval": "Retrieval of held-out pairs",
@@ -50,11 +48,11 @@ def _after(results: Results, key: str) -> Iterator[Plot | Table]:
     shown = tasks if len(tasks) == 1 else [*tasks, "average"]
     measures = list(next(iter(results[shown[0]].values())))
     for measure in measures:
-        values = {
+        by_task = {
             task: {
-                SYSTEMS.get(system, system): 100 * found[measure]
-                for system, found in results[task].items()
-                if measure in found
+                SYSTEMS.get(system, system): 100 * values[measure]
+                for system, values in results[task].items()
+                if measure in values
             }
             for task in shown
         }
@@ -63,7 +61,7 @@ def _after(results: Results, key: str) -> Iterator[Plot | Table]:
                 f"{key}-{measure_file_name(measure)}", measure_words(measure),
                 f"{measure_words(measure)} of each task, before and after training.",
             ),
-            values, x_label="%",
+            by_task, x_label="%",
         )  # fmt: skip
 
 
@@ -89,12 +87,12 @@ def _during(evaluations: Sequence[Mapping[str, float]], kind: str, key: str) -> 
         )  # fmt: skip
 
 
-def _beside_published(found: Comparison, name: str, key: str) -> Group:
+def _beside_published(comparison: Comparison, name: str, key: str) -> Group:
     """Averages as bars, all tasks as a table."""
-    models = list(dict.fromkeys(model for row in found.rows for model in row.published))
+    models = list(dict.fromkeys(model for row in comparison.rows for model in row.published))
     # A model without some of the tasks has another mean of ours beside it: then each has its own.
     values: dict[str, dict[str, float | None]] = {}
-    for mean in found.means:
+    for mean in comparison.means:
         values.setdefault(f"{mean.group} ({mean.tasks})", {}).setdefault(name, mean.ours)
         values[f"{mean.group} ({mean.tasks})"][mean.model] = mean.published
     parts: list[Plot | Table] = []
@@ -107,11 +105,11 @@ def _beside_published(found: Comparison, name: str, key: str) -> Group:
     rows = [
         [f"{row.group} · {row.task} · {row.measure}", f"{row.ours:.2f}",
          *[f"{row.published[m]:.2f}" if m in row.published else "" for m in models]]
-        for row in found.rows
+        for row in comparison.rows
     ]  # fmt: skip
     parts.append(Table("Task by task", ["task", name, *models], rows))
-    sources = dict.fromkeys(row.source for row in found.rows if row.source)
-    text = " ".join([f"Published: {'; '.join(sources)}."] * bool(sources) + found.notes)
+    sources = dict.fromkeys(row.source for row in comparison.rows if row.source)
+    text = " ".join([f"Published: {'; '.join(sources)}."] * bool(sources) + comparison.notes)
     return Group("MTEB", parts, text)
 
 
@@ -130,16 +128,16 @@ def ablation_section(report: AblationReport, key: str) -> Section:
     """The chapter of an ablation."""
     parts: list[Plot | Table] = []
     for measure in report.arms[0].measures:
-        found = {arm.name: mean_and_spread(arm.measures[measure]) for arm in report.arms}
+        by_arm = {arm.name: mean_and_spread(arm.measures[measure]) for arm in report.arms}
         parts.append(
             bars(
                 About(
                     f"{key}-{measure_file_name(measure)}", measure_words(measure),
                     f"{measure_words(measure)} of each arm: mean and deviation of the seeds.",
                 ),
-                {arm: {"mean": 100 * mean} for arm, (mean, _) in found.items()}, x_label="%",
+                {arm: {"mean": 100 * mean} for arm, (mean, _) in by_arm.items()}, x_label="%",
                 digits=2,
-                spreads={arm: {"mean": 100 * s} for arm, (_, s) in found.items()}
+                spreads={arm: {"mean": 100 * s} for arm, (_, s) in by_arm.items()}
                 if len(report.seeds) > 1
                 else None,
             )
@@ -150,3 +148,51 @@ def ablation_section(report: AblationReport, key: str) -> Section:
     seeds = "one seed" if len(report.seeds) == 1 else f"{len(report.seeds)} seeds"
     text = f"The same run with a few fields changed in each arm, {seeds}; all measured alike."
     return Section(key, f"Ablation: {report.name}", text, [Group("Arms", parts)])
+
+
+_HEADLINES = {
+    "retrieval": "ndcg@10",
+    "sts": "spearman",
+    "reranking": "map@10",
+    "negation": "hard_negation",
+}
+"""Kind of results → the measure that stands for it."""
+
+
+def summary(runs: Sequence[RunFacts]) -> list[Group]:
+    """The figures of each run, under its name."""
+    return [Group(run.name, list(_of_run(run))) for run in runs]
+
+
+def _of_run(run: RunFacts) -> Iterator[Tile]:
+    if run.manifest is not None:
+        read = sum(source.read for source in run.manifest.sources)
+        yield Tile(
+            "records trained on", f"{run.manifest.train_records:,}",
+            f"of {read:,} read from {len(run.manifest.sources)} source"
+            f"{'s' if len(run.manifest.sources) > 1 else ''}",
+        )  # fmt: skip
+    if run.metrics:
+        last = run.metrics[-1]
+        yield Tile(
+            "steps", f"{last['step']:,}",
+            f"of {run.config.train.num_steps:,}, {run.config.feed.global_batch_size:,} each",
+        )  # fmt: skip
+        yield Tile(
+            "loss at the end", f"{last['loss']:.3f}", f"{run.metrics[0]['loss']:.3f} at first"
+        )
+    for kind in KINDS:
+        yield from _headline(run, kind)
+
+
+def _headline(run: RunFacts, kind: str) -> Iterator[Tile]:
+    results, measure = run.results.get(kind, {}), _HEADLINES[kind]
+    of = results.get("average") or next(iter(results.values()), {})
+    if measure not in of.get("trained", {}):
+        return
+    before = of.get("untrained", {}).get(measure)
+    note = "" if before is None else f"{100 * before:.1f} before training"
+    yield Tile(
+        f"{measure_words(measure)}, {KINDS[kind].lower()}", f"{100 * of['trained'][measure]:.1f}%",
+        note,
+    )  # fmt: skip

@@ -12,7 +12,7 @@ from jina_jax.checkpoint.trained import STARTS_FILE, is_run
 from jina_jax.config import RunConfig
 from jina_jax.config.files import RUN_FILE, read_run
 from jina_jax.errors import UserError
-from jina_jax.evaluate.averages import Results
+from jina_jax.evaluate.results import Results
 from jina_jax.evaluate.run import RESULT_FILES
 from jina_jax.mteb.published import COMPARISON_FILE, Comparison
 from jina_jax.shards.manifest import MANIFEST_FILE, Manifest, load_manifest

@@ -4,9 +4,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jina_jax.report.drawing import Line, bars, curves, stacked
 from jina_jax.report.facts import RunFacts
-from jina_jax.report.parts import About, Group, Plot, Section, Table
+from jina_jax.report.parts import About, Group, Line, Plot, Section, Table, bars, curves, stacked
 
 
 class Curve(NamedTuple):
@@ -87,8 +86,8 @@ def training_section(run: RunFacts, key: str, title: str) -> Section | None:
 
 def line(metrics: Sequence[Mapping[str, Any]], name: str, scale: float = 1.0) -> Line:
     """Steps and values of a metric, where it was written and is a number."""
-    there = [m for m in metrics if m.get(name) is not None and math.isfinite(m[name])]
-    points = [(m["step"], scale * m[name]) for m in there]
+    written = [m for m in metrics if m.get(name) is not None and math.isfinite(m[name])]
+    points = [(m["step"], scale * m[name]) for m in written]
     return [x for x, _ in points], [y for _, y in points]
 
 
@@ -97,16 +96,28 @@ def _plots(
 ) -> Iterator[Plot]:
     for curve in wanted:
         lines = {n: line(metrics, metric, curve.scale) for n, metric in curve.lines.items()}
-        if lines := {name: found for name, found in lines.items() if found[0]}:
-            yield _curves(curve, lines, key)
+        yield from _draw(curve, lines, key)
 
 
-def _curves(curve: Curve, lines: Mapping[str, Line], key: str) -> Plot:
-    ends = ", ".join(f"{name} {y[0]:.4g} to {y[-1]:.4g}" for name, (_, y) in lines.items())
-    return curves(
-        About(f"{key}-{curve.name}", curve.title, f"{curve.title}, first to last: {ends}."),
-        lines, y_label=curve.unit, log=curve.log, from_zero=curve.from_zero,
-    )  # fmt: skip
+def _draw(curve: Curve, lines: Mapping[str, Line], key: str) -> Iterator[Plot]:
+    ends = ", ".join(f"{name} {y[0]:.4g} to {y[-1]:.4g}" for name, (_, y) in lines.items() if y)
+    yield from draw_curve(curve, lines, key, f"first to last: {ends}")
+
+
+def draw_curve(curve: Curve, lines: Mapping[str, Line], key: str, says: str) -> Iterator[Plot]:
+    """A plot of the lines that have points; none where no line has.
+
+    Args:
+      curve: title and axes.
+      lines: by their names in the legend.
+      key: beginning of the plot's name.
+      says: what the plot shows, after its title.
+    """
+    if drawn := {name: points for name, points in lines.items() if points[0]}:
+        yield curves(
+            About(f"{key}-{curve.name}", curve.title, f"{curve.title}, {says}."), drawn,
+            y_label=curve.unit, log=curve.log, from_zero=curve.from_zero,
+        )  # fmt: skip
 
 
 def _sources(last: Mapping[str, Any]) -> list[str]:
@@ -116,20 +127,23 @@ def _sources(last: Mapping[str, Any]) -> list[str]:
 def _mixture(run: RunFacts, key: str) -> Iterator[Plot | Table]:
     last = run.metrics[-1]
     names = _sources(last)
-    told = ("share", "asked_share", "batches", "records", "epochs")
-    of = {name: {what: last[f"source/{name}/{what}"] for what in told} for name in names}
+    metrics = ("share", "asked_share", "batches", "records", "epochs")
+    by_source = {n: {m: last[f"source/{n}/{m}"] for m in metrics} for n in names}
     yield bars(
         About(
             f"{key}-mixture", "Share of the batches, asked and drawn",
             "For each source, the share of batches that the weights ask for and the share drawn.",
         ),
-        {n: {"asked": 100 * v["asked_share"], "drawn": 100 * v["share"]} for n, v in of.items()},
+        {
+            name: {"asked": 100 * values["asked_share"], "drawn": 100 * values["share"]}
+            for name, values in by_source.items()
+        },
         x_label="% of the batches",
     )  # fmt: skip
     rows = [
         [n, f"{v['batches']:,}", f"{v['records']:,}", f"{v['epochs']:.2f}",
          f"{100 * v['asked_share']:.2f}%", f"{100 * v['share']:.2f}%"]
-        for n, v in of.items()
+        for n, v in by_source.items()
     ]  # fmt: skip
     yield Table(
         "What was drawn", ["source", "batches", "records", "epochs", "asked", "drawn"], rows
@@ -141,8 +155,7 @@ def _of_sources(metrics: Sequence[Mapping[str, Any]], key: str) -> Iterator[Plot
     for curve in OF_SOURCES:
         metric = curve.lines[""]
         lines = {n: line(metrics, f"source/{n}/{metric}", curve.scale) for n in names}
-        if lines := {name: found for name, found in lines.items() if found[0]}:
-            yield _curves(curve, lines, key)
+        yield from _draw(curve, lines, key)
 
 
 def _goodput(last: Mapping[str, Any], key: str) -> Iterator[Plot]:

@@ -13,12 +13,20 @@ import jinja2
 
 from jina_jax.report.comparison_section import comparison_section
 from jina_jax.report.data_section import data_section
-from jina_jax.report.drawing import SERIES, inline_svg, write_files
-from jina_jax.report.evaluation_section import ablation_section, evaluation_section
+from jina_jax.report.evaluation_section import ablation_section, evaluation_section, summary
 from jina_jax.report.facts import RunFacts, read_ablation, read_facts, with_earlier_phases
-from jina_jax.report.parts import Code, Group, Plot, Samples, Section, Table
+from jina_jax.report.parts import (
+    SERIES,
+    Code,
+    Group,
+    Plot,
+    Samples,
+    Section,
+    Table,
+    inline_svg,
+    write_files,
+)
 from jina_jax.report.setup_section import setup_section
-from jina_jax.report.summary import summary
 from jina_jax.report.training_section import training_section
 from jina_jax.system.atomic import write_atomically
 
@@ -40,7 +48,9 @@ def write_report(run_paths: Sequence[Path], ablation_paths: Sequence[Path], outp
     sections = [comparison_section(runs)] if len(runs) > 1 else []
     if len(runs) == 1:
         runs = with_earlier_phases(runs[0])
-    sections += [section for n, run in enumerate(runs, 1) for section in _of_run(run, n, len(runs))]
+    sections += [
+        section for n, run in enumerate(runs, 1) for section in _chapters(run, n, len(runs))
+    ]
     reports = [read_ablation(path) for path in ablation_paths]
     sections += [ablation_section(report, f"ablation-{n}") for n, report in enumerate(reports, 1)]
     if runs:
@@ -53,16 +63,16 @@ def write_report(run_paths: Sequence[Path], ablation_paths: Sequence[Path], outp
     return output / PAGE_FILE
 
 
-def _of_run(run: RunFacts, number: int, count: int) -> list[Section]:
+def _chapters(run: RunFacts, number: int, count: int) -> list[Section]:
     """The chapters of a run, with its name where there are several."""
     of = f": {run.name}" if count > 1 else ""
     key = f"-{number}" if count > 1 else ""
-    found = (
+    chapters = (
         data_section(run, f"data{key}", f"Data{of}"),
         training_section(run, f"training{key}", f"Training{of}"),
         evaluation_section(run, f"evaluation{key}", f"Evaluation{of}"),
     )
-    return [section for section in found if section is not None]
+    return [section for section in chapters if section is not None]
 
 
 def _write_plots(sections: Sequence[Section], folder: Path) -> None:

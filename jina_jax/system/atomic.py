@@ -4,12 +4,14 @@ A file's bytes are synced before it gets its name, and the folder after, so that
 written before a marker is found wherever the marker is, even when the machine lost its power.
 """
 
+import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -53,6 +55,17 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Writes a small file that survives whatever happens next, or leaves the old one."""
     with atomic_file(path) as part:
         part.write_bytes(content)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_atomically` of a JSON value, for people to read."""
+    write_atomically(path, f"{json.dumps(value, indent=1, ensure_ascii=False)}\n".encode())
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """`write_atomically` of an object a line."""
+    with atomic_file(path) as part, part.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def join_files(parts: Iterable[Path], path: Path) -> None:

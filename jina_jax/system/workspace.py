@@ -1,17 +1,21 @@
 """A folder that appears whole or not at all, and whose making can be resumed."""
 
 import fcntl
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from jina_jax.errors import UnusableError, UserError
 from jina_jax.system.atomic import sync, write_atomically
+from jina_jax.system.untrusted import from_json
 
 _IDENTITY_FILE = "identity"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,37 @@ def discard_leftovers(folder: Path) -> None:
     if _partial(folder).exists():
         with _lock(folder.with_name(f".{folder.name}.lock"), folder):
             shutil.rmtree(_partial(folder), ignore_errors=True)
+
+
+def finished_report(
+    kind: type[T], path: Path, identity: str, *, nothing: str, other: Callable[[T], str], field: str
+) -> T | None:
+    """The report of a folder that an earlier call made whole.
+
+    Args:
+      kind: of the report, a dataclass with a field `identity`.
+      path: of the report, in the folder.
+      identity: what the report must say.
+      nothing: words for a folder that holds something else, such as `nothing mined`.
+      other: words for a report with another identity, such as `was mined with other options`.
+      field: of the config that names the folder.
+    Returns: None where the folder is absent or empty, and so is to be made.
+    Raises: UserError when the folder holds something else, or the report is damaged.
+    """
+    folder = path.parent
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return None
+    if not path.is_file():
+        raise UserError(f"{folder} exists and holds {nothing}: give another {field}")
+    try:
+        report: T = from_json(kind, json.loads(path.read_text(encoding="utf-8")))
+        is_same = vars(report)["identity"] == identity
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error}): delete {folder} to make it again") from error
+    if not is_same:
+        raise UserError(f"{folder} {other(report)}: give another {field}, or delete it")
+    discard_leftovers(folder)
+    return report
 
 
 def discard_hidden(folder: Path) -> None:

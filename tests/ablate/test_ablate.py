@@ -15,8 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from jina_jax.ablate.measure import source_task
-from jina_jax.ablate.run import ablate
+from jina_jax.ablate.run import ablate, source_task
 from jina_jax.cli.main import main
 from jina_jax.config import SourceConfig, T5Config, TrainConfig
 from jina_jax.devices.mesh import make_mesh

@@ -1,6 +1,6 @@
 import pytest
 
-from jina_jax.ablate.detection import Detection, detection, detections
+from jina_jax.ablate.noise import Detection, detection, detections
 from jina_jax.config import LanguageConfig
 from jina_jax.shards.manifest import load_manifest
 from tests.pairs import config, pair, run, write

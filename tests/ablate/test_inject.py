@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from jina_jax.ablate.inject import inject
+from jina_jax.ablate.noise import inject
 from jina_jax.errors import UserError
 from tests.ablate.sources import write_sources
 from tests.pairs import pair

@@ -7,7 +7,7 @@ from jina_jax.config import NegationSet
 from jina_jax.errors import UserError
 from jina_jax.evaluate.negation import (
     NegationTask,
-    held_out_tasks,
+    held_out_negation,
     negation_scores,
     read_negation,
     score_negation,
@@ -59,7 +59,7 @@ def test_the_held_out_triplets_of_a_prepared_folder(tmp_path):
     pairs = write(tmp_path / "pairs.jsonl", [triplet(i) for i in range(500, 600)])
     settings = config(triplets, pairs, eval_pairs=7)
     manifest = prepare(settings, tmp_path / "out", progress=False)
-    (task,) = held_out_tasks(manifest, tmp_path / "out")
+    (task,) = held_out_negation(manifest, tmp_path / "out")
     assert task.name == "triplets"
     rows = set(zip(*task[1:]))
     assert len(rows) == 7 and rows <= {tuple(triplet(i).values()) for i in range(100)}

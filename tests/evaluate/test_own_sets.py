@@ -14,14 +14,12 @@ from jina_jax.config import NegationSet, RerankingSet, RetrievalSet, StsSet, Sui
 from jina_jax.errors import UserError
 from jina_jax.evaluate.negation import read_negation, score_negation
 from jina_jax.evaluate.reranking import read_reranking, score_reranking
-from jina_jax.evaluate.retrieval import rank_by_embedding, score
-from jina_jax.evaluate.retrieval_set import read_retrieval
+from jina_jax.evaluate.retrieval import rank_by_embedding, read_retrieval, score
 from jina_jax.evaluate.sts import read_sts, score_sts
 from jina_jax.inference.embedder import Embedder
 from jina_jax.mteb.model import open_model
-from jina_jax.mteb.own import own_task
 from jina_jax.mteb.run import run_suite
-from jina_jax.mteb.tasks import suite_tasks
+from jina_jax.mteb.tasks import own_task, suite_tasks
 from tests.random_texts import texts
 
 

@@ -1,4 +1,5 @@
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,11 +11,11 @@ from jina_jax.errors import UserError
 from jina_jax.evaluate.reranking import (
     Candidates,
     RerankingTask,
-    evaluate_reranking,
     mean_average_precision,
     read_reranking,
     score_reranking,
 )
+from jina_jax.evaluate.results import score_all
 from jina_jax.inference.embedder import Embedder
 from tests.evaluate.test_sts import Angles
 from tests.random_texts import texts
@@ -86,7 +87,7 @@ def test_map_equals_sentence_transformers_where_all_ranks_count(exported):
 def test_passages_are_ranked_with_their_own_query_and_tasks_averaged():
     first = RerankingTask("a", [Candidates("0", ["10"], ["40", "-30"])])
     second = RerankingTask("b", [Candidates("50", ["10"], ["40", "-30"])])
-    found = evaluate_reranking([first, second], {"m": Angles()}, 10)
+    found = score_all([first, second], {"m": Angles()}, partial(score_reranking, k=10))
     values = [found[t]["m"]["map@10"] for t in ("a", "b", "average")]
     assert values == pytest.approx([1, 1 / 2, 3 / 4], abs=1e-6)
 

@@ -19,9 +19,9 @@ from jina_jax.evaluate.retrieval import (
     RetrievalTask,
     corpus_of,
     rank_by_embedding,
+    read_retrieval,
     score,
 )
-from jina_jax.evaluate.retrieval_set import read_retrieval
 from jina_jax.inference.search import stream_top_k
 from tests.evaluate.test_sts import Angles
 

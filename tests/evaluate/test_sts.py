@@ -12,7 +12,8 @@ from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimil
 from jina_jax.config import EvaluateConfig, RerankingSet, StsSet
 from jina_jax.config.evaluate import evaluate_problems
 from jina_jax.errors import UserError
-from jina_jax.evaluate.sts import StsTask, evaluate_sts, read_sts, score_sts, spearman
+from jina_jax.evaluate.results import score_all
+from jina_jax.evaluate.sts import StsTask, read_sts, score_sts, spearman
 from jina_jax.inference.embedder import Embedder
 from tests.random_texts import texts
 
@@ -79,11 +80,11 @@ def test_columns_go_where_they_belong_and_tasks_are_averaged():
     # Distances 10, 50, 30 against scores 3, 1, 2 agree; against 1, 3, 2 they are reversed.
     left, right = ["0", "20", "-40"], ["10", "70", "-10"]
     tasks = [StsTask("a", left, right, [3, 1, 2]), StsTask("b", left, right, [1, 3, 2])]
-    found = evaluate_sts(tasks, {"m": Angles()})
+    found = score_all(tasks, {"m": Angles()}, score_sts)
     assert found.keys() == {"a", "b", "average"}
     for task, value in (("a", 1), ("b", -1), ("average", 0)):
         assert found[task]["m"]["spearman"] == pytest.approx(value, abs=1e-12)
-    assert evaluate_sts([], {"m": Angles()}) == {}
+    assert score_all([], {"m": Angles()}, score_sts) == {}
 
 
 def test_every_kind_of_file_gives_the_same(tmp_path):

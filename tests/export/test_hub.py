@@ -9,7 +9,7 @@ import huggingface_hub.constants
 import pytest
 
 from jina_jax.errors import UserError
-from jina_jax.export.hub import push
+from jina_jax.export.run import push
 
 COMMIT = "/me/tiny/commit/1"
 

@@ -107,7 +107,7 @@ def _child(target: str, flags: list[str], findings: Path) -> None:
 
     for name, module in list(sys.modules.items()):
         if name.startswith("jina_jax.") and any(
-            part in name for part in ("data", "hf_folder", "untrusted", "config", "sentence_folder")
+            part in name for part in ("data", "model_folder", "untrusted", "config")
         ):
             for value in vars(module).values():
                 if getattr(value, "__module__", "") == name and hasattr(value, "__code__"):

@@ -10,8 +10,13 @@ from jina_jax.config.files import read_run
 from jina_jax.config.validation import validate
 from jina_jax.errors import UserError
 from jina_jax.export.from_folder import _spiece
-from jina_jax.inference.hf_folder import read_config, read_tensors, weight_files
-from jina_jax.inference.sentence_folder import check_pooling, check_sentence_folder
+from jina_jax.inference.model_folder import (
+    check_pooling,
+    check_sentence_folder,
+    read_config,
+    read_tensors,
+    weight_files,
+)
 from jina_jax.model import bert_weights, weights
 from jina_jax.negation.endpoint import _parsed
 from jina_jax.shards.array_record import ShardSet, ShardWriter

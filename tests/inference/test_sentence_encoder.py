@@ -10,8 +10,8 @@ import sentence_transformers
 from jina_jax.config import MeshConfig
 from jina_jax.devices.mesh import make_mesh
 from jina_jax.errors import UserError
-from jina_jax.inference import sentence_encoder as encoder_module
-from jina_jax.inference.sentence_encoder import SentenceEncoder
+from jina_jax.inference import embedder as encoder_module
+from jina_jax.inference.embedder import SentenceEncoder
 from tests.minilm import minilm_folder
 from tests.random_texts import texts
 
@@ -37,7 +37,7 @@ def test_equals_sentence_transformers(encoder, expected):
 
 
 def test_one_device_and_blocks_of_the_stream_change_nothing(sentence_folder, expected, monkeypatch):
-    monkeypatch.setattr(encoder_module, "_TEXTS_AT_ONCE", 7)
+    monkeypatch.setattr(encoder_module, "TEXTS_AT_ONCE", 7)
     one = SentenceEncoder(sentence_folder, batch_tokens=256, mesh=make_mesh(MeshConfig(data=1)))
     blocks = list(one.stream(text for text in TEXTS))
     assert [len(block) for block in blocks] == [7] * 9 + [2]
@@ -45,7 +45,7 @@ def test_one_device_and_blocks_of_the_stream_change_nothing(sentence_folder, exp
 
 
 def test_the_stream_reads_no_more_than_two_blocks_ahead(encoder, monkeypatch):
-    monkeypatch.setattr(encoder_module, "_TEXTS_AT_ONCE", 4)
+    monkeypatch.setattr(encoder_module, "TEXTS_AT_ONCE", 4)
     taken = []
     stream = encoder.stream(taken.append(text) or text for text in TEXTS)
     next(stream)
@@ -63,17 +63,17 @@ def test_an_error_in_the_texts_is_passed_on(encoder):
         raise OSError("gone")
 
     with pytest.raises(OSError, match="gone"):
-        encoder.encode(broken())
+        list(encoder.stream(broken()))
 
 
 def test_the_key_names_weights_and_limit(sentence_folder, encoder, tmp_path):
     shutil.copytree(sentence_folder, tmp_path / "copy")
-    assert SentenceEncoder(tmp_path / "copy").key == encoder.key
+    assert SentenceEncoder(tmp_path / "copy").identity() == encoder.identity()
     limits = tmp_path / "copy" / "sentence_bert_config.json"
     limits.write_text(json.dumps({"max_seq_length": 50}))
     shorter = SentenceEncoder(tmp_path / "copy")
     assert shorter.max_tokens == 50
-    assert shorter.key != encoder.key
+    assert shorter.identity() != encoder.identity()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ import numpy as np
 import pyarrow as pa
 
 from jina_jax.config import SourceConfig
-from jina_jax.mine.pairs import Known, collect_pairs, different_texts
+from jina_jax.mine.source import Known, collect_pairs, different_texts
 from jina_jax.shards.array_record import ShardSet, ShardWriter, encode_record
 from jina_jax.system.arrow import map_table
 from jina_jax.text.identity import text_hash

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from jina_jax.config import MineConfig
-from jina_jax.mine.rules import (
+from jina_jax.mine.source import (
     MARGIN,
     NOT_LOOKED_AT,
     SAME_TEXT,

@@ -5,8 +5,7 @@ import pytest
 
 from jina_jax.config.files import load_suite
 from jina_jax.errors import UserError
-from jina_jax.mteb.published import compare, load_published
-from jina_jax.mteb.scores import TaskScore
+from jina_jax.mteb.published import TaskScore, compare, load_published
 from jina_jax.mteb.tasks import suite_tasks
 
 # Averages that the paper gives (arXiv 2307.11224), by size.

@@ -11,11 +11,9 @@ import pytest
 
 from jina_jax.devices.mesh import make_mesh
 from jina_jax.errors import UserError
-from jina_jax.plan import child
-from jina_jax.plan.batch_shape import batch_shape
-from jina_jax.plan.compile import Request, abstract_arguments, out_of_memory
-from jina_jax.plan.report import report
-from jina_jax.plan.run import PlanOptions, plan
+from jina_jax.plan import compiler
+from jina_jax.plan.compile import Request, abstract_arguments, batch_shape, out_of_memory
+from jina_jax.plan.run import PlanOptions, plan, report
 from jina_jax.train.step import make_train_step
 from tests.plan.planned import CONFIG
 
@@ -77,7 +75,7 @@ def test_without_the_compiler_the_way_to_it_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     request = Request(CONFIG, batch_shape(CONFIG.feed, 0), "v5e:4x4")
     with pytest.raises(UserError, match=r'pip install "jina-jax\[tpu\]"'):
-        child.run_compile(request, timeout_s=1)
+        compiler.run_compile(request, timeout_s=1)
 
 
 @pytest.mark.parametrize(

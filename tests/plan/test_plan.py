@@ -7,10 +7,9 @@ from jina_jax.cli import main as cli
 from jina_jax.config import LossConfig, MeshConfig, SourceConfig
 from jina_jax.errors import UserError
 from jina_jax.model.flops import Work, step_flops
-from jina_jax.plan import cache, run
+from jina_jax.plan import compiler, run
 from jina_jax.plan.compile import Compiled
-from jina_jax.plan.report import report
-from jina_jax.plan.run import PlanOptions, plan
+from jina_jax.plan.run import PlanOptions, plan, report
 from tests.plan.planned import CONFIG
 
 FITTING = Compiled(
@@ -43,7 +42,7 @@ def test_results_are_kept_until_something_changes(monkeypatch):
     plan(CONFIG, dataclasses.replace(options, topology="v6e:4x4"))
     plan(CONFIG, dataclasses.replace(options, tokens=8))
     assert len(asked) == 5
-    monkeypatch.setattr(cache, "package_key", lambda: "another")
+    monkeypatch.setattr(compiler, "package_key", lambda: "another")
     plan(CONFIG, options)
     assert len(asked) == 6
 

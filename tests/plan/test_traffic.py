@@ -3,8 +3,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from jina_jax.plan.hlo import parse, shape_bytes, split_tuple
-from jina_jax.plan.traffic import BETWEEN_SLICES, measure
+from jina_jax.plan.traffic import BETWEEN_SLICES, measure, parse, shape_bytes, split_tuple
 
 LOOP = """\
 HloModule step, is_scheduled=true, num_partitions=8

@@ -7,11 +7,16 @@ import shutil
 import numpy as np
 import pytest
 
-from jina_jax.ablate.detection import Detection
+from jina_jax.ablate.noise import Detection
 from jina_jax.ablate.report import AblationReport, ArmReport
 from jina_jax.cli.main import main
-from jina_jax.mteb.published import COMPARISON_FILE, compare, load_published, write_comparison
-from jina_jax.mteb.scores import TaskScore
+from jina_jax.mteb.published import (
+    COMPARISON_FILE,
+    TaskScore,
+    compare,
+    load_published,
+    write_comparison,
+)
 from jina_jax.report.data_section import _edges, _fates, _padded_to_longest
 from jina_jax.report.facts import read_facts, with_earlier_phases
 

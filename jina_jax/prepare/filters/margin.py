@@ -5,9 +5,8 @@ doesn't say whether r is the logit or its sigmoid: `MarginConfig.scale` chooses.
 computed and cached, so that the scale and the threshold can be changed without scoring again.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ from jaxtyping import Bool, Float32
 
 from jina_jax.config import BertConfig, MarginConfig
 from jina_jax.devices.mesh import make_mesh
-from jina_jax.inference.bert_folder import flatten, read_bert, row_shapes
-from jina_jax.inference.packed_encoder import PackedEncoder
+from jina_jax.inference.model_folder import read_bert
+from jina_jax.inference.packed_encoder import PackedEncoder, Tokens, bert_row_shapes
 from jina_jax.model.bert import classify
 from jina_jax.model.bert_weights import classifier_from_huggingface
 
@@ -50,16 +49,14 @@ class CrossEncoder:
         files = read_bert(path_or_id)
         max_tokens = min(_MAX_TOKENS, files.config.max_position_embeddings)
         self.sha256 = files.sha256
-        """Of the model's files, as `bert_folder.model_sha256` gives it."""
-        self.key = f"{files.sha256}-{max_tokens}-{files.config.compute_dtype}"
-        """Names everything that a logit depends on besides the texts."""
+        """Of the model's files, as `model_sha256` gives it."""
         self._tokenizer = files.tokenizer
         # The longer of the two gives way, as in sentence-transformers.
         self._tokenizer.enable_truncation(max_tokens, strategy="longest_first")
         self._encoder = PackedEncoder(
             partial(_classify_rows, files.config),
             classifier_from_huggingface(files.tensors, files.config),
-            row_shapes(max_tokens, files.config, batch_tokens),
+            bert_row_shapes(max_tokens, files.config, batch_tokens),
             make_mesh() if mesh is None else mesh,
         )
 
@@ -70,18 +67,12 @@ class CrossEncoder:
           pairs: (query, passage), any number; read some ten thousand ahead.
         Returns: float32 [N], the classifier's output as it is, in order.
         """
-        parts = [np.zeros(0, np.float32), *self.stream(pairs)]
-        return np.concatenate(parts)
+        blocks = self._encoder.stream(pairs, self._tokenised, _PAIRS_AT_ONCE)
+        return np.concatenate([np.zeros(0, np.float32), *blocks])
 
-    def stream(self, pairs: Iterable[tuple[str, str]]) -> Iterator[np.ndarray]:
-        """`logits`, block by block: an iterator over float32 [n], in the order of the pairs."""
-        iterator = iter(pairs)
-        while part := list(islice(iterator, _PAIRS_AT_ONCE)):
-            tokens = flatten(self._tokenizer.encode_batch_fast(part), has_types=True)
-            logits_N = np.empty(len(part), np.float32)
-            for index_N, values_N in self._encoder.encode(tokens):
-                logits_N[index_N] = values_N
-            yield logits_N
+    def _tokenised(self, pairs: list[tuple[str, str]]) -> Tokens:
+        encodings = self._tokenizer.encode_batch_fast(pairs)
+        return Tokens.of([e.ids for e in encodings], [e.type_ids for e in encodings])
 
 
 def _classify_rows(

@@ -16,8 +16,8 @@ import xxhash
 
 from jina_jax.config import ConsistencyConfig, DataConfig, MarginConfig
 from jina_jax.errors import UserError
-from jina_jax.inference.bert_folder import model_sha256
-from jina_jax.inference.sentence_encoder import SentenceEncoder
+from jina_jax.inference.embedder import SentenceEncoder
+from jina_jax.inference.model_folder import model_sha256
 from jina_jax.prepare.filters.cache import cached_array, contents_key
 from jina_jax.prepare.filters.consistency import Ranker, Sample, keep_by_rank
 from jina_jax.prepare.filters.filter import Batches, Records, Scorer, Verdict, verdict
@@ -100,7 +100,7 @@ class ConsistencyFilter:
         texts: Sequence[str] = batch.column(column).to_pylist()
         if not self.config.keep_embeddings:
             return encoder.encode(texts)
-        path = cache / f"embeddings-{contents_key([encoder.key, *texts])}.npy"
+        path = cache / f"embeddings-{contents_key([encoder.identity(), *texts])}.npy"
         return cached_array(path, lambda: encoder.encode(texts))
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from jina_jax.config import ConsistencyConfig, EngineConfig, MarginConfig, TokenizerConfig
 from jina_jax.errors import UserError
-from jina_jax.inference.sentence_encoder import SentenceEncoder
+from jina_jax.inference.embedder import SentenceEncoder
 from jina_jax.prepare import score_stage, scoring
 from jina_jax.prepare.explain import score_histograms
 from jina_jax.prepare.filters import scorers as stages

@@ -1,33 +1,47 @@
-"""Reads weights and shapes from a Hugging Face folder or id.
+"""A model's folder, local or of the Hugging Face hub: shape, weights, tokenizer, pooling, limits.
 
 Of a folder only JSON, safetensors and the vocabulary are read, and nothing is executed.
 """
 
+import dataclasses
+import hashlib
 import math
 import os
 import re
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import ml_dtypes  # noqa: F401  Importing it teaches NumPy the dtype bfloat16.
 import numpy as np
 from safetensors import SafetensorError, safe_open
+from tokenizers import Tokenizer
 
-from jina_jax.config import T5Config
+from jina_jax.config import BertConfig, T5Config
 from jina_jax.errors import UserError
-from jina_jax.model.weights import IGNORED_PREFIXES, config_from_huggingface
+from jina_jax.model import bert_weights, weights
+from jina_jax.system.hashing import file_sha256
 from jina_jax.system.untrusted import inner_path, parse_json, read_json, refuse_code
+from jina_jax.text.tokenizer import TOKENIZER_FILE, check_ids, read_tokenizer
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+MODULES_FILE = "modules.json"
+LIMITS_FILE = "sentence_bert_config.json"
+POOLING_FILE = f"1_Pooling/{CONFIG_FILE}"
+LONGEST_TOKENS = 512
+"""Of a text, where a folder doesn't say."""
 # Nothing that could run code on loading is ever fetched or opened.
 _FETCHED = (CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE, "model-*.safetensors")
+_FETCHED_BERT = (*_FETCHED, TOKENIZER_FILE, LIMITS_FILE, POOLING_FILE)
 _PICKLES = ("*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
 _FLOATS = ("F32", "F16", "BF16", "F64")
 _MAX_HEADER_BYTES = 16 << 20
 """A model of 10,000 tensors has a header of 1 MB."""
+_LONGEST_STORED = 65535
+_MODULE_CHAINS = (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
 
 
 def read_encoder(path_or_id: str | Path) -> tuple[T5Config, dict[str, np.ndarray]]:
@@ -40,8 +54,8 @@ def read_encoder(path_or_id: str | Path) -> tuple[T5Config, dict[str, np.ndarray
       damaged, or is not a T5.
     """
     folder = find_folder(path_or_id)
-    shape = config_from_huggingface(read_config(folder))
-    return shape, read_tensors(folder, ignored_prefixes=IGNORED_PREFIXES)
+    shape = weights.config_from_huggingface(read_config(folder))
+    return shape, read_tensors(folder, ignored_prefixes=weights.IGNORED_PREFIXES)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -196,3 +210,148 @@ def _check_types(slices: dict[str, Any], path: Path) -> None:
             f"{path} holds {numbers:,} numbers, {numbers * 4 / 2**30:,.0f} GiB as float32; this "
             f"machine has {memory_bytes / 2**30:,.0f} GiB of memory"
         )
+
+
+def check_sentence_folder(folder: Path) -> int:
+    """Refuses a folder whose embeddings are something else than the mean over the tokens.
+
+    Args:
+      folder: of a transformers or sentence-transformers model.
+    Returns: the longest text in tokens.
+    Raises: UserError for other modules or poolings, for code of the model's own, or a damaged file.
+    """
+    if (folder / MODULES_FILE).is_file():
+        modules = read_json(inner_path(folder, MODULES_FILE), kind=list)
+        pooling = _pooling_folder(folder / MODULES_FILE, modules)
+        check_pooling(inner_path(folder, f"{pooling}/{CONFIG_FILE}"))
+    return _max_tokens(folder)
+
+
+def _pooling_folder(path: Path, modules: list[Any]) -> str:
+    """The folder of the second module; the first lies in the root."""
+    kinds = []
+    for module in modules:
+        kind = str(module.get("type")) if isinstance(module, dict) else repr(module)
+        if kind.partition(".")[0] != "sentence_transformers":
+            raise UserError(
+                f"{path} has a module {kind[:200]!r}, which would be code of the model's own; it "
+                f"is never run here"
+            )
+        kinds.append(kind.rpartition(".")[2])
+    if kinds not in _MODULE_CHAINS:
+        raise UserError(
+            f"{path} has the modules {', '.join(kinds)[:200] or 'of none'}; the encoder here is a "
+            f"Transformer with mean Pooling and Normalize, and nothing behind them"
+        )
+    first, pooling = (str(module.get("path", "")) for module in modules[:2])
+    if first not in ("", "."):
+        raise UserError(
+            f"{path}: its Transformer lies in {first!r:.200}; move the files of that folder up "
+            f"beside {MODULES_FILE} and set its path to ''"
+        )
+    return pooling
+
+
+def check_pooling(path: Path) -> None:
+    """Refuses another pooling than the mean.
+
+    Args:
+      path: the `config.json` of a Pooling module.
+    Raises: UserError.
+    """
+    config = read_json(path)
+    refuse_code(path, config)
+    # sentence-transformers 6 writes the mode as a word, earlier ones as flags.
+    modes = {k.removeprefix("pooling_mode_") for k, v in config.items() if v is True}
+    modes = {mode for mode in modes if mode.endswith("_tokens") or mode.endswith("_token")}
+    if "pooling_mode" in config:
+        modes.add(f"{str(config['pooling_mode']).removesuffix('_tokens')}_tokens"[:200])
+    if modes != {"mean_tokens"}:
+        raise UserError(
+            f"{path} pools by {' and '.join(sorted(modes)) or 'nothing'}; the encoder here pools "
+            f"by the mean over the tokens"
+        )
+
+
+def _max_tokens(folder: Path) -> int:
+    """Where old and newer versions of sentence-transformers say it."""
+    for file, name in {
+        LIMITS_FILE: "max_seq_length",
+        "tokenizer_config.json": "model_max_length",
+    }.items():
+        if not (folder / file).is_file():
+            continue
+        values = read_json(inner_path(folder, file))
+        refuse_code(folder / file, values)
+        # transformers writes 1e30 where there is no bound.
+        if type(values.get(name)) is int and 1 < values[name] <= _LONGEST_STORED:
+            return int(values[name])
+    return LONGEST_TOKENS
+
+
+class BertFolder(NamedTuple):
+    """What a folder holds."""
+
+    folder: Path
+    config: BertConfig
+    tensors: dict[str, np.ndarray]
+    tokenizer: Tokenizer
+    """Neither cuts nor pads."""
+    sha256: str
+    """As `model_sha256` gives it."""
+
+
+def read_bert(path_or_id: str | Path) -> BertFolder:
+    """Reads a BERT folder, fetched from the Hugging Face hub when `path_or_id` is an id.
+
+    Computes in bfloat16 where there is an accelerator, and in float32 on CPU.
+
+    Raises: UserError when it cannot be found, is damaged or is no BERT.
+    """
+    folder = find_folder(path_or_id, _FETCHED_BERT)
+    config = bert_weights.config_from_huggingface(read_config(folder))
+    if jax.default_backend() != "cpu":
+        config = dataclasses.replace(config, compute_dtype="bfloat16")
+    if not (folder / TOKENIZER_FILE).is_file():
+        raise UserError(f"{folder} holds no {TOKENIZER_FILE}: save its fast tokenizer there")
+    tokenizer = read_tokenizer(folder, TOKENIZER_FILE)
+    check_ids(tokenizer, config.vocab_size, folder)
+    # Old files store a range of positions as if it were a weight.
+    tensors = read_tensors(folder, ignored=("position_ids",))
+    return BertFolder(folder, config, tensors, tokenizer, _files_sha256(folder))
+
+
+def model_sha256(path_or_id: str | Path) -> str:
+    """Of everything in a model's folder that its results depend on; no device is touched.
+
+    Raises: UserError when it cannot be found.
+    """
+    return _files_sha256(find_folder(path_or_id, _FETCHED_BERT))
+
+
+def _files_sha256(folder: Path) -> str:
+    digest = hashlib.sha256()
+    names = [CONFIG_FILE, TOKENIZER_FILE]
+    names += [name for name in (LIMITS_FILE, POOLING_FILE) if (folder / name).is_file()]
+    for path in (*(inner_path(folder, name) for name in names), *weight_files(folder)):
+        if not path.is_file():
+            raise UserError(f"{folder} holds no {path.name}: it is no folder of a BERT model")
+        digest.update(bytes.fromhex(file_sha256(path)))
+    return digest.hexdigest()
+
+
+def bert_max_tokens(files: BertFolder) -> int:
+    """The longest text of a sentence encoder.
+
+    Raises: UserError when its folder says more than it has positions for, or no number.
+    """
+    limits, value = inner_path(files.folder, LIMITS_FILE), None
+    if limits.is_file():
+        value = (values := read_json(limits)).get("max_seq_length")
+        refuse_code(limits, values)
+    longest = files.config.max_position_embeddings
+    if value is None:
+        return min(LONGEST_TOKENS, longest)
+    if type(value) is not int or not 2 < value <= longest:
+        raise UserError(f"{limits}: max_seq_length={value!r}, expected a number in 3..{longest}")
+    return value

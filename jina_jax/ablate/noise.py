@@ -1,4 +1,4 @@
-"""Plants noise in a clean source, and keeps a list of what was planted.
+"""Plants noise in a clean source, and measures what filters find of it.
 
 OUT/pairs.jsonl       training pairs, clean and planted ones, in a seeded order
 OUT/planted.jsonl     {"row", "kind"} of every planted pair; rows are lines of pairs.jsonl, from 1
@@ -9,7 +9,7 @@ OUT/injection.json    how many there are of each, and what they were made from
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,8 +19,11 @@ import numpy as np
 
 from jina_jax.config import InjectionConfig, SourceConfig
 from jina_jax.errors import UserError
+from jina_jax.prepare.ledger import ledger_batches
+from jina_jax.shards.manifest import SourceSummary
 from jina_jax.sources.read import FILE_KINDS, matched_files, read_source
 from jina_jax.sources.records import read_file_records
+from jina_jax.system.atomic import write_json, write_jsonl
 from jina_jax.system.files import find_files, is_url
 from jina_jax.system.hashing import content_key, file_xxh3
 from jina_jax.system.progress import say
@@ -69,14 +72,12 @@ def inject(config: InjectionConfig, out: Path, *, progress: bool = True) -> Inje
     if not out.exists() or not any(out.iterdir()):
         with workspace(out, identity) as space:
             counts = _write(config, space.result)
-            report = {"identity": identity, "counts": counts}
-            text = json.dumps(report, indent=1) + "\n"
-            (space.result / _REPORT_FILE).write_text(text, encoding="utf-8")
-    found = _load(config, out, identity)
+            write_json(space.result / _REPORT_FILE, {"identity": identity, "counts": counts})
+    injected = _load(config, out, identity)
     discard_leftovers(out)
-    shown = ", ".join(f"{count:,} {kind}" for kind, count in found.counts.items())
+    shown = ", ".join(f"{count:,} {kind}" for kind, count in injected.counts.items())
     say(f"{config.clean.name} with planted noise: {shown.replace('_', ' ')}", enabled=progress)
-    return found
+    return injected
 
 
 def _inputs(config: InjectionConfig) -> list[list[str]]:
@@ -117,10 +118,10 @@ def _write(config: InjectionConfig, folder: Path) -> dict[str, int]:
     rows += [(pair, FOREIGN) for pair in foreign[:other]]
     rows += [(pair, "clean") for pair in clean[mismatched : total - other]]
     rows = _shuffled(rows, chance)
-    _write_jsonl(folder / "pairs.jsonl", (pair._asdict() for pair, _ in rows))
+    write_jsonl(folder / "pairs.jsonl", (pair._asdict() for pair, _ in rows))
     planted = ({"row": n, "kind": kind} for n, (_, kind) in enumerate(rows, 1) if kind != "clean")
-    _write_jsonl(folder / "planted.jsonl", planted)
-    _write_jsonl(folder / "held_out.jsonl", (pair._asdict() for pair in held_out))
+    write_jsonl(folder / "planted.jsonl", planted)
+    write_jsonl(folder / "held_out.jsonl", (pair._asdict() for pair in held_out))
     counts = Counter(kind for _, kind in rows)
     return {k: counts[k] for k in ("clean", MISMATCHED, FOREIGN)} | {"held_out": len(held_out)}
 
@@ -193,6 +194,74 @@ def _halves(config: InjectionConfig, value: Any, where: str) -> Iterator[Texts]:
         yield Texts(first, rest)
 
 
-def _write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+SOUGHT = {"language": FOREIGN, "consistency": MISMATCHED}
+"""Filter → the kind of noise that it is there to find."""
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What one filter dropped, by what it was."""
+
+    clean: int
+    mismatched: int
+    foreign: int
+    kind: str
+    """What the filter is there to find: `foreign` or `mismatched`."""
+    sought: int
+    """Pairs of that kind among those that reached it."""
+    precision: float | None
+    """Share of planted pairs, of either kind, in what it dropped; None of nothing."""
+    recall: float | None
+    """Share of what is sought that it dropped; None where there was nothing to find."""
+
+
+def detection(dropped: Mapping[str, int], kind: str, sought: int) -> Detection:
+    """Precision and recall from counts.
+
+    Args:
+      dropped: `clean`, `mismatched` and `foreign` pairs that a filter dropped.
+      kind: what it is there to find.
+      sought: pairs of that kind that reached it.
+    Example: 10 clean and 30 mismatched pairs dropped, of 40 mismatched, give precision 0.75 and
+      recall 0.75.
+    """
+    planted = dropped[MISMATCHED] + dropped[FOREIGN]
+    total = planted + dropped["clean"]
+    return Detection(
+        **{name: dropped[name] for name in ("clean", MISMATCHED, FOREIGN)},
+        kind=kind,
+        sought=sought,
+        precision=planted / total if total else None,
+        recall=dropped[kind] / sought if sought else None,
+    )
+
+
+def detections(
+    data: Path, source: SourceSummary, planted: Mapping[int, str]
+) -> dict[str, Detection]:
+    """What each filter of a preparation found.
+
+    Args:
+      data: the prepared folder.
+      source: that the noise was planted in.
+      planted: row → kind.
+    Returns: filter → what it found, in the order in which they were applied.
+    Raises: UserError when there is no readable ledger.
+    """
+    dropped: dict[str, Counter[str]] = {}
+    for batch in ledger_batches(data):
+        for row in batch.select(["source", "row", "stage"]).to_pylist():
+            if row["source"] == source.name:
+                kind = planted.get(row["row"], "clean")
+                dropped.setdefault(row["stage"], Counter())[kind] += 1
+    filters = [s.stage for s in source.stages]
+    left = Counter(planted.values())
+    for stage in dropped.keys() - {*filters, "split"}:
+        left -= dropped[stage]
+    by_filter = {}
+    for stage in filters:
+        lost = dropped.get(stage, Counter())
+        if stage in SOUGHT:
+            by_filter[stage] = detection(lost, SOUGHT[stage], left[SOUGHT[stage]])
+        left -= lost
+    return by_filter

@@ -1,5 +1,7 @@
-"""Starts the process that compiles, shows how far it is, and ends it when it takes too long."""
+"""Compiles in a process of its own, and keeps the result in the cache folder of the user."""
 
+import dataclasses
+import hashlib
 import importlib.util
 import json
 import os
@@ -11,13 +13,18 @@ import tempfile
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from jina_jax.errors import UserError
 from jina_jax.plan.compile import Compiled, Request
 from jina_jax.plan.topology import LOCAL
+from jina_jax.system.atomic import write_atomically
+from jina_jax.system.environment import package_key, package_version
 from jina_jax.system.progress import say
 
+_SECTIONS = ("model", "mesh", "feed", "loss", "optim", "train")
+"""Parts of a configuration that the step depends on."""
 _TPU_COMPILER = {
     # Without these, libtpu asks a metadata server that isn't there who it is.
     "TPU_SKIP_MDS_QUERY": "1",
@@ -77,9 +84,10 @@ def run_compile(request: Request, *, timeout_s: float) -> Compiled:
                 f"--timeout-s, or scan the layers, which compiles faster"
             )
         log.seek(0)
-        told = log.read().decode(errors="replace").strip().splitlines()[-5:]
+        last_lines = log.read().decode(errors="replace").strip().splitlines()[-5:]
         raise UserError(
-            f"the compiler {_ended(process.returncode)}; the last it said:\n  " + "\n  ".join(told)
+            f"the compiler {_ended(process.returncode)}; the last it said:\n  "
+            + "\n  ".join(last_lines)
         )
 
 
@@ -96,7 +104,7 @@ def _converse(process: "subprocess.Popen[bytes]", request: Request) -> dict[str,
     """Sends the request, says what progress comes back, and returns the answer."""
     assert process.stdin is not None and process.stdout is not None
     began = time.monotonic()
-    with suppress(BrokenPipeError):  # How it ended is told below.
+    with suppress(BrokenPipeError):  # The exit status is reported below.
         process.stdin.write(pickle.dumps(request))
         process.stdin.close()
     for line in process.stdout:
@@ -104,5 +112,46 @@ def _converse(process: "subprocess.Popen[bytes]", request: Request) -> dict[str,
         if "progress" not in reply:
             return dict(reply)
         say(f"plan: {reply['progress']} ({time.monotonic() - began:.0f} s)")
-    process.wait()  # how it ended tells why it gave no answer
+    process.wait()  # sets the exit status, which says why no answer came
     return {}
+
+
+def cache_folder() -> Path:
+    """Where results lie: below `XDG_CACHE_HOME`, or `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jina_jax" / "plan"
+
+
+def cache_key(request: Request) -> str:
+    """Names a result: by configuration, batch, topology, versions and this package's own code."""
+    config = dataclasses.asdict(request.config)
+    dependencies = {
+        "config": {section: config[section] for section in _SECTIONS},
+        "shape": dataclasses.asdict(request.shape),
+        "topology": request.topology,
+        "versions": {
+            name: package_version(name) for name in ("jax", "jaxlib", "flax", "optax", "libtpu")
+        },
+        "code": package_key(),
+    }
+    return hashlib.sha256(json.dumps(dependencies, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def load_compiled(request: Request) -> Compiled | None:
+    """The result of an earlier run; None where there is none, or for this machine's devices."""
+    if request.topology == LOCAL:
+        return None
+    path = _path(request)
+    return Compiled(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+
+
+def store_compiled(request: Request, compiled: Compiled) -> None:
+    """Keeps a result, whole or not at all; not one for this machine's devices."""
+    if request.topology == LOCAL:
+        return
+    path = _path(request)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(dataclasses.asdict(compiled)).encode())
+
+
+def _path(request: Request) -> Path:
+    return cache_folder() / f"{cache_key(request)}.json"
