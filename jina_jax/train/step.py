@@ -172,7 +172,7 @@ def _train_step(
 
 
 def _update_temperature(
-    learned: TemperatureState, gradient: Array, config: RunConfig
+    state: TemperatureState, gradient: Array, config: RunConfig
 ) -> TemperatureState:
     """One step of the temperature, and back into its bounds."""
     optimizer = make_optimizer(config.optim, config.train.num_steps)
