@@ -8,7 +8,7 @@ of the language filter, and for training the batch size, learning rate and numbe
 sets are public ones of each family, weights are equal and the rest are defaults of ours: change
 them here.
 
-Files are read from `raw/`; `jina_jax.sources.catalogue_entries` says where each is had, and sources
+Files are read from `raw/`; `jina_jax/sources/catalogue.toml` says where each is had, and sources
 of kind `hf` stream from the hub; the encoder of the consistency filter comes from the hub too, or
 from a folder (`--data.consistency.model FOLDER`). Preparing all of them needs terabytes: take out
 what you lack, or give sources a `limit`.

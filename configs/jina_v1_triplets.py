@@ -6,7 +6,7 @@ cross-encoder/ms-marco-MiniLM-L-6-v2 scores its positive above its negative by m
 without saying whether on logits or probabilities. What it does not give: the other data sets,
 their sizes and sampling weights, and the values of training.
 
-Sources stream from the hub, but for files below `raw/`; see `jina_jax.sources.catalogue_entries`.
+Sources stream from the hub, but for files below `raw/`; see `jina_jax/sources/catalogue.toml`.
 The cross-encoder comes from the hub too, or from a folder (`--data.margin.model FOLDER`).
 """
 

@@ -4,10 +4,9 @@ import pytest
 
 from jina_jax.config.files import load_config, load_phases
 from jina_jax.config.validation import validate
-from jina_jax.sources.catalogue_entries import ENTRIES
-from jina_jax.sources.catalogue_entry import FAMILIES
+from jina_jax.sources.catalogue import FAMILIES, entries
 
-BY_NAME = {entry.name: entry for entry in ENTRIES}
+BY_NAME = {entry.name: entry for entry in entries().values()}
 
 
 @pytest.fixture

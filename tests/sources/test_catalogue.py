@@ -6,9 +6,7 @@ from jina_jax.config import DataConfig, RunConfig, SourceConfig
 from jina_jax.config.validation import validate
 from jina_jax.errors import UserError
 from jina_jax.sources import extract
-from jina_jax.sources.catalogue import catalogue_source
-from jina_jax.sources.catalogue_entries import ENTRIES
-from jina_jax.sources.catalogue_entry import FAMILIES
+from jina_jax.sources.catalogue import FAMILIES, catalogue_source, entries
 from jina_jax.sources.extractors import GROUPED, PER_RECORD
 from jina_jax.types import Origin, Pair, Triplet
 from tests.sources.extractor_cases import GROUPED_CASES, PER_RECORD_CASES
@@ -51,7 +49,7 @@ def records_of(entry):
     return next(c[1] for c in cases if c[0] == entry.source.extractor and c[2])
 
 
-@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", entries().values(), ids=lambda entry: entry.name)
 def test_pairs_or_triplets_are_made_from_a_record(entry, monkeypatch, tmp_path):
     records = [extract.Record(r, Origin("f", i)) for i, r in enumerate(records_of(entry), 1)]
     monkeypatch.setattr(extract, "_records", lambda source, files: iter(records))
@@ -63,14 +61,16 @@ def test_pairs_or_triplets_are_made_from_a_record(entry, monkeypatch, tmp_path):
 
 
 def test_every_family_has_an_entry_and_names_differ():
-    assert {entry.family for entry in ENTRIES} == set(FAMILIES)
-    assert len({entry.name for entry in ENTRIES}) == len(ENTRIES)
+    assert {entry.family for entry in entries().values()} == set(FAMILIES)
+    assert len({entry.name for entry in entries().values()}) == len(entries().values())
 
 
 def test_every_entry_says_where_it_is_had_and_can_be_configured():
-    config = RunConfig("c", data=DataConfig(tuple(catalogue_source(e.name) for e in ENTRIES)))
+    config = RunConfig(
+        "c", data=DataConfig(tuple(catalogue_source(e.name) for e in entries().values()))
+    )
     validate(config)
-    for entry in ENTRIES:
+    for entry in entries().values():
         assert entry.where.startswith(("https://", "http://"))
         assert entry.source.licence
         assert entry.source.extractor in {"", *PER_RECORD, *GROUPED}
