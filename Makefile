@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The versions that the tests were run with.
 CONSTRAINTS := constraints.txt
 
-.PHONY: help demo test lint docs fuzz bench-cpu bench-loss bench-gpu bench-quality bench-feed clean
+.PHONY: help demo test test-slow lint docs fuzz bench-cpu bench-loss bench-gpu bench-quality bench-feed clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -15,6 +15,9 @@ demo: $(VENV)/run  ## the whole way on real text: prepare, train, evaluate, expo
 
 test: $(VENV)/test  ## the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-slow: $(VENV)/test  ## the tests that are marked slow
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'slow and not network and not tpu_compile and not gpu'
 
 lint: $(VENV)/test  ## style, format and types
 	$(BIN)/ruff check .
