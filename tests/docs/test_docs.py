@@ -107,6 +107,7 @@ def test_the_config_of_the_readme_reads_the_line_beside_it(tmp_path, monkeypatch
     assert {"run", "search", "plan"} <= verbs <= {*cli._CONFIG_VERBS, *cli._PLAIN_VERBS}
 
 
+@pytest.mark.slow
 def test_commands_end_as_the_pages_say(outcomes):
     run = {text: code for text, code in outcomes.items() if code is not None}
     assert run == {text: EXIT_CODES.get(text, 0) for text in run}
@@ -114,6 +115,7 @@ def test_commands_end_as_the_pages_say(outcomes):
     assert all(any(t.startswith(start) for t in outcomes) for start in NOT_RUN)
 
 
+@pytest.mark.slow
 def test_commands_that_are_not_run_have_arguments_that_exist(outcomes, capsys):
     for text in (text for text, code in outcomes.items() if code is None):
         verb, *args = shlex.split(text)
@@ -132,6 +134,7 @@ def test_shell_blocks_are_shell(path):
         subprocess.run(["bash", "-n"], input=block, text=True, check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_python_blocks_run(path, outcomes, folder, monkeypatch):
     monkeypatch.chdir(folder)

@@ -26,18 +26,17 @@ def asked_step_by_step(stages, limits, num_batches, linear, parts=64):
     """The integral of the shares, summed up over `parts` parts of every step."""
     starts = [start for start, _ in stages]
     shares = np.array([weights / weights.sum() for _, weights in stages])
+    time = (np.arange(num_batches * parts + 1) + 0.5) / parts
+    asked = shares[np.searchsorted(starts, time, side="right") - 1]
+    if linear:
+        asked = np.stack([np.interp(time, starts, column) for column in shares.T], axis=1)
     done, found = np.zeros(len(limits)), []
-    for n in range(num_batches * parts + 1):
+    for n, share in enumerate(asked):
         if n % parts == 0:
-            found.append(done.copy())
-        t = (n + 0.5) / parts
-        stage = np.searchsorted(starts, t, side="right") - 1
-        share = shares[stage]
-        if linear:
-            share = np.array([np.interp(t, starts, column) for column in shares.T])
+            found.append(done)
         share = np.where(done < limits - 1e-9, share, 0)
-        if share.sum():
-            done = np.minimum(done + share / share.sum() / parts, limits)
+        if total := share.sum():
+            done = np.minimum(done + share / total / parts, limits)
     return np.array(found)
 
 

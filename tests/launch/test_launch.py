@@ -39,6 +39,7 @@ def refused(capsys, *args):
     return capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_examples_are_what_the_cli_makes(tmp_path):
     environment = {"PATH": f"{BIN}:/usr/bin:/bin", "HOME": str(tmp_path)}
     subprocess.run([LAUNCH / "generate.sh", tmp_path], check=True, env=environment)

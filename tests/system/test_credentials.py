@@ -112,6 +112,7 @@ def test_masks_what_the_environment_holds(environment):
     assert masked(said) == "the server answered: bad key ***, ***, ***"
 
 
+@pytest.mark.slow
 def test_a_run_from_end_to_end_writes_and_prints_none(environment, tmp_path, capfd):
     write(tmp_path / "pairs.jsonl", [pair(i) for i in range(260)])
     (tmp_path / "config.py").write_text(CONFIG.format(folder=tmp_path))

@@ -8,6 +8,7 @@ import pytest
 
 from jina_jax.train.loss.contrastive import Terms
 from jina_jax.train.loss.log_sums import LossSharding
+from tests.marks import some_slow
 from tests.train.loss.contrast_cases import (
     ONE,
     assert_equals_oracle,
@@ -40,12 +41,10 @@ SHORT = {
 
 @pytest.mark.parametrize(
     ("gather", "which", "tile_bytes"),
-    [
-        pytest.param(*case, marks=[] if case in SHORT else pytest.mark.slow)
-        for case in itertools.product(
-            ("all_gather", "ring"), ("1", "8", "2x4", "2x2x2"), (2**22, 200)
-        )
-    ],
+    some_slow(
+        SHORT,
+        itertools.product(("all_gather", "ring"), ("1", "8", "2x4", "2x2x2"), (2**22, 200)),
+    ),
 )
 def test_triplets_equal_the_whole_matrix(gather, which, tile_bytes):
     arrays, options = triplets(np.random.default_rng(3), 104, 2)
@@ -99,17 +98,11 @@ def test_vectors_need_not_be_exactly_of_unit_length():
 
 @pytest.mark.parametrize(
     ("gather", "which"),
-    [
-        ("all_gather", "2x4"),
-        ("ring", "2x2x2"),
-        *(
-            pytest.param(*case, marks=pytest.mark.slow)
-            for case in (
-                ("all_gather", "8"), ("all_gather", "2x2x2"), ("ring", "8"), ("ring", "2x4"),
-            )
-        ),
-    ],
-)  # fmt: skip
+    some_slow(
+        [("all_gather", "2x4"), ("ring", "2x2x2")],
+        itertools.product(("all_gather", "ring"), ("8", "2x4", "2x2x2")),
+    ),
+)
 def test_devices_do_not_change_values(gather, which):
     rng = np.random.default_rng(4)
     q = unit(rng, 104, 64)
