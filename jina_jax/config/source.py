@@ -27,7 +27,7 @@ class SourceConfig:
     revision: str = ""
     """For `hf`: commit, branch or tag. For `tfds`: version."""
     extractor: str = ""
-    """How texts are taken out of a record that is more than two fields (data/extract.py lists
+    """How texts are taken out of a record that is more than two fields (sources/extract.py lists
     them); empty takes the fields named below. One that gives triplets wants a `negative_field`,
     whatever its name. Not for csv, tsv and pydocs."""
     query_field: str = "query"

@@ -129,8 +129,6 @@ def test_a_configuration_that_cannot_be_used_is_told():
     good = StsSet("a", ("a",))
     assert list(evaluate_problems(EvaluateConfig(sts=(good,)))) == []
     cases = {
-        "evaluate.top_k=0": EvaluateConfig(top_k=0),
-        "evaluate.batch_rows=-1": EvaluateConfig(batch_rows=-1),
         "evaluate.sts are named 'a'": EvaluateConfig(sts=(good, good)),
         "evaluate.reranking.0 (a) has no paths": EvaluateConfig(
             reranking=(RerankingSet("a", ()),)

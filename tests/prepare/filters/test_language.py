@@ -124,7 +124,7 @@ def test_a_missing_model_says_how_to_get_it(model, what):
 
 
 def test_a_packages_file_is_found_without_importing_it():
-    assert model_path("jina_jax:data/language.py").samefile(language.__file__)
+    assert model_path("jina_jax:prepare/filters/language.py").samefile(language.__file__)
 
 
 @needs_model
