@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from jina_jax.config import (
     DataConfig,
     DecontaminationConfig,
@@ -61,8 +63,12 @@ def filtered(*files, **more):
     )
 
 
-def run(config, out, **more):
-    return prepare(config, out, progress=False, **more)
+def run(config, out, scorers=None):
+    """Prepares; with other filters in two halves than the configured ones where they are given."""
+    with pytest.MonkeyPatch.context() as patch:
+        if scorers is not None:
+            patch.setattr("jina_jax.prepare.run.configured_scorers", lambda _: scorers)
+        return prepare(config, out, progress=False)
 
 
 def files(folder):

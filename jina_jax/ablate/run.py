@@ -36,7 +36,6 @@ from jina_jax.evaluate.retrieval import (
 )
 from jina_jax.inference.embedder import Embedder
 from jina_jax.inference.initial import initial_params
-from jina_jax.prepare.filters.scorers import configured_scorers
 from jina_jax.prepare.run import prepare
 from jina_jax.shards.array_record import ShardSet
 from jina_jax.shards.manifest import MANIFEST_FILE, Manifest, prepared_config
@@ -222,8 +221,7 @@ def _prepared(ablation: Ablation, injected: Injected | None, progress: bool) -> 
         data = folders.setdefault(_data_key(config), root / "data" / arm.name)
         config = replace(config, data_dir=str(data))
         say(f"{arm.name}: prepare {data}", enabled=progress)
-        scorers = configured_scorers(config.data)
-        manifest = prepare(config.data, data, progress, scorers=scorers)
+        manifest = prepare(config.data, data, progress)
         tasks = given or held_out_retrieval(manifest, data)
         if not tasks:
             raise UserError(

@@ -8,7 +8,6 @@ from jina_jax.evaluate.run import evaluate
 from jina_jax.export.run import export
 from jina_jax.inference.embedder import Embedder
 from jina_jax.inference.search import search
-from jina_jax.prepare.filters.scorers import configured_scorers
 from jina_jax.prepare.run import prepare
 from jina_jax.system.progress import say
 from jina_jax.train.loop import train
@@ -23,7 +22,7 @@ QUERIES = (
 def demo(config: RunConfig) -> None:
     """Prepares, trains, evaluates, exports and searches; each part goes on where it was left."""
     say("1/5 prepare")
-    manifest = prepare(config.data, config.data_path, scorers=configured_scorers(config.data))
+    manifest = prepare(config.data, config.data_path)
     print(funnel(manifest))
     say("2/5 train")
     train(config)

@@ -22,12 +22,11 @@ def prepare(args: Sequence[str]) -> None:
     """
     config = config_verb("prepare", prepare.__doc__ or "", args)
     from jina_jax.cli.tables import funnel
-    from jina_jax.prepare.filters.scorers import configured_scorers
     from jina_jax.prepare.run import prepare as prepare_data
     from jina_jax.shards.remote import fetch_if_there, upload_prepared
 
     fetch_if_there(config)
-    manifest = prepare_data(config.data, config.data_path, scorers=configured_scorers(config.data))
+    manifest = prepare_data(config.data, config.data_path)
     print(funnel(manifest))
     upload_prepared(config)
     print(f"prepared data: {config.data_dir or config.data_path}")

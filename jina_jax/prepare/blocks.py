@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from jina_jax.config import SourceConfig
-from jina_jax.sources.extractors import GROUPED
+from jina_jax.sources.extract import GROUPED
 from jina_jax.sources.lines import compression_suffix
 from jina_jax.sources.pydocs import package_stamps
 from jina_jax.sources.read import FILE_KINDS, matched_files

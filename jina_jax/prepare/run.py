@@ -17,9 +17,8 @@ from jina_jax.errors import UnusableError, UserError
 from jina_jax.prepare.blocks import plan_blocks
 from jina_jax.prepare.engine.build import build_engine
 from jina_jax.prepare.engine.task import Task
-from jina_jax.prepare.filters.evaluation_sets import DecontaminationFilter, leak_report
+from jina_jax.prepare.filters.decontaminate import DecontaminationFilter, leak_report
 from jina_jax.prepare.filters.filter import Filter, Scorer, filter_key
-from jina_jax.prepare.filters.near_duplicates import near_duplicate_scorers
 from jina_jax.prepare.inputs import changed_input, input_files
 from jina_jax.prepare.ledger import dropped_texts, merge_ledgers
 from jina_jax.prepare.pipeline import (
@@ -30,9 +29,9 @@ from jina_jax.prepare.pipeline import (
     read_stage,
     split_stage,
 )
-from jina_jax.prepare.score_stage import score_stage
+from jina_jax.prepare.scoring import score_stage
 from jina_jax.prepare.split import SplitResult
-from jina_jax.prepare.stages import configured_filters
+from jina_jax.prepare.stages import configured_filters, configured_scorers
 from jina_jax.prepare.summary import VERSIONS, Outcome, eval_path, shard_path, summaries
 from jina_jax.prepare.tokenise import (
     EncodedShard,
@@ -56,26 +55,19 @@ from jina_jax.system.progress import say
 from jina_jax.system.workspace import discard_hidden, discard_leftovers, workspace
 
 
-def prepare(
-    config: DataConfig,
-    out_dir: Path,
-    progress: bool = True,
-    *,
-    scorers: Sequence[Scorer] = (),
-) -> Manifest:
+def prepare(config: DataConfig, out_dir: Path, progress: bool = True) -> Manifest:
     """Reads, cleans, deduplicates, filters, shuffles, splits and tokenises the sources.
 
     The same configuration and input give the same bytes. The folder appears when it is complete;
     a run that is killed goes on, when it is called again, from the tasks it had finished. A task
-    holds one partition in memory, and the number of partitions follows the size of the data.
+    holds one partition in memory, and the number of partitions follows the size of the data. Scores
+    of filters with a model are kept in `OUT_DIR.scores`, for another preparation with other
+    thresholds; delete that folder when there will be none.
 
     Args:
       config: the data section.
       out_dir: the folder to make. One that was prepared with the same configuration is kept.
       progress: show it on standard error.
-      scorers: filters that need a model, from `score.stages.configured_scorers`, applied in this
-        order after the others. Their scores are kept in `OUT_DIR.scores`, for another preparation
-        with other thresholds; delete that folder when there will be none.
     Returns: the manifest of the folder.
     Raises: UserError when a source cannot be used, nothing is left, or `out_dir` holds something
       else.
@@ -83,8 +75,7 @@ def prepare(
     if not config.sources:
         raise UserError("data.sources is empty: name at least one source of pairs")
     out_dir = out_dir.absolute()
-    filters, scorers = configured_filters(config), (*near_duplicate_scorers(config), *scorers)
-    _check_scorers(config, scorers)
+    filters, scorers = configured_filters(config), configured_scorers(config)
     keys = _stage_keys(filters, scorers)
     prepared = _already_prepared(config, keys, out_dir)
     if prepared is not None:
@@ -114,17 +105,6 @@ def prepare(
         save_manifest(manifest, space.result)
     say(f"prepared {manifest.train_records:,} training records in {out_dir}", enabled=progress)
     return manifest
-
-
-def _check_scorers(config: DataConfig, scorers: Sequence[Scorer]) -> None:
-    """A filter that is configured must not be passed over."""
-    given = {scorer.name for scorer in scorers}
-    for name in ("consistency", "margin"):
-        if getattr(config, name).enabled and name not in given:
-            raise ValueError(
-                f"data.{name}.enabled is set: hand prepare() the scorers that "
-                f"jina_jax.prepare.filters.scorers.configured_scorers gives"
-            )
 
 
 def _already_prepared(config: DataConfig, keys: dict[str, str], out_dir: Path) -> Manifest | None:

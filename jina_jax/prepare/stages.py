@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 
 from jina_jax.config import DataConfig
-from jina_jax.prepare.filters.evaluation_sets import decontamination_filter
+from jina_jax.prepare.filters.decontaminate import decontamination_filter
 from jina_jax.prepare.filters.filter import Filter, Scorer, Verdict
 from jina_jax.prepare.filters.language import language_filter
 from jina_jax.prepare.filters.lengths import LengthFilter, is_unbounded
+from jina_jax.prepare.filters.near_duplicates import NearDuplicateFilter
 from jina_jax.prepare.ledger import LedgerWriter, dropped_rows
 from jina_jax.prepare.sorted_runs import TEXTS, batches, read_rows, write_rows
 from jina_jax.shards.manifest import ScoreHistogram
@@ -31,6 +32,22 @@ def configured_filters(config: DataConfig) -> list[Filter]:
     if config.decontamination.sets:
         filters.append(decontamination_filter(config.decontamination))
     return filters
+
+
+def configured_scorers(config: DataConfig) -> list[Scorer]:
+    """Filters in two halves that the configuration asks for, in the order of their use.
+
+    Raises: UserError when a model cannot be found, with the way to get it: before hours of reading.
+    """
+    scorers: list[Scorer] = []
+    if config.near_duplicates.enabled:
+        scorers.append(NearDuplicateFilter(config.near_duplicates))
+    if config.consistency.enabled or config.margin.enabled:
+        # With JAX and a model; preparation without them does without JAX.
+        from jina_jax.prepare.filters.scorers import model_filters
+
+        scorers += model_filters(config)
+    return scorers
 
 
 @dataclass(frozen=True)

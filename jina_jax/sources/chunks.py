@@ -9,7 +9,7 @@ CHUNK_RECORDS = 4096
 CHUNK_BYTES = 8 << 20
 """Of texts in a chunk, beyond which no further record is added: the longest lines have 16 MiB."""
 
-Record = Pair | Triplet | BadRecord
+Item = Pair | Triplet | BadRecord
 
 
 class Chunk(NamedTuple):
@@ -46,7 +46,7 @@ class ChunkBuilder:
         self._bad: list[tuple[int, BadRecord]] = []
         self._held = 0
 
-    def add(self, record: Record) -> bool:
+    def add(self, record: Item) -> bool:
         """Takes a record; True when the chunk is full."""
         if isinstance(record, BadRecord):
             self._bad.append((len(self.rows) + len(self._bad), record))
@@ -71,7 +71,7 @@ class ChunkBuilder:
         return chunk
 
 
-def chunked(records: Iterable[Record], texts: int) -> Iterator[Chunk]:
+def chunked(records: Iterable[Item], texts: int) -> Iterator[Chunk]:
     """Records by column, a few thousand at a time.
 
     Args:
@@ -85,7 +85,7 @@ def chunked(records: Iterable[Record], texts: int) -> Iterator[Chunk]:
     yield builder.take(0)
 
 
-def flattened(chunk: Chunk) -> Iterator[Record]:
+def flattened(chunk: Chunk) -> Iterator[Item]:
     """The records of a chunk one by one, bad ones in their places."""
     bad = dict(chunk.bad)
     good = zip(*chunk.texts, chunk.files, chunk.rows, strict=True)

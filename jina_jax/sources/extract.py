@@ -1,15 +1,213 @@
 """From whole records to pairs and triplets, for sources that name an extractor or a data set."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from jina_jax.config import SourceConfig
 from jina_jax.errors import UserError
-from jina_jax.sources.extractors import GROUPED, PER_RECORD, Grouped, Texts
-from jina_jax.sources.huggingface import read_hf
+from jina_jax.sources.datasets import read_hf, read_tfds
 from jina_jax.sources.records import Record, field_texts, is_unicode, kind_of, read_file_records
-from jina_jax.sources.tfds import read_tfds
 from jina_jax.types import BadRecord, Origin, Pair, Triplet
+
+Texts = tuple[str, str] | tuple[str, str, str]
+
+
+def embedding_texts(record: Any) -> list[Texts]:
+    """A line of sentence-transformers/embedding-training-data, in any of its five shapes.
+
+    `[a, b]` is a pair and `[anchor, positive, negative]` a triplet; `{"texts": [...]}`, which the
+    collections of flax-sentence-embeddings have, is read as such a list. Of `{"set": [...]}` the
+    first text is paired with each other one: pairs that share a query are masked in the loss,
+    chains would not be. `{"query", "pos": [...]}` gives a pair for each positive; with
+    `"neg": [...]` it gives triplets that use each positive and each negative at least once.
+    """
+    if isinstance(record, dict) and "texts" in record:
+        record = _texts(record["texts"])
+    if isinstance(record, list):
+        if len(record) not in (2, 3):
+            raise ValueError(f"expected 2 or 3 texts, got {len(record)}")
+        return [tuple(record)]
+    if "set" in record:
+        first, *others = record["set"]
+        return [(first, other) for other in others]
+    return _combined(record["query"], _texts(record["pos"]), _optional_texts(record.get("neg")))
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list):
+        raise TypeError(f"expected a list of texts, got {type(value).__name__}")
+    return value
+
+
+def _optional_texts(value: Any) -> list[str] | None:
+    return None if value is None else _texts(value)
+
+
+def _combined(query: str, positives: list[str], negatives: list[str] | None) -> list[Texts]:
+    """Pairs, or triplets in which each positive and each negative occurs at least once."""
+    if negatives is None:
+        return [(query, positive) for positive in positives]
+    if not positives or not negatives:
+        return []
+    count = max(len(positives), len(negatives))
+    return [
+        (query, positives[i % len(positives)], negatives[i % len(negatives)]) for i in range(count)
+    ]
+
+
+def ms_marco_pairs(record: Any) -> list[Texts]:
+    """MS MARCO question answering: the query with each passage an annotator selected."""
+    return _combined(record["query"], _ms_marco(record, selected=True), None)
+
+
+def ms_marco_triplets(record: Any) -> list[Texts]:
+    """As `ms_marco_pairs`, with the passages that were shown and not selected as negatives."""
+    return _combined(
+        record["query"], _ms_marco(record, selected=True), _ms_marco(record, selected=False)
+    )
+
+
+def _ms_marco(record: Any, *, selected: bool) -> list[str]:
+    passages = record["passages"]
+    marked = zip(passages["passage_text"], passages["is_selected"], strict=True)
+    return [text for text, mark in marked if (mark == 1) == selected]
+
+
+def hotpotqa_pairs(record: Any) -> list[Texts]:
+    """HotpotQA: the question with each paragraph that holds a supporting fact."""
+    return _combined(record["question"], _hotpotqa(record, supporting=True), None)
+
+
+def hotpotqa_triplets(record: Any) -> list[Texts]:
+    """HotpotQA, distractor setting: the other paragraphs are the negatives."""
+    return _combined(
+        record["question"],
+        _hotpotqa(record, supporting=True),
+        _hotpotqa(record, supporting=False),
+    )
+
+
+def _hotpotqa(record: Any, *, supporting: bool) -> list[str]:
+    context, titles = record["context"], set(record["supporting_facts"]["title"])
+    return [
+        f"{title} {''.join(sentences).strip()}"
+        for title, sentences in zip(context["title"], context["sentences"], strict=True)
+        if (title in titles) == supporting
+    ]
+
+
+def answer_list(record: Any) -> list[Texts]:
+    """NQ-open: `question` with each text of the list `answer`."""
+    return _combined(record["question"], _texts(record["answer"]), None)
+
+
+def triviaqa_pairs(record: Any) -> list[Texts]:
+    """TriviaQA: the question with its answer."""
+    return [(record["question"], record["answer"]["value"])]
+
+
+def duplicate_questions(record: Any) -> list[Texts]:
+    """Quora question pairs as in GLUE: `question1` and `question2` where `label` is 1."""
+    return [(record["question1"], record["question2"])] if record["label"] == 1 else []
+
+
+def stack_exchange_votes(record: Any) -> list[Texts]:
+    """A Stack Exchange question with an answer voted up and one voted down."""
+    return [(record["title_body"], record["upvoted_answer"], record["downvoted_answer"])]
+
+
+def wikisplit(record: Any) -> list[Texts]:
+    """A line of WikiSplit: a sentence, a tab, and its two halves parted by `<::::>`."""
+    sentence, halves = record.split("\t")
+    first, second = halves.split("<::::>")
+    return [(sentence, f"{first.strip()} {second.strip()}")]
+
+
+def sts_pairs(record: Any) -> list[Texts]:
+    """A line of STS Benchmark: the two sentences where the score is 4 or more of 5."""
+    _, _, _, _, score, first, second, *_ = record.split("\t")
+    return [(first, second)] if float(score) >= 4 else []
+
+
+class Grouped(NamedTuple):
+    """An extractor that needs several records at once."""
+
+    key: Callable[[Any, Hashable], Hashable]
+    """(record, key of the record before or None) → key of its group."""
+    texts: Callable[[list[Any]], list[Texts]]
+    """Records of one group, in the order of the source → texts."""
+
+
+_NLI_LABELS = {0: "entailment", 1: "neutral", 2: "contradiction"}
+
+
+def _nli(group: list[Any], label: str) -> list[str]:
+    # Hub and TFDS number the labels, the original files name them; -1 or '-' is no consensus.
+    labels = [_NLI_LABELS.get(r["label"], r["label"]) for r in group]
+    return [r["hypothesis"] for r, given in zip(group, labels, strict=True) if given == label]
+
+
+def _nli_pairs(record: Any) -> list[Texts]:
+    return _combined(record["premise"], _nli([record], "entailment"), None)
+
+
+def _nli_triplets(group: list[Any]) -> list[Texts]:
+    entailed, contradicted = _nli(group, "entailment"), _nli(group, "contradiction")
+    return _combined(group[0]["premise"], entailed, contradicted)
+
+
+def _esci(group: list[Any], label: str) -> list[str]:
+    return [r["product_title"] for r in group if r["esci_label"] in (label, label[0])]
+
+
+def _esci_pairs(record: Any) -> list[Texts]:
+    if record["product_locale"] != "us":
+        return []
+    return _combined(record["query"], _esci([record], "Exact"), None)
+
+
+def _esci_triplets(group: list[Any]) -> list[Texts]:
+    american = [r for r in group if r["product_locale"] == "us"]
+    return _combined(group[0]["query"], _esci(american, "Exact"), _esci(american, "Irrelevant"))
+
+
+def _trivia_block(line: Any, before: Hashable) -> Hashable:
+    assert before is None or isinstance(before, int)
+    return (before or 0) + line.startswith("#Q ")
+
+
+def _opentrivia(block: list[Any]) -> list[Texts]:
+    answer = next(i for i, line in enumerate(block) if line.startswith("^ "))
+    question = " ".join(line.strip() for line in block[:answer])
+    if not question.startswith("#Q "):
+        raise ValueError("the block does not start with #Q")
+    return [(question.removeprefix("#Q ").strip(), block[answer].removeprefix("^ ").strip())]
+
+
+PER_RECORD: dict[str, Callable[[Any], list[Texts]]] = {
+    "answer_list": answer_list,
+    "duplicate_questions": duplicate_questions,
+    "embedding_texts": embedding_texts,
+    "esci_pairs": _esci_pairs,
+    "hotpotqa_pairs": hotpotqa_pairs,
+    "hotpotqa_triplets": hotpotqa_triplets,
+    "ms_marco_pairs": ms_marco_pairs,
+    "ms_marco_triplets": ms_marco_triplets,
+    "nli_pairs": _nli_pairs,
+    "stack_exchange_votes": stack_exchange_votes,
+    "sts_pairs": sts_pairs,
+    "triviaqa_pairs": triviaqa_pairs,
+    "wikisplit": wikisplit,
+}
+GROUPED: dict[str, Grouped] = {
+    "esci_triplets": Grouped(lambda record, _: record["query"], _esci_triplets),
+    "nli_triplets": Grouped(lambda record, _: record["premise"], _nli_triplets),
+    "opentrivia": Grouped(_trivia_block, _opentrivia),
+}
+"""Values of `SourceConfig.extractor`, in these two tables."""
+
 
 MAX_HELD_GROUPS = 250_000
 """Groups kept open at once. MNLI has 130,000 premises whose three hypotheses stand far apart."""

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 from jina_jax.config import SourceConfig
 from jina_jax.errors import UserError
-from jina_jax.sources.chunks import Chunk, Record, chunked, flattened
+from jina_jax.sources.chunks import Chunk, Item, chunked, flattened
 from jina_jax.sources.extract import read_extracted, reads_records
-from jina_jax.sources.jsonl import read_jsonl
 from jina_jax.sources.pydocs import read_pydocs
+from jina_jax.sources.records import read_jsonl
 from jina_jax.sources.tables import read_delimited, read_parquet
 from jina_jax.system.files import find_files
 
@@ -21,7 +21,7 @@ def text_fields(source: SourceConfig) -> tuple[str, ...]:
     return (*fields, source.negative_field) if source.negative_field else fields
 
 
-def read_source(source: SourceConfig) -> Iterator[Record]:
+def read_source(source: SourceConfig) -> Iterator[Item]:
     """Reads a source from its first record to its last, in bounded memory.
 
     Args:
@@ -45,7 +45,7 @@ def empty_source(source: SourceConfig) -> UserError:
     return UserError(f"source {source.name!r} is empty: no record in {where}")
 
 
-def _records(source: SourceConfig) -> Iterator[Record]:
+def _records(source: SourceConfig) -> Iterator[Item]:
     if source.kind == "pydocs":
         yield from read_pydocs(source.paths)
     elif reads_records(source):

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jina_jax.errors import UserError
-from jina_jax.sources.chunks import CHUNK_RECORDS, Chunk, ChunkBuilder, Record, record
+from jina_jax.sources.chunks import CHUNK_RECORDS, Chunk, ChunkBuilder, Item, record
 from jina_jax.sources.lines import MAX_LINE_BYTES, Damage, read_lines
 from jina_jax.system.files import open_file
 from jina_jax.types import BadRecord, Origin, Pair, Triplet
@@ -200,7 +200,7 @@ class _TextLines:
         return line.decode(errors="surrogateescape") + "\n"
 
 
-def read_delimited(path: str, fields: Sequence[str], delimiter: str) -> Iterator[Record]:
+def read_delimited(path: str, fields: Sequence[str], delimiter: str) -> Iterator[Item]:
     """Reads two or three columns of a comma- or tab-separated file that begins with their names.
 
     Quoting is RFC 4180: a cell in double quotes may hold newlines and doubled quotes. What
@@ -241,7 +241,7 @@ def read_delimited(path: str, fields: Sequence[str], delimiter: str) -> Iterator
             yield _row(cells, header, fields, Origin(path, start))
 
 
-def _row(cells: list[str], header: list[str], fields: Sequence[str], origin: Origin) -> Record:
+def _row(cells: list[str], header: list[str], fields: Sequence[str], origin: Origin) -> Item:
     if len(cells) != len(header):
         what = f"{len(cells)} cells, but the header has {len(header)}"
         return BadRecord("wrong_column_count", what, origin)

@@ -21,9 +21,9 @@ from jina_jax.model import bert_weights, weights
 from jina_jax.negation.endpoint import _parsed
 from jina_jax.shards.array_record import ShardSet, ShardWriter
 from jina_jax.shards.manifest import load_manifest
-from jina_jax.sources.extractors import GROUPED, PER_RECORD
+from jina_jax.sources.datasets import _refuse_foreign_classes
+from jina_jax.sources.extract import GROUPED, PER_RECORD
 from jina_jax.sources.read import read_source
-from jina_jax.sources.tfds import _refuse_foreign_classes
 from jina_jax.system.untrusted import read_json
 from jina_jax.text.tokenizer import build_tokenizer, load_tokenizer
 from jina_jax.types import BadRecord

@@ -7,7 +7,7 @@ from jina_jax.config.validation import validate
 from jina_jax.errors import UserError
 from jina_jax.sources import extract
 from jina_jax.sources.catalogue import FAMILIES, catalogue_source, entries
-from jina_jax.sources.extractors import GROUPED, PER_RECORD
+from jina_jax.sources.extract import GROUPED, PER_RECORD
 from jina_jax.types import Origin, Pair, Triplet
 from tests.sources.extractor_cases import GROUPED_CASES, PER_RECORD_CASES
 

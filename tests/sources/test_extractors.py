@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jina_jax.sources.extractors import GROUPED, PER_RECORD, embedding_texts
+from jina_jax.sources.extract import GROUPED, PER_RECORD, embedding_texts
 from tests.sources.extractor_cases import DOG, GROUPED_CASES, PER_RECORD_CASES, TRIVIA, esci, nli
 
 

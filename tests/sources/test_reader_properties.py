@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jina_jax.config import SourceConfig
-from jina_jax.sources.jsonl import read_jsonl
 from jina_jax.sources.lines import Damage, read_lines
 from jina_jax.sources.read import read_source
+from jina_jax.sources.records import read_jsonl
 from jina_jax.types import BadRecord
 
 FIELDS = ("query", "positive")

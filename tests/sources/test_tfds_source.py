@@ -7,8 +7,8 @@ import pytest
 
 from jina_jax.config import SourceConfig
 from jina_jax.errors import UserError
+from jina_jax.sources.datasets import plain, read_tfds
 from jina_jax.sources.read import read_source
-from jina_jax.sources.tfds import plain, read_tfds
 from jina_jax.types import BadRecord, Origin, Pair
 
 pytest.importorskip("tensorflow_datasets", reason="needs jina-jax[tfds]")

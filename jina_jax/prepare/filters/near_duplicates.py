@@ -19,8 +19,8 @@ import pyarrow as pa
 import xxhash
 from datasketch import MinHash, MinHashLSH
 
-from jina_jax.config import DataConfig, NearDuplicateConfig
-from jina_jax.prepare.filters.filter import Batches, Records, Scorer, Verdict, verdict
+from jina_jax.config import NearDuplicateConfig
+from jina_jax.prepare.filters.filter import Batches, Records, Verdict, verdict
 from jina_jax.system.arrow import map_table, write_table
 from jina_jax.text.identity import hash_words, normalise
 
@@ -30,12 +30,6 @@ _LARGE_BUCKET = 64
 """Of a larger one each pair is compared with the first alone, and not with every other."""
 _FOUND_FILE = "found.arrow"
 _CLIP = 200
-
-
-def near_duplicate_scorers(config: DataConfig) -> list[Scorer]:
-    """The filter, when it is configured."""
-    enabled = config.near_duplicates.enabled
-    return [NearDuplicateFilter(config.near_duplicates)] if enabled else []
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,13 @@
 """The filters that need a model, as stages of preparation.
 
-`data.filters.Scorer` says what a stage is, and `data.scoring` runs it; models are opened where the
-work is done, once in a process.
+`filter.Scorer` says what a stage is, and `prepare/scoring.py` runs it; models are opened where the
+work is done, once in a process. Embeddings are kept on disk under the hash of all that they depend
+on: the model's key and the texts as they are (not their text hashes, which fold case and whitespace
+that a model may see).
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -18,19 +20,19 @@ from jina_jax.config import ConsistencyConfig, DataConfig, MarginConfig
 from jina_jax.errors import UserError
 from jina_jax.inference.embedder import SentenceEncoder
 from jina_jax.inference.model_folder import model_sha256
-from jina_jax.prepare.filters.cache import cached_array, contents_key
 from jina_jax.prepare.filters.consistency import Ranker, Sample, keep_by_rank
 from jina_jax.prepare.filters.filter import Batches, Records, Scorer, Verdict, verdict
 from jina_jax.prepare.filters.margin import CrossEncoder, keep_by_margin, margins, triplet_logits
+from jina_jax.system.atomic import atomic_file
 from jina_jax.text.identity import hash_words
 
 _EMBEDDINGS, _HASHES, _DIGEST = "embeddings.f32", "hashes.u64", "xxh3"
 
 
-def configured_scorers(config: DataConfig) -> list[Scorer]:
+def model_filters(config: DataConfig) -> list[Scorer]:
     """The filters with a model that the configuration asks for, in the order of their use.
 
-    Raises: UserError when a model cannot be found, with the way to get it: before hours of reading.
+    Raises: UserError when a model cannot be found, with the way to get it.
     """
     scorers: list[Scorer] = []
     if config.consistency.enabled:
@@ -192,3 +194,35 @@ def _check_model(model: str, found: str, sha256: str) -> None:
             f"{model} is another model than the preparation began with (sha256 is not {sha256}): "
             f"use the same files on every machine"
         )
+
+
+def contents_key(parts: Iterable[str]) -> str:
+    """A name for what is computed from `parts`.
+
+    Args:
+      parts: in order; any number.
+    Returns: 32 hexadecimal digits. ("ab", "c") and ("a", "bc") have different keys, as each part
+      is hashed with its length.
+    """
+    digest = xxhash.xxh3_128()
+    for part in parts:
+        data = part.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def cached_array(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
+    """The array of a .npy file, which is made when there is none; memory-mapped.
+
+    Whoever is killed while writing leaves nothing under the name. When two processes write the
+    same path, the last one's file stays whole.
+
+    Args:
+      path: of the file; its folder exists.
+      compute: gives the array.
+    """
+    if not path.exists():
+        with atomic_file(path) as part, part.open("wb") as file:
+            np.save(file, compute(), allow_pickle=False)
+    return np.load(path, mmap_mode="r", allow_pickle=False)

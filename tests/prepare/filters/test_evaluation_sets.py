@@ -9,7 +9,7 @@ import pytest
 
 from jina_jax.config import DecontaminationConfig, EvaluationSet
 from jina_jax.errors import UserError
-from jina_jax.prepare.filters.evaluation_sets import (
+from jina_jax.prepare.filters.decontaminate import (
     decontamination_filter,
     evaluation_texts,
     leak_report,

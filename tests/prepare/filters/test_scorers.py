@@ -10,7 +10,7 @@ import pytest
 from jina_jax.config import ConsistencyConfig, EngineConfig, MarginConfig, TokenizerConfig
 from jina_jax.errors import UserError
 from jina_jax.inference.embedder import SentenceEncoder
-from jina_jax.prepare import score_stage, scoring
+from jina_jax.prepare import scoring
 from jina_jax.prepare.explain import score_histograms
 from jina_jax.prepare.filters import scorers as stages
 from jina_jax.prepare.filters.margin import CrossEncoder, triplet_logits
@@ -46,7 +46,7 @@ def consistent(source, folder, sentence_folder, *, workers=1, **more):
         source, engine=EngineConfig("local", workers), records_per_shard=30,
         consistency=ConsistencyConfig(enabled=True, model=str(sentence_folder), **more),
     )  # fmt: skip
-    return run(settings, folder, scorers=stages.configured_scorers(settings))
+    return run(settings, folder)
 
 
 def what_became(folder):
@@ -91,8 +91,7 @@ def test_pairs_with_better_passages_go(source, tmp_path, sentence_folder):
 
 def test_blocks_change_no_decision(source, tmp_path, sentence_folder, monkeypatch):
     one = consistent(source, tmp_path / "one", sentence_folder)
-    for module in (scoring, score_stage):
-        monkeypatch.setattr(module, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(scoring, "BLOCK_ROWS", 7)
     two = consistent(source, tmp_path / "two", sentence_folder, query_block=16, sample_block=128)
     # Texts that are encoded beside others come out a rounding apart, and so do the scores.
     scores = [scores_in_shards(m, tmp_path / n) for m, n in ((one, "one"), (two, "two"))]
@@ -170,7 +169,7 @@ def test_margin_of_triplets(tmp_path, cross_encoder_folder):
 
     def prepared(margin):
         settings = small(source, margin=margin)
-        return run(settings, tmp_path / "out", scorers=stages.configured_scorers(settings))
+        return run(settings, tmp_path / "out")
 
     logits = triplet_logits((tuple(r.values()) for r in rows), CrossEncoder(cross_encoder_folder))
     expected = {r["query"]: a - b for r, (a, b) in zip(rows, logits.astype(float), strict=True)}
@@ -228,7 +227,7 @@ def test_shards_hold_the_logits_of_the_cross_encoder(tmp_path, cross_encoder_fol
         margin=MarginConfig(True, str(cross_encoder_folder), threshold=-100.0, scale="logit"),
         negatives_per_record=2,
     )  # fmt: skip
-    manifest = run(settings, tmp_path / "out", scorers=stages.configured_scorers(settings))
+    manifest = run(settings, tmp_path / "out")
     found = scores_in_shards(manifest, tmp_path / "out")
     logits = triplet_logits(
         (tuple(row[n] for n in names) for row in rows), CrossEncoder(cross_encoder_folder)
@@ -240,16 +239,11 @@ def test_shards_hold_the_logits_of_the_cross_encoder(tmp_path, cross_encoder_fol
         assert np.isnan(scores[2])
 
 
-def test_a_filter_that_is_configured_is_not_passed_over(source, tmp_path, sentence_folder):
-    settings = config(source, consistency=ConsistencyConfig(enabled=True))
-    with pytest.raises(ValueError, match="configured_scorers"):
-        run(settings, tmp_path / "out")
-
-
 def test_a_model_that_cannot_be_had_is_found_before_the_work(tmp_path, source):
     settings = config(source, consistency=ConsistencyConfig(enabled=True, model=str(tmp_path)))
     with pytest.raises(UserError, match="holds neither model"):
-        stages.configured_scorers(settings)
+        run(settings, tmp_path / "out")
+    assert not any(path.suffix == ".partial" for path in tmp_path.iterdir())
 
 
 def test_another_model_under_the_name_is_refused(sentence_folder):

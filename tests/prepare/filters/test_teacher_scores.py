@@ -6,7 +6,6 @@ import pytest
 
 from jina_jax.config import ConsistencyConfig, DataConfig, LossConfig, SourceConfig, TokenizerConfig
 from jina_jax.errors import UserError
-from jina_jax.prepare.filters.scorers import configured_scorers
 from jina_jax.prepare.run import prepare
 from jina_jax.train.loop import train
 from jina_jax.train.metrics.writer import read_metrics
@@ -30,7 +29,7 @@ def run(tmp_path):
 def test_training_comes_nearer_to_the_encoder_of_the_filter(run, sentence_folder):
     consistency = ConsistencyConfig(enabled=True, model=str(sentence_folder), top_k=100)
     run = replace(run, data=replace(run.data, consistency=consistency))
-    prepare(run.data, run.data_path, progress=False, scorers=configured_scorers(run.data))
+    prepare(run.data, run.data_path, progress=False)
     train(run)
     distances = [line["distill_loss"] for line in read_metrics(run.run_path / "metrics.jsonl")]
     assert len(distances) == 25
