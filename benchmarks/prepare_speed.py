@@ -26,8 +26,8 @@ import pyarrow as pa
 import tyro
 
 from jina_jax.config import DataConfig, EngineConfig, SourceConfig
-from jina_jax.prepare.blocks import plan_blocks
 from jina_jax.prepare.engine.local import LocalEngine
+from jina_jax.prepare.ingest import plan_blocks
 from jina_jax.prepare.pipeline import Pipeline, dedup_stage, read_stage, split_stage
 from jina_jax.system.workspace import workspace
 from jina_jax.text.identity import hash_normalised, normalise

@@ -26,7 +26,7 @@ from jina_jax.sources.records import read_file_records
 from jina_jax.system.atomic import write_json, write_jsonl
 from jina_jax.system.files import find_files, is_url
 from jina_jax.system.hashing import content_key, file_xxh3
-from jina_jax.system.progress import say
+from jina_jax.system.terminal import say
 from jina_jax.system.workspace import discard_leftovers, workspace
 from jina_jax.text.identity import text_hash
 from jina_jax.types import BadRecord, Triplet

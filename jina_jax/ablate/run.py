@@ -42,7 +42,7 @@ from jina_jax.shards.manifest import MANIFEST_FILE, Manifest, prepared_config
 from jina_jax.sources.read import read_source
 from jina_jax.system.atomic import write_json
 from jina_jax.system.hashing import content_key, file_sha256
-from jina_jax.system.progress import say
+from jina_jax.system.terminal import say
 from jina_jax.text.identity import text_hash
 from jina_jax.text.tokenizer import load_tokenizer
 from jina_jax.train.loop import train

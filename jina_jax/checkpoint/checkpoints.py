@@ -25,8 +25,8 @@ from orbax.checkpoint import v1 as ocp
 from jina_jax.checkpoint.state import TrainState
 from jina_jax.errors import SaveFailed, UserError
 from jina_jax.system.atomic import sync
-from jina_jax.system.progress import say
-from jina_jax.system.seal import damage, seal
+from jina_jax.system.hashing import damage, seal
+from jina_jax.system.terminal import say
 
 _SAVING = "saving-"
 """Begins the name of what is not complete."""

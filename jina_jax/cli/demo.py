@@ -9,7 +9,7 @@ from jina_jax.export.run import export
 from jina_jax.inference.embedder import Embedder
 from jina_jax.inference.search import search
 from jina_jax.prepare.run import prepare
-from jina_jax.system.progress import say
+from jina_jax.system.terminal import say
 from jina_jax.train.loop import train
 
 QUERIES = (

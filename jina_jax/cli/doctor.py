@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from jina_jax.doctor.check import Check, Checks
+from jina_jax.doctor.machine import Check, Checks
 from jina_jax.errors import UserError
 from jina_jax.system.credentials import masked
 
@@ -52,8 +52,7 @@ def _of(what: str, full: bool) -> Checks:
     if not what:
         return
     from jina_jax.config.files import RUN_FILE, load_phases
-    from jina_jax.doctor.prepared import prepared_checks
-    from jina_jax.doctor.run import model_checks, run_checks
+    from jina_jax.doctor.run import model_checks, prepared_checks, run_checks
     from jina_jax.inference.model_folder import has_weights
     from jina_jax.shards.manifest import MANIFEST_FILE
 

@@ -64,8 +64,7 @@ def inspect(
     from jina_jax.cli.tables import inspect as shown
 
     if plot is not None:
-        from jina_jax.prepare.explain import score_histograms
-        from jina_jax.prepare.histograms import plot_histograms
+        from jina_jax.prepare.explain import plot_histograms, score_histograms
         from jina_jax.shards.manifest import load_manifest
 
         plot_histograms(score_histograms(load_manifest(prepared_folder(folder))), plot)

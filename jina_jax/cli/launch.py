@@ -9,8 +9,7 @@ import tyro
 
 from jina_jax.cli.arguments import config_verb
 from jina_jax.errors import UserError
-from jina_jax.launch.machines import find_machine
-from jina_jax.launch.options import LaunchOptions, Target, check
+from jina_jax.launch.options import LaunchOptions, Target, check, find_machine
 from jina_jax.launch.render import render
 
 

@@ -8,12 +8,11 @@ from collections.abc import Callable, Sequence
 
 import tyro
 
-from jina_jax.cli.ablate import ablate
 from jina_jax.cli.doctor import doctor
 from jina_jax.cli.inspect import inspect, plan, report, show_config
 from jina_jax.cli.launch import launch
 from jina_jax.cli.model import encode, import_model, mteb, negation_score, search
-from jina_jax.cli.run import demo, evaluate, export, mine, negation, prepare, run, train
+from jina_jax.cli.run import ablate, demo, evaluate, export, mine, negation, prepare, run, train
 from jina_jax.config.files import config_names, each_phase
 from jina_jax.errors import ExitCode, Interrupted, RunFailed, UserError
 from jina_jax.system.credentials import masked

@@ -9,8 +9,7 @@ from jina_jax.inference.search import Hit
 from jina_jax.mine.run import MineReport
 from jina_jax.mteb.published import Comparison, TaskScore, averages
 from jina_jax.negation.build import NegationReport
-from jina_jax.prepare.explain import explain, score_histograms
-from jina_jax.prepare.histograms import text_histograms
+from jina_jax.prepare.explain import explain, score_histograms, text_histograms
 from jina_jax.prepare.ledger import ledger_counts, ledger_samples
 from jina_jax.shards.array_record import ShardSet
 from jina_jax.shards.manifest import MANIFEST_FILE, Manifest, load_manifest

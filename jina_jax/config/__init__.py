@@ -1,10 +1,17 @@
 """What config files import: every dataclass of a run, of an ablation and of a suite."""
 
 from jina_jax.config.ablate import Ablation, Arm, InjectionConfig
-from jina_jax.config.alarms import AlarmConfig
-from jina_jax.config.evaluate import EvaluateConfig, NegationSet, RerankingSet, RetrievalSet, StsSet
+from jina_jax.config.evaluate import (
+    EvaluateConfig,
+    NegationSet,
+    RerankingSet,
+    RetrievalSet,
+    StsSet,
+    Suite,
+    SuiteTask,
+)
 from jina_jax.config.export import ExportConfig
-from jina_jax.config.faults import FaultConfig
+from jina_jax.config.faults import AlarmConfig, FaultConfig
 from jina_jax.config.filters import (
     ConsistencyConfig,
     DecontaminationConfig,
@@ -15,7 +22,6 @@ from jina_jax.config.filters import (
 )
 from jina_jax.config.loss import LossConfig
 from jina_jax.config.mine import MineConfig
-from jina_jax.config.mixture import MixtureConfig, StageConfig
 from jina_jax.config.model import BertConfig, T5Config
 from jina_jax.config.negation import EndpointConfig, NegationCheckConfig, NegationConfig
 from jina_jax.config.run import (
@@ -30,8 +36,7 @@ from jina_jax.config.run import (
     TokenizerConfig,
     TrainConfig,
 )
-from jina_jax.config.source import SourceConfig
-from jina_jax.config.suite import Suite, SuiteTask
+from jina_jax.config.source import MixtureConfig, SourceConfig, StageConfig
 
 __all__ = [
     "Ablation",

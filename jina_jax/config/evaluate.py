@@ -1,4 +1,4 @@
-"""What `evaluate` measures besides the held-out records; part of `RunConfig`."""
+"""What is evaluated: sets of one's own, what `evaluate` measures, and suites of tasks of MTEB."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -161,3 +161,25 @@ def set_problems(one: OwnSet) -> Iterator[str]:
         yield " has no paths"
     if one.kind == "text" and not all(f.isdecimal() and int(f) > 0 for f in one.fields):
         yield (f": fields of kind `text` are column numbers from 1, got {', '.join(one.fields)}")
+
+
+@dataclass(frozen=True)
+class SuiteTask:
+    """One task of MTEB."""
+
+    name: str
+    """As `mteb.get_task` knows it."""
+    subsets: tuple[str, ...] = ()
+    """Of a task in several languages, such as en-en; empty takes all."""
+    splits: tuple[str, ...] = ()
+    """Such as dev; empty takes the task's own."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Tasks that are run and averaged together."""
+
+    name: str
+    groups: dict[str, tuple[SuiteTask | OwnSet, ...]]
+    """Name of a group → its tasks, of MTEB or sets of one's own (`evaluate_config`), which run
+    through MTEB's task classes; each group has a mean of its own."""

@@ -16,10 +16,9 @@ from typing import Annotated, Literal
 
 from annotated_types import Gt, Le
 
-from jina_jax.config.alarms import AlarmConfig
 from jina_jax.config.evaluate import EvaluateConfig
 from jina_jax.config.export import ExportConfig
-from jina_jax.config.faults import FaultConfig
+from jina_jax.config.faults import AlarmConfig, FaultConfig
 from jina_jax.config.fields import NonNegativeInt, PositiveFloat, PositiveInt, Share, changeable
 from jina_jax.config.filters import (
     ConsistencyConfig,
@@ -30,10 +29,9 @@ from jina_jax.config.filters import (
 )
 from jina_jax.config.loss import LossConfig
 from jina_jax.config.mine import MineConfig
-from jina_jax.config.mixture import MixtureConfig
 from jina_jax.config.model import T5Config
 from jina_jax.config.negation import NegationConfig
-from jina_jax.config.source import SourceConfig
+from jina_jax.config.source import MixtureConfig, SourceConfig
 
 
 @dataclass(frozen=True)

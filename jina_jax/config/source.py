@@ -1,9 +1,10 @@
-"""Where the records of a run come from."""
+"""The sources of a run, and how much of it each has."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from jina_jax.config.fields import PositiveFloat
+from jina_jax.config.fields import PositiveFloat, PositiveInt
 
 
 @dataclass(frozen=True)
@@ -46,3 +47,74 @@ class SourceConfig:
     """Licence of the text; copied to the manifest and the model card."""
     limit: int | None = None
     """Read at most this many records."""
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """Weights from one step on."""
+
+    from_step: int
+    """0 replaces the sources' own weights; 1 is the second batch."""
+    weights: tuple[tuple[str, float], ...]
+    """Names of sources and their weights, 0 for none; the others keep what they had before."""
+
+
+@dataclass(frozen=True)
+class MixtureConfig:
+    """Shares of batches, beside each source's `weight` and `max_epochs`.
+
+    They are functions of the step and the sizes of the sources alone, so that a resumed run goes
+    on with the same batches. The mixing is T5's (Raffel et al. 2020, section 3.5.2).
+    """
+
+    temperature: PositiveFloat | None = None
+    """Sources without a `weight` of their own have records ** (1 / temperature): 1 is in proportion
+    to their records, more is nearer to equal. None gives them equal weights. Their mean is 1
+    either way, which is what the weight of another source compares with."""
+    size_limit: PositiveInt | None = None
+    """For the temperature, no source counts as more records than this."""
+    stages: tuple[StageConfig, ...] = ()
+    """Other weights later in the run, by ascending step."""
+    change: Literal["steps", "linear"] = "steps"
+    """Whether shares change at once where a stage begins, or on straight lines from one stage's
+    beginning to the next's."""
+
+
+def mixture_problems(mixture: MixtureConfig, weights: dict[str, float | None]) -> Iterator[str]:
+    """What is wrong with a mixture, a sentence each.
+
+    Args:
+      mixture: to be checked.
+      weights: name of each source → its own weight.
+    """
+    if mixture.size_limit is not None and mixture.temperature is None:
+        yield (
+            "mixture.size_limit has no effect without mixture.temperature; set it to 1 for weights "
+            "in proportion to records"
+        )
+    yield from _stage_problems(mixture.stages, dict(weights))
+
+
+def _stage_problems(
+    stages: Sequence[StageConfig], weights: dict[str, float | None]
+) -> Iterator[str]:
+    before = -1
+    for i, stage in enumerate(stages):
+        which = f"mixture.stages.{i}"
+        if stage.from_step <= before:
+            yield (
+                f"{which}.from_step={stage.from_step} must be "
+                f"{'0 or more' if i == 0 else f'above that of the stage before, {before}'}"
+            )
+        before = stage.from_step
+        named = [name for name, _ in stage.weights]
+        for name in sorted({n for n in named if named.count(n) > 1}):
+            yield f"{which} names {name!r} twice"
+        for name, weight in stage.weights:
+            if name not in weights:
+                yield f"{which}: no source is named {name!r}; they are {', '.join(weights)}"
+            elif not 0 <= weight < float("inf"):
+                yield f"{which}: the weight of {name!r} is {weight} and must be 0 or more"
+            weights[name] = weight
+        if weights and all(weight == 0 for weight in weights.values()):
+            yield f"{which} leaves no source: all weights are 0"

@@ -12,9 +12,9 @@ from jina_jax.config.fields import field_problems
 from jina_jax.config.filters import filter_problems
 from jina_jax.config.loss import loss_problems
 from jina_jax.config.mine import mine_problems
-from jina_jax.config.mixture import mixture_problems
 from jina_jax.config.negation import negation_problems
 from jina_jax.config.run import RunConfig, SourceConfig
+from jina_jax.config.source import mixture_problems
 from jina_jax.errors import UserError, multiples_near
 from jina_jax.system.credentials import credential_in
 

@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 
 from jina_jax.config import DistributedConfig
 from jina_jax.errors import ExitCode, UserError
-from jina_jax.system.progress import say
+from jina_jax.system.terminal import say
 
 CLUSTER = "auto"
 """Asks the cluster (Cloud TPU, GKE, SLURM, Open MPI) where the processes are."""

@@ -14,7 +14,7 @@ from jax._src import distributed as jax_distributed  # No public name leads to t
 
 from jina_jax.errors import ExitCode
 from jina_jax.system.processes import end_at_once
-from jina_jax.system.progress import say
+from jina_jax.system.terminal import say
 
 _KEY = "jina_jax/alive"
 _LEFT = "left"

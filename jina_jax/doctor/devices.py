@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from jina_jax.doctor.check import Check, Checks
+from jina_jax.doctor.machine import Check, Checks
 
 _TIMEOUT_S = 120
 _SIGNS = {

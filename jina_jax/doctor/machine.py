@@ -8,10 +8,45 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib import metadata, resources
 from pathlib import Path
+from typing import Literal
 
-from jina_jax.doctor.check import Check, Checks
+from jina_jax.errors import UserError
+
+Verdict = Literal["ok", "warning", "failed"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report."""
+
+    subject: str
+    verdict: Verdict
+    detail: str
+    """What was found."""
+    remedy: str = ""
+    """What helps; empty where nothing has to."""
+
+
+Checks = Iterator[Check]
+
+
+def guarded(subject: str, checks: Callable[[], Checks]) -> Checks:
+    """The checks of a function; what it cannot read becomes a failed one of its subject.
+
+    Args:
+      subject: of the failed check.
+      checks: may raise UserError, whose message says what helps.
+    """
+    try:
+        yield from checks()
+    except UserError as error:
+        what, _, remedy = str(error).partition("; ")
+        yield Check(subject, "failed", what, remedy or "restore it, or make it again")
+
 
 _PYTHONS = ((3, 11), (3, 13))
 _LEAST_MEMORY_GIB = 4

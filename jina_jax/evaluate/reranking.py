@@ -10,7 +10,7 @@ from jina_jax.config import RerankingSet
 from jina_jax.errors import UserError
 from jina_jax.inference.embedder import Embedder
 from jina_jax.sources.rows import Row, evaluation_rows
-from jina_jax.system.progress import say
+from jina_jax.system.terminal import say
 
 
 class Candidates(NamedTuple):

@@ -19,7 +19,7 @@ from jina_jax.inference.search import stream_top_k
 from jina_jax.shards.manifest import Manifest
 from jina_jax.sources.rows import Row, evaluation_rows
 from jina_jax.system.files import find_files
-from jina_jax.system.progress import say
+from jina_jax.system.terminal import say
 
 Ranking = dict[str, dict[str, float]]
 """Query id → passage id → score."""

@@ -18,7 +18,7 @@ from jina_jax.inference.embedder import TEXTS_AT_ONCE, Embedder
 from jina_jax.sources.lines import Damage, read_lines
 from jina_jax.sources.read import read_source
 from jina_jax.system.atomic import sync, write_atomically
-from jina_jax.system.progress import track
+from jina_jax.system.terminal import track
 from jina_jax.system.workspace import file_workspace
 from jina_jax.types import BadRecord
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from jina_jax.devices.mesh import DATA, make_mesh, put, replicated, split_first_axis
 from jina_jax.inference.embedder import Embedder
-from jina_jax.system.progress import track
+from jina_jax.system.terminal import track
 
 _NOTHING = np.iinfo(np.int32).max
 """Index of a place that no passage has taken yet: after all others."""

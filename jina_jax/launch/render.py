@@ -10,8 +10,15 @@ from textwrap import indent
 
 from jina_jax.config import RunConfig
 from jina_jax.errors import ExitCode
-from jina_jax.launch.machines import GpuMachine, TpuMachine
-from jina_jax.launch.options import CACHE, GRACE_S, MOUNT, LaunchOptions, Target
+from jina_jax.launch.options import (
+    CACHE,
+    GRACE_S,
+    MOUNT,
+    GpuMachine,
+    LaunchOptions,
+    Target,
+    TpuMachine,
+)
 
 TEMPLATES: dict[Target, str] = {
     "gke": "gke-jobset.yaml",

@@ -14,11 +14,16 @@ from jina_jax.config import RunConfig, SourceConfig
 from jina_jax.errors import UserError
 from jina_jax.inference.embedder import Embedder
 from jina_jax.mine.source import SourceMiner
-from jina_jax.shards.manifest import MANIFEST_FILE, Manifest, SourceSummary, load_manifest
-from jina_jax.shards.verify import verify_shards
+from jina_jax.shards.manifest import (
+    MANIFEST_FILE,
+    Manifest,
+    SourceSummary,
+    load_manifest,
+    verify_shards,
+)
 from jina_jax.system.atomic import write_json
 from jina_jax.system.hashing import content_key, file_sha256
-from jina_jax.system.progress import say
+from jina_jax.system.terminal import say
 from jina_jax.system.workspace import finished_report, workspace
 from jina_jax.text.tokenizer import load_tokenizer
 

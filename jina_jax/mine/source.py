@@ -19,7 +19,7 @@ from jina_jax.sources.chunks import CHUNK_RECORDS, Chunk
 from jina_jax.sources.read import read_all
 from jina_jax.system.arrow import map_table
 from jina_jax.system.atomic import atomic_file, join_files, write_atomically, write_jsonl
-from jina_jax.system.progress import say, track
+from jina_jax.system.terminal import say, track
 from jina_jax.system.workspace import Workspace
 from jina_jax.text.identity import HASH_BYTES, hash_words, text_hash
 

@@ -12,7 +12,7 @@ from jina_jax.checkpoint.trained import is_run
 from jina_jax.inference.embedder import TEXTS_AT_ONCE, Embedder, SentenceEncoder, TextEncoder
 from jina_jax.inference.model_folder import CONFIG_FILE, read_config
 from jina_jax.inference.search import stream_top_k
-from jina_jax.system.progress import track
+from jina_jax.system.terminal import track
 
 
 class MtebModel:

@@ -10,7 +10,7 @@ from jina_jax.config import Suite
 from jina_jax.mteb.model import MtebModel
 from jina_jax.mteb.published import TaskScore
 from jina_jax.mteb.tasks import suite_tasks
-from jina_jax.system.progress import say
+from jina_jax.system.terminal import say
 
 _MAP = "map_at_10"
 

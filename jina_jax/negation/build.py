@@ -17,15 +17,13 @@ from typing import Any, NamedTuple
 
 from jina_jax.config import DataConfig, NegationConfig, SourceConfig
 from jina_jax.errors import UserError
-from jina_jax.negation.check import flaw
 from jina_jax.negation.endpoint import Endpoint
-from jina_jax.negation.paraphrase import paraphrase
-from jina_jax.negation.rules import negate
+from jina_jax.negation.rules import flaw, negate, paraphrase
 from jina_jax.sources.read import FILE_KINDS, matched_files, read_source
 from jina_jax.system.atomic import join_files, write_atomically, write_json, write_jsonl
 from jina_jax.system.files import file_state
 from jina_jax.system.hashing import content_key
-from jina_jax.system.progress import say, track
+from jina_jax.system.terminal import say, track
 from jina_jax.system.workspace import Workspace, finished_report, workspace
 from jina_jax.text.identity import text_hash
 from jina_jax.types import BadRecord

@@ -8,20 +8,116 @@ are needed, and a bad negation teaches the contrary of what it should.
 
 import re
 
-from jina_jax.negation.words import (
-    ADVERBS_THAT_RESIST,
-    AUXILIARIES,
-    DETERMINERS,
-    IRREGULAR_PAST,
-    NEGATIONS,
-    PARTICIPLES,
-    POLARITY_ITEMS,
-    POSITIVE_ITEMS,
-    PRESENT,
-    QUANTIFIERS,
-    QUESTION_WORDS,
-    SUBORDINATORS,
-)
+from jina_jax.config import NegationCheckConfig
+from jina_jax.text.identity import text_hash
+
+
+def words_in(text: str) -> frozenset[str]:
+    """The words of a text, parted by whitespace."""
+    return frozenset(text.split())
+
+
+NEGATIONS = words_in("""
+    not no never none nobody nothing nowhere neither nor without cannot hardly barely scarcely
+    rarely seldom unable fails failed lacks lacked lacking refuses refused denies denied
+""")
+"""What makes a sentence negative, besides words that end in n't."""
+
+AUXILIARIES = words_in("""
+    is are was were am can could will would should must has have had
+""")
+"""Without may and might: what may not be so may be so."""
+
+DETERMINERS = words_in("""
+    a an the this these those my your his her its our their one two three four five six seven
+    eight nine ten another
+""")
+"""A verb's form behind one of these is a noun, as in `the can`; an object begins with them."""
+
+QUANTIFIERS = words_in("""
+    some many most several few all every each both any everyone everybody everything someone
+    somebody something various either only
+""")
+"""A subject with one of these: `some are not` denies nothing, and `all are not` is ambiguous."""
+
+SUBORDINATORS = words_in("""
+    who whom whose which that because when whenever while if although though since after before
+    until unless where wherever as whether what how why once than but
+""")
+"""Before the verb they say that it may belong to another clause than the main one."""
+
+QUESTION_WORDS = words_in("""
+    who whom whose which what where when why how do does did let please to if
+""")
+
+ADVERBS_THAT_RESIST = words_in("""
+    also already still just only even both either too again ever yet sometimes often frequently
+    probably perhaps maybe certainly definitely mainly mostly merely once twice now then
+    formerly originally all always every everything everyone entirely completely quite
+""")
+"""`not` before one of them reads badly, or denies less than the sentence says."""
+
+POLARITY_ITEMS = words_in("""
+    any anyone anybody anything anywhere yet ever either much until
+""")
+"""Words that need the negation which is taken out."""
+
+POSITIVE_ITEMS = words_in("""
+    some something someone somebody somewhere somehow
+""")
+"""Words that a negated sentence would have to change into any, anything, ..."""
+
+PARTICIPLES = words_in("""
+    been become begun broken brought built bought caught chosen come cut done drawn driven eaten
+    fallen felt flown forgotten found given gone grown had heard held hidden hit kept known laid
+    led left lost made meant met paid put read ridden risen run said seen sent set shown sold
+    spent spoken stood sung taken taught thought thrown told understood won worn written
+""")
+"""Irregular ones; regular ones end in -ed."""
+
+PRESENT = {
+    "appears": "appear", "asks": "ask", "becomes": "become", "begins": "begin",
+    "believes": "believe", "belongs": "belong", "brings": "bring", "buys": "buy",
+    "carries": "carry", "comes": "come", "consists": "consist", "contains": "contain",
+    "describes": "describe", "eats": "eat", "enjoys": "enjoy", "features": "feature",
+    "gets": "get", "gives": "give", "goes": "go", "happens": "happen", "hears": "hear",
+    "holds": "hold", "includes": "include", "involves": "involve", "keeps": "keep",
+    "knows": "know", "likes": "like", "loves": "love", "makes": "make", "needs": "need",
+    "occurs": "occur", "offers": "offer", "owns": "own", "plays": "play", "prepares": "prepare",
+    "provides": "provide", "reads": "read", "receives": "receive", "remembers": "remember",
+    "requires": "require", "rides": "ride", "says": "say", "seems": "seem", "sees": "see",
+    "sells": "sell", "sings": "sing", "sits": "sit", "sleeps": "sleep", "speaks": "speak",
+    "stands": "stand", "takes": "take", "teaches": "teach", "thinks": "think",
+    "throws": "throw", "understands": "understand", "uses": "use", "wants": "want",
+    "wears": "wear", "works": "work", "writes": "write",
+}  # fmt: skip
+"""Third person singular → stem, of verbs whose form is seldom a noun."""
+
+IRREGULAR_PAST = {
+    "ate": "eat", "became": "become", "began": "begin", "broke": "break", "brought": "bring",
+    "came": "come", "chose": "choose", "drew": "draw", "drove": "drive", "fell": "fall",
+    "flew": "fly", "forgot": "forget", "gave": "give", "grew": "grow", "knew": "know",
+    "ran": "run", "rode": "ride", "said": "say", "sang": "sing", "saw": "see", "shook": "shake",
+    "spoke": "speak", "stole": "steal", "swam": "swim", "thought": "think", "threw": "throw",
+    "told": "tell", "took": "take", "went": "go", "woke": "wake", "wore": "wear",
+    "wrote": "write",
+}  # fmt: skip
+"""Past → stem, of verbs whose past is no participle, or is one seldom before the main verb."""
+
+SYNONYMS = {
+    "approximately": "about", "assist": "help", "assisted": "helped",
+    "attempted to": "tried to", "began to": "started to", "big": "large", "child": "kid",
+    "children": "kids", "commenced": "started", "completed": "finished", "constructed": "built",
+    "couch": "sofa", "film": "movie", "large": "big", "located in": "situated in",
+    "near the": "close to the", "near a": "close to a", "photo": "picture",
+    "purchased": "bought", "resides": "lives", "several": "a number of", "talking": "speaking",
+    "speaking": "talking", "bicycle": "bike", "next to": "beside", "beside": "next to",
+    "automobile": "car", "finished": "completed", "error": "mistake", "famous": "well-known",
+    "mostly": "mainly", "mainly": "mostly", "often": "frequently", "frequently": "often",
+    "on top of": "upon",
+}  # fmt: skip
+"""A word or phrase → one of the same meaning, for most places where it stands."""
+
 
 _WORD = re.compile(r"[^\W_]+(?:[-'’][^\W_]+)*")
 _SENTENCE_END = re.compile(r"[.!?]['\")\]]*\s+(?=[A-Z\"'])")
@@ -120,3 +216,89 @@ def _affirmed(sentence: str) -> str | None:
     if next(iter(_WORD.findall(sentence_))).lower() in QUESTION_WORDS:
         return None
     return sentence_[: match.start()] + verb + sentence_[match.end() :]
+
+
+def flaw(anchor: str, entailment: str, negative: str, config: NegationCheckConfig) -> str:
+    """Why a triplet is not to be trained on, or an empty text.
+
+    Polarity is counted by words of negation: an antonym (`open`, `closed`) changes none.
+
+    Args:
+      anchor: a sentence.
+      entailment: what follows from it, or a paraphrase.
+      negative: what contradicts both.
+      config: bounds.
+    Returns: `same_text` (two of the three are one), `length`, `double_negation` (more than one
+      negation in a text), `polarity` (anchor and entailment differ in it, or entailment and
+      negative do not), `overlap` (the negative has too few words of the entailment) or nothing.
+    """
+    texts = (anchor, entailment, negative)
+    if len({text_hash(text) for text in texts}) < 3:
+        return "same_text"
+    words = [words_of(text) for text in texts]
+    if any(not config.min_words <= len(w) <= config.max_words for w in words):
+        return "length"
+    if config.polarity:
+        cues = [negation_cues(text) for text in texts]
+        if max(cues) > 1:
+            return "double_negation"
+        if cues[0] != cues[1] or cues[1] == cues[2]:
+            return "polarity"
+    kept = set(words[1]) & set(words[2])
+    if len(kept) < config.min_overlap * len(set(words[1])):
+        return "overlap"
+    return ""
+
+
+_FRONTED = re.compile(
+    r"^(In|On|At|During|From|By|Near|Under|Inside|Outside)( [^,.;:!?]{2,60}?) ?, "
+    r"([^,;:!?]+?)( ?[.])?\s*$"
+)
+_PRONOUN = re.compile(
+    r"\b(he|she|it|we|they|i|you) (is|are|am|will|would have|have been|has been)(?= \w)",
+    re.IGNORECASE,
+)
+_SHORT = {
+    "is": "'s", "are": "'re", "am": "'m", "will": "'ll", "would have": "'d have",
+    "have been": "'ve been", "has been": "'s been",
+}  # fmt: skip
+_LOWER_IN_A_SENTENCE = words_in("""
+    the a an this these those he she it we they there his her its their our my your one two
+    three some many most several another
+""")
+_PHRASE = re.compile(
+    r"\b("
+    + "|".join(sorted(map(re.escape, SYNONYMS), key=len, reverse=True))
+    + r")\b(?= \w| ?[.,]?$)"
+)
+_MOST_SYNONYMS = 3
+
+
+def paraphrase(text: str) -> str | None:
+    """The same said otherwise.
+
+    An adverbial at the start goes to the end, pronouns and their verbs are contracted, and a few
+    words give way to synonyms.
+
+    Args:
+      text: an English sentence.
+    Returns: another text, or None where no rule changes anything.
+    Example: "In 1990, he began to paint." gives "He started to paint in 1990."
+    """
+    changed = _PRONOUN.sub(lambda m: m[1] + _SHORT[m[2].lower()], _unfronted(text))
+    changed = _PHRASE.sub(lambda m: SYNONYMS[m[1]], changed, count=_MOST_SYNONYMS)
+    return None if changed == text else changed
+
+
+def _unfronted(text: str) -> str:
+    match = _FRONTED.match(text)
+    if match is None or not _is_clause(match[3]):
+        return text
+    preposition, phrase, clause, stop = match.groups(default="")
+    return f"{clause[0].upper()}{clause[1:]} {preposition.lower()}{phrase}{stop}"
+
+
+def _is_clause(text: str) -> bool:
+    """Whether the rest begins with a subject, so that it can stand at the start."""
+    first = text.split()[0]
+    return first in _LOWER_IN_A_SENTENCE or first[0].isupper()

@@ -21,7 +21,7 @@ from jina_jax.plan.compile import Compiled, Request
 from jina_jax.plan.topology import LOCAL
 from jina_jax.system.atomic import write_atomically
 from jina_jax.system.environment import package_key, package_version
-from jina_jax.system.progress import say
+from jina_jax.system.terminal import say
 
 _SECTIONS = ("model", "mesh", "feed", "loss", "optim", "train")
 """Parts of a configuration that the step depends on."""

@@ -14,7 +14,7 @@ from jina_jax.plan.compile import BatchShape, Compiled, Request, batch_shape
 from jina_jax.plan.compiler import load_compiled, run_compile, store_compiled
 from jina_jax.plan.topology import LOCAL, find_topology
 from jina_jax.plan.traffic import BETWEEN_SLICES
-from jina_jax.system.progress import say
+from jina_jax.system.terminal import say
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from jina_jax.config import DataConfig
-from jina_jax.prepare.blocks import Block
 from jina_jax.prepare.dedup import DEDUP_VERSION, DedupResult, DedupRules, dedup_task, source_ranks
 from jina_jax.prepare.engine.local import LocalEngine
 from jina_jax.prepare.engine.task import Engine, Task, run_tasks
 from jina_jax.prepare.filters.filter import Filter, filter_key
-from jina_jax.prepare.ingest import CLEAN_VERSION, ReadResult, ShownBad, at_base, judge, read_task
+from jina_jax.prepare.ingest import (
+    CLEAN_VERSION,
+    Block,
+    ReadResult,
+    ShownBad,
+    at_base,
+    judge,
+    read_task,
+)
 from jina_jax.prepare.ledger import LedgerPart
 from jina_jax.prepare.sorted_runs import Run, key_ranges, save_runs
 from jina_jax.prepare.split import (
@@ -32,7 +39,7 @@ from jina_jax.prepare.split import (
 from jina_jax.prepare.stages import Partition, StageResult, filter_task
 from jina_jax.sources.read import empty_source
 from jina_jax.system.hashing import content_key
-from jina_jax.system.progress import track
+from jina_jax.system.terminal import track
 from jina_jax.system.workspace import Workspace
 from jina_jax.text.identity import NORMALISE_VERSION
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from jina_jax.config import DataConfig
 from jina_jax.config.files import difference, unchangeable_fields
 from jina_jax.errors import UnusableError, UserError
-from jina_jax.prepare.blocks import plan_blocks
 from jina_jax.prepare.engine.build import build_engine
 from jina_jax.prepare.engine.task import Task
 from jina_jax.prepare.filters.decontaminate import DecontaminationFilter, leak_report
 from jina_jax.prepare.filters.filter import Filter, Scorer, filter_key
+from jina_jax.prepare.ingest import plan_blocks
 from jina_jax.prepare.inputs import changed_input, input_files
 from jina_jax.prepare.ledger import dropped_texts, merge_ledgers
 from jina_jax.prepare.pipeline import (
@@ -51,7 +51,7 @@ from jina_jax.shards.manifest import (
     save_manifest,
 )
 from jina_jax.system.hashing import content_key
-from jina_jax.system.progress import say
+from jina_jax.system.terminal import say
 from jina_jax.system.workspace import discard_hidden, discard_leftovers, workspace
 
 

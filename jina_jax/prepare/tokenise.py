@@ -16,7 +16,7 @@ from jina_jax.config import TokenizerConfig
 from jina_jax.prepare.sorted_runs import TEXTS, batches
 from jina_jax.prepare.stages import Partition
 from jina_jax.shards.array_record import ShardWriter, encode_record
-from jina_jax.shards.verify import ends_xxh3
+from jina_jax.shards.manifest import ends_xxh3
 from jina_jax.system.atomic import atomic_file, atomic_folder
 from jina_jax.system.hashing import file_sha256
 from jina_jax.text.identity import HASH_BYTES, hash_words

@@ -21,7 +21,7 @@ from jina_jax.shards.manifest import LEDGER_FILE, MANIFEST_FILE, load_manifest
 from jina_jax.system.atomic import atomic_file, write_atomically
 from jina_jax.system.files import is_url, store
 from jina_jax.system.hashing import file_sha256
-from jina_jax.system.progress import say, track
+from jina_jax.system.terminal import say, track
 from jina_jax.system.untrusted import inner_path
 
 WAITS_S = (1, 2, 4, 8, 16, 32)

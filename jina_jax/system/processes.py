@@ -8,7 +8,7 @@ import sys
 from typing import NoReturn
 
 from jina_jax.errors import ExitCode
-from jina_jax.system.progress import say
+from jina_jax.system.terminal import say
 
 _PR_SET_PDEATHSIG = 1
 

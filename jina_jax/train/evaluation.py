@@ -15,7 +15,7 @@ from jina_jax.devices.distributed import is_first
 from jina_jax.errors import UserError
 from jina_jax.evaluate.run import Evaluation, Tasks, measures, read_tasks, score_tasks
 from jina_jax.inference.embedder import Embedder
-from jina_jax.system.progress import say
+from jina_jax.system.terminal import say
 from jina_jax.text.tokenizer import load_tokenizer
 from jina_jax.train.metrics.writer import MetricsWriter, keep_until, read_metrics
 

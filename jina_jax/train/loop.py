@@ -27,11 +27,10 @@ from jina_jax.feed.batch import Batch, PackedBatch
 from jina_jax.feed.open import feed_of_run
 from jina_jax.inference.initial import initial_params
 from jina_jax.model.weights import parameter_count
-from jina_jax.shards.manifest import MANIFEST_FILE, Manifest, load_manifest
-from jina_jax.shards.verify import verify_shards
+from jina_jax.shards.manifest import MANIFEST_FILE, Manifest, load_manifest, verify_shards
 from jina_jax.system.environment import environment
 from jina_jax.system.hashing import file_sha256
-from jina_jax.system.progress import say
+from jina_jax.system.terminal import say
 from jina_jax.text.tokenizer import SPIECE_FILE
 from jina_jax.train.compiled import CompiledStep, as_out_of_memory
 from jina_jax.train.evaluation import StepEvaluation

@@ -10,7 +10,7 @@ from jina_jax.checkpoint.checkpoints import Checkpoints
 from jina_jax.checkpoint.state import TrainState
 from jina_jax.config import RunConfig
 from jina_jax.errors import SaveFailed
-from jina_jax.system.progress import say
+from jina_jax.system.terminal import say
 
 ATTEMPTS = 5
 """Saves in a row that may fail before the run ends."""

@@ -153,7 +153,7 @@ def test_a_mirror_need_not_hold_own_sets(sets, tmp_path):
 def test_the_verb_takes_own_sets(sets, exported, ours, tmp_path, capsys):
     (tmp_path / "mine.py").write_text(
         "from jina_jax.config.evaluate import *\n"
-        "from jina_jax.config.suite import Suite\n"
+        "from jina_jax.config.evaluate import Suite\n"
         f"def get_suite():\n    return Suite('mine', {{'all': ({sets['sts']!r},)}})\n"
     )
     args = [f"--suite={tmp_path / 'mine.py'}", f"--output={tmp_path / 'out'}"]

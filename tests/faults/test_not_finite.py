@@ -16,8 +16,7 @@ from jina_jax.devices.mesh import make_mesh, put
 from jina_jax.errors import ExitCode
 from jina_jax.model.t5 import init_params
 from jina_jax.shards.array_record import ShardSet, ShardWriter, encode_record
-from jina_jax.shards.manifest import MANIFEST_FILE, load_manifest
-from jina_jax.shards.verify import ends_xxh3
+from jina_jax.shards.manifest import MANIFEST_FILE, ends_xxh3, load_manifest
 from jina_jax.system.hashing import file_sha256
 from jina_jax.train.metrics.writer import read_metrics
 from jina_jax.train.step import batch_shardings, init_state, make_train_step, state_shardings

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jina_jax.config import MixtureConfig, SourceConfig, StageConfig
-from jina_jax.config.mixture import mixture_problems
+from jina_jax.config.source import mixture_problems
 from jina_jax.errors import UserError
 from jina_jax.feed.mixture import interleave, own_weights, plan_mixture
 

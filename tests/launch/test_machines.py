@@ -5,7 +5,7 @@ import math
 import pytest
 
 from jina_jax.errors import UserError
-from jina_jax.launch.machines import GpuMachine, find_machine
+from jina_jax.launch.options import GpuMachine, find_machine
 from jina_jax.plan.topology import FAMILIES, find_topology
 
 

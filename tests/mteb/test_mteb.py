@@ -164,7 +164,7 @@ def test_shipped_suites_are_of_tasks_that_mteb_knows(name):
 
 def test_the_verb_prints_scores_and_map(mirror, minilm, tmp_path, capsys):
     (tmp_path / "mine.py").write_text(
-        "from jina_jax.config.suite import Suite, SuiteTask\n"
+        "from jina_jax.config.evaluate import Suite, SuiteTask\n"
         "def get_suite():\n"
         "    return Suite('mine', {'R': (SuiteTask('AskUbuntuDupQuestions'),)})\n"
     )

@@ -1,9 +1,7 @@
 import pytest
 
 from jina_jax.config import NegationCheckConfig
-from jina_jax.negation.check import flaw
-from jina_jax.negation.paraphrase import paraphrase
-from jina_jax.negation.rules import negate, negation_cues
+from jina_jax.negation.rules import flaw, negate, negation_cues, paraphrase
 
 
 @pytest.mark.parametrize(

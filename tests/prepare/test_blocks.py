@@ -8,8 +8,8 @@ import pytest
 
 from jina_jax.config import SourceConfig
 from jina_jax.errors import UserError
-from jina_jax.prepare import blocks
-from jina_jax.prepare.blocks import plan_blocks
+from jina_jax.prepare import ingest as blocks
+from jina_jax.prepare.ingest import plan_blocks
 from jina_jax.shards.manifest import LEDGER_FILE
 from jina_jax.sources import lines
 from jina_jax.sources.chunks import flattened

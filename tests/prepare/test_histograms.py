@@ -1,7 +1,7 @@
 import pytest
 
 from jina_jax.errors import UserError
-from jina_jax.prepare.histograms import bars, plot_histograms, text_histograms
+from jina_jax.prepare.explain import bars, plot_histograms, text_histograms
 from jina_jax.shards.manifest import ScoreHistogram
 
 HISTOGRAMS = {("faq", "margin"): ScoreHistogram(-1.0, 1.0, (0, 0, 1, 8), (4, 0, 0, 0))}

@@ -13,8 +13,7 @@ from jina_jax.prepare.run import prepare
 from jina_jax.prepare.split import held_out_pairs
 from jina_jax.prepare.summary import length_stats
 from jina_jax.shards.array_record import ShardSet
-from jina_jax.shards.manifest import LengthStats, load_manifest
-from jina_jax.shards.verify import verify_shards
+from jina_jax.shards.manifest import LengthStats, load_manifest, verify_shards
 from jina_jax.text.identity import text_hash
 from jina_jax.text.tokenizer import load_tokenizer
 from tests.pairs import config, files, pair, run, write

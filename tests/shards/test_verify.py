@@ -9,8 +9,7 @@ import pytest
 
 from jina_jax.errors import UserError
 from jina_jax.shards.array_record import ShardSet, ShardWriter, encode_record
-from jina_jax.shards.manifest import load_manifest
-from jina_jax.shards.verify import data_problems, ends_xxh3, verify_shards
+from jina_jax.shards.manifest import data_problems, ends_xxh3, load_manifest, verify_shards
 from tests.pairs import config, pair, run, write
 
 

@@ -15,7 +15,7 @@ from fsspec.spec import AbstractBufferedFile
 
 from jina_jax.config import SourceConfig
 from jina_jax.errors import UserError
-from jina_jax.prepare.blocks import BLOCK_BYTES, plan_blocks
+from jina_jax.prepare.ingest import BLOCK_BYTES, plan_blocks
 from jina_jax.sources.read import read_file, read_source
 from jina_jax.system.files import file_state, find_files
 from jina_jax.types import Origin, Pair

@@ -1,6 +1,6 @@
 import pytest
 
-from jina_jax.system import progress
+from jina_jax.system import terminal as progress
 
 
 def test_items_pass_unchanged_and_the_end_is_told_once(capsys):

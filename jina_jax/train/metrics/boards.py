@@ -10,7 +10,7 @@ from tensorboardX import SummaryWriter
 from jina_jax.config import RunConfig
 from jina_jax.config.files import to_json
 from jina_jax.errors import UserError
-from jina_jax.system.progress import say
+from jina_jax.system.terminal import say
 
 TENSORBOARD_FOLDER = "tensorboard"
 WANDB_ID_FILE = "wandb_id.txt"

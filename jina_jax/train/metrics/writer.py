@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from jina_jax.config import RunConfig
-from jina_jax.system.progress import say
+from jina_jax.system.terminal import say
 from jina_jax.train.metrics.boards import open_boards
 
 METRICS_FILE = "metrics.jsonl"

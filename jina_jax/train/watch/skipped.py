@@ -6,7 +6,7 @@ from pathlib import Path
 from jina_jax.errors import NotFinite
 from jina_jax.feed.batch import Batch
 from jina_jax.shards.array_record import ShardSet
-from jina_jax.system.progress import say
+from jina_jax.system.terminal import say
 from jina_jax.train.metrics.writer import json_line, keep_until, read_metrics
 
 SKIPPED_FILE = "skipped.jsonl"
