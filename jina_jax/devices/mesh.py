@@ -8,7 +8,6 @@ dimension of the feed-forward, so that its devices work on the same rows (Shoeyb
 
 import fnmatch
 import math
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -87,14 +86,6 @@ def _shape(config: MeshConfig, count: int) -> tuple[int, int, int]:
             f"{data * inner} devices, and there are {count}; leave mesh.data at -1 to use them all"
         )
     return data, config.fsdp, config.tensor
-
-
-def local_memory_bytes(devices: Sequence[jax.Device]) -> int:
-    """What one of these devices has; those of a CPU share the machine's memory."""
-    limit = (devices[0].memory_stats() or {}).get("bytes_limit")
-    if limit is not None:
-        return int(limit)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(devices)
 
 
 def all_on_data(mesh: Mesh) -> Mesh:

@@ -21,6 +21,7 @@ from jina_jax.config.files import difference, to_json, unchangeable_fields
 from jina_jax.config.validation import validate
 from jina_jax.devices.distributed import check_agreement, is_first, start
 from jina_jax.devices.host_watch import HostWatch
+from jina_jax.devices.memory import as_out_of_memory
 from jina_jax.devices.mesh import check_divides, make_mesh, put
 from jina_jax.errors import Interrupted, UserError
 from jina_jax.feed.batch import Batch, PackedBatch
@@ -33,14 +34,19 @@ from jina_jax.system.environment import environment
 from jina_jax.system.hashing import file_sha256
 from jina_jax.system.progress import say
 from jina_jax.text.tokenizer import SPIECE_FILE
-from jina_jax.train.compiled import CompiledStep, as_out_of_memory
 from jina_jax.train.evaluation import StepEvaluation
 from jina_jax.train.metrics.profile import Profiler
 from jina_jax.train.metrics.source_metrics import SourceMetrics
 from jina_jax.train.metrics.throughput import Throughput
 from jina_jax.train.metrics.writer import METRICS_FILE, MetricsWriter, read_metrics
 from jina_jax.train.saves import Saves
-from jina_jax.train.step import batch_shardings, init_state, state_shapes, state_shardings
+from jina_jax.train.step import (
+    CompiledStep,
+    batch_shardings,
+    init_state,
+    state_shapes,
+    state_shardings,
+)
 from jina_jax.train.step_log import StepLog
 from jina_jax.train.watch.goodput import Goodput
 from jina_jax.train.watch.skipped import SkippedSteps
@@ -69,7 +75,7 @@ def train(config: RunConfig) -> TrainState:
             return _train_on(config, manifest, mesh, goodput)
         except jax.errors.JaxRuntimeError as error:
             hosts.explain(error)
-            raise as_out_of_memory(error, config, mesh) from error
+            raise as_out_of_memory(error, config, mesh.size) from error
         except ValueError as error:  # What Gloo raises when a connection is cut.
             hosts.explain(error)
             raise

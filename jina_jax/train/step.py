@@ -13,6 +13,7 @@ from jaxtyping import Array, Float32
 
 from jina_jax.checkpoint.state import Params, TemperatureState, TrainState
 from jina_jax.config import LossConfig, RunConfig, T5Config
+from jina_jax.devices.memory import as_out_of_memory, does_not_fit, local_memory_bytes
 from jina_jax.devices.mesh import param_shardings, replicated, split_first_axis
 from jina_jax.feed.batch import PackedBatch
 from jina_jax.model.dropout import DropoutKey
@@ -223,3 +224,49 @@ def make_train_step(
         out_shardings=(state, replicated(mesh)),
         donate_argnums=0,
     )
+
+
+class CompiledStep:
+    """`make_train_step`, which says so where a step does not fit, before it runs."""
+
+    def __init__(self, config: RunConfig, mesh: Mesh):
+        self._config, self._mesh = config, mesh
+        self._step: Any = make_train_step(config, mesh)
+        self._compiled: dict[tuple[tuple[int, ...], ...], Any] = {}
+
+    def knows(self, batch: PackedBatch) -> bool:
+        """Whether the step is compiled for batches of this shape."""
+        return _shape(batch) in self._compiled
+
+    def compile(self, state: TrainState, batch: PackedBatch) -> None:
+        """Compiles the step for the shape of a batch.
+
+        Raises: OutOfMemory with what to change, when it doesn't fit.
+        """
+        try:
+            compiled = self._step.lower(state, batch).compile()
+        except jax.errors.JaxRuntimeError as error:
+            raise as_out_of_memory(error, self._config, self._mesh.size) from error
+        memory = compiled.memory_analysis()
+        if memory is not None:
+            needed = (
+                memory.argument_size_in_bytes + memory.temp_size_in_bytes
+                + memory.output_size_in_bytes - memory.alias_size_in_bytes
+            )  # fmt: skip
+            available = local_memory_bytes(self._mesh.local_devices)
+            if needed > available:
+                raise does_not_fit(
+                    f"a step of {len(batch.ids_RL)} rows of {batch.ids_RL.shape[1]} tokens needs "
+                    f"{needed / 2**30:,.2f} GiB a device, and there are {available / 2**30:,.2f}",
+                    self._config, self._mesh.size,
+                )  # fmt: skip
+        self._compiled[_shape(batch)] = compiled
+
+    def __call__(self, state: TrainState, batch: PackedBatch) -> tuple[TrainState, Metrics]:
+        """Runs a step, which was compiled before; it reuses the memory of the state."""
+        found: tuple[TrainState, Metrics] = self._compiled[_shape(batch)](state, batch)
+        return found
+
+
+def _shape(batch: PackedBatch) -> tuple[tuple[int, ...], ...]:
+    return tuple(array.shape for array in batch)

@@ -4,8 +4,8 @@ import jax
 from jax.sharding import Mesh
 
 from jina_jax.config import RunConfig
+from jina_jax.devices.memory import peak_memory
 from jina_jax.feed.batch import Batch
-from jina_jax.train.metrics.memory import peak_memory
 from jina_jax.train.metrics.source_metrics import SourceMetrics
 from jina_jax.train.metrics.throughput import Throughput
 from jina_jax.train.metrics.writer import METRICS_FILE, MetricsWriter, read_metrics
