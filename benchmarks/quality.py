@@ -95,7 +95,7 @@ def write_start(options: Options, work: Path, seed: int) -> None:
 
 def ordered_pairs(config: RunConfig) -> list[list[str]]:
     """The pairs in the order of our batches, found by the hashes of their texts."""
-    from jina_jax.feed.open import feed_of_run
+    from jina_jax.feed.pipeline import feed_of_run
     from jina_jax.shards.manifest import load_manifest
     from jina_jax.text.identity import text_hash
     from jina_jax.text.tokenizer import load_tokenizer

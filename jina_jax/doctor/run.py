@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from jina_jax.checkpoint.trained import BEST_FOLDER, load_checkpoint
+from jina_jax.checkpoint.checkpoints import BEST_FOLDER, load_checkpoint
 from jina_jax.config import RunConfig, SourceConfig
 from jina_jax.config.validation import check_credentials, validate
 from jina_jax.doctor.check import Check, Checks, Verdict, guarded

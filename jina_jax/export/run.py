@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from jina_jax.checkpoint.trained import Trained, load_checkpoint
+from jina_jax.checkpoint.checkpoints import Trained, load_checkpoint
 from jina_jax.config import RunConfig
 from jina_jax.config.evaluate import OwnSet
 from jina_jax.errors import UserError

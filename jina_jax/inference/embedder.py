@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from jina_jax.checkpoint.trained import is_run, load_checkpoint
+from jina_jax.checkpoint.checkpoints import is_run, load_checkpoint
 from jina_jax.config import BertConfig, T5Config
 from jina_jax.devices.mesh import all_on_data, make_mesh
 from jina_jax.errors import UserError

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from jina_jax.checkpoint.trained import is_run, load_checkpoint
+from jina_jax.checkpoint.checkpoints import is_run, load_checkpoint
 from jina_jax.config import RunConfig, T5Config
 from jina_jax.config.files import difference
 from jina_jax.devices.mesh import param_shardings, put

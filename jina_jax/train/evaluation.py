@@ -7,9 +7,8 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from jina_jax.checkpoint.checkpoints import Checkpoints
+from jina_jax.checkpoint.checkpoints import BEST_FOLDER, Checkpoints
 from jina_jax.checkpoint.state import TrainState
-from jina_jax.checkpoint.trained import BEST_FOLDER
 from jina_jax.config import RunConfig
 from jina_jax.devices.distributed import is_first
 from jina_jax.errors import UserError

@@ -13,19 +13,17 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from jina_jax.checkpoint.checkpoints import Checkpoints
+from jina_jax.checkpoint.checkpoints import STARTS_FILE, Checkpoints, is_run
 from jina_jax.checkpoint.state import TrainState
-from jina_jax.checkpoint.trained import STARTS_FILE, is_run
 from jina_jax.config import RunConfig
 from jina_jax.config.files import difference, to_json, unchangeable_fields
 from jina_jax.config.validation import validate
-from jina_jax.devices.distributed import check_agreement, is_first, start
-from jina_jax.devices.host_watch import HostWatch
+from jina_jax.devices.distributed import HostWatch, check_agreement, is_first, start
 from jina_jax.devices.memory import as_out_of_memory
 from jina_jax.devices.mesh import check_divides, make_mesh, put
 from jina_jax.errors import Interrupted, UserError
 from jina_jax.feed.batch import Batch, PackedBatch
-from jina_jax.feed.open import feed_of_run
+from jina_jax.feed.pipeline import feed_of_run
 from jina_jax.inference.initial import initial_params
 from jina_jax.model.weights import parameter_count
 from jina_jax.shards.manifest import MANIFEST_FILE, Manifest, load_manifest
@@ -50,8 +48,7 @@ from jina_jax.train.step import (
 from jina_jax.train.step_log import StepLog
 from jina_jax.train.watch.goodput import Goodput
 from jina_jax.train.watch.skipped import SkippedSteps
-from jina_jax.train.watch.stop import StopLatch
-from jina_jax.train.watch.watchdog import Limits, Watchdog
+from jina_jax.train.watch.stop import Limits, StopLatch, Watchdog
 
 
 def train(config: RunConfig) -> TrainState:
