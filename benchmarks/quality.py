@@ -148,7 +148,7 @@ def measured(options: Options, work: Path, seed: int, prepare_s: float) -> dict[
     """Trains and scores both sides with one seed."""
     from jina_jax.inference.embedder import Embedder
     from jina_jax.inference.model_folder import read_encoder
-    from jina_jax.model.weights import from_huggingface
+    from jina_jax.model.t5 import from_huggingface
 
     write_start(options, work, seed)
     config = run_config(options, work, seed)

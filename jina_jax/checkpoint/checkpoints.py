@@ -28,7 +28,7 @@ from jina_jax.checkpoint.state import TrainState
 from jina_jax.config import FeedConfig, T5Config
 from jina_jax.config.files import RUN_FILE, read_section
 from jina_jax.errors import SaveFailed, UserError
-from jina_jax.model.layout import check_shape
+from jina_jax.model.huggingface import check_shape
 from jina_jax.model.t5 import init_params
 from jina_jax.system.atomic import sync
 from jina_jax.system.progress import say

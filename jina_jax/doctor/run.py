@@ -11,7 +11,7 @@ from jina_jax.doctor.machine import folder_checks
 from jina_jax.doctor.prepared import prepared_checks
 from jina_jax.errors import UserError
 from jina_jax.inference.model_folder import check_sentence_folder, read_encoder
-from jina_jax.model.weights import from_huggingface, parameter_count
+from jina_jax.model.t5 import from_huggingface, parameter_count
 from jina_jax.shards.manifest import MANIFEST_FILE
 from jina_jax.sources.read import FILE_KINDS, matched_files
 from jina_jax.system.files import file_state

@@ -13,8 +13,7 @@ from jina_jax.config.files import difference
 from jina_jax.devices.mesh import param_shardings, put
 from jina_jax.errors import UserError
 from jina_jax.inference.model_folder import read_encoder
-from jina_jax.model.t5 import init_params
-from jina_jax.model.weights import from_huggingface
+from jina_jax.model.t5 import from_huggingface, init_params
 
 
 def initial_params(config: RunConfig, mesh: Mesh) -> Any:

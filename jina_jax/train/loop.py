@@ -25,7 +25,7 @@ from jina_jax.errors import Interrupted, UserError
 from jina_jax.feed.batch import Batch, PackedBatch
 from jina_jax.feed.pipeline import feed_of_run
 from jina_jax.inference.initial import initial_params
-from jina_jax.model.weights import parameter_count
+from jina_jax.model.t5 import parameter_count
 from jina_jax.shards.manifest import MANIFEST_FILE, Manifest, load_manifest
 from jina_jax.shards.verify import verify_shards
 from jina_jax.system.environment import environment
@@ -48,7 +48,7 @@ from jina_jax.train.step import (
 from jina_jax.train.step_log import StepLog
 from jina_jax.train.watch.goodput import Goodput
 from jina_jax.train.watch.skipped import SkippedSteps
-from jina_jax.train.watch.stop import Limits, StopLatch, Watchdog
+from jina_jax.train.watch.stop import StopLatch, Watchdog
 
 
 def train(config: RunConfig) -> TrainState:
@@ -81,7 +81,7 @@ def train(config: RunConfig) -> TrainState:
 def _train_on(config: RunConfig, manifest: Manifest, mesh: Mesh, goodput: Goodput) -> TrainState:
     with (
         Checkpoints(config.checkpoint_path, keep=config.train.keep_checkpoints) as checkpoints,
-        Watchdog() as watchdog,
+        Watchdog(config) as watchdog,
     ):
         metadata = {
             "config": unchangeable_fields(config),
@@ -198,14 +198,13 @@ def _run_steps(
         config.run_path, feed.sources,
         start=first, limit=config.faults.max_skipped_steps, writes=is_first(),
     )  # fmt: skip
-    limits = Limits(config, watchdog)
     with (
         StopLatch() as latch,
         _writer(config, first) as writer,
         Profiler.of_run(config, first) as profiler,
     ):
         if evaluation.due(first):
-            with limits.evaluation(first), goodput.of("evaluation"):
+            with watchdog.step(f"the evaluation after step {first}"), goodput.of("evaluation"):
                 evaluation.run(state, first, writer)
         of_sources = SourceMetrics(
             feed.records, feed.mixture, batch_size=config.feed.global_batch_size, done=first
@@ -213,26 +212,34 @@ def _run_steps(
         say(of_sources.planned(), enabled=is_first())
         log = StepLog(config, mesh, writer, of_sources, skipped, saves, goodput)
         goodput.enter("step")
-        for batch, arrays in _on_devices(feed.batches, mesh, log.throughput, limits, goodput):
+        for batch, arrays in _on_devices(feed.batches, mesh, log.throughput, watchdog, goodput):
             profiler.before(batch.step, state)
             done = batch.step + 1
             if not step_fn.knows(arrays):
-                with limits.compiling(done), goodput.of("compile"), log.throughput.leaves_out():
+                with (
+                    watchdog.step(f"the compilation of step {done}"),
+                    goodput.of("compile"),
+                    log.throughput.leaves_out(),
+                ):
                     step_fn.compile(state, arrays)
-            with limits.step(done):
+            with watchdog.step(f"step {done}", times=1):
                 state, metrics = step_fn(state, arrays)
                 log.dispatched(batch, metrics)
                 stop = latch.requested(batch.step)
                 is_last = done == num_steps or stop is not None or skipped.are_too_many
                 if is_last:
                     log.flush()
-            with limits.saving(done), goodput.of("checkpoint"):
+            with watchdog.step(f"the save after step {done}"), goodput.of("checkpoint"):
                 saves.after(state, done, is_last=is_last)
             if skipped.are_too_many:
                 raise skipped.error(done)
             if stop is None and evaluation.due(done):
                 log.flush()
-                with limits.evaluation(done), goodput.of("evaluation"), log.throughput.leaves_out():
+                with (
+                    watchdog.step(f"the evaluation after step {done}"),
+                    goodput.of("evaluation"),
+                    log.throughput.leaves_out(),
+                ):
                     evaluation.run(state, done, writer)
             if stop is not None and done < num_steps:
                 raise Interrupted(stop, done)
@@ -246,14 +253,14 @@ def _writer(config: RunConfig, first: int) -> AbstractContextManager[MetricsWrit
 
 
 def _on_devices(
-    feed: Iterator[Batch], mesh: Mesh, throughput: Throughput, limits: Limits, goodput: Goodput
+    feed: Iterator[Batch], mesh: Mesh, throughput: Throughput, watchdog: Watchdog, goodput: Goodput
 ) -> Iterator[tuple[Batch, PackedBatch]]:
     """Puts each batch on the devices while the step before it still runs."""
     shardings = batch_shardings(mesh)
     is_first_batch = True
     while True:
         began = time.perf_counter()
-        with limits.batch(is_first=is_first_batch), goodput.of("data_wait"):
+        with watchdog.batch(is_first=is_first_batch), goodput.of("data_wait"):
             batch = next(feed, None)
         is_first_batch = False
         throughput.data_wait_s += time.perf_counter() - began

@@ -50,14 +50,16 @@ class StopLatch:
 
 
 class Watchdog:
-    """Watches one thread from another: what it does within a limit ends in time, or the process
-    does, with the stacks of all threads on standard error and an exit code of its own.
+    """Ends a run that stands still, instead of letting it hang for days.
+
+    It watches the training thread from another one. When a limit is over, the process ends with the
+    stacks of all threads on standard error and an exit code of its own.
     """
 
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._limit: tuple[float, ExitCode, str] | None = None
-        self._closed = False
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+        self._deadline: tuple[float, ExitCode, str] | None = None
+        self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> "Watchdog":
@@ -65,51 +67,13 @@ class Watchdog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
+        self._closed.set()
         self._thread.join()
-
-    @contextmanager
-    def limit(self, timeout_s: float, code: ExitCode, message: str) -> Iterator[None]:
-        """Limits what is done inside.
-
-        Args:
-          timeout_s: seconds; 0 sets no limit.
-          code: what the process ends with when they are over.
-          message: for a person: what did not come, and what to do.
-        """
-        limit = (time.monotonic() + timeout_s, code, message) if timeout_s else None
-        self._set(limit)
-        try:
-            yield
-        finally:
-            self._set(None)
-
-    def _set(self, limit: tuple[float, ExitCode, str] | None) -> None:
-        # Without a wake-up: the thread looks every second, which is near enough to minutes.
-        self._limit = limit
-
-    def _watch(self) -> None:
-        while True:
-            with self._changed:
-                if self._closed or self._changed.wait_for(lambda: self._closed, timeout=1.0):
-                    return
-            limit = self._limit
-            if limit is not None and time.monotonic() > limit[0]:
-                end_at_once(limit[1], f"{limit[2]} (process {os.getpid()})")
-
-
-class Limits:
-    """What a run may take how long."""
-
-    def __init__(self, config: RunConfig, watchdog: Watchdog):
-        self._config, self._watchdog = config, watchdog
 
     def batch(self, *, is_first: bool) -> AbstractContextManager[None]:
         """Limits the wait for a batch; workers start before the first."""
         timeout_s = self._config.faults.batch_timeout_s * (4 if is_first else 1)
-        return self._watchdog.limit(
+        return self._limit(
             timeout_s, ExitCode.DATA_STALLED,
             f"no batch came within {timeout_s:g} s (faults.batch_timeout_s): "
             f"{'one of the workers' if self._config.feed.workers else 'reading'} hangs, or the "
@@ -117,27 +81,28 @@ class Limits:
             f"checkpoint",
         )  # fmt: skip
 
-    def compiling(self, step: int) -> AbstractContextManager[None]:
-        """Limits the compilation of a step."""
-        return self._of_step(f"the compilation of step {step}", 4)
-
-    def step(self, step: int) -> AbstractContextManager[None]:
-        """Limits a step."""
-        return self._of_step(f"step {step}", 1)
-
-    def saving(self, step: int) -> AbstractContextManager[None]:
-        """Limits the wait for the disk."""
-        return self._of_step(f"the save after step {step}", 4)
-
-    def evaluation(self, step: int) -> AbstractContextManager[None]:
-        """Limits an evaluation, which compiles too."""
-        return self._of_step(f"the evaluation after step {step}", 4)
-
-    def _of_step(self, what: str, times: int) -> AbstractContextManager[None]:
+    def step(self, what: str, times: int = 4) -> AbstractContextManager[None]:
+        """Limits a step, or what belongs to it and may take several times as long."""
         timeout_s = self._config.faults.step_timeout_s * times
-        return self._watchdog.limit(
+        return self._limit(
             timeout_s, ExitCode.STEP_STALLED,
             f"{what} did not end within {timeout_s:g} s ({f'{times} · ' if times > 1 else ''}"
             f"faults.step_timeout_s): a device, a disk or another host hangs. The same command "
             f"goes on from the newest checkpoint",
         )  # fmt: skip
+
+    @contextmanager
+    def _limit(self, timeout_s: float, code: ExitCode, message: str) -> Iterator[None]:
+        """Limits what is done inside; a timeout of 0 sets no limit."""
+        # The thread is not woken up: it looks every second, which is near enough to minutes.
+        self._deadline = (time.monotonic() + timeout_s, code, message) if timeout_s else None
+        try:
+            yield
+        finally:
+            self._deadline = None
+
+    def _watch(self) -> None:
+        while not self._closed.wait(1.0):
+            deadline = self._deadline
+            if deadline is not None and time.monotonic() > deadline[0]:
+                end_at_once(deadline[1], f"{deadline[2]} (process {os.getpid()})")
