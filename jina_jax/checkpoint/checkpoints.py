@@ -64,7 +64,7 @@ def _training(state: TrainState) -> dict[str, Any]:
 
 
 def _any_process(problem: str) -> str:
-    """The problem of this process, or word of one that another has; called by all together."""
+    """The problem of this process, or a note that another has one; all call it together."""
     if jax.process_count() == 1:
         return problem
     of_all = np.asarray(multihost_utils.process_allgather(np.int32(bool(problem))))
@@ -228,7 +228,7 @@ class Checkpoints:
         return _unflatten(like, self._load(step, {"params": _flatten(like)})["params"])
 
     def _load(self, step: int, wanted: dict[str, dict[str, Any]]) -> dict[str, Any]:
-        # Orbax would cast without a word.
+        # Orbax would cast silently.
         held = ocp.checkpointables_metadata(self._path(step)).metadata
         for part, arrays in wanted.items():
             if lines := _unlike(arrays, held[part]):
@@ -298,7 +298,7 @@ def load_checkpoint(run_path: Path) -> Trained:
     """Reads the parameters of a run, without the optimizer: of `best/` where evaluations during
     training chose one (evaluate.keep_best), else the newest.
 
-    A damaged step is passed over with a word on standard error.
+    A damaged step is skipped with a message on standard error.
 
     Raises: UserError when the folder is no run, or has no undamaged checkpoint.
     """

@@ -83,7 +83,7 @@ def _give_up(text: str) -> None:
 
 
 def is_first() -> bool:
-    """Whether this process writes what is written once."""
+    """Whether this process is the one that writes files of which a run has one."""
     return jax.process_index() == 0
 
 
@@ -108,7 +108,11 @@ _LEFT = "left"
 
 
 class HostWatch:
-    """A context in which the processes of a run watch each other; with one it does nothing."""
+    """Notices that another process of a run is gone or hangs, and says which; does nothing alone.
+
+    Every process reports to JAX's coordination service that it lives, and checks the others. JAX
+    does that too, but ends a process with a C++ stack and the number of a task.
+    """
 
     def __init__(self, timeout_s: float):
         """Args: seconds without a sign of life after which a process counts as lost."""
@@ -138,7 +142,7 @@ class HostWatch:
             self._threads[0].join(self._timeout_s)
 
     def explain(self, error: BaseException) -> None:
-        """Waits, after an error that another process's end may have caused, whether one is lost.
+        """Waits to see whether a process is lost, after an error that its end may have caused.
 
         Returns only when all others live: then the error has another cause.
         """
@@ -155,13 +159,13 @@ class HostWatch:
             word = _LEFT if is_last else str(number)
             try:
                 client.key_value_set(f"{_KEY}/{self._rank}", f"{word} {self._me}", True)
-                told = dict(client.key_value_dir_get(_KEY))
+                alive = dict(client.key_value_dir_get(_KEY))
             except jax.errors.JaxRuntimeError:
                 if is_last:
                     return
                 continue
             now = self._answered = time.monotonic()
-            for key, value in told.items():
+            for key, value in alive.items():
                 rank, (word, _, name) = int(key.rpartition("/")[2]), value.partition(" ")
                 self._names[rank] = name.partition(" ")[0]
                 if self._seen.get(rank, ("", 0.0))[0] != word:

@@ -1,4 +1,4 @@
-"""The device mesh, and how batches and parameters lie on it.
+"""The device mesh, and the sharding of batches and parameters.
 
 The mesh has three axes. `data` and `fsdp` divide the rows of a batch; `fsdp` divides each matrix of
 the parameters too, which is gathered where it is used; `tensor` divides heads and the inner
@@ -104,7 +104,7 @@ def split_first_axis(mesh: Mesh) -> NamedSharding:
 
 
 def param_shardings(params: Any, mesh: Mesh) -> Any:
-    """How the parameters of a T5 encoder lie on the mesh.
+    """Sharding of the parameters of a T5 encoder.
 
     Args:
       params: of `model.t5.init_params`, as arrays or as shapes.

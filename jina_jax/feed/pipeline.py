@@ -156,7 +156,7 @@ def _or_lost(from_workers: Iterator[Batch]) -> Iterator[Batch]:
 
 
 class RunFeed(NamedTuple):
-    """What a run is fed."""
+    """Data of a run."""
 
     sources: dict[str, ShardSet]
     """In the order of the manifest, which `Batch.source` counts in."""
@@ -168,7 +168,7 @@ class RunFeed(NamedTuple):
 def feed_of_run(config: RunConfig, manifest: Manifest, start: int = 0) -> RunFeed:
     """Opens the shards of `config.data_path` and plans the batches from step `start` on.
 
-    Raises: UserError when a source is too small, or the mixture cannot be had.
+    Raises: UserError when a source is too small, or the mixture cannot be planned.
     """
     sources = {
         s.name: ShardSet([config.data_path / shard.path for shard in s.shards])

@@ -1,4 +1,7 @@
-"""The T5 encoder (Raffel et al. 2020), v1.0 and v1.1, for packed rows, and its Hugging Face names."""
+"""The T5 encoder (Raffel et al. 2020), v1.0 and v1.1, for packed rows.
+
+It reads and writes weights and shapes under the names of Hugging Face; no files are touched here.
+"""
 
 import dataclasses
 from collections.abc import Callable, Mapping

@@ -4,7 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ from jina_jax.text.tokenizer import SPIECE_FILE
 from jina_jax.train.evaluation import StepEvaluation
 from jina_jax.train.metrics.profile import Profiler
 from jina_jax.train.metrics.source_metrics import SourceMetrics
-from jina_jax.train.metrics.throughput import Throughput
+from jina_jax.train.metrics.throughput import Goodput, Throughput
 from jina_jax.train.metrics.writer import METRICS_FILE, MetricsWriter, read_metrics
 from jina_jax.train.saves import Saves
 from jina_jax.train.step import (
@@ -46,7 +46,6 @@ from jina_jax.train.step import (
     state_shardings,
 )
 from jina_jax.train.step_log import StepLog
-from jina_jax.train.watch.goodput import Goodput
 from jina_jax.train.watch.skipped import SkippedSteps
 from jina_jax.train.watch.stop import StopLatch, Watchdog
 
@@ -200,7 +199,7 @@ def _run_steps(
     )  # fmt: skip
     with (
         StopLatch() as latch,
-        _writer(config, first) as writer,
+        MetricsWriter(config, first) if is_first() else nullcontext() as writer,
         Profiler.of_run(config, first) as profiler,
     ):
         if evaluation.due(first):
@@ -244,12 +243,6 @@ def _run_steps(
             if stop is not None and done < num_steps:
                 raise Interrupted(stop, done)
     return state
-
-
-def _writer(config: RunConfig, first: int) -> AbstractContextManager[MetricsWriter | None]:
-    if not is_first():
-        return nullcontext()
-    return MetricsWriter(config, first)
 
 
 def _on_devices(

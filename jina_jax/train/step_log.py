@@ -7,11 +7,10 @@ from jina_jax.config import RunConfig
 from jina_jax.devices.memory import peak_memory
 from jina_jax.feed.batch import Batch
 from jina_jax.train.metrics.source_metrics import SourceMetrics
-from jina_jax.train.metrics.throughput import Throughput
+from jina_jax.train.metrics.throughput import Goodput, Throughput
 from jina_jax.train.metrics.writer import METRICS_FILE, MetricsWriter, read_metrics
 from jina_jax.train.saves import Saves
 from jina_jax.train.watch.alarms import Alarms
-from jina_jax.train.watch.goodput import Goodput
 from jina_jax.train.watch.skipped import SkippedSteps
 
 
@@ -28,9 +27,9 @@ class StepLog:
           config: of the run.
           mesh: of its devices.
           writer: None in processes that write nothing.
-          of_sources: is told of every step.
-          skipped: is told of every step.
-          saves: says how many have failed.
+          of_sources: receives every step's metrics.
+          skipped: receives every step's metrics.
+          saves: counts those that failed.
           goodput: of the run.
         """
         self._config, self._writer, self._of_sources = config, writer, of_sources
@@ -40,7 +39,7 @@ class StepLog:
             config.alarms, of_sources.names,
             batch_size=config.feed.global_batch_size, warmup_steps=config.optim.warmup_steps,
         )  # fmt: skip
-        # What was raised before a resumption still is.
+        # Alarms that were raised before a resumption stay raised.
         for line in read_metrics(config.run_path / METRICS_FILE) if writer else ():
             self._alarms.judge(line)
         self.throughput = Throughput(config, mesh)

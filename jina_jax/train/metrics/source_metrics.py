@@ -1,4 +1,4 @@
-"""What each source of a mixture does: how much of it was drawn, and how well it is learned."""
+"""Metrics of each source of a mixture: how much was drawn, and the means of its steps."""
 
 from collections.abc import Mapping
 
@@ -21,7 +21,7 @@ class SourceMetrics:
           records: name of each source → its training records, in the order of the mixture.
           mixture: of the run.
           batch_size: records in a batch.
-          done: steps done before; they drew what the mixture says.
+          done: steps done before, whose batches the mixture gives.
         """
         self.names = list(records)
         self._records, self._mixture, self._batch_size = records, mixture, batch_size
@@ -45,11 +45,11 @@ class SourceMetrics:
         """Counts a step that is done, with its metrics."""
         self._batches_N[source] += 1
         if values.get("skipped"):
-            return  # Its figures say nothing.
+            return  # Its metrics mean nothing.
         self._values[source].append({name: values[name] for name in MEANS if name in values})
 
     def read(self) -> dict[str, float]:
-        """Named `source/NAME/...`, and begins new means.
+        """Metrics named `source/NAME/...`; the means start anew.
 
         `batches`, `records` and `epochs` count what was drawn since the run began; `share` is that
         share of its batches, and `asked_share` what it should be. The others are means over the

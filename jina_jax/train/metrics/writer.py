@@ -23,12 +23,12 @@ WANDB_ID_FILE = "wandb_id.txt"
 
 
 class Board(Protocol):
-    """A place that figures are drawn in. None of its methods ends a run when it fails."""
+    """A place for curves of the metrics. None of its methods ends a run when it fails."""
 
     def draw(self, values: dict[str, float], step: int) -> None:
         """Adds a point to the curve of each name."""
 
-    def tell(self, message: str, step: int) -> None:
+    def alarm(self, message: str, step: int) -> None:
         """Adds the text of an alarm."""
 
     def close(self) -> None:
@@ -50,7 +50,7 @@ class TensorBoard:
     """Event files in the run folder."""
 
     def __init__(self, config: RunConfig, start: int):
-        """What was drawn after step `start` is taken back."""
+        """Opens the files; points after step `start` are removed."""
         # A full disk ends the board's thread, and what puts into a bounded queue, or leaves
         # something in it at the end, would wait for that thread for ever.
         self._board = SummaryWriter(
@@ -59,18 +59,16 @@ class TensorBoard:
         self._board.file_writer.event_writer._event_queue.cancel_join_thread()
 
     def draw(self, values: dict[str, float], step: int) -> None:
-        """See `Board`; nothing is drawn any more once the disk was full."""
+        """Draws nothing any more once the disk was full."""
         if self._is_alive():
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
 
-    def tell(self, message: str, step: int) -> None:
-        """See `Board`."""
+    def alarm(self, message: str, step: int) -> None:
         if self._is_alive():
             self._board.add_text("alarm", message, step)
 
     def close(self) -> None:
-        """See `Board`."""
         if self._is_alive():
             with suppress(OSError):
                 self._board.close()
@@ -82,11 +80,11 @@ class TensorBoard:
 class WeightsAndBiases:
     """A run of `train.wandb_project`; key, server and mode are wandb's own, of the environment.
 
-    Steps that a kill made the trainer do again are drawn twice, with the same values.
+    Steps that are repeated after a kill are drawn twice, with the same values.
     """
 
     def __init__(self, config: RunConfig):
-        """Opens the run, or the one of before.
+        """Opens the run, or goes on with the one that an earlier start opened.
 
         Raises: UserError.
         """
@@ -122,15 +120,12 @@ class WeightsAndBiases:
         say(f"Weights & Biases: {self._run.url or self._run.dir}")
 
     def draw(self, values: dict[str, float], step: int) -> None:
-        """See `Board`."""
         self._try("log", {"step": step} | values)
 
-    def tell(self, message: str, step: int) -> None:
-        """See `Board`."""
+    def alarm(self, message: str, step: int) -> None:
         self._try("alert", f"step {step}", message)
 
     def close(self) -> None:
-        """See `Board`."""
         self._try("finish")
 
     def _try(self, method: str, *args: Any) -> None:
@@ -150,9 +145,9 @@ class MetricsWriter:
     """Writes `metrics.jsonl` in the run folder, and draws on its boards."""
 
     def __init__(self, config: RunConfig, start: int):
-        """Opens the files; on resume, what was written after step `start` is taken back.
+        """Opens the files; on resume, lines after step `start` are removed.
 
-        Raises: UserError when a board that is asked for cannot be had.
+        Raises: UserError when a board that the configuration asks for cannot be opened.
         """
         self._path, self._num_steps = config.run_path / METRICS_FILE, config.train.num_steps
         keep_until(self._path, start)
@@ -186,7 +181,7 @@ class MetricsWriter:
             while self._unwritten:
                 self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
         except OSError as error:
-            # It comes with the next line, when there is room again; so the run goes on.
+            # The run goes on: the line is written with the next one, when there is room again.
             say(f"METRICS FAILED: step {step} cannot be written to {self._path}: {error}")
         else:
             self.draw(values)
@@ -206,7 +201,7 @@ class MetricsWriter:
             tqdm.write(alarm["message"], file=sys.stderr)
 
     def _time_left(self, step: int) -> str:
-        """As the steps since the first line of this start tell, which leaves compiling out."""
+        """Estimated from the steps since the first line of this start, without compilation."""
         now = time.monotonic()
         if self._first is None:
             self._first = step, now
@@ -226,11 +221,11 @@ class MetricsWriter:
         for board in self._boards:
             board.draw(numbers, step)
             for alarm in values.get("alarm", ()):
-                board.tell(alarm["message"], step)
+                board.alarm(alarm["message"], step)
 
 
 def json_line(values: dict[str, Any]) -> str:
-    """A line of JSON, which has no word for NaN and infinity: null."""
+    """A line of JSON, with null for NaN and infinity, which JSON lacks."""
 
     def of(value: Any) -> Any:
         return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -247,7 +242,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def keep_until(path: Path, step: int) -> None:
-    """Takes back the lines of a file of steps that were written after a step."""
+    """Removes the lines of later steps from a file with a line per step."""
     kept = [values for values in read_metrics(path) if values["step"] <= step]
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(json.dumps(v) + "\n" for v in kept), encoding="utf-8")
