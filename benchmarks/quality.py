@@ -81,7 +81,7 @@ def write_start(options: Options, work: Path, seed: int) -> None:
 
     from jina_jax.export.huggingface import export_huggingface
     from jina_jax.model.t5 import init_params
-    from jina_jax.train.optim import learning_rate_schedule
+    from jina_jax.train.step import learning_rate_schedule
 
     config = run_config(options, work, seed)
     export_huggingface(

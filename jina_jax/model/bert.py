@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jina_jax.config import BertConfig
 from jina_jax.errors import UserError
 from jina_jax.model.attention import attend, attend_by_row, segment_mask
-from jina_jax.model.huggingface import Tensor, fill_params, read_shape
+from jina_jax.model.huggingface import Layout, all_layers, fill_params, read_shape
 from jina_jax.model.layers import LayerNorm, Linear, graphdef
 from jina_jax.model.pooling import first_token
 
@@ -193,13 +193,8 @@ def apply(
 ) -> Float[Array, "R L D"]:
     """Encodes packed rows with the given weights: `BertEncoder.__call__` as a pure function.
 
-    Args:
-      config: the one that `params` were made for.
-      params: from `init_params` or `from_huggingface`.
-      ids_RL: int token ids.
-      segments_RL: int, 0 for padding, 1.. for the texts of a row.
-      types_RL: int token types; None means type 0 everywhere.
-    Returns: float32 [R, L, D].
+    Args beside its own: the config that `params` were made for; `params` from `init_params` or
+    `from_huggingface`.
     """
     return nnx.merge(graphdef(BertEncoder, config), params)(ids_RL, segments_RL, types_RL)
 
@@ -214,14 +209,8 @@ def classify(
 ) -> Float[Array, "R S"]:
     """One logit per packed text: `BertClassifier.__call__` as a pure function.
 
-    Args:
-      config: the one that `params` were made for.
-      params: from `init_classifier_params` or `classifier_from_huggingface`.
-      ids_RL: int token ids.
-      segments_RL: int, 0 for padding, 1.. for the texts of a row.
-      types_RL: int token types.
-      texts_per_row: slots S of a row.
-    Returns: float32 [R, S].
+    Args beside its own: the config that `params` were made for; `params` from
+    `init_classifier_params` or `classifier_from_huggingface`.
     """
     model = nnx.merge(graphdef(BertClassifier, config), params)
     return model(ids_RL, segments_RL, types_RL, texts_per_row)
@@ -240,39 +229,36 @@ _REQUIRED = {
 }
 
 
-def _linear(theirs: str, *ours: str | int) -> dict[str, Tensor]:
+_LAYER = {
+    "attention.self.query": "attention/q",
+    "attention.self.key": "attention/k",
+    "attention.self.value": "attention/v",
+    "attention.output.dense": "attention/o",
+    "attention.output.LayerNorm": "attention_norm",
+    "intermediate.dense": "wi",
+    "output.dense": "wo",
+    "output.LayerNorm": "feed_forward_norm",
+}
+
+
+def _with_bias(theirs: str, ours: str) -> dict[str, str]:
+    """Weight and bias of a linear map or of a norm."""
+    weight, bias = ("scale_D", "bias_D") if "LayerNorm" in theirs else ("kernel", "bias_O")
+    return {f"{theirs}.weight": f"{ours}/{weight}", f"{theirs}.bias": f"{ours}/{bias}"}
+
+
+def _layout(config: BertConfig) -> Layout:
+    """Of `BertModel` without its pooler."""
+    layer: dict[str, str] = {}
+    for theirs, ours in _LAYER.items():
+        layer |= _with_bias(f"encoder.layer.{{}}.{theirs}", f"blocks/{{}}/{ours}")
     return {
-        f"{theirs}.weight": Tensor((*ours, "kernel"), True),
-        f"{theirs}.bias": Tensor((*ours, "bias_O"), False),
+        "embeddings.word_embeddings.weight": "word_VD",
+        "embeddings.position_embeddings.weight": "position_PD",
+        "embeddings.token_type_embeddings.weight": "type_TD",
+        **_with_bias("embeddings.LayerNorm", "embedding_norm"),
+        **all_layers(layer, config.num_hidden_layers),
     }
-
-
-def _norm(theirs: str, *ours: str | int) -> dict[str, Tensor]:
-    return {
-        f"{theirs}.weight": Tensor((*ours, "scale_D"), False),
-        f"{theirs}.bias": Tensor((*ours, "bias_D"), False),
-    }
-
-
-def _layout(config: BertConfig) -> dict[str, Tensor]:
-    """Name in `BertModel`, without its pooler → place in the parameters."""
-    layout = {
-        "embeddings.word_embeddings.weight": Tensor(("word_VD",), False),
-        "embeddings.position_embeddings.weight": Tensor(("position_PD",), False),
-        "embeddings.token_type_embeddings.weight": Tensor(("type_TD",), False),
-        **_norm("embeddings.LayerNorm", "embedding_norm"),
-    }
-    for i in range(config.num_hidden_layers):
-        theirs = f"encoder.layer.{i}"
-        ours: tuple[str | int, ...] = ("blocks", i)
-        for short, name in (("q", "query"), ("k", "key"), ("v", "value")):
-            layout |= _linear(f"{theirs}.attention.self.{name}", *ours, "attention", short)
-        layout |= _linear(f"{theirs}.attention.output.dense", *ours, "attention", "o")
-        layout |= _norm(f"{theirs}.attention.output.LayerNorm", *ours, "attention_norm")
-        layout |= _linear(f"{theirs}.intermediate.dense", *ours, "wi")
-        layout |= _linear(f"{theirs}.output.dense", *ours, "wo")
-        layout |= _norm(f"{theirs}.output.LayerNorm", *ours, "feed_forward_norm")
-    return layout
 
 
 def _modern(name: str) -> str:
@@ -311,11 +297,10 @@ def classifier_from_huggingface(tensors: Mapping[str, np.ndarray], config: BertC
     Raises: UserError naming each missing, unexpected and mis-shaped tensor.
     """
     layout = {
-        f"{_CLASSIFIER_PREFIX}{name}": Tensor(("encoder", *path), is_transposed)
-        for name, (path, is_transposed) in _layout(config).items()
+        f"{_CLASSIFIER_PREFIX}{name}": f"encoder/{path}" for name, path in _layout(config).items()
     }
-    layout |= _linear(f"{_CLASSIFIER_PREFIX}pooler.dense", "pooler")
-    layout |= _linear("classifier", "classifier")
+    layout |= _with_bias(f"{_CLASSIFIER_PREFIX}pooler.dense", "pooler")
+    layout |= _with_bias("classifier", "classifier")
     used = {_modern(k): v for k, v in tensors.items() if not k.endswith(_UNUSED_SUFFIX)}
     init = partial(init_classifier_params, config)
     return fill_params(layout, used, init, "BERT cross-encoder with one logit")

@@ -26,7 +26,7 @@ from jina_jax.model.attention import (
     segment_mask,
 )
 from jina_jax.model.dropout import DropoutKey, Site, dropout
-from jina_jax.model.huggingface import Tensor, fill_params, read_shape
+from jina_jax.model.huggingface import Layout, all_layers, fill_params, read_params, read_shape
 from jina_jax.model.layers import Linear, RMSNorm, graphdef
 
 
@@ -280,14 +280,8 @@ def apply(
 ) -> Float[Array, "R L D"]:
     """Encodes packed rows with the given weights: `T5Encoder.__call__` as a pure function.
 
-    Args:
-      config: the one that `params` were made for.
-      params: from `init_params` or `from_huggingface`.
-      ids_RL: int token ids.
-      segments_RL: int, 0 for padding, 1.. for the texts of a row.
-      dropout_key: None turns dropout off.
-      execution: how the layers are run.
-    Returns: float32 [R, L, D].
+    Args beside its own: the config that `params` were made for; `params` from `init_params` or
+    `from_huggingface`.
     """
     encoder = nnx.merge(graphdef(T5Encoder, config), params)
     return encoder(ids_RL, segments_RL, dropout_key=dropout_key, execution=execution)
@@ -302,35 +296,27 @@ IGNORED_PREFIXES = ("decoder.", "lm_head.")
 _FEED_FORWARDS = ("relu", "gated-gelu")
 
 
-def _layout(config: T5Config) -> dict[str, Tensor]:
-    """Hugging Face name → place in the parameters."""
+def _layout(config: T5Config) -> Layout:
     is_gated = config.feed_forward_proj == "gated-gelu"
-    projections = ("wi_0", "wi_1", "wo") if is_gated else ("wi", "wo")
-    layout = {
-        _EMBEDDING: Tensor(("embedding_VD",), False),
-        "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": Tensor(
-            ("position_bias", "table"), False
-        ),
-        "encoder.final_layer_norm.weight": Tensor(("final_norm", "scale_D"), False),
+    attention, feed_forward = "encoder.block.{}.layer.0", "encoder.block.{}.layer.1"
+    layer = {
+        f"{attention}.SelfAttention.{name}.weight": f"blocks/{{}}/attention/{name}/kernel"
+        for name in ("q", "k", "v", "o")
     }
-    for i in range(config.num_layers):
-        ours: tuple[str | int, ...] = ("blocks", i)
-        attention, feed_forward = f"encoder.block.{i}.layer.0", f"encoder.block.{i}.layer.1"
-        for name in ("q", "k", "v", "o"):
-            layout[f"{attention}.SelfAttention.{name}.weight"] = Tensor(
-                (*ours, "attention", name, "kernel"), True
-            )
-        layout[f"{attention}.layer_norm.weight"] = Tensor(
-            (*ours, "attention_norm", "scale_D"), False
+    layer[f"{attention}.layer_norm.weight"] = "blocks/{}/attention_norm/scale_D"
+    for name in ("wi_0", "wi_1", "wo") if is_gated else ("wi", "wo"):
+        layer[f"{feed_forward}.DenseReluDense.{name}.weight"] = (
+            f"blocks/{{}}/feed_forward/{name}/kernel"
         )
-        for name in projections:
-            layout[f"{feed_forward}.DenseReluDense.{name}.weight"] = Tensor(
-                (*ours, "feed_forward", name, "kernel"), True
-            )
-        layout[f"{feed_forward}.layer_norm.weight"] = Tensor(
-            (*ours, "feed_forward_norm", "scale_D"), False
-        )
-    return layout
+    layer[f"{feed_forward}.layer_norm.weight"] = "blocks/{}/feed_forward_norm/scale_D"
+    return {
+        _EMBEDDING: "embedding_VD",
+        "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": (
+            "position_bias/table"
+        ),
+        "encoder.final_layer_norm.weight": "final_norm/scale_D",
+        **all_layers(layer, config.num_layers),
+    }
 
 
 def _one_embedding(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -369,12 +355,7 @@ def to_huggingface(params: nnx.State, config: T5Config) -> dict[str, np.ndarray]
       config: the shape of `params`.
     Returns: name → C-contiguous float32 array on the host.
     """
-    flat = dict(nnx.to_flat_state(params))
-    tensors = {}
-    for name, (path, is_transposed) in _layout(config).items():
-        array = np.asarray(flat[path][...], np.float32)
-        tensors[name] = np.ascontiguousarray(array.T if is_transposed else array)
-    return tensors
+    return read_params(_layout(config), params)
 
 
 def parameter_count(config: T5Config) -> int:

@@ -34,7 +34,6 @@ from jina_jax.system.progress import say
 from jina_jax.text.tokenizer import SPIECE_FILE
 from jina_jax.train.evaluation import StepEvaluation
 from jina_jax.train.metrics.profile import Profiler
-from jina_jax.train.metrics.source_metrics import SourceMetrics
 from jina_jax.train.metrics.throughput import Goodput, Throughput
 from jina_jax.train.metrics.writer import METRICS_FILE, MetricsWriter, read_metrics
 from jina_jax.train.saves import Saves
@@ -45,7 +44,7 @@ from jina_jax.train.step import (
     state_shapes,
     state_shardings,
 )
-from jina_jax.train.step_log import StepLog
+from jina_jax.train.step_log import SourceMetrics, StepLog
 from jina_jax.train.watch.skipped import SkippedSteps
 from jina_jax.train.watch.stop import StopLatch, Watchdog
 
