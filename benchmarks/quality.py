@@ -81,7 +81,7 @@ def write_start(options: Options, work: Path, seed: int) -> None:
 
     from jina_jax.export.huggingface import export_huggingface
     from jina_jax.model.t5 import init_params
-    from jina_jax.train.optim import learning_rate_schedule
+    from jina_jax.train.step import learning_rate_schedule
 
     config = run_config(options, work, seed)
     export_huggingface(
@@ -95,7 +95,7 @@ def write_start(options: Options, work: Path, seed: int) -> None:
 
 def ordered_pairs(config: RunConfig) -> list[list[str]]:
     """The pairs in the order of our batches, found by the hashes of their texts."""
-    from jina_jax.feed.open import feed_of_run
+    from jina_jax.feed.pipeline import feed_of_run
     from jina_jax.shards.manifest import load_manifest
     from jina_jax.text.identity import text_hash
     from jina_jax.text.tokenizer import load_tokenizer
@@ -148,7 +148,7 @@ def measured(options: Options, work: Path, seed: int, prepare_s: float) -> dict[
     """Trains and scores both sides with one seed."""
     from jina_jax.inference.embedder import Embedder
     from jina_jax.inference.model_folder import read_encoder
-    from jina_jax.model.weights import from_huggingface
+    from jina_jax.model.t5 import from_huggingface
 
     write_start(options, work, seed)
     config = run_config(options, work, seed)

@@ -160,7 +160,7 @@ class Victim:
 
 def planned_batches(config: RunConfig) -> list[str]:
     """Fingerprints of the batches of all steps, drawn anew; every epoch must have every record."""
-    from jina_jax.feed.open import feed_of_run
+    from jina_jax.feed.pipeline import feed_of_run
     from jina_jax.shards.manifest import load_manifest
 
     feed = feed_of_run(config, load_manifest(config.data_path))
@@ -185,8 +185,7 @@ def compare(folder: Path, config: RunConfig) -> None:
     """Raises AssertionError where the two runs differ."""
     import jax
 
-    from jina_jax.checkpoint.checkpoints import Checkpoints
-    from jina_jax.checkpoint.trained import load_checkpoint
+    from jina_jax.checkpoint.checkpoints import Checkpoints, load_checkpoint
     from jina_jax.train.step import state_shapes
 
     lines: dict[str, Any] = {

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from jina_jax.cli.arguments import config_verb
-from jina_jax.feed.open import feed_of_run
+from jina_jax.feed.pipeline import feed_of_run
 from jina_jax.shards.manifest import load_manifest
 from jina_jax.train.metrics.writer import read_metrics
 

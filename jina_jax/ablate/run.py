@@ -19,7 +19,7 @@ import numpy as np
 
 from jina_jax.ablate.noise import Injected, detections, inject
 from jina_jax.ablate.report import ABLATION_FILE, AblationReport, ArmReport, plot_ablation
-from jina_jax.checkpoint.trained import is_run
+from jina_jax.checkpoint.checkpoints import is_run
 from jina_jax.config import Ablation, RunConfig, SourceConfig
 from jina_jax.config.ablate import ablation_problems, arm_config
 from jina_jax.config.files import difference, unchangeable_fields

@@ -10,12 +10,14 @@ written its part, and only then named t: a folder with a number is complete, wha
 Whoever reads it compares with the seal first, and takes the newest step that is good.
 """
 
+import dataclasses
 import logging
 import shutil
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -23,7 +25,11 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from jina_jax.checkpoint.state import TrainState
+from jina_jax.config import FeedConfig, T5Config
+from jina_jax.config.files import RUN_FILE, read_section
 from jina_jax.errors import SaveFailed, UserError
+from jina_jax.model.huggingface import check_shape
+from jina_jax.model.t5 import init_params
 from jina_jax.system.atomic import sync
 from jina_jax.system.hashing import damage, seal
 from jina_jax.system.terminal import say
@@ -58,7 +64,7 @@ def _training(state: TrainState) -> dict[str, Any]:
 
 
 def _any_process(problem: str) -> str:
-    """The problem of this process, or word of one that another has; called by all together."""
+    """The problem of this process, or a note that another has one; all call it together."""
     if jax.process_count() == 1:
         return problem
     of_all = np.asarray(multihost_utils.process_allgather(np.int32(bool(problem))))
@@ -222,7 +228,7 @@ class Checkpoints:
         return _unflatten(like, self._load(step, {"params": _flatten(like)})["params"])
 
     def _load(self, step: int, wanted: dict[str, dict[str, Any]]) -> dict[str, Any]:
-        # Orbax would cast without a word.
+        # Orbax would cast silently.
         held = ocp.checkpointables_metadata(self._path(step)).metadata
         for part, arrays in wanted.items():
             if lines := _unlike(arrays, held[part]):
@@ -265,3 +271,47 @@ def open_for_reading(*folders: Path) -> tuple[Checkpoints, int]:
         if step is not None:
             return checkpoints, step
     raise UserError(f"no undamaged checkpoint in {folders[-1]}: run `jina-jax train` first")
+
+
+STARTS_FILE = "starts.jsonl"
+"""Of the run folder: when, at which step and on what each start of its training was."""
+BEST_FOLDER = "best"
+"""Of the run folder: the parameters that evaluation during training found best."""
+
+
+class Trained(NamedTuple):
+    """What a run's checkpoint holds of the model."""
+
+    params: Any
+    config: T5Config
+    max_tokens: int
+    """Tokens of the longest text that training could see."""
+    step: int
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a run, and not of a model."""
+    return (folder / "checkpoints").is_dir()
+
+
+def load_checkpoint(run_path: Path) -> Trained:
+    """Reads the parameters of a run, without the optimizer: of `best/` where evaluations during
+    training chose one (evaluate.keep_best), else the newest.
+
+    A damaged step is skipped with a message on standard error.
+
+    Raises: UserError when the folder is no run, or has no undamaged checkpoint.
+    """
+    config_path = run_path / RUN_FILE
+    if not config_path.is_file():
+        raise UserError(f"{run_path} holds no trained model: run `jina-jax train` first")
+    # Only these parts, so that a run of another version is read as long as they are the same.
+    model = read_section(run_path, "model", T5Config)
+    feed = read_section(run_path, "feed", FeedConfig)
+    check_shape(dataclasses.asdict(model), config_path)
+    config, max_tokens = model, max(feed.query_tokens, feed.positive_tokens)
+    like = jax.eval_shape(partial(init_params, config), jax.random.key(0))
+    place_at = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place_at), like)
+    checkpoints, step = open_for_reading(run_path / BEST_FOLDER, run_path / "checkpoints")
+    return Trained(checkpoints.restore_params(step, like), config, max_tokens, step)

@@ -1,4 +1,4 @@
-"""What the devices that we know can do at most: published peaks, per device as JAX counts them.
+"""Published peaks of known devices, per device as JAX counts them.
 
 These are bounds, not measurements. Sources: Google Cloud's pages "TPU v4", "TPU v5e", "TPU v5p" and
 "TPU v6e" (of a pod's network, a chip's part); NVIDIA's data sheets of A100, H100, H200 and L4

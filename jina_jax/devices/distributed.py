@@ -1,4 +1,4 @@
-"""Several processes that train as one: how they start and agree.
+"""Several processes that train as one: how they start, agree and watch each other.
 
 Every process runs the identical command. Each reads every batch and puts its own devices' part on
 them; the first alone writes metrics and run files, and all write their parts of a checkpoint.
@@ -6,14 +6,19 @@ them; the first alone writes metrics and run files, and all write their parts of
 
 import hashlib
 import os
+import socket
 import threading
+import time
+from typing import Any
 
 import jax
 import numpy as np
+from jax._src import distributed as jax_distributed  # No public name leads to the client.
 from jax.experimental import multihost_utils
 
 from jina_jax.config import DistributedConfig
 from jina_jax.errors import ExitCode, UserError
+from jina_jax.system.processes import end_at_once
 from jina_jax.system.terminal import say
 
 CLUSTER = "auto"
@@ -78,7 +83,7 @@ def _give_up(text: str) -> None:
 
 
 def is_first() -> bool:
-    """Whether this process writes what is written once."""
+    """Whether this process is the one that writes files of which a run has one."""
     return jax.process_index() == 0
 
 
@@ -95,4 +100,103 @@ def check_agreement(text: str) -> None:
         raise UserError(
             f"processes {', '.join(map(str, differing))} have another configuration, other data or "
             f"another checkpoint than process 0: give every process the same command and folders"
+        )
+
+
+_KEY = "jina_jax/alive"
+_LEFT = "left"
+
+
+class HostWatch:
+    """Notices that another process of a run is gone or hangs, and says which; does nothing alone.
+
+    Every process reports to JAX's coordination service that it lives, and checks the others. JAX
+    does that too, but ends a process with a C++ stack and the number of a task.
+    """
+
+    def __init__(self, timeout_s: float):
+        """Args: seconds without a sign of life after which a process counts as lost."""
+        self._timeout_s = timeout_s
+        self._closed = threading.Event()
+        self._count = jax.process_count()
+        self._rank = jax.process_index()
+        self._me = f"{socket.gethostname()} {threading.get_native_id()}"
+        self._seen: dict[int, tuple[str, float]] = {}
+        self._names: dict[int, str] = {}
+        self._answered = time.monotonic()
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> "HostWatch":
+        if self._count > 1:
+            for target in (self._beat, self._judge):
+                thread = threading.Thread(
+                    target=target, name=f"hosts{target.__name__}", daemon=True
+                )
+                thread.start()
+                self._threads.append(thread)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._count > 1:
+            self._closed.set()
+            self._threads[0].join(self._timeout_s)
+
+    def explain(self, error: BaseException) -> None:
+        """Waits to see whether a process is lost, after an error that its end may have caused.
+
+        Returns only when all others live: then the error has another cause.
+        """
+        if self._count > 1:
+            say(f"jina-jax: {str(error).splitlines()[0][:300]}; looking which process is lost")
+            time.sleep(1.5 * self._timeout_s)
+
+    def _beat(self) -> None:
+        client: Any = jax_distributed.global_state.client
+        pause_s, number = min(10.0, self._timeout_s / 5), 0
+        while True:
+            is_last = self._closed.wait(pause_s if number else 0)
+            number += 1
+            word = _LEFT if is_last else str(number)
+            try:
+                client.key_value_set(f"{_KEY}/{self._rank}", f"{word} {self._me}", True)
+                alive = dict(client.key_value_dir_get(_KEY))
+            except jax.errors.JaxRuntimeError:
+                if is_last:
+                    return
+                continue
+            now = self._answered = time.monotonic()
+            for key, value in alive.items():
+                rank, (word, _, name) = int(key.rpartition("/")[2]), value.partition(" ")
+                self._names[rank] = name.partition(" ")[0]
+                if self._seen.get(rank, ("", 0.0))[0] != word:
+                    self._seen[rank] = word, now
+            if is_last:
+                return
+
+    def _judge(self) -> None:
+        began = time.monotonic()
+        while not self._closed.wait(min(1.0, self._timeout_s / 10)):
+            now = time.monotonic()
+            if now - self._answered > self._timeout_s:
+                self._lost([0], "the coordinator on it does not answer")
+            silent = [
+                rank
+                for rank in range(self._count)
+                if rank != self._rank
+                and self._seen.get(rank, ("", began))[0] != _LEFT
+                and now - self._seen.get(rank, ("", began))[1] > self._timeout_s
+            ]
+            # While this process itself stood still, it saw nobody.
+            if silent and now - self._answered < self._timeout_s / 2:
+                self._lost(silent, "no sign of life")
+
+    def _lost(self, ranks: list[int], why: str) -> None:
+        if self._closed.is_set():
+            return
+        who = ", ".join(f"{r} (host {self._names.get(r, 'unknown')})" for r in ranks)
+        end_at_once(
+            ExitCode.HOST_LOST,
+            f"process {who} of {self._count} is gone or hangs: {why} for {self._timeout_s:g} s "
+            f"(faults.heartbeat_s). This process, {self._rank}, stops; start the same command "
+            f"on all hosts again, and it goes on from the newest checkpoint",
         )

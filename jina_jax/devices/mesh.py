@@ -1,4 +1,4 @@
-"""The device mesh, and how batches and parameters lie on it.
+"""The device mesh, and the sharding of batches and parameters.
 
 The mesh has three axes. `data` and `fsdp` divide the rows of a batch; `fsdp` divides each matrix of
 the parameters too, which is gathered where it is used; `tensor` divides heads and the inner
@@ -8,7 +8,6 @@ dimension of the feed-forward, so that its devices work on the same rows (Shoeyb
 
 import fnmatch
 import math
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -89,14 +88,6 @@ def _shape(config: MeshConfig, count: int) -> tuple[int, int, int]:
     return data, config.fsdp, config.tensor
 
 
-def local_memory_bytes(devices: Sequence[jax.Device]) -> int:
-    """What one of these devices has; those of a CPU share the machine's memory."""
-    limit = (devices[0].memory_stats() or {}).get("bytes_limit")
-    if limit is not None:
-        return int(limit)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(devices)
-
-
 def all_on_data(mesh: Mesh) -> Mesh:
     """The same devices in the same order, all along `data`."""
     return Mesh(mesh.devices.reshape(-1, 1, 1), AXES, axis_types=(AxisType.Auto,) * 3)
@@ -113,7 +104,7 @@ def split_first_axis(mesh: Mesh) -> NamedSharding:
 
 
 def param_shardings(params: Any, mesh: Mesh) -> Any:
-    """How the parameters of a T5 encoder lie on the mesh.
+    """Sharding of the parameters of a T5 encoder.
 
     Args:
       params: of `model.t5.init_params`, as arrays or as shapes.

@@ -3,14 +3,14 @@
 import os
 from pathlib import Path
 
-from jina_jax.checkpoint.trained import BEST_FOLDER, load_checkpoint
+from jina_jax.checkpoint.checkpoints import BEST_FOLDER, load_checkpoint
 from jina_jax.config import RunConfig, SourceConfig
 from jina_jax.config.files import difference
 from jina_jax.config.validation import check_credentials, validate
 from jina_jax.doctor.machine import Check, Checks, Verdict, folder_checks, guarded
 from jina_jax.errors import UserError
 from jina_jax.inference.model_folder import check_sentence_folder, read_encoder
-from jina_jax.model.weights import from_huggingface, parameter_count
+from jina_jax.model.t5 import from_huggingface, parameter_count
 from jina_jax.shards.array_record import ShardSet
 from jina_jax.shards.manifest import (
     MANIFEST_FILE,

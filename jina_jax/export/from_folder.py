@@ -28,7 +28,7 @@ from jina_jax.inference.model_folder import (
     find_folder,
     read_encoder,
 )
-from jina_jax.model.weights import from_huggingface
+from jina_jax.model.t5 import from_huggingface
 from jina_jax.system.atomic import write_atomically
 from jina_jax.system.untrusted import inner_path, read_json
 from jina_jax.text.tokenizer import (

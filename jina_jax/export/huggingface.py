@@ -14,7 +14,7 @@ from jina_jax.config import T5Config
 from jina_jax.errors import UserError
 from jina_jax.export.onnx import ONNX_DATA, ONNX_FILE, ONNX_FOLDER, embed, verify_onnx, write_onnx
 from jina_jax.inference.model_folder import CONFIG_FILE, WEIGHTS_FILE, read_encoder
-from jina_jax.model.weights import config_to_huggingface, from_huggingface, to_huggingface
+from jina_jax.model.t5 import config_to_huggingface, from_huggingface, to_huggingface
 from jina_jax.system.atomic import sync
 from jina_jax.text.tokenizer import load_tokenizer
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from jina_jax.checkpoint.trained import Trained, load_checkpoint
+from jina_jax.checkpoint.checkpoints import Trained, load_checkpoint
 from jina_jax.config import RunConfig
 from jina_jax.config.evaluate import OwnSet
 from jina_jax.errors import UserError
 from jina_jax.evaluate.run import RESULT_FILES
 from jina_jax.export.huggingface import export_huggingface, verify_export
 from jina_jax.export.model_card import CardScore, CardSource, ModelCard, render_card
-from jina_jax.model.weights import parameter_count
+from jina_jax.model.t5 import parameter_count
 from jina_jax.shards.manifest import SourceSummary, load_manifest
 
 _TEXTS_COMPARED = 64

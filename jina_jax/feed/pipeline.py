@@ -9,18 +9,59 @@ import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import grain
 import numpy as np
 from absl import flags
 
-from jina_jax.config import FeedConfig
+from jina_jax.config import FeedConfig, RunConfig
 from jina_jax.errors import DataLost, UserError
 from jina_jax.feed.batch import Batch, pack_batch
-from jina_jax.feed.mixture import Mixture
-from jina_jax.feed.shuffle import permute
+from jina_jax.feed.mixture import Mixture, plan_mixture
 from jina_jax.shards.array_record import ShardSet
+from jina_jax.shards.manifest import Manifest
 from jina_jax.system.processes import die_with_parent
+
+_ROUNDS = 6
+
+
+def _mix(x_N: np.ndarray) -> np.ndarray:
+    """The finaliser of SplitMix64 (Steele et al. 2014): 64 bits in, 64 well-mixed bits out."""
+    x_N = (x_N ^ (x_N >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x_N = (x_N ^ (x_N >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x_N ^ (x_N >> np.uint64(31))
+
+
+def permute(index_N: np.ndarray, size: int, *seeds: int) -> np.ndarray:
+    """Maps positions to rows by a pseudo-random permutation of range(size).
+
+    A Feistel network over the next power of four, walked until the value falls below `size`
+    (Black & Rogaway 2002, "Ciphers with arbitrary finite domains").
+
+    Args:
+      index_N: integers in [0, size).
+      size: rows of the epoch, below 2**62.
+      *seeds: any integers; together they choose the permutation.
+    Returns: int64 [N], the row at each position.
+    """
+    assert 0 < size < 2**62
+    half_bits = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
+    half_mask = (np.uint64(1) << half_bits) - np.uint64(1)
+    with np.errstate(over="ignore"):
+        key = np.zeros(1, np.uint64)
+        for seed in seeds:
+            key = _mix(key + np.uint64(seed % 2**64) + np.uint64(0x9E3779B97F4A7C15))
+        value_N = np.asarray(index_N).astype(np.uint64)
+        todo_N = np.ones(value_N.shape, bool)
+        while todo_N.any():
+            left, right = value_N[todo_N] >> half_bits, value_N[todo_N] & half_mask
+            for r in range(_ROUNDS):
+                round_key = key + np.uint64(r + 1) * np.uint64(0xD1B54A32D192ED03)
+                left, right = right, left ^ (_mix(right + round_key) & half_mask)
+            value_N[todo_N] = (left << half_bits) | right
+            todo_N = value_N >= np.uint64(size)
+    return value_N.astype(np.int64)
 
 
 class _ReadBatch(grain.transforms.Map):
@@ -112,3 +153,31 @@ def _or_lost(from_workers: Iterator[Batch]) -> Iterator[Batch]:
             f"goes on from the newest checkpoint; lower feed.workers or feed.prefetch_batches if "
             f"it recurs"
         ) from error
+
+
+class RunFeed(NamedTuple):
+    """Data of a run."""
+
+    sources: dict[str, ShardSet]
+    """In the order of the manifest, which `Batch.source` counts in."""
+    records: dict[str, int]
+    mixture: Mixture
+    batches: Iterator[Batch]
+
+
+def feed_of_run(config: RunConfig, manifest: Manifest, start: int = 0) -> RunFeed:
+    """Opens the shards of `config.data_path` and plans the batches from step `start` on.
+
+    Raises: UserError when a source is too small, or the mixture cannot be planned.
+    """
+    sources = {
+        s.name: ShardSet([config.data_path / shard.path for shard in s.shards])
+        for s in manifest.sources
+    }
+    records = {name: len(shards) for name, shards in sources.items()}
+    mixture = plan_mixture(
+        config.data.sources, records, config.mixture,
+        batch_size=config.feed.global_batch_size, num_steps=config.train.num_steps,
+    )  # fmt: skip
+    drawn = batches(sources, mixture, config.feed, seed=config.train.seed, start=start)
+    return RunFeed(sources, records, mixture, drawn)

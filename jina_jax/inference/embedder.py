@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from jina_jax.checkpoint.trained import is_run, load_checkpoint
+from jina_jax.checkpoint.checkpoints import is_run, load_checkpoint
 from jina_jax.config import BertConfig, T5Config
 from jina_jax.devices.mesh import all_on_data, make_mesh
 from jina_jax.errors import UserError
@@ -35,7 +35,7 @@ from jina_jax.inference.packed_encoder import (
     bert_row_shapes,
     row_lengths,
 )
-from jina_jax.model import bert, bert_weights, t5, weights
+from jina_jax.model import bert, t5
 from jina_jax.model.pooling import first_dimensions, mean_pool
 from jina_jax.system.untrusted import inner_path
 from jina_jax.text.tokenizer import check_ids, load_tokenizer
@@ -164,7 +164,7 @@ class Embedder(TextEncoder):
         config, tensors = read_encoder(path)
         tokenizer = load_tokenizer(path)
         check_ids(tokenizer, config.vocab_size, path)
-        params = weights.from_huggingface(tensors, config)
+        params = t5.from_huggingface(tensors, config)
         return cls(params, config, tokenizer, max_tokens=max_tokens, **options)
 
     @classmethod
@@ -238,7 +238,7 @@ class SentenceEncoder(TextEncoder):
         self._tokenizer.enable_truncation(max_tokens)
         encoder = PackedEncoder(
             partial(_encode_bert_rows, files.config),
-            bert_weights.from_huggingface(files.tensors, files.config),
+            bert.from_huggingface(files.tensors, files.config),
             bert_row_shapes(max_tokens, files.config, batch_tokens),
             make_mesh() if mesh is None else mesh,
         )

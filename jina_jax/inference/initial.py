@@ -7,14 +7,13 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from jina_jax.checkpoint.trained import is_run, load_checkpoint
+from jina_jax.checkpoint.checkpoints import is_run, load_checkpoint
 from jina_jax.config import RunConfig, T5Config
 from jina_jax.config.files import difference
 from jina_jax.devices.mesh import param_shardings, put
 from jina_jax.errors import UserError
 from jina_jax.inference.model_folder import read_encoder
-from jina_jax.model.t5 import init_params
-from jina_jax.model.weights import from_huggingface
+from jina_jax.model.t5 import from_huggingface, init_params
 
 
 def initial_params(config: RunConfig, mesh: Mesh) -> Any:

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 
 from jina_jax.config import BertConfig, T5Config
 from jina_jax.errors import UserError
-from jina_jax.model import bert_weights, weights
+from jina_jax.model import bert, t5
 from jina_jax.system.hashing import file_sha256
 from jina_jax.system.untrusted import inner_path, parse_json, read_json, refuse_code
 from jina_jax.text.tokenizer import TOKENIZER_FILE, check_ids, read_tokenizer
@@ -54,8 +54,8 @@ def read_encoder(path_or_id: str | Path) -> tuple[T5Config, dict[str, np.ndarray
       damaged, or is not a T5.
     """
     folder = find_folder(path_or_id)
-    shape = weights.config_from_huggingface(read_config(folder))
-    return shape, read_tensors(folder, ignored_prefixes=weights.IGNORED_PREFIXES)
+    shape = t5.config_from_huggingface(read_config(folder))
+    return shape, read_tensors(folder, ignored_prefixes=t5.IGNORED_PREFIXES)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -309,7 +309,7 @@ def read_bert(path_or_id: str | Path) -> BertFolder:
     Raises: UserError when it cannot be found, is damaged or is no BERT.
     """
     folder = find_folder(path_or_id, _FETCHED_BERT)
-    config = bert_weights.config_from_huggingface(read_config(folder))
+    config = bert.config_from_huggingface(read_config(folder))
     if jax.default_backend() != "cpu":
         config = dataclasses.replace(config, compute_dtype="bfloat16")
     if not (folder / TOKENIZER_FILE).is_file():

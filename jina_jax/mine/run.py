@@ -9,7 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from jina_jax.checkpoint.trained import load_checkpoint
+from jina_jax.checkpoint.checkpoints import load_checkpoint
 from jina_jax.config import RunConfig, SourceConfig
 from jina_jax.errors import UserError
 from jina_jax.inference.embedder import Embedder

@@ -1,4 +1,4 @@
-"""Self-attention with T5's relative position bias, kept within the texts of a packed row."""
+"""Attention within the texts of a packed row, and T5's relative position bias."""
 
 import math
 from typing import Literal, NamedTuple
@@ -11,7 +11,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jina_jax.config import T5Config
 from jina_jax.model.dropout import DropoutKey, Site, dropout
-from jina_jax.model.feed_forward import Linear
 
 # Far below any score, yet finite: a difference of two of them is 0 and not NaN.
 MASKED_SCORE = -1e9
@@ -207,52 +206,3 @@ def attend_cudnn(
         bias=bias_HLL[None].astype(q_RLHK.dtype), mask=mask_RLL[:, None], scale=1.0,
         implementation=implementation,
     )  # fmt: skip
-
-
-class SelfAttention(nnx.Module):
-    """Multi-head attention without biases and without scaling of the scores (T5)."""
-
-    def __init__(self, config: T5Config, *, rngs: nnx.Rngs) -> None:
-        d, inner, dtype = config.d_model, config.num_heads * config.d_kv, config.compute_dtype
-        self.num_heads = config.num_heads
-        self.dropout_rate = config.dropout_rate
-        # The missing 1/sqrt(d_kv) of the scores is in the query's initial scale.
-        self.q = Linear(d, inner, std=(d * config.d_kv) ** -0.5, dtype=dtype, rngs=rngs)
-        self.k = Linear(d, inner, std=d**-0.5, dtype=dtype, rngs=rngs)
-        self.v = Linear(d, inner, std=d**-0.5, dtype=dtype, rngs=rngs)
-        self.o = Linear(inner, d, std=inner**-0.5, dtype=dtype, rngs=rngs)
-
-    def __call__(
-        self,
-        x_ND: Float[Array, "N D"],
-        bias_HLL: Float[Array, "H L L"],
-        mask_RLL: Bool[Array, "R L L"],
-        *,
-        dropout_key: DropoutKey | None = None,
-        kernel: Kernel = "at_once",
-    ) -> Float[Array, "N D"]:
-        """Attends within the texts of each row.
-
-        Args:
-          x_ND: normalised hidden states; N = R * L tokens, row by row.
-          bias_HLL: float32, from `RelativePositionBias`.
-          mask_RLL: from `segment_mask`.
-          dropout_key: the layer's key, or None for no dropout.
-          kernel: how; dropout of the weights goes with `at_once` alone.
-        Returns: [N, D] in the compute dtype.
-        """
-        rows, length, _ = mask_RLL.shape
-
-        def heads(projected: Array) -> Array:
-            return projected.reshape(rows, length, self.num_heads, -1)
-
-        drop = None
-        if dropout_key is not None and self.dropout_rate > 0:
-            drop = WeightDropout(dropout_key, self.dropout_rate)
-        inputs = heads(self.q(x_ND)), heads(self.k(x_ND)), heads(self.v(x_ND)), mask_RLL, bias_HLL
-        if kernel == "at_once":
-            mixed_RLHK = attend(*inputs, drop)
-        else:
-            assert drop is None, f"attention {kernel} draws no dropout"
-            mixed_RLHK = (attend_cudnn if kernel == "cudnn" else attend_by_row)(*inputs)
-        return self.o(mixed_RLHK.reshape(rows * length, -1))

@@ -1,16 +1,23 @@
-"""The BERT encoder (Devlin et al. 2019) for packed rows, and its one-logit classifier."""
+"""The BERT encoder (Devlin et al. 2019) for packed rows, and its one-logit classifier.
 
-import functools
+Both read weights and shapes under the names of Hugging Face; no files are read here.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from jina_jax.config import BertConfig
+from jina_jax.errors import UserError
 from jina_jax.model.attention import attend, attend_by_row, segment_mask
-from jina_jax.model.feed_forward import Linear
-from jina_jax.model.norm import LayerNorm
+from jina_jax.model.huggingface import Layout, all_layers, fill_params, read_shape
+from jina_jax.model.layers import LayerNorm, Linear, graphdef
 from jina_jax.model.pooling import first_token
 
 _INITIAL_STD = 0.02
@@ -177,11 +184,6 @@ def init_classifier_params(config: BertConfig, key: jax.Array) -> nnx.State:
     return nnx.state(BertClassifier(config, rngs=nnx.Rngs(key)), nnx.Param)
 
 
-@functools.lru_cache
-def _graphdef(module: type[nnx.Module], config: BertConfig) -> nnx.GraphDef:
-    return nnx.graphdef(nnx.eval_shape(lambda: module(config, rngs=nnx.Rngs(0))))
-
-
 def apply(
     config: BertConfig,
     params: nnx.State,
@@ -191,15 +193,10 @@ def apply(
 ) -> Float[Array, "R L D"]:
     """Encodes packed rows with the given weights: `BertEncoder.__call__` as a pure function.
 
-    Args:
-      config: the one that `params` were made for.
-      params: from `init_params` or `bert_weights.from_huggingface`.
-      ids_RL: int token ids.
-      segments_RL: int, 0 for padding, 1.. for the texts of a row.
-      types_RL: int token types; None means type 0 everywhere.
-    Returns: float32 [R, L, D].
+    Args beside its own: the config that `params` were made for; `params` from `init_params` or
+    `from_huggingface`.
     """
-    return nnx.merge(_graphdef(BertEncoder, config), params)(ids_RL, segments_RL, types_RL)
+    return nnx.merge(graphdef(BertEncoder, config), params)(ids_RL, segments_RL, types_RL)
 
 
 def classify(
@@ -212,14 +209,127 @@ def classify(
 ) -> Float[Array, "R S"]:
     """One logit per packed text: `BertClassifier.__call__` as a pure function.
 
-    Args:
-      config: the one that `params` were made for.
-      params: from `init_classifier_params` or `bert_weights.classifier_from_huggingface`.
-      ids_RL: int token ids.
-      segments_RL: int, 0 for padding, 1.. for the texts of a row.
-      types_RL: int token types.
-      texts_per_row: slots S of a row.
-    Returns: float32 [R, S].
+    Args beside its own: the config that `params` were made for; `params` from
+    `init_classifier_params` or `classifier_from_huggingface`.
     """
-    model = nnx.merge(_graphdef(BertClassifier, config), params)
+    model = nnx.merge(graphdef(BertClassifier, config), params)
     return model(ids_RL, segments_RL, types_RL, texts_per_row)
+
+
+_CLASSIFIER_PREFIX = "bert."
+# What a sentence encoder does not use, and a count of positions that old files store as weights.
+_UNUSED_PREFIXES = ("pooler.", "classifier.", "cls.", "dropout.")
+_UNUSED_SUFFIX = "embeddings.position_ids"
+# What has to be as implemented; transformers may leave the field out.
+_REQUIRED = {
+    "hidden_act": ("gelu", "gelu_python"),
+    "position_embedding_type": ("absolute",),
+    "is_decoder": (False,),
+    "add_cross_attention": (False,),
+}
+
+
+_LAYER = {
+    "attention.self.query": "attention/q",
+    "attention.self.key": "attention/k",
+    "attention.self.value": "attention/v",
+    "attention.output.dense": "attention/o",
+    "attention.output.LayerNorm": "attention_norm",
+    "intermediate.dense": "wi",
+    "output.dense": "wo",
+    "output.LayerNorm": "feed_forward_norm",
+}
+
+
+def _with_bias(theirs: str, ours: str) -> dict[str, str]:
+    """Weight and bias of a linear map or of a norm."""
+    weight, bias = ("scale_D", "bias_D") if "LayerNorm" in theirs else ("kernel", "bias_O")
+    return {f"{theirs}.weight": f"{ours}/{weight}", f"{theirs}.bias": f"{ours}/{bias}"}
+
+
+def _layout(config: BertConfig) -> Layout:
+    """Of `BertModel` without its pooler."""
+    layer: dict[str, str] = {}
+    for theirs, ours in _LAYER.items():
+        layer |= _with_bias(f"encoder.layer.{{}}.{theirs}", f"blocks/{{}}/{ours}")
+    return {
+        "embeddings.word_embeddings.weight": "word_VD",
+        "embeddings.position_embeddings.weight": "position_PD",
+        "embeddings.token_type_embeddings.weight": "type_TD",
+        **_with_bias("embeddings.LayerNorm", "embedding_norm"),
+        **all_layers(layer, config.num_hidden_layers),
+    }
+
+
+def _modern(name: str) -> str:
+    """The first releases of BERT called a norm's scale gamma and its shift beta."""
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
+        "LayerNorm.beta", "LayerNorm.bias"
+    )
+
+
+def from_huggingface(tensors: Mapping[str, np.ndarray], config: BertConfig) -> nnx.State:
+    """Parameters of the encoder from the tensors of a `BertModel` or of a model with a head.
+
+    Args:
+      tensors: name → array, as in `model.safetensors`, with or without the prefix `bert.`; pooler
+        and heads are left out.
+      config: the shape that the tensors must have.
+    Returns: float32 parameters in host memory, in the structure of `init_params`.
+    Raises: UserError naming each missing, unexpected and mis-shaped tensor.
+    """
+    bare = {_modern(k).removeprefix(_CLASSIFIER_PREFIX): v for k, v in tensors.items()}
+    used = {
+        name: array
+        for name, array in bare.items()
+        if not name.startswith(_UNUSED_PREFIXES) and not name.endswith(_UNUSED_SUFFIX)
+    }
+    return fill_params(_layout(config), used, partial(init_params, config), "BERT encoder")
+
+
+def classifier_from_huggingface(tensors: Mapping[str, np.ndarray], config: BertConfig) -> nnx.State:
+    """Parameters of the cross-encoder from a `BertForSequenceClassification` with one label.
+
+    Args:
+      tensors: name → array, as in `model.safetensors`.
+      config: the shape that the tensors must have.
+    Returns: float32 parameters, in the structure of `init_classifier_params`.
+    Raises: UserError naming each missing, unexpected and mis-shaped tensor.
+    """
+    layout = {
+        f"{_CLASSIFIER_PREFIX}{name}": f"encoder/{path}" for name, path in _layout(config).items()
+    }
+    layout |= _with_bias(f"{_CLASSIFIER_PREFIX}pooler.dense", "pooler")
+    layout |= _with_bias("classifier", "classifier")
+    used = {_modern(k): v for k, v in tensors.items() if not k.endswith(_UNUSED_SUFFIX)}
+    init = partial(init_classifier_params, config)
+    return fill_params(layout, used, init, "BERT cross-encoder with one logit")
+
+
+def config_from_huggingface(config_json: Mapping[str, Any]) -> BertConfig:
+    """Shape of the encoder that a Hugging Face `config.json` describes.
+
+    Fields that old files leave out take the defaults of `BertConfig`.
+
+    Args:
+      config_json: the parsed file.
+    Raises: UserError when it is not a BERT, or one that computes otherwise than implemented.
+    """
+    if config_json.get("model_type") != "bert":
+        raise UserError(
+            f"model_type={config_json.get('model_type')!r} in config.json, expected 'bert': "
+            "give a BERT sentence encoder or cross-encoder, such as all-MiniLM-L6-v2"
+        )
+    for name, supported in _REQUIRED.items():
+        value = config_json.get(name, supported[0])
+        if value not in supported:
+            raise UserError(
+                f"{name}={value!r} in config.json is not supported; expected {supported[0]!r}"
+            )
+    config = read_shape(BertConfig, config_json)
+    if config.hidden_size % config.num_attention_heads:
+        raise UserError(
+            f"hidden_size={config.hidden_size} in config.json does not divide by "
+            f"num_attention_heads={config.num_attention_heads}"
+        )
+    return config

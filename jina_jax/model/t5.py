@@ -1,19 +1,33 @@
-"""The T5 encoder (Raffel et al. 2020), v1.0 and v1.1, for packed rows."""
+"""The T5 encoder (Raffel et al. 2020), v1.0 and v1.1, for packed rows.
 
-import functools
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+It reads and writes weights and shapes under the names of Hugging Face; no files are touched here.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from jina_jax.config import T5Config
-from jina_jax.model.attention import Kernel, RelativePositionBias, SelfAttention, segment_mask
+from jina_jax.errors import UserError
+from jina_jax.model.attention import (
+    Kernel,
+    RelativePositionBias,
+    WeightDropout,
+    attend,
+    attend_by_row,
+    attend_cudnn,
+    segment_mask,
+)
 from jina_jax.model.dropout import DropoutKey, Site, dropout
-from jina_jax.model.feed_forward import FeedForward
-from jina_jax.model.norm import RMSNorm
+from jina_jax.model.huggingface import Layout, all_layers, fill_params, read_params, read_shape
+from jina_jax.model.layers import Linear, RMSNorm, graphdef
 
 
 class Execution(NamedTuple):
@@ -31,6 +45,89 @@ class Execution(NamedTuple):
 
 
 AT_ONCE = Execution()
+
+
+class SelfAttention(nnx.Module):
+    """Multi-head attention without biases and without scaling of the scores (T5)."""
+
+    def __init__(self, config: T5Config, *, rngs: nnx.Rngs) -> None:
+        d, inner, dtype = config.d_model, config.num_heads * config.d_kv, config.compute_dtype
+        self.num_heads = config.num_heads
+        self.dropout_rate = config.dropout_rate
+        # The missing 1/sqrt(d_kv) of the scores is in the query's initial scale.
+        self.q = Linear(d, inner, std=(d * config.d_kv) ** -0.5, dtype=dtype, rngs=rngs)
+        self.k = Linear(d, inner, std=d**-0.5, dtype=dtype, rngs=rngs)
+        self.v = Linear(d, inner, std=d**-0.5, dtype=dtype, rngs=rngs)
+        self.o = Linear(inner, d, std=inner**-0.5, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self,
+        x_ND: Float[Array, "N D"],
+        bias_HLL: Float[Array, "H L L"],
+        mask_RLL: Bool[Array, "R L L"],
+        *,
+        dropout_key: DropoutKey | None = None,
+        kernel: Kernel = "at_once",
+    ) -> Float[Array, "N D"]:
+        """Attends within the texts of each row.
+
+        Args:
+          x_ND: normalised hidden states; N = R * L tokens, row by row.
+          bias_HLL: float32, from `RelativePositionBias`.
+          mask_RLL: from `segment_mask`.
+          dropout_key: the layer's key, or None for no dropout.
+          kernel: how; dropout of the weights goes with `at_once` alone.
+        Returns: [N, D] in the compute dtype.
+        """
+        rows, length, _ = mask_RLL.shape
+
+        def heads(projected: Array) -> Array:
+            return projected.reshape(rows, length, self.num_heads, -1)
+
+        drop = None
+        if dropout_key is not None and self.dropout_rate > 0:
+            drop = WeightDropout(dropout_key, self.dropout_rate)
+        inputs = heads(self.q(x_ND)), heads(self.k(x_ND)), heads(self.v(x_ND)), mask_RLL, bias_HLL
+        if kernel == "at_once":
+            mixed_RLHK = attend(*inputs, drop)
+        else:
+            assert drop is None, f"attention {kernel} draws no dropout"
+            mixed_RLHK = (attend_cudnn if kernel == "cudnn" else attend_by_row)(*inputs)
+        return self.o(mixed_RLHK.reshape(rows * length, -1))
+
+
+class FeedForward(nnx.Module):
+    """`relu(x Wi) Wo` (T5 v1.0) or `(gelu(x Wi0) * x Wi1) Wo` (T5 v1.1)."""
+
+    def __init__(self, config: T5Config, *, rngs: nnx.Rngs) -> None:
+        d, f, dtype = config.d_model, config.d_ff, config.compute_dtype
+        self.dropout_rate = config.dropout_rate
+        self.is_gated = config.feed_forward_proj == "gated-gelu"
+        if self.is_gated:
+            self.wi_0 = Linear(d, f, std=d**-0.5, dtype=dtype, rngs=rngs)
+            self.wi_1 = Linear(d, f, std=d**-0.5, dtype=dtype, rngs=rngs)
+        else:
+            self.wi = Linear(d, f, std=d**-0.5, dtype=dtype, rngs=rngs)
+        self.wo = Linear(f, d, std=f**-0.5, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self, x_ND: Float[Array, "N D"], *, dropout_key: DropoutKey | None = None
+    ) -> Float[Array, "N D"]:
+        """Maps each token by itself.
+
+        Args:
+          x_ND: normalised hidden states, one row per token.
+          dropout_key: the layer's key, or None for no dropout.
+        Returns: [N, D] in the compute dtype.
+        Source: Raffel et al. 2020; Shazeer 2020 (arXiv 2002.05202) for the gated form.
+        """
+        if self.is_gated:
+            # The tanh approximation is what the checkpoints were trained with ("gelu_new").
+            h_NF = jax.nn.gelu(self.wi_0(x_ND), approximate=True) * self.wi_1(x_ND)
+        else:
+            h_NF = jax.nn.relu(self.wi(x_ND))
+        h_NF = dropout(h_NF, dropout_key, Site.ACTIVATION, self.dropout_rate)
+        return self.wo(h_NF)
 
 
 class Block(nnx.Module):
@@ -173,11 +270,6 @@ def init_params(config: T5Config, key: jax.Array) -> nnx.State:
     return nnx.state(T5Encoder(config, rngs=nnx.Rngs(key)), nnx.Param)
 
 
-@functools.lru_cache
-def _graphdef(config: T5Config) -> nnx.GraphDef:
-    return nnx.graphdef(nnx.eval_shape(lambda: T5Encoder(config, rngs=nnx.Rngs(0))))
-
-
 def apply(
     config: T5Config,
     params: nnx.State,
@@ -188,14 +280,142 @@ def apply(
 ) -> Float[Array, "R L D"]:
     """Encodes packed rows with the given weights: `T5Encoder.__call__` as a pure function.
 
-    Args:
-      config: the one that `params` were made for.
-      params: from `init_params` or `weights.from_huggingface`.
-      ids_RL: int token ids.
-      segments_RL: int, 0 for padding, 1.. for the texts of a row.
-      dropout_key: None turns dropout off.
-      execution: how the layers are run.
-    Returns: float32 [R, L, D].
+    Args beside its own: the config that `params` were made for; `params` from `init_params` or
+    `from_huggingface`.
     """
-    encoder = nnx.merge(_graphdef(config), params)
+    encoder = nnx.merge(graphdef(T5Encoder, config), params)
     return encoder(ids_RL, segments_RL, dropout_key=dropout_key, execution=execution)
+
+
+# transformers writes the embedding under the first name; conversions of encoders alone also use
+# the second.
+_EMBEDDING = "shared.weight"
+_EMBEDDING_ALIAS = "encoder.embed_tokens.weight"
+IGNORED_PREFIXES = ("decoder.", "lm_head.")
+"""Of the other half of a full T5 checkpoint."""
+_FEED_FORWARDS = ("relu", "gated-gelu")
+
+
+def _layout(config: T5Config) -> Layout:
+    is_gated = config.feed_forward_proj == "gated-gelu"
+    attention, feed_forward = "encoder.block.{}.layer.0", "encoder.block.{}.layer.1"
+    layer = {
+        f"{attention}.SelfAttention.{name}.weight": f"blocks/{{}}/attention/{name}/kernel"
+        for name in ("q", "k", "v", "o")
+    }
+    layer[f"{attention}.layer_norm.weight"] = "blocks/{}/attention_norm/scale_D"
+    for name in ("wi_0", "wi_1", "wo") if is_gated else ("wi", "wo"):
+        layer[f"{feed_forward}.DenseReluDense.{name}.weight"] = (
+            f"blocks/{{}}/feed_forward/{name}/kernel"
+        )
+    layer[f"{feed_forward}.layer_norm.weight"] = "blocks/{}/feed_forward_norm/scale_D"
+    return {
+        _EMBEDDING: "embedding_VD",
+        "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": (
+            "position_bias/table"
+        ),
+        "encoder.final_layer_norm.weight": "final_norm/scale_D",
+        **all_layers(layer, config.num_layers),
+    }
+
+
+def _one_embedding(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors with the embedding under its first name, and without a decoder."""
+    kept = {k: v for k, v in tensors.items() if not k.startswith(IGNORED_PREFIXES)}
+    alias = kept.pop(_EMBEDDING_ALIAS, None)
+    if alias is not None and not np.array_equal(kept.setdefault(_EMBEDDING, alias), alias):
+        raise UserError(
+            f"{_EMBEDDING} and {_EMBEDDING_ALIAS} differ, but T5 has one embedding: "
+            "remove the one that was not trained"
+        )
+    return kept
+
+
+def from_huggingface(tensors: Mapping[str, np.ndarray], config: T5Config) -> nnx.State:
+    """Parameters from the tensors of a `T5EncoderModel` or a full T5 checkpoint.
+
+    Args:
+      tensors: name → array, as in `model.safetensors`; any float dtype. The embedding may be
+        called `shared.weight` or `encoder.embed_tokens.weight`; `decoder.*` and `lm_head.*` are
+        left out.
+      config: the shape that the tensors must have.
+    Returns: float32 parameters in host memory, in the structure of `init_params`.
+    Raises: UserError naming each missing, unexpected and mis-shaped tensor.
+    """
+    return fill_params(
+        _layout(config), _one_embedding(tensors), partial(init_params, config), "T5 encoder"
+    )
+
+
+def to_huggingface(params: nnx.State, config: T5Config) -> dict[str, np.ndarray]:
+    """The tensors of a `T5EncoderModel`, as transformers 4 and 5 write and read them.
+
+    Args:
+      params: from `init_params`, training or `from_huggingface`.
+      config: the shape of `params`.
+    Returns: name → C-contiguous float32 array on the host.
+    """
+    return read_params(_layout(config), params)
+
+
+def parameter_count(config: T5Config) -> int:
+    """Numbers in the weights: embedding, position bias, blocks and final norm.
+
+    Example: 35,330,816 for T5-small and 109,628,544 for T5-base.
+    """
+    d, f, inner = config.d_model, config.d_ff, config.num_heads * config.d_kv
+    feed_forward_matrices = 3 if config.feed_forward_proj == "gated-gelu" else 2
+    block = 4 * d * inner + feed_forward_matrices * d * f + 2 * d
+    bias = config.relative_attention_num_buckets * config.num_heads
+    return config.vocab_size * d + bias + config.num_layers * block + d
+
+
+def config_from_huggingface(config_json: Mapping[str, Any]) -> T5Config:
+    """Shape of the encoder that a Hugging Face `config.json` describes.
+
+    Fields that old files leave out take T5's defaults, which are those of `T5Config`.
+
+    Args:
+      config_json: the parsed file.
+    Raises: UserError when it is not a T5, has a feed-forward other than `relu` and `gated-gelu`,
+      or holds a value of the wrong type.
+    """
+    if config_json.get("model_type") != "t5":
+        raise UserError(
+            f"model_type={config_json.get('model_type')!r} in config.json, expected 't5': "
+            "give a T5 or T5EncoderModel checkpoint"
+        )
+    feed_forward = config_json.get("feed_forward_proj", "relu")
+    if feed_forward not in _FEED_FORWARDS:
+        raise UserError(
+            f"feed_forward_proj={feed_forward!r} in config.json is not supported; "
+            f"expected one of {', '.join(_FEED_FORWARDS)}"
+        )
+    config = read_shape(T5Config, config_json)
+    buckets = config.relative_attention_num_buckets
+    if buckets % 4 or config.relative_attention_max_distance <= buckets // 4:
+        raise UserError(
+            f"relative_attention_num_buckets={buckets} and relative_attention_max_distance="
+            f"{config.relative_attention_max_distance} in config.json: the first must divide by 4, "
+            "and a quarter of it must lie below the second"
+        )
+    return config
+
+
+def config_to_huggingface(config: T5Config) -> dict[str, Any]:
+    """`config.json` of a `T5EncoderModel`, for transformers 4 and 5."""
+    fields = dataclasses.asdict(config)
+    del fields["compute_dtype"]
+    return {
+        "architectures": ["T5EncoderModel"],
+        "model_type": "t5",
+        **fields,
+        "is_encoder_decoder": False,
+        "use_cache": False,
+        "tie_word_embeddings": True,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "decoder_start_token_id": 0,
+        # transformers 4 reads this name; 5 reads it too, though it writes `dtype`.
+        "torch_dtype": "float32",
+    }

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from mteb.models import ModelMeta, SearchEncoderWrapper
 
-from jina_jax.checkpoint.trained import is_run
+from jina_jax.checkpoint.checkpoints import is_run
 from jina_jax.inference.embedder import TEXTS_AT_ONCE, Embedder, SentenceEncoder, TextEncoder
 from jina_jax.inference.model_folder import CONFIG_FILE, read_config
 from jina_jax.inference.search import stream_top_k

@@ -148,7 +148,8 @@ def compile_step(request: Request, progress: Callable[[str], None]) -> Compiled:
     """
     import jax
 
-    from jina_jax.devices.mesh import check_divides, local_memory_bytes, make_mesh
+    from jina_jax.devices.memory import local_memory_bytes
+    from jina_jax.devices.mesh import check_divides, make_mesh
     from jina_jax.plan.traffic import measure, parse
     from jina_jax.train.step import make_train_step
 

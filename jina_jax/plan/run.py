@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from jina_jax.config import RunConfig, T5Config
 from jina_jax.devices.accelerators import Accelerator, accelerator
-from jina_jax.devices.out_of_memory import remedies
+from jina_jax.devices.memory import remedies
 from jina_jax.errors import UserError
 from jina_jax.model.flops import StepFlops, step_flops
 from jina_jax.plan.compile import BatchShape, Compiled, Request, batch_shape

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from jina_jax.ablate.report import ABLATION_FILE, AblationReport
-from jina_jax.checkpoint.trained import STARTS_FILE, is_run
+from jina_jax.checkpoint.checkpoints import STARTS_FILE, is_run
 from jina_jax.config import RunConfig
 from jina_jax.config.files import RUN_FILE, read_run
 from jina_jax.errors import UserError

@@ -1,4 +1,4 @@
-"""Evaluation during training: figures of a step, and the best parameters so far."""
+"""Evaluation during training: metrics of a step, and the best parameters so far."""
 
 import json
 from collections.abc import Iterator
@@ -7,9 +7,8 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from jina_jax.checkpoint.checkpoints import Checkpoints
+from jina_jax.checkpoint.checkpoints import BEST_FOLDER, Checkpoints
 from jina_jax.checkpoint.state import TrainState
-from jina_jax.checkpoint.trained import BEST_FOLDER
 from jina_jax.config import RunConfig
 from jina_jax.devices.distributed import is_first
 from jina_jax.errors import UserError
@@ -30,7 +29,7 @@ class StepEvaluation:
     """
 
     def __init__(self, config: RunConfig, mesh: Mesh, start: int):
-        """Reads what a run is evaluated on; what was written after step `start` is taken back.
+        """Reads what a run is evaluated on; lines after step `start` are removed.
 
         Raises: UserError when there is nothing to evaluate on, or no such measure to choose by.
         """
@@ -71,7 +70,7 @@ class StepEvaluation:
         Args:
           state: after `step` steps.
           step: steps done.
-          writer: draws the figures, in the first process.
+          writer: draws the metrics, in the first process.
         """
         options = self._config.evaluate
         assert self._tasks is not None

@@ -4,7 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -13,38 +13,39 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from jina_jax.checkpoint.checkpoints import Checkpoints
+from jina_jax.checkpoint.checkpoints import STARTS_FILE, Checkpoints, is_run
 from jina_jax.checkpoint.state import TrainState
-from jina_jax.checkpoint.trained import STARTS_FILE, is_run
 from jina_jax.config import RunConfig
 from jina_jax.config.files import difference, to_json, unchangeable_fields
 from jina_jax.config.validation import validate
-from jina_jax.devices.distributed import check_agreement, is_first, start
-from jina_jax.devices.host_watch import HostWatch
+from jina_jax.devices.distributed import HostWatch, check_agreement, is_first, start
+from jina_jax.devices.memory import as_out_of_memory
 from jina_jax.devices.mesh import check_divides, make_mesh, put
 from jina_jax.errors import Interrupted, UserError
 from jina_jax.feed.batch import Batch, PackedBatch
-from jina_jax.feed.open import feed_of_run
+from jina_jax.feed.pipeline import feed_of_run
 from jina_jax.inference.initial import initial_params
-from jina_jax.model.weights import parameter_count
+from jina_jax.model.t5 import parameter_count
 from jina_jax.shards.manifest import MANIFEST_FILE, Manifest, load_manifest, verify_shards
 from jina_jax.system.environment import environment
 from jina_jax.system.hashing import file_sha256
 from jina_jax.system.terminal import say
 from jina_jax.text.tokenizer import SPIECE_FILE
-from jina_jax.train.compiled import CompiledStep, as_out_of_memory
 from jina_jax.train.evaluation import StepEvaluation
 from jina_jax.train.metrics.profile import Profiler
-from jina_jax.train.metrics.source_metrics import SourceMetrics
-from jina_jax.train.metrics.throughput import Throughput
+from jina_jax.train.metrics.throughput import Goodput, Throughput
 from jina_jax.train.metrics.writer import METRICS_FILE, MetricsWriter, read_metrics
 from jina_jax.train.saves import Saves
-from jina_jax.train.step import batch_shardings, init_state, state_shapes, state_shardings
-from jina_jax.train.step_log import StepLog
-from jina_jax.train.watch.goodput import Goodput
+from jina_jax.train.step import (
+    CompiledStep,
+    batch_shardings,
+    init_state,
+    state_shapes,
+    state_shardings,
+)
+from jina_jax.train.step_log import SourceMetrics, StepLog
 from jina_jax.train.watch.skipped import SkippedSteps
-from jina_jax.train.watch.stop import StopLatch
-from jina_jax.train.watch.watchdog import Limits, Watchdog
+from jina_jax.train.watch.stop import StopLatch, Watchdog
 
 
 def train(config: RunConfig) -> TrainState:
@@ -68,7 +69,7 @@ def train(config: RunConfig) -> TrainState:
             return _train_on(config, manifest, mesh, goodput)
         except jax.errors.JaxRuntimeError as error:
             hosts.explain(error)
-            raise as_out_of_memory(error, config, mesh) from error
+            raise as_out_of_memory(error, config, mesh.size) from error
         except ValueError as error:  # What Gloo raises when a connection is cut.
             hosts.explain(error)
             raise
@@ -77,7 +78,7 @@ def train(config: RunConfig) -> TrainState:
 def _train_on(config: RunConfig, manifest: Manifest, mesh: Mesh, goodput: Goodput) -> TrainState:
     with (
         Checkpoints(config.checkpoint_path, keep=config.train.keep_checkpoints) as checkpoints,
-        Watchdog() as watchdog,
+        Watchdog(config) as watchdog,
     ):
         metadata = {
             "config": unchangeable_fields(config),
@@ -194,14 +195,13 @@ def _run_steps(
         config.run_path, feed.sources,
         start=first, limit=config.faults.max_skipped_steps, writes=is_first(),
     )  # fmt: skip
-    limits = Limits(config, watchdog)
     with (
         StopLatch() as latch,
-        _writer(config, first) as writer,
+        MetricsWriter(config, first) if is_first() else nullcontext() as writer,
         Profiler.of_run(config, first) as profiler,
     ):
         if evaluation.due(first):
-            with limits.evaluation(first), goodput.of("evaluation"):
+            with watchdog.step(f"the evaluation after step {first}"), goodput.of("evaluation"):
                 evaluation.run(state, first, writer)
         of_sources = SourceMetrics(
             feed.records, feed.mixture, batch_size=config.feed.global_batch_size, done=first
@@ -209,47 +209,49 @@ def _run_steps(
         say(of_sources.planned(), enabled=is_first())
         log = StepLog(config, mesh, writer, of_sources, skipped, saves, goodput)
         goodput.enter("step")
-        for batch, arrays in _on_devices(feed.batches, mesh, log.throughput, limits, goodput):
+        for batch, arrays in _on_devices(feed.batches, mesh, log.throughput, watchdog, goodput):
             profiler.before(batch.step, state)
             done = batch.step + 1
             if not step_fn.knows(arrays):
-                with limits.compiling(done), goodput.of("compile"), log.throughput.leaves_out():
+                with (
+                    watchdog.step(f"the compilation of step {done}"),
+                    goodput.of("compile"),
+                    log.throughput.leaves_out(),
+                ):
                     step_fn.compile(state, arrays)
-            with limits.step(done):
+            with watchdog.step(f"step {done}", times=1):
                 state, metrics = step_fn(state, arrays)
                 log.dispatched(batch, metrics)
                 stop = latch.requested(batch.step)
                 is_last = done == num_steps or stop is not None or skipped.are_too_many
                 if is_last:
                     log.flush()
-            with limits.saving(done), goodput.of("checkpoint"):
+            with watchdog.step(f"the save after step {done}"), goodput.of("checkpoint"):
                 saves.after(state, done, is_last=is_last)
             if skipped.are_too_many:
                 raise skipped.error(done)
             if stop is None and evaluation.due(done):
                 log.flush()
-                with limits.evaluation(done), goodput.of("evaluation"), log.throughput.leaves_out():
+                with (
+                    watchdog.step(f"the evaluation after step {done}"),
+                    goodput.of("evaluation"),
+                    log.throughput.leaves_out(),
+                ):
                     evaluation.run(state, done, writer)
             if stop is not None and done < num_steps:
                 raise Interrupted(stop, done)
     return state
 
 
-def _writer(config: RunConfig, first: int) -> AbstractContextManager[MetricsWriter | None]:
-    if not is_first():
-        return nullcontext()
-    return MetricsWriter(config, first)
-
-
 def _on_devices(
-    feed: Iterator[Batch], mesh: Mesh, throughput: Throughput, limits: Limits, goodput: Goodput
+    feed: Iterator[Batch], mesh: Mesh, throughput: Throughput, watchdog: Watchdog, goodput: Goodput
 ) -> Iterator[tuple[Batch, PackedBatch]]:
     """Puts each batch on the devices while the step before it still runs."""
     shardings = batch_shardings(mesh)
     is_first_batch = True
     while True:
         began = time.perf_counter()
-        with limits.batch(is_first=is_first_batch), goodput.of("data_wait"):
+        with watchdog.batch(is_first=is_first_batch), goodput.of("data_wait"):
             batch = next(feed, None)
         is_first_batch = False
         throughput.data_wait_s += time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""When a run saves its state, and what becomes of a save that fails."""
+"""When a run saves its state, and how it tries again when a save fails."""
 
 import time
 from collections.abc import Callable
@@ -26,7 +26,7 @@ class Saves:
     def __init__(
         self, config: RunConfig, checkpoints: Checkpoints, metadata: Callable[[], dict[str, Any]]
     ):
-        """Args: of the run; where to save; gives what is saved beside the state."""
+        """Args: config of the run; where to save; returns the metadata of a checkpoint."""
         self._every, self._pause_s = config.train.checkpoint_every_steps, config.faults.save_retry_s
         self._checkpoints, self._metadata = checkpoints, metadata
         self._in_a_row = 0

@@ -1,4 +1,4 @@
-"""One optimization step: a pure function of the state and a packed batch."""
+"""One optimization step: a pure function of the state and a packed batch, and its optimizer."""
 
 import math
 from collections.abc import Callable
@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float32
 
 from jina_jax.checkpoint.state import Params, TemperatureState, TrainState
-from jina_jax.config import LossConfig, RunConfig, T5Config
+from jina_jax.config import LossConfig, OptimConfig, RunConfig, T5Config
+from jina_jax.devices.memory import as_out_of_memory, does_not_fit, local_memory_bytes
 from jina_jax.devices.mesh import param_shardings, replicated, split_first_axis
 from jina_jax.feed.batch import PackedBatch
 from jina_jax.model.dropout import DropoutKey
@@ -22,7 +23,55 @@ from jina_jax.train.gradcache import encode_in_chunks
 from jina_jax.train.loss.contrastive import LossOutput, Terms, contrastive_loss
 from jina_jax.train.loss.log_sums import LossSharding
 from jina_jax.train.loss.slots import take_slots
-from jina_jax.train.optim import learning_rate_schedule, make_optimizer
+
+
+def learning_rate_schedule(config: OptimConfig, num_steps: int) -> optax.Schedule:
+    """Learning rate of step t = 0, 1, ..., num_steps - 1.
+
+    Rises linearly from peak / warmup_steps to the peak over the warm-up, then `constant` stays;
+    `linear` and `cosine` fall to final_share · peak at num_steps; `rsqrt` is
+    peak · sqrt(warmup / t).
+    """
+    peak, warmup = config.learning_rate, config.warmup_steps
+    rest, final = max(1, num_steps - warmup), config.final_share
+    start = max(1, warmup)
+    after_warmup: dict[str, optax.Schedule] = {
+        "constant": optax.constant_schedule(peak),
+        "linear": optax.linear_schedule(peak, final * peak, rest),
+        "cosine": optax.cosine_decay_schedule(peak, rest, final),
+        "rsqrt": lambda t: peak * jnp.sqrt(start / jnp.maximum(t + warmup + 1, start)),
+    }
+    if not warmup:
+        return after_warmup[config.schedule]
+    rise = optax.linear_schedule(peak / warmup, peak, max(1, warmup - 1))
+    return optax.join_schedules([rise, after_warmup[config.schedule]], [warmup])
+
+
+def make_optimizer(config: OptimConfig, num_steps: int) -> optax.GradientTransformation:
+    """Clips, scales, decays and steps; weight decay acts on matrices, not on norm scales.
+
+    Source: AdamW, Loshchilov & Hutter 2019 (arXiv 1711.05101); Adafactor, Shazeer & Stern 2018
+    (arXiv 1804.04235), with the learning rate of the schedule and not relative to the parameters;
+    Lion, Chen et al. 2023 (arXiv 2302.06675).
+    """
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        *_scaling(config),
+        optax.add_decayed_weights(
+            config.weight_decay, mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
+        ),
+        optax.scale_by_learning_rate(learning_rate_schedule(config, num_steps)),
+    )
+
+
+def _scaling(config: OptimConfig) -> tuple[optax.GradientTransformation, ...]:
+    dtype = jnp.dtype(config.moment_dtype)
+    if config.optimizer == "adamw":
+        return (optax.scale_by_adam(config.b1, config.b2, config.eps, mu_dtype=dtype),)
+    if config.optimizer == "lion":
+        return (optax.scale_by_lion(config.b1, config.b2, mu_dtype=dtype),)
+    return optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)
+
 
 Metrics = dict[str, Array]
 
@@ -223,3 +272,49 @@ def make_train_step(
         out_shardings=(state, replicated(mesh)),
         donate_argnums=0,
     )
+
+
+class CompiledStep:
+    """`make_train_step`, which says so where a step does not fit, before it runs."""
+
+    def __init__(self, config: RunConfig, mesh: Mesh):
+        self._config, self._mesh = config, mesh
+        self._step: Any = make_train_step(config, mesh)
+        self._compiled: dict[tuple[tuple[int, ...], ...], Any] = {}
+
+    def knows(self, batch: PackedBatch) -> bool:
+        """Whether the step is compiled for batches of this shape."""
+        return _shape(batch) in self._compiled
+
+    def compile(self, state: TrainState, batch: PackedBatch) -> None:
+        """Compiles the step for the shape of a batch.
+
+        Raises: OutOfMemory with what to change, when it doesn't fit.
+        """
+        try:
+            compiled = self._step.lower(state, batch).compile()
+        except jax.errors.JaxRuntimeError as error:
+            raise as_out_of_memory(error, self._config, self._mesh.size) from error
+        memory = compiled.memory_analysis()
+        if memory is not None:
+            needed = (
+                memory.argument_size_in_bytes + memory.temp_size_in_bytes
+                + memory.output_size_in_bytes - memory.alias_size_in_bytes
+            )  # fmt: skip
+            available = local_memory_bytes(self._mesh.local_devices)
+            if needed > available:
+                raise does_not_fit(
+                    f"a step of {len(batch.ids_RL)} rows of {batch.ids_RL.shape[1]} tokens needs "
+                    f"{needed / 2**30:,.2f} GiB a device, and there are {available / 2**30:,.2f}",
+                    self._config, self._mesh.size,
+                )  # fmt: skip
+        self._compiled[_shape(batch)] = compiled
+
+    def __call__(self, state: TrainState, batch: PackedBatch) -> tuple[TrainState, Metrics]:
+        """Runs a step, which was compiled before; it reuses the memory of the state."""
+        found: tuple[TrainState, Metrics] = self._compiled[_shape(batch)](state, batch)
+        return found
+
+
+def _shape(batch: PackedBatch) -> tuple[tuple[int, ...], ...]:
+    return tuple(array.shape for array in batch)

@@ -1,18 +1,89 @@
-"""What is logged of each step."""
+"""What is logged of each step, and of each source of the mixture."""
+
+from collections.abc import Mapping
 
 import jax
 from jax.sharding import Mesh
 
 from jina_jax.config import RunConfig
+from jina_jax.devices.memory import peak_memory
 from jina_jax.feed.batch import Batch
-from jina_jax.train.metrics.memory import peak_memory
-from jina_jax.train.metrics.source_metrics import SourceMetrics
-from jina_jax.train.metrics.throughput import Throughput
+from jina_jax.feed.mixture import Mixture
+from jina_jax.train.metrics.throughput import Goodput, Throughput
 from jina_jax.train.metrics.writer import METRICS_FILE, MetricsWriter, read_metrics
 from jina_jax.train.saves import Saves
 from jina_jax.train.watch.alarms import Alarms
-from jina_jax.train.watch.goodput import Goodput
 from jina_jax.train.watch.skipped import SkippedSteps
+
+MEANS = (
+    "loss", "accuracy", "positive_cosine", "in_batch_cosine", "negative_cosine", "masked_share",
+    "distill_loss",
+)  # fmt: skip
+"""Metrics of a step that are reported for each source; `LossOutput` explains them."""
+
+
+class SourceMetrics:
+    """Counts the batches of each source, and adds up their metrics from one line to the next."""
+
+    def __init__(self, records: Mapping[str, int], mixture: Mixture, *, batch_size: int, done: int):
+        """Begins to count.
+
+        Args:
+          records: name of each source → its training records, in the order of the mixture.
+          mixture: of the run.
+          batch_size: records in a batch.
+          done: steps done before, whose batches the mixture gives.
+        """
+        self.names = list(records)
+        self._records, self._mixture, self._batch_size = records, mixture, batch_size
+        self._batches_N = mixture.drawn(done)
+        self._reset()
+
+    def _reset(self) -> None:
+        self._values: list[list[Mapping[str, float]]] = [[] for _ in self._records]
+
+    def planned(self) -> str:
+        """What the whole run draws of each source, in words."""
+        of_run = len(self._mixture.source_T)
+        each = zip(self._records.items(), self._mixture.drawn(of_run).tolist(), strict=True)
+        parts = [
+            f"{name} {batches:,} ({batches * self._batch_size / size:.2f} epochs)"
+            for (name, size), batches in each
+        ]
+        return f"of {of_run:,} batches: {', '.join(parts)}"
+
+    def add(self, source: int, values: Mapping[str, float]) -> None:
+        """Counts a step that is done, with its metrics."""
+        self._batches_N[source] += 1
+        if values.get("skipped"):
+            return  # Its metrics mean nothing.
+        self._values[source].append({name: values[name] for name in MEANS if name in values})
+
+    def read(self) -> dict[str, float]:
+        """Metrics named `source/NAME/...`; the means start anew.
+
+        `batches`, `records` and `epochs` count what was drawn since the run began; `share` is that
+        share of its batches, and `asked_share` what it should be. The others are means over the
+        steps of the source since the last call; without such steps they are left out.
+        """
+        done = int(self._batches_N.sum())
+        asked_N = self._mixture.asked(done)
+        metrics: dict[str, float] = {}
+        for s, (name, size) in enumerate(self._records.items()):
+            batches = int(self._batches_N[s])
+            of_source: dict[str, float] = {
+                "batches": batches,
+                "records": batches * self._batch_size,
+                "epochs": batches * self._batch_size / size,
+                "share": batches / done,
+                "asked_share": float(asked_N[s]) / done,
+            }
+            if steps := self._values[s]:
+                for mean in steps[0]:
+                    of_source[mean] = sum(values[mean] for values in steps) / len(steps)
+            metrics |= {f"source/{name}/{what}": value for what, value in of_source.items()}
+        self._reset()
+        return metrics
 
 
 class StepLog:
@@ -28,9 +99,9 @@ class StepLog:
           config: of the run.
           mesh: of its devices.
           writer: None in processes that write nothing.
-          of_sources: is told of every step.
-          skipped: is told of every step.
-          saves: says how many have failed.
+          of_sources: receives every step's metrics.
+          skipped: receives every step's metrics.
+          saves: counts those that failed.
           goodput: of the run.
         """
         self._config, self._writer, self._of_sources = config, writer, of_sources
@@ -40,7 +111,7 @@ class StepLog:
             config.alarms, of_sources.names,
             batch_size=config.feed.global_batch_size, warmup_steps=config.optim.warmup_steps,
         )  # fmt: skip
-        # What was raised before a resumption still is.
+        # Alarms that were raised before a resumption stay raised.
         for line in read_metrics(config.run_path / METRICS_FILE) if writer else ():
             self._alarms.judge(line)
         self.throughput = Throughput(config, mesh)

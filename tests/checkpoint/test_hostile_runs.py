@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from jina_jax.checkpoint.trained import load_checkpoint
+from jina_jax.checkpoint.checkpoints import load_checkpoint
 from jina_jax.cli.main import main
 from jina_jax.config import OptimConfig, RunConfig, T5Config
 from jina_jax.config.files import RUN_FILE, read_run, to_json

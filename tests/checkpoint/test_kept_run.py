@@ -15,7 +15,7 @@ import pytest
 
 from jina_jax.cli.main import main
 from jina_jax.config.files import read_run
-from jina_jax.feed.open import feed_of_run
+from jina_jax.feed.pipeline import feed_of_run
 from jina_jax.inference.embedder import Embedder
 from jina_jax.shards.manifest import load_manifest
 from jina_jax.train.metrics.writer import read_metrics

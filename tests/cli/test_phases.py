@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from jina_jax.checkpoint.trained import load_checkpoint
+from jina_jax.checkpoint.checkpoints import load_checkpoint
 from jina_jax.cli.main import main
 from jina_jax.config.files import load_config, load_phases
 from jina_jax.errors import UserError

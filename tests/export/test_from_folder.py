@@ -12,7 +12,7 @@ import transformers
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
-from jina_jax.checkpoint.trained import load_checkpoint
+from jina_jax.checkpoint.checkpoints import load_checkpoint
 from jina_jax.cli.main import main
 from jina_jax.config import TokenizerConfig
 from jina_jax.errors import UserError

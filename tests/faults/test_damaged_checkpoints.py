@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jina_jax.checkpoint.checkpoints import Checkpoints
-from jina_jax.checkpoint.trained import load_checkpoint
+from jina_jax.checkpoint.checkpoints import Checkpoints, load_checkpoint
 from jina_jax.errors import UserError
 from jina_jax.system.hashing import SEAL_FILE, damage
 from tests.trainer import curve, finish, start

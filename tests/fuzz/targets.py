@@ -17,7 +17,7 @@ from jina_jax.inference.model_folder import (
     read_tensors,
     weight_files,
 )
-from jina_jax.model import bert_weights, weights
+from jina_jax.model import bert, t5
 from jina_jax.negation.endpoint import _parsed
 from jina_jax.shards.array_record import ShardSet, ShardWriter
 from jina_jax.shards.manifest import load_manifest
@@ -87,7 +87,7 @@ def _read_run(folder: Path) -> None:
 
 def _model_config(folder: Path) -> None:
     config = read_config(folder)
-    of = bert_weights if config.get("model_type") == "bert" else weights
+    of = bert if config.get("model_type") == "bert" else t5
     of.config_from_huggingface(config)
 
 

@@ -12,17 +12,15 @@ import transformers
 from jina_jax.errors import UserError
 from jina_jax.model.bert import (
     apply,
+    classifier_from_huggingface,
     classify,
+    config_from_huggingface,
+    from_huggingface,
     init_classifier_params,
     init_params,
     segment_positions,
 )
-from jina_jax.model.bert_weights import (
-    classifier_from_huggingface,
-    config_from_huggingface,
-    from_huggingface,
-)
-from jina_jax.model.norm import LayerNorm
+from jina_jax.model.layers import LayerNorm
 from jina_jax.model.pooling import first_token
 from tests.bert_oracle import TINY_BERT, torch_bert
 from tests.model.torch_oracle import numpy_tensors

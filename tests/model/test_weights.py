@@ -7,11 +7,11 @@ import transformers
 
 from jina_jax.config import T5Config
 from jina_jax.errors import UserError
-from jina_jax.model.t5 import init_params
-from jina_jax.model.weights import (
+from jina_jax.model.t5 import (
     config_from_huggingface,
     config_to_huggingface,
     from_huggingface,
+    init_params,
     parameter_count,
     to_huggingface,
 )

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from jina_jax.checkpoint.trained import load_checkpoint
+from jina_jax.checkpoint.checkpoints import load_checkpoint
 from jina_jax.config import EvaluateConfig, RetrievalSet
 from jina_jax.config.evaluate import evaluate_problems
 from jina_jax.config.files import read_run

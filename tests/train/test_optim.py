@@ -5,7 +5,7 @@ import optax
 import pytest
 
 from jina_jax.config import OptimConfig
-from jina_jax.train.optim import learning_rate_schedule, make_optimizer
+from jina_jax.train.step import learning_rate_schedule, make_optimizer
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,7 @@ from jina_jax.config import BertConfig, MarginConfig
 from jina_jax.devices.mesh import make_mesh
 from jina_jax.inference.model_folder import read_bert
 from jina_jax.inference.packed_encoder import PackedEncoder, Tokens, bert_row_shapes
-from jina_jax.model.bert import classify
-from jina_jax.model.bert_weights import classifier_from_huggingface
+from jina_jax.model.bert import classifier_from_huggingface, classify
 
 _PAIRS_AT_ONCE = 16_384  # bounds what is tokenised and packed before it is scored
 _MAX_TOKENS = 512

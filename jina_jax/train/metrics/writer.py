@@ -1,17 +1,142 @@
-"""Metrics of a run: one JSON line per logged step, the same on the boards, and on the terminal."""
+"""Metrics of a run: a JSON line per logged step, drawn by TensorBoard and Weights & Biases too."""
 
 import json
 import math
 import sys
 import time
+import uuid
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from jina_jax.config import RunConfig
+from jina_jax.config.files import to_json
+from jina_jax.errors import UserError
 from jina_jax.system.terminal import say
-from jina_jax.train.metrics.boards import open_boards
+
+TENSORBOARD_FOLDER = "tensorboard"
+WANDB_ID_FILE = "wandb_id.txt"
+"""The run's id there, so that a resumption goes on in the same curves."""
+
+
+class Board(Protocol):
+    """A place for curves of the metrics. None of its methods ends a run when it fails."""
+
+    def draw(self, values: dict[str, float], step: int) -> None:
+        """Adds a point to the curve of each name."""
+
+    def alarm(self, message: str, step: int) -> None:
+        """Adds the text of an alarm."""
+
+    def close(self) -> None:
+        """Writes what is left."""
+
+
+def open_boards(config: RunConfig, start: int) -> list[Board]:
+    """The boards of a run that goes on after step `start`.
+
+    Raises: UserError when Weights & Biases is asked for and not installed or not reached.
+    """
+    boards: list[Board] = [TensorBoard(config, start)]
+    if config.train.wandb_project:
+        boards.append(WeightsAndBiases(config))
+    return boards
+
+
+class TensorBoard:
+    """Event files in the run folder."""
+
+    def __init__(self, config: RunConfig, start: int):
+        """Opens the files; points after step `start` are removed."""
+        # A full disk ends the board's thread, and what puts into a bounded queue, or leaves
+        # something in it at the end, would wait for that thread for ever.
+        self._board = SummaryWriter(
+            str(config.run_path / TENSORBOARD_FOLDER), purge_step=start + 1, max_queue=0
+        )
+        self._board.file_writer.event_writer._event_queue.cancel_join_thread()
+
+    def draw(self, values: dict[str, float], step: int) -> None:
+        """Draws nothing any more once the disk was full."""
+        if self._is_alive():
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+
+    def alarm(self, message: str, step: int) -> None:
+        if self._is_alive():
+            self._board.add_text("alarm", message, step)
+
+    def close(self) -> None:
+        if self._is_alive():
+            with suppress(OSError):
+                self._board.close()
+
+    def _is_alive(self) -> bool:
+        return bool(self._board.file_writer.event_writer._worker.is_alive())
+
+
+class WeightsAndBiases:
+    """A run of `train.wandb_project`; key, server and mode are wandb's own, of the environment.
+
+    Steps that are repeated after a kill are drawn twice, with the same values.
+    """
+
+    def __init__(self, config: RunConfig):
+        """Opens the run, or goes on with the one that an earlier start opened.
+
+        Raises: UserError.
+        """
+        try:
+            import wandb
+        except ImportError as error:
+            raise UserError(
+                "train.wandb_project needs the wandb package: pip install 'jina-jax[wandb]'"
+            ) from error
+        id_file = config.run_path / WANDB_ID_FILE
+        if not id_file.exists():
+            id_file.write_text(uuid.uuid4().hex[:8], encoding="utf-8")
+        # Nothing of the machine goes there but the figures and the configuration.
+        settings = wandb.Settings(
+            console="off", disable_git=True, disable_code=True,
+            x_disable_meta=True, x_disable_stats=True, silent=True,
+        )  # fmt: skip
+        try:
+            self._run = wandb.init(
+                project=config.train.wandb_project, name=config.name,
+                id=id_file.read_text(encoding="utf-8"), resume="allow",
+                dir=str(config.run_path), config=json.loads(to_json(config)), settings=settings,
+            )  # fmt: skip
+        except wandb.Error as error:
+            raise UserError(
+                f"Weights & Biases cannot be reached for train.wandb_project="
+                f"{config.train.wandb_project}: {error}\nrun `wandb login`, or set "
+                f"WANDB_MODE=offline and upload {config.run_path / 'wandb'} later with `wandb sync`"
+            ) from error
+        self._run.define_metric("*", step_metric="step")
+        self._failures = (wandb.Error, OSError)
+        self._is_lost = False
+        say(f"Weights & Biases: {self._run.url or self._run.dir}")
+
+    def draw(self, values: dict[str, float], step: int) -> None:
+        self._try("log", {"step": step} | values)
+
+    def alarm(self, message: str, step: int) -> None:
+        self._try("alert", f"step {step}", message)
+
+    def close(self) -> None:
+        self._try("finish")
+
+    def _try(self, method: str, *args: Any) -> None:
+        if self._is_lost:
+            return
+        try:
+            getattr(self._run, method)(*args)
+        except self._failures as error:
+            self._is_lost = True
+            say(f"WEIGHTS & BIASES LOST: no more goes there until the next start: {error}")
+
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -20,9 +145,9 @@ class MetricsWriter:
     """Writes `metrics.jsonl` in the run folder, and draws on its boards."""
 
     def __init__(self, config: RunConfig, start: int):
-        """Opens the files; on resume, what was written after step `start` is taken back.
+        """Opens the files; on resume, lines after step `start` are removed.
 
-        Raises: UserError when a board that is asked for cannot be had.
+        Raises: UserError when a board that the configuration asks for cannot be opened.
         """
         self._path, self._num_steps = config.run_path / METRICS_FILE, config.train.num_steps
         keep_until(self._path, start)
@@ -56,7 +181,7 @@ class MetricsWriter:
             while self._unwritten:
                 self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
         except OSError as error:
-            # It comes with the next line, when there is room again; so the run goes on.
+            # The run goes on: the line is written with the next one, when there is room again.
             say(f"METRICS FAILED: step {step} cannot be written to {self._path}: {error}")
         else:
             self.draw(values)
@@ -76,7 +201,7 @@ class MetricsWriter:
             tqdm.write(alarm["message"], file=sys.stderr)
 
     def _time_left(self, step: int) -> str:
-        """As the steps since the first line of this start tell, which leaves compiling out."""
+        """Estimated from the steps since the first line of this start, without compilation."""
         now = time.monotonic()
         if self._first is None:
             self._first = step, now
@@ -96,11 +221,11 @@ class MetricsWriter:
         for board in self._boards:
             board.draw(numbers, step)
             for alarm in values.get("alarm", ()):
-                board.tell(alarm["message"], step)
+                board.alarm(alarm["message"], step)
 
 
 def json_line(values: dict[str, Any]) -> str:
-    """A line of JSON, which has no word for NaN and infinity: null."""
+    """A line of JSON, with null for NaN and infinity, which JSON lacks."""
 
     def of(value: Any) -> Any:
         return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -117,7 +242,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def keep_until(path: Path, step: int) -> None:
-    """Takes back the lines of a file of steps that were written after a step."""
+    """Removes the lines of later steps from a file with a line per step."""
     kept = [values for values in read_metrics(path) if values["step"] <= step]
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(json.dumps(v) + "\n" for v in kept), encoding="utf-8")

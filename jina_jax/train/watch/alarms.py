@@ -40,7 +40,7 @@ class _Sign(NamedTuple):
 
 
 class Alarms:
-    """Judges one logged line after another; it knows nothing but them."""
+    """Judges one logged line after another, and needs nothing else."""
 
     def __init__(
         self, config: AlarmConfig, sources: Sequence[str], *, batch_size: int, warmup_steps: int
@@ -50,12 +50,12 @@ class Alarms:
         self._chance = 1 - (1 - 1 / batch_size) ** config.guesses
         self._raised: set[tuple[str, str]] = set()
         self._lines: dict[tuple[str, str], int] = {}
-        """How many lines in a row tell the opposite of what is raised."""
+        """How many lines in a row contradict the present state of the alarm."""
 
     def judge(self, line: Mapping[str, Any]) -> list[Alarm]:
         """The alarms that a line of metrics raises or clears.
 
-        A figure that is not finite tells nothing.
+        A value that is not finite is ignored.
 
         Args:
           line: `step`, and `source/NAME/...` as `SourceMetrics` names them.

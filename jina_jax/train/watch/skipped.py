@@ -1,4 +1,4 @@
-"""Steps that were skipped, since their loss or gradient was not finite: which records they had."""
+"""Steps that were skipped because their loss or gradient was not finite, and their records."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +26,7 @@ class SkippedSteps:
         """Begins to count.
 
         Args:
-          run_path: the file lies in it; what was written after step `start` is taken back.
+          run_path: the file lies in it; lines after step `start` are removed.
           sources: of the feed, in its order.
           start: steps done before.
           limit: skipped steps in a row that end the run.

@@ -8,8 +8,7 @@ import pytest
 
 from jina_jax.config import RunConfig, TrainConfig
 from jina_jax.errors import UserError
-from jina_jax.train.metrics.boards import open_boards
-from jina_jax.train.metrics.writer import read_metrics
+from jina_jax.train.metrics.writer import open_boards, read_metrics
 from tests.trainer import children, finish, start, stop_at, wait_for_step
 
 FLAGS = ("--train.wandb-project=squares", "--evaluate.every-steps=10")

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from jina_jax.feed.mixture import interleave
-from jina_jax.train.metrics.source_metrics import MEANS, SourceMetrics
 from jina_jax.train.metrics.writer import read_metrics
+from jina_jax.train.step_log import MEANS, SourceMetrics
 from tests.prepared import STEPS
 from tests.trainer import finish, start, stop_at
 

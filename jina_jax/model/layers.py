@@ -1,9 +1,38 @@
-"""Layer norms: T5's, which only scales, and BERT's."""
+"""The linear map, the norms and the graph that the encoders are made of."""
+
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
+
+
+class Linear(nnx.Module):
+    """A matrix, stored [in, out] in float32 and multiplied in `dtype`."""
+
+    def __init__(
+        self,
+        in_size: int,
+        out_size: int,
+        *,
+        std: float,
+        dtype: str,
+        rngs: nnx.Rngs,
+        has_bias: bool = False,
+    ) -> None:
+        self.dtype = dtype
+        shape = (in_size, out_size)
+        self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), shape, jnp.float32))
+        self.has_bias = has_bias
+        if has_bias:
+            self.bias_O = nnx.Param(jnp.zeros((out_size,), jnp.float32))
+
+    def __call__(self, x: Float[Array, "N I"]) -> Float[Array, "N O"]:
+        """The rows of `x` times the matrix, plus the bias if there is one, in `dtype`."""
+        y = x.astype(self.dtype) @ self.kernel[...].astype(self.dtype)
+        return y + self.bias_O[...].astype(self.dtype)[None] if self.has_bias else y
 
 
 class RMSNorm(nnx.Module):
@@ -49,3 +78,9 @@ class LayerNorm(nnx.Module):
         variance_N1 = jnp.mean(jnp.square(centred_ND), axis=-1, keepdims=True)
         normal_ND = centred_ND * jax.lax.rsqrt(variance_N1 + self.epsilon)
         return normal_ND * self.scale_D[None, :] + self.bias_D[None, :]
+
+
+@functools.lru_cache
+def graphdef(module: type[nnx.Module], config: Any) -> nnx.GraphDef:
+    """The structure of `module(config)`, to be merged with its parameters."""
+    return nnx.graphdef(nnx.eval_shape(lambda: module(config, rngs=nnx.Rngs(0))))

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -17,16 +17,31 @@ _MOST_OTHERS = 1 << 24
 _SHOWN_PROBLEMS = 20
 
 
-class Tensor(NamedTuple):
-    """Where one of Hugging Face's tensors is in our parameters."""
+Layout = Mapping[str, str]
+"""Hugging Face's name of a tensor → path of ours, such as `blocks/0/attention/q/kernel`.
 
-    path: tuple[str | int, ...]
-    is_transposed: bool
-    """torch stores matrices [out, in]; ours are [in, out]."""
+torch stores matrices [out, in]; ours, which are called `kernel`, are [in, out].
+"""
+
+
+def all_layers(pattern: Layout, num_layers: int) -> Layout:
+    """The layout of a stack of layers: `{}` in a name or path is the number of the layer."""
+    return {
+        name.format(i): path.format(i) for i in range(num_layers) for name, path in pattern.items()
+    }
+
+
+def _flatten(params: nnx.State) -> dict[str, Any]:
+    return {"/".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(params)}
+
+
+def _theirs(array: Any, path: str) -> Any:
+    """An array of ours as torch holds it, or the other way round."""
+    return array.T if path.endswith("/kernel") else array
 
 
 def fill_params(
-    layout: Mapping[str, Tensor],
+    layout: Layout,
     tensors: Mapping[str, np.ndarray],
     init: Callable[[jax.Array], nnx.State],
     what: str,
@@ -34,26 +49,27 @@ def fill_params(
     """Parameters from tensors under Hugging Face's names.
 
     Args:
-      layout: Hugging Face name → place in the parameters.
+      layout: of the model.
       tensors: name → array of any float dtype.
       init: draws random parameters from a key; called for shapes alone.
       what: names the model in errors.
     Returns: float32 parameters in host memory, in the structure that `init` gives.
     Raises: UserError naming each missing, unexpected and mis-shaped tensor.
     """
-    flat = dict(nnx.to_flat_state(jax.eval_shape(init, jax.random.key(0))))
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    flat = _flatten(shapes)
     problems = [f"missing: {name}" for name in layout if name not in tensors]
     problems += [f"unexpected: {name}" for name in sorted(tensors) if name not in layout]
-    for name, (path, is_transposed) in layout.items():
+    for name, path in layout.items():
         if name not in tensors:
             continue
-        array = tensors[name].T if is_transposed else tensors[name]
-        expected = flat[path].shape
-        if array.shape != expected:
-            shape = tuple(reversed(expected)) if is_transposed else expected
-            problems.append(f"{name} has shape {tensors[name].shape}, expected {shape}")
+        shape = flat[path].shape
+        expected = shape[::-1] if path.endswith("/kernel") else shape
+        if tensors[name].shape != expected:
+            problems.append(f"{name} has shape {tensors[name].shape}, expected {expected}")
             continue
-        flat[path] = flat[path].replace(np.ascontiguousarray(array, np.float32))
+        array = np.ascontiguousarray(_theirs(tensors[name], path), np.float32)
+        flat[path] = flat[path].replace(array)
     if hidden := problems[_SHOWN_PROBLEMS:]:
         problems = [*problems[:_SHOWN_PROBLEMS], f"and {len(hidden):,} more"]
     if problems:
@@ -61,7 +77,18 @@ def fill_params(
             "the weights do not fit the model's shape; check config.json, or that the file is a "
             f"{what}:\n  " + "\n  ".join(problems)
         )
-    return nnx.from_flat_state(flat)
+    return nnx.from_flat_state(
+        [(path, flat["/".join(map(str, path))]) for path, _ in nnx.to_flat_state(shapes)]
+    )
+
+
+def read_params(layout: Layout, params: nnx.State) -> dict[str, np.ndarray]:
+    """The tensors of a model under Hugging Face's names, C-contiguous float32 on the host."""
+    flat = _flatten(params)
+    return {
+        name: np.ascontiguousarray(_theirs(np.asarray(flat[path][...], np.float32), path))
+        for name, path in layout.items()
+    }
 
 
 def read_shape(cls: type[_C], config_json: Mapping[str, Any]) -> _C:

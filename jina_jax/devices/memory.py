@@ -1,10 +1,40 @@
-"""What to change of a configuration whose step does not fit the memory of its devices."""
+"""Memory of the devices: what there is, the most that was used, and what makes a step smaller."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import os
+import resource
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from jina_jax.config import RunConfig
+from jina_jax.errors import OutOfMemory
+
+_UNIT = 1 if sys.platform == "darwin" else 1024
+"""Bytes in which the operating system counts."""
+
+
+def local_memory_bytes(devices: Sequence[Any]) -> int:
+    """What one of these JAX devices has; those of a CPU share the machine's memory."""
+    limit = (devices[0].memory_stats() or {}).get("bytes_limit")
+    if limit is not None:
+        return int(limit)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(devices)
+
+
+def peak_memory() -> dict[str, float]:
+    """The most that was used since the start, in GiB.
+
+    Returns: `host_peak_gib`, of this process; `device_peak_gib`, of the fullest of its devices,
+      which is left out where they don't tell (CPU).
+    """
+    import jax  # Not for `jina-jax plan`, whose first process needs `remedies` alone.
+
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT
+    peaks = [(d.memory_stats() or {}).get("peak_bytes_in_use") for d in jax.local_devices()]
+    of_devices = [peak for peak in peaks if peak is not None]
+    found = {"host_peak_gib": host / 2**30}
+    return found | ({"device_peak_gib": max(of_devices) / 2**30} if of_devices else {})
 
 
 def remedies(config: RunConfig, devices: int, slices: int = 1) -> Iterator[tuple[str, RunConfig]]:
@@ -47,15 +77,24 @@ def remedies(config: RunConfig, devices: int, slices: int = 1) -> Iterator[tuple
         yield changed("feed", global_batch_size=max(2, pairs // divisor))
 
 
-def advice(config: RunConfig, devices: int) -> str:
-    """The remedies in words, for the message of a step that does not fit.
+def does_not_fit(what: str, config: RunConfig, devices: int) -> OutOfMemory:
+    """The error of a step that does not fit, with the remedies in words.
 
     Args:
+      what: the figures.
       config: what does not fit.
       devices: of the machine.
     """
-    flags = [f"  {words}" for words, _ in remedies(config, devices)]
-    return (
-        "any of these makes it smaller, the cheaper ones first:\n" + "\n".join(flags) + "\n"
+    flags = "".join(f"  {words}\n" for words, _ in remedies(config, devices))
+    return OutOfMemory(
+        f"{what}; any of these makes it smaller, the cheaper ones first:\n{flags}"
         "`jina-jax plan` with this config tells which of them fits, without training"
     )
+
+
+def as_out_of_memory(error: Exception, config: RunConfig, devices: int) -> Exception:
+    """The error with what to change, where it is one of memory; else as it is."""
+    if "RESOURCE_EXHAUSTED" not in str(error):
+        return error
+    what = f"a step does not fit the devices ({str(error).splitlines()[0]})"
+    return does_not_fit(what, config, devices)
