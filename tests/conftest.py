@@ -2,9 +2,11 @@ import ctypes
 import gc
 import os
 
-# Before jax is imported anywhere: eight virtual devices, and no test may reach a hub.
+# Before jax is imported anywhere: eight virtual devices, code that is compiled quickly rather than
+# well (most of a test is compiling), and no test may reach a hub.
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 )
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
 os.environ["HF_HUB_OFFLINE"] = "1"

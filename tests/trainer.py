@@ -28,7 +28,8 @@ def start(
     """
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
+        "--xla_backend_optimization_level=0",
     }
     command = [sys.executable, "-m", "jina_jax.cli", "train", str(folder / "config.py")]
     process = subprocess.Popen(

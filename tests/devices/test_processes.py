@@ -74,6 +74,7 @@ def test_two_processes_compute_what_one_device_does(tmp_path):
         assert_equal((float(found[0]), jax.tree.unflatten(tree, found[1:])), (loss, gradient))
 
 
+@pytest.mark.slow
 def test_two_processes_train_stop_together_and_go_on_as_one(folder, uninterrupted):
     port = free_port()
     two = [
@@ -116,6 +117,7 @@ def test_a_checkpoint_of_eight_devices_goes_on_with_four_two_and_one(folder, uni
     assert_same_curve(curve(folder, "elastic"), uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_process_that_is_alone_says_so_in_time(folder):
     began = time.monotonic()
     process = start(folder, "alone", *together(free_port(), 0, timeout_s=5), devices=1)
@@ -126,6 +128,7 @@ def test_a_process_that_is_alone_says_so_in_time(folder):
     assert time.monotonic() - began < 60
 
 
+@pytest.mark.slow
 def test_processes_with_another_configuration_are_named(folder):
     port = free_port()
     two = [
@@ -141,6 +144,7 @@ def test_processes_with_another_configuration_are_named(folder):
         assert "processes 1 have another configuration" in errors
 
 
+@pytest.mark.slow
 def test_a_host_of_a_slice_that_was_told_of_no_other_is_refused(folder, monkeypatch):
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "host-0,host-1")
     process = start(folder, "host", devices=1)

@@ -9,6 +9,7 @@ from jina_jax.feed.batch import pack_batch
 from jina_jax.feed.mixture import interleave
 from jina_jax.feed.pipeline import batches
 from jina_jax.shards.array_record import ShardSet, ShardWriter, encode_record
+from tests.marks import some_slow
 
 FEED = FeedConfig(
     global_batch_size=8, query_tokens=6, positive_tokens=10, row_tokens=16, texts_per_row=4
@@ -70,7 +71,7 @@ def test_resuming_is_starting_later(sources):
     assert_equal(run(sources)[9:], run(sources, start=9))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", some_slow([0], [0, 2]))
 def test_resuming_a_changing_mixture_anywhere_gives_the_same(sources, workers):
     stages = [(0, np.array([3.0, 1.0])), (16, np.array([1.0, 4.0]))]
     # 30 records last for 7 batches of 8 in two epochs.

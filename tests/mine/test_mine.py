@@ -189,6 +189,7 @@ def test_negation_is_measured_on_held_out_triplets_and_on_files(folder, prepared
     assert "no" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_devices_and_blocks_change_nothing(folder, report):
     config = configured(folder, output_dir=str(folder / "one"), query_block=7, corpus_block=4096)
     environment = os.environ | {
@@ -228,6 +229,7 @@ def command(folder, config):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_the_same(folder, report):
     config = configured(folder, output_dir=str(folder / "killed"), query_block=5)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -144,6 +144,7 @@ def store(made, monkeypatch):
     server.kill()
 
 
+@pytest.mark.slow
 def test_training_from_a_bucket_whose_server_stops_and_comes_back(made, store, tmp_path):
     folder, _ = made
     (folder / "config.py").write_text(CONFIG_FILE.format(folder=str(folder)))

@@ -53,6 +53,7 @@ def test_the_best_step_is_kept_and_used(evaluated):
     assert np.mean(values) == pytest.approx(best[BEST], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_kill_loses_and_doubles_no_evaluation(folder, evaluated):
     process = start(folder, "killed", *FLAGS)
     path, deadline = folder / "killed" / "evaluations.jsonl", time.monotonic() + 300
@@ -107,6 +108,7 @@ def get_config():
 """
 
 
+@pytest.mark.slow
 def test_own_sets_are_measured_and_choose_the_best(folder, tmp_path):
     words = ["zero", "one", "two", "three", "four", "five"]
     rows = [

@@ -13,6 +13,7 @@ from jina_jax.model.t5 import Execution, init_params
 from jina_jax.train.loss.contrastive import Terms
 from jina_jax.train.loss.log_sums import LossSharding
 from jina_jax.train.step import batch_loss, batch_shardings, embed_texts
+from tests.marks import some_slow
 from tests.train.loss.contrast_oracle import contrast
 from tests.train.test_step import CONFIG, make_batch
 
@@ -66,8 +67,17 @@ def expected(request):
     return request.param, params, wanted, pull(gradient.astype(np.float32))[0]
 
 
-@pytest.mark.parametrize(("texts_per_row", "chunk_rows"), [(1, 0), (4, 0), (4, 8)])
-@pytest.mark.parametrize(("gather", "devices"), [("all_gather", 1), ("all_gather", 8), ("ring", 8)])
+@pytest.mark.parametrize(
+    ("texts_per_row", "chunk_rows", "gather", "devices"),
+    some_slow(
+        [(1, 0, "all_gather", 8), (4, 8, "ring", 8)],
+        (
+            (*packing, *devices)
+            for packing in ((1, 0), (4, 0), (4, 8))
+            for devices in (("all_gather", 1), ("all_gather", 8), ("ring", 8))
+        ),
+    ),
+)
 def test_equals_the_oracle(expected, texts_per_row, chunk_rows, gather, devices):
     negatives, params, wanted, gradient = expected
     config = dataclasses.replace(

@@ -1,11 +1,14 @@
 """Distillation from a teacher's scores, beside float64 NumPy."""
 
+import itertools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jina_jax.train.loss.contrastive import Terms, contrastive_loss
 from jina_jax.train.loss.log_sums import LossSharding
+from tests.marks import some_slow
 from tests.train.loss.contrast_cases import ONE, assert_equals_oracle, measure, mesh, triplets
 
 ALONE = Terms(0.0, 0.0, 0.0, distill=1.0)
@@ -29,9 +32,13 @@ def test_scores_of_pairs_by_hand():
     assert found.distill_loss == pytest.approx((0.3**2 + 0.5**2) / 2, abs=1e-6)
 
 
-@pytest.mark.parametrize("gather", ["all_gather", "ring"])
-@pytest.mark.parametrize("which", ["1", "8"])
-@pytest.mark.parametrize("negatives", [0, 1, 3])
+@pytest.mark.parametrize(
+    ("gather", "which", "negatives"),
+    some_slow(
+        [("all_gather", "1", 0), ("all_gather", "8", 1), ("ring", "8", 3)],
+        itertools.product(("all_gather", "ring"), ("1", "8"), (0, 1, 3)),
+    ),
+)
 def test_equals_the_oracle(gather, which, negatives):
     rng = np.random.default_rng(negatives)
     arrays, options = triplets(rng, 40, max(negatives, 1))

@@ -100,6 +100,7 @@ def alarms_of(folder, run):
     ]
 
 
+@pytest.mark.slow
 def test_a_run_of_constant_embeddings_says_so_once_even_when_it_is_resumed(folder):
     # Of one token, its end-of-sequence, every text is the same.
     flags = (
@@ -120,6 +121,7 @@ def test_a_run_of_constant_embeddings_says_so_once_even_when_it_is_resumed(folde
     assert "mean cosine 1.000 with the positives of others (alarms.alike=0.95)" in before
 
 
+@pytest.mark.slow
 def test_a_healthy_run_raises_none_however_early_it_is_judged(folder):
     finish(start(
         folder, "healthy", "--feed.global-batch-size=64", "--model.dropout-rate=0",
