@@ -5,6 +5,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import resources
 
 import tyro
 
@@ -16,44 +17,6 @@ from jina_jax.cli.run import ablate, demo, evaluate, export, mine, negation, pre
 from jina_jax.config.files import config_names, each_phase
 from jina_jax.errors import ExitCode, Interrupted, RunFailed, UserError
 from jina_jax.system.credentials import masked
-
-USAGE = """\
-usage: jina-jax VERB [arguments] [--help]
-
-Train text-embedding models: from raw text to a model that sentence-transformers loads.
-
-the main job, in this order (CONFIG is a Python file, the name of a shipped config or a run folder;
-where it has several phases, a verb takes them in order, or one as CONFIG:PHASE; CONFIG@MACHINE
-takes its settings for a machine)
-  prepare CONFIG      read the sources, filter, deduplicate, tokenise, write shuffled shards
-  train CONFIG        train on the shards; the same command resumes
-  evaluate CONFIG     retrieval beside BM25, negation, STS, reranking: held out, and own sets
-  export CONFIG       write a Hugging Face folder for sentence-transformers
-  run CONFIG          all of these, phase by phase, with what a later phase reads in between
-  negation CONFIG     triplets of a sentence, its entailment and its negation
-  mine CONFIG         hard negatives for the training pairs, found with the trained model
-  ablate CONFIG       arms of a run side by side: prepared, trained with several seeds, compared
-  demo                prepare to export and a search, on documentation of installed packages
-
-use a model (MODEL is a run folder or an exported folder)
-  encode MODEL IN OUT texts of a file → embeddings (.npy, .safetensors or .parquet)
-  search MODEL CORPUS QUERY ...   the passages of a file nearest to each query
-  import MODEL RUN    a Hugging Face or sentence-transformers T5 → a run folder
-  mteb MODEL          scores on tasks of MTEB: the paper's, a quick few, or one's own
-  negation-score MODEL TRIPLETS   share of triplets whose negation is told apart
-
-look ahead and inside
-  plan CONFIG         compile the step for a TPU slice without having one: does it fit, time, cost
-  launch TARGET CONFIG   the file that starts a run on GKE, SLURM, ...: names and sizes in one place
-  inspect DIR         what is in a prepared folder or a run: counts, drops, scores and samples
-  report RUN ...      one page: data, curves, scores, configuration; several runs side by side
-  show-config CONFIG  every field with its value
-  doctor [WHAT]       machine, packages, devices, disk; shards and checkpoints of a run: what helps
-
-Any field of a config can be changed: jina-jax train demo --optim.learning-rate 3e-4
-`jina-jax VERB --help` explains a verb and lists its fields. Shipped configs: {configs}
-"""
-
 
 _CONFIG_VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "demo": demo,
@@ -102,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help", "help"):
-        print(USAGE.format(configs=", ".join(config_names())))
+        usage = resources.files("jina_jax.cli").joinpath("usage.txt").read_text("utf-8")
+        print(usage.format(configs=", ".join(config_names())))
         return 0
     if args[0] == "--version":
         from jina_jax import __version__

@@ -2,9 +2,10 @@
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import resources
 
+import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
 from jina_jax.config import LossConfig
@@ -66,19 +67,17 @@ def render_card(card: ModelCard) -> str:
       card: every fact that is printed.
     Returns: text of `README.md`, ending in a newline.
     """
-    sections = (
-        _front_matter(card),
-        _introduction(card),
-        _usage(card),
-        _training(card),
-        _scores(card),
-        _limits(card),
-    )
-    return "\n\n".join(section for section in sections if section) + "\n"
+    template = resources.files("jina_jax.export").joinpath("model_card.md").read_text("utf-8")
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, autoescape=False)  # noqa: S701  Markdown
+    environment.filters["cell"] = lambda text: text.replace("|", "\\|").replace("\n", " ")
+    return environment.from_string(template).render(
+        card=card, front_matter=_front_matter(card), name=json.dumps(card.name),
+        dims=sorted(card.loss.matryoshka_dims), loss=_loss(card.loss, card.has_triplets),
+    ).strip() + "\n"  # fmt: skip
 
 
 def _front_matter(card: ModelCard) -> str:
-    """What the hub reads, the scores as its `model-index`."""
+    """YAML that the hub reads, the scores as its `model-index`."""
     data = ModelCardData(
         model_name=card.name,
         license=card.licence or None,
@@ -99,61 +98,7 @@ def _front_matter(card: ModelCard) -> str:
         ]
         or None,
     )
-    return f"---\n{data.to_yaml()}\n---"
-
-
-def _introduction(card: ModelCard) -> str:
-    return (
-        f"# {card.name}\n\n"
-        f"A T5 encoder with {card.parameters:,} parameters that maps a text of up to "
-        f"{card.max_tokens} tokens to a unit vector of {card.dimensions} dimensions: the mean "
-        "over its tokens, normalised. Compare vectors by cosine similarity. Trained with "
-        "jina_jax after the method of Jina Embeddings "
-        "([arXiv 2307.11224](https://arxiv.org/abs/2307.11224))." + _cut(card.loss.matryoshka_dims)
-    )
-
-
-def _cut(dims: Sequence[int]) -> str:
-    if not dims:
-        return ""
-    *first, last = map(str, sorted(dims))
-    sizes = f"{', '.join(first)} or {last}" if first else last
-    return (
-        f"\n\nThe loss was computed of the first {sizes} dimensions too (Matryoshka, "
-        "[arXiv 2205.13147](https://arxiv.org/abs/2205.13147)): so many of them are an embedding, "
-        f"`SentenceTransformer(..., truncate_dim={last})`; normalise again what is cut."
-    )
-
-
-def _usage(card: ModelCard) -> str:
-    return f"""## Use
-
-```python
-from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer({json.dumps(card.name)})  # or the path of this folder
-embeddings = model.encode(["a query", "a passage"])
-print(model.similarity(embeddings, embeddings))
-```
-
-With transformers alone, load it with `T5EncoderModel` (`AutoModel` would add a decoder with random
-weights), take the mean over the tokens and normalise."""
-
-
-def _training(card: ModelCard) -> str:
-    start = f"`{card.initial_weights}`" if card.initial_weights else "random weights"
-    records = "pairs or triplets" if card.has_triplets else "pairs"
-    if not card.num_steps:
-        return f"## Training\n\nImported from {start}, and not trained any further."
-    text = (
-        f"## Training\n\n{card.num_steps:,} steps from {start}, {card.global_batch_size:,} "
-        f"{records} a batch: {_loss(card.loss, card.has_triplets)}."
-    )
-    if not card.sources:
-        return text
-    rows = [(_cell(s.name), f"{s.pairs:,}", _cell(s.licence)) for s in card.sources]
-    rows.append(("total", f"{sum(s.pairs for s in card.sources):,}", ""))
-    return f"{text}\n\n{_table(('source', 'pairs', 'licence'), rows)}"
+    return data.to_yaml()
 
 
 def _loss(loss: LossConfig, has_triplets: bool) -> str:
@@ -175,27 +120,3 @@ def _loss(loss: LossConfig, has_triplets: bool) -> str:
 
 def _times(weight: float) -> str:
     return "" if weight == 1 else f" (times {weight:g})"
-
-
-def _scores(card: ModelCard) -> str:
-    if not card.scores:
-        return "## Scores\n\nNone were measured for this export."
-    rows = [
-        (_cell(s.task), _cell(s.dataset), _cell(s.metric), f"{s.value:.4f}") for s in card.scores
-    ]
-    return f"## Scores\n\n{_table(('task', 'data', 'metric', 'value'), rows)}"
-
-
-def _limits(card: ModelCard) -> str:
-    if not card.limits:
-        return ""
-    return "## Limits\n\n" + "\n".join(f"- {limit}" for limit in card.limits)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
-
-
-def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    lines = [header, tuple("---" for _ in header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -63,8 +63,7 @@ def environment_key() -> str:
 
 @functools.cache
 def package_key() -> str:
-    """A hash of this package's files."""
+    """A hash of this package's files, code and data."""
     root = Path(__file__).parents[1]
-    return content_key(
-        {str(path.relative_to(root)): file_xxh3(str(path)) for path in root.rglob("*.py")}
-    )
+    files = (path for kind in ("*.py", "*.toml") for path in root.rglob(kind))
+    return content_key({str(path.relative_to(root)): file_xxh3(str(path)) for path in files})
