@@ -1,4 +1,9 @@
-"""What config files import: every dataclass of a run, of an ablation and of a suite."""
+"""What config files import: every dataclass of a run, of an ablation and of a suite.
+
+This folder, `jina_jax/config`, says which values there are. The runs that ship with the package,
+which give these values, are Python files in `configs/` of the repository; installed, they are
+`jina_jax.configs`, and the command line knows them by their names.
+"""
 
 from jina_jax.config.ablate import Ablation, Arm, InjectionConfig
 from jina_jax.config.evaluate import (
@@ -37,45 +42,3 @@ from jina_jax.config.run import (
     TrainConfig,
 )
 from jina_jax.config.source import MixtureConfig, SourceConfig, StageConfig
-
-__all__ = [
-    "Ablation",
-    "AlarmConfig",
-    "Arm",
-    "BertConfig",
-    "ConsistencyConfig",
-    "DataConfig",
-    "DecontaminationConfig",
-    "DistributedConfig",
-    "EndpointConfig",
-    "EngineConfig",
-    "EvaluateConfig",
-    "EvaluationSet",
-    "ExportConfig",
-    "FaultConfig",
-    "FeedConfig",
-    "InjectionConfig",
-    "LanguageConfig",
-    "LengthConfig",
-    "LossConfig",
-    "MarginConfig",
-    "MeshConfig",
-    "MineConfig",
-    "MixtureConfig",
-    "NearDuplicateConfig",
-    "NegationCheckConfig",
-    "NegationConfig",
-    "NegationSet",
-    "OptimConfig",
-    "RerankingSet",
-    "RetrievalSet",
-    "RunConfig",
-    "SourceConfig",
-    "StageConfig",
-    "StsSet",
-    "Suite",
-    "SuiteTask",
-    "T5Config",
-    "TokenizerConfig",
-    "TrainConfig",
-]

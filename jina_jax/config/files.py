@@ -20,7 +20,7 @@ from jina_jax.config.evaluate import Suite
 from jina_jax.config.fields import field_problems
 from jina_jax.config.run import DataConfig, RunConfig
 from jina_jax.errors import UserError
-from jina_jax.system.untrusted import read_json
+from jina_jax.system.untrusted import from_json, read_json
 
 
 def run_file(path: Path) -> ModuleType:
@@ -179,7 +179,7 @@ def load_phases(name_or_path: str) -> tuple[RunConfig, ...]:
             f"them for phases"
         )
     for config in phases:
-        if problems := list(field_problems(config)):
+        if problems := field_problems(config):
             raise UserError(f"{name_or_path} cannot be used:\n  " + "\n  ".join(problems))
     return _chained(name_or_path, phases)
 
@@ -230,35 +230,12 @@ def read_section(run_path: Path, name: str, kind: type[_T]) -> _T:
 
 
 def _typed(kind: type[_T], values: Any, path: Path, prefix: str) -> _T:
-    from pydantic import TypeAdapter, ValidationError
-
     try:
-        config = TypeAdapter(kind).validate_python(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = prefix + ".".join(map(str, first["loc"]))
-        raise UserError(f"{path}: {field + ': ' if field else ''}{first['msg']}") from error
-    if unknown := _unknown(values, dataclasses.asdict(config), prefix):  # type: ignore[call-overload]
+        return from_json(kind, values, prefix)
+    except ValueError as error:
         raise UserError(
-            f"{path} has a field that this version does not know: {unknown}; "
-            f"use the version that wrote it"
-        )
-    return config
-
-
-def _unknown(given: Any, known: Any, path: str = "") -> str:
-    """The first key of a JSON value that its dataclass has no field for; empty where all do."""
-    if isinstance(given, dict) and isinstance(known, dict):
-        for key, value in given.items():
-            if key not in known:
-                return f"{path}{key}"
-            if found := _unknown(value, known[key], f"{path}{key}."):
-                return found
-    elif isinstance(given, list) and isinstance(known, list | tuple):
-        for i, (value, one) in enumerate(zip(given, known, strict=False)):
-            if found := _unknown(value, one, f"{path}{i}."):
-                return found
-    return ""
+            f"{path}: {error}; mend it, or use the version of jina-jax that wrote it"
+        ) from error
 
 
 def load_suite(name_or_path: str) -> Suite:

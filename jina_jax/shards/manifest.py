@@ -204,7 +204,7 @@ def load_manifest(folder: Path) -> Manifest:
         )
     try:
         manifest = from_json(Manifest, values)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except ValueError as error:
         raise _malformed(path, error) from error
     for source in manifest.sources:
         for name in (*(shard.path for shard in source.shards), source.eval_path):

@@ -6,16 +6,17 @@ understand differently.
 """
 
 import dataclasses
+import functools
 import json
 import math
 import stat
-import types
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, get_args, get_origin
+from typing import Any, TypeVar
 
 from jina_jax.errors import UserError
 
+T = TypeVar("T")
 MAX_JSON_BYTES = 16 << 20
 """The largest `tokenizer.json` that is in use with models read here has 10 MB."""
 _MAX_NAME = 255
@@ -177,26 +178,64 @@ def objects_within(value: Any) -> Iterator[dict[str, Any]]:
             waiting += value
 
 
-def from_json(kind: Any, value: Any) -> Any:
-    """A JSON value as the dataclass, tuple or plain value that the annotation asks for.
+def from_json(kind: type[T], value: Any, path: str = "") -> T:
+    """A JSON value as the dataclass that it describes.
 
     Args:
-      kind: an annotation, such as `tuple[ShardFile, ...]`.
+      kind: whose fields, and those of dataclasses within it, must all be there and of their type.
       value: as `json.loads` gave it.
-    Raises: KeyError, TypeError or ValueError where they do not match.
+      path: of the value; begins the names of its fields.
+    Raises: ValueError naming the first field that is wrong, or that the dataclass does not have.
     """
-    if dataclasses.is_dataclass(kind):
-        fields = {field.name: field.type for field in dataclasses.fields(kind)}
-        if unknown := value.keys() - fields.keys():
-            raise ValueError(f"unknown fields {sorted(unknown)}")
-        return kind(**{name: from_json(t, value[name]) for name, t in fields.items()})  # type: ignore[operator]
-    if get_origin(kind) is tuple:
-        return tuple(from_json(get_args(kind)[0], item) for item in value)
-    if isinstance(kind, types.UnionType) and value is not None:
-        shapes = [k for k in get_args(kind) if dataclasses.is_dataclass(k)]
-        if shapes:
-            return from_json(shapes[0], value)
-    allowed = get_args(kind) if isinstance(kind, types.UnionType) else (get_origin(kind) or kind,)
-    if not isinstance(value, (float, int) if kind is float else allowed):
-        raise TypeError(f"expected {kind}, got {value!r}")
-    return value
+    result, problems = checked(kind, value, path)
+    if problems:
+        raise ValueError(problems[0])
+    if unknown := _unknown(value, dataclasses.asdict(result), path):
+        raise ValueError(f"{unknown} is a field that this version does not know")
+    return result
+
+
+def checked(kind: Any, value: Any, path: str = "") -> tuple[Any, list[str]]:
+    """A JSON value as a dataclass, or one sentence for each field of a wrong type or out of bounds.
+
+    Args:
+      kind: the dataclass.
+      value: a JSON value; tuples are arrays.
+      path: of the value; begins the names of its fields.
+    """
+    from pydantic import ValidationError
+
+    try:
+        # JSON, in which a strict check takes an object for a dataclass and an array for a tuple.
+        return _adapter(kind).validate_json(json.dumps(value, default=repr), strict=True), []
+    except ValidationError as error:
+        problems = []
+        for found in error.errors(include_url=False):
+            name = path + ".".join(map(str, found["loc"]))
+            must = found["msg"].replace("Input should be", "must be").replace("Input", "it")
+            is_missing = found["type"] == "missing"
+            given = "" if is_missing else f"={found['input']!r:.200}"
+            problems.append(f"{name}{given} {'is missing' if is_missing else must}".lstrip("= "))
+        return None, problems
+
+
+@functools.cache
+def _adapter(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def _unknown(given: Any, known: Any, path: str) -> str:
+    """The first key of a JSON value that its dataclass has no field for; empty if all have one."""
+    if isinstance(given, dict) and isinstance(known, dict):
+        for key, value in given.items():
+            if key not in known:
+                return f"{path}{key}"
+            if found := _unknown(value, known[key], f"{path}{key}."):
+                return found
+    elif isinstance(given, list) and isinstance(known, list | tuple):
+        for i, (value, one) in enumerate(zip(given, known, strict=False)):
+            if found := _unknown(value, one, f"{path}{i}."):
+                return found
+    return ""
