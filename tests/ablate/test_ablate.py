@@ -146,6 +146,7 @@ def test_another_configuration_is_refused(folder, capsys):
     assert "optim.learning_rate: 0.003 → 0.5" in said
 
 
+@pytest.mark.slow
 def test_sigkill_loses_no_run_that_was_measured(folder, tmp_path):
     config = write_config(tmp_path)
     process = subprocess.Popen(

@@ -170,6 +170,7 @@ def refreshed(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_one_command_mines_anew_between_phases(refreshed):
     first, second = (
         json.loads((refreshed / run / "mined" / "mined.json").read_text())
@@ -190,6 +191,7 @@ def test_one_command_mines_anew_between_phases(refreshed):
     assert (refreshed / "third" / "export" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_run_again_does_nothing_again(refreshed, capsys):
     before = {p: p.stat().st_mtime_ns for p in refreshed.rglob("*.arrayrecord")}
     assert main(["run", str(refreshed / "config.py")]) == 0

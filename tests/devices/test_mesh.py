@@ -62,7 +62,7 @@ def assert_equal(found, expected):
 
 @pytest.mark.parametrize(
     ("data", "fsdp", "tensor"),
-    some_slow([(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)], SPLITS),
+    some_slow([(1, 8, 1), (2, 2, 2)], SPLITS),
 )
 def test_every_split_of_eight_devices_gives_one_devices_gradient(one_device, data, fsdp, tensor):
     assert_equal(value_and_grad(WHOLE, MeshConfig(data, fsdp, tensor)), one_device)
@@ -75,7 +75,7 @@ def test_all_splits_are_tried():
 @pytest.mark.parametrize(
     ("scan_layers", "remat"),
     some_slow(
-        [(False, "full"), (True, "dots")],
+        [(True, "full")],
         [(False, "dots"), (False, "full"), (True, "none"), (True, "dots"), (True, "full")],
     ),
 )
@@ -87,7 +87,7 @@ def test_scanned_and_recomputed_layers_give_the_same_gradient(one_device, scan_l
 @pytest.mark.parametrize(
     ("split", "gather"),
     some_slow(
-        [((2, 2, 2), "all_gather"), ((1, 4, 2), "ring")],
+        [((1, 4, 2), "ring")],
         [((2, 2, 2), "all_gather"), ((1, 8, 1), "ring"), ((1, 4, 2), "ring")],
     ),
 )

@@ -22,7 +22,7 @@ def counts_after(mixture):
     return np.concatenate([np.zeros((1, sources), int), np.cumsum(one_hot, axis=0)])
 
 
-def asked_step_by_step(stages, limits, num_batches, linear, parts=64):
+def asked_step_by_step(stages, limits, num_batches, linear, parts=16):
     """The integral of the shares, summed up over `parts` parts of every step."""
     starts = [start for start, _ in stages]
     shares = np.array([weights / weights.sum() for _, weights in stages])

@@ -51,6 +51,13 @@ def get_config():
 """
 
 
+def pytest_collection_modifyitems(items):
+    """What looks at a run of two phases waits a minute for it."""
+    for item in items:
+        if "two_phases" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def two_phases(tmp_path_factory):
     """The folder of the second phase's run; the first phase's is beside it, `run`."""

@@ -11,7 +11,6 @@ from jina_jax.train.metrics.writer import read_metrics
 
 WIDE, NARROW = {"width": 1400, "height": 1000}, {"width": 380, "height": 800}
 SECTIONS = ("data", "training", "evaluation")
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

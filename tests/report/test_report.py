@@ -21,7 +21,6 @@ from jina_jax.report.data_section import _edges, _fates, _padded_to_longest
 from jina_jax.report.facts import read_facts, with_earlier_phases
 
 
-@pytest.mark.slow
 def test_runs_side_by_side(two_phases, tmp_path, capsys):
     first, other = two_phases.parent / "run", tmp_path / "other"
     shutil.copytree(first, other)
@@ -48,7 +47,6 @@ def test_what_became_of_the_records_adds_up(two_phases):
     assert phase.manifest.sources[0].eval > 0
 
 
-@pytest.mark.slow
 def test_scores_of_mteb_stand_beside_published_ones(two_phases, tmp_path):
     run = shutil.copytree(two_phases.parent / "run", tmp_path / "run")
     measures = {("test", "default"): {"cosine_spearman": 61.25}}
