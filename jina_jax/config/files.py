@@ -97,9 +97,28 @@ RUN_FILE = "config.json"
 
 def config_names() -> list[str]:
     """Names of the configs that ship with the package."""
-    spec = importlib.util.find_spec("jina_jax.configs")
+    return _shipped("jina_jax.configs")
+
+
+def _shipped(package: str) -> list[str]:
+    spec = importlib.util.find_spec(package)
     folders = spec.submodule_search_locations if spec else None
     return sorted(p.stem for d in folders or () for p in Path(d).glob("[a-z]*.py"))
+
+
+def _module(name_or_path: str, package: str, what: str, instead: str) -> ModuleType:
+    """A module that ships in a package, or a user's Python file.
+
+    Raises: UserError naming `instead`, what else could be given, where it is neither.
+    """
+    shipped, path = _shipped(package), Path(name_or_path)
+    if name_or_path in shipped:
+        return importlib.import_module(f"{package}.{name_or_path}")
+    if path.suffix != ".py" or not path.is_file():
+        raise UserError(
+            f"no {what} {name_or_path!r}: give {instead}, or one of: {', '.join(shipped)}"
+        )
+    return run_file(path)
 
 
 def load_config(name: str) -> RunConfig:
@@ -243,19 +262,8 @@ def load_suite(name_or_path: str) -> Suite:
 
     Raises: UserError when there is no such suite, or it gives something else.
     """
-    spec = importlib.util.find_spec("jina_jax.configs.suites")
-    folders = spec.submodule_search_locations if spec else None
-    shipped = sorted(p.stem for d in folders or () for p in Path(d).glob("[a-z]*.py"))
-    if name_or_path in shipped:
-        module = importlib.import_module(f"jina_jax.configs.suites.{name_or_path}")
-    else:
-        path = Path(name_or_path)
-        if path.suffix != ".py" or not path.is_file():
-            raise UserError(
-                f"no suite {name_or_path!r}: give a Python file with get_suite(), or one of: "
-                f"{', '.join(shipped)}"
-            )
-        module = run_file(path)
+    instead = "a Python file with get_suite()"
+    module = _module(name_or_path, "jina_jax.configs.suites", "suite", instead)
     suite = call(getattr(module, "get_suite", lambda: None), file=module.__file__ or name_or_path)
     if not isinstance(suite, Suite):
         raise UserError(f"{name_or_path}: get_suite() must return a jina_jax.config.Suite")
@@ -267,16 +275,8 @@ def _given(name_or_path: str) -> Any:
     if (Path(name_or_path) / RUN_FILE).is_file():
         return read_run(Path(name_or_path))
     name_or_path, at, machine = name_or_path.partition("@")
-    if name_or_path in config_names():
-        module = importlib.import_module(f"jina_jax.configs.{name_or_path}")
-    else:
-        path = Path(name_or_path)
-        if path.suffix != ".py" or not path.is_file():
-            raise UserError(
-                f"no config {name_or_path!r}: give a Python file with get_config(), a run folder "
-                f"(with {RUN_FILE}), or one of: {', '.join(config_names())}"
-            )
-        module = run_file(path)
+    instead = f"a Python file with get_config(), a run folder (with {RUN_FILE})"
+    module = _module(name_or_path, "jina_jax.configs", "config", instead)
     get_config = getattr(module, "get_config", lambda *_: None)
     if at and not inspect.signature(get_config).parameters:
         raise UserError(f"{name_or_path}: its get_config() takes no machine; leave out @{machine}")

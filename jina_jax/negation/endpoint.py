@@ -5,9 +5,9 @@ import os
 import random
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from threading import Event
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import httpx2
@@ -52,7 +52,7 @@ class Answer(NamedTuple):
     negative: str
 
 
-class Endpoint:
+class Endpoint(AbstractContextManager):
     """Sends requests, several at once; a context manager that closes the connections.
 
     An answer is kept under a hash of the request as soon as it is there, useful or not: it is paid.
@@ -79,15 +79,7 @@ class Endpoint:
             raise UserError(f"negation.endpoint.base_url={config.base_url!r}: {error}") from error
         cache.mkdir(parents=True, exist_ok=True)
 
-    def __enter__(self) -> "Endpoint":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._client.close()
 
     def estimate(self, texts: Iterable[str]) -> Estimate:

@@ -11,10 +11,10 @@ where s is n - 1 where a teacher has scored the query with each other text, and 
 import bisect
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -126,7 +126,7 @@ def _decoded(buffer: np.ndarray, sizes_N: np.ndarray, n: int, scores: int) -> To
     )
 
 
-class ShardWriter:
+class ShardWriter(AbstractContextManager):
     """Writes records to one shard file; the file is complete once closed."""
 
     def __init__(self, path: Path):
@@ -142,15 +142,7 @@ class ShardWriter:
         """Writes the index at the end of the file."""
         self._writer.close()
 
-    def __enter__(self) -> "ShardWriter":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -143,7 +143,7 @@ def test_the_engine_is_not_in_the_manifest(corpus):
 
 KILLED = """
 import os, signal, sys
-from jina_jax.data import {module} as module
+from jina_jax.prepare import {module} as module
 def die(*args, **more):
     os.kill(os.getpid(), signal.SIGKILL)
 module.{function} = die
@@ -155,7 +155,7 @@ run(config(Path({source!r})), Path({out!r}))
 
 @pytest.mark.parametrize(
     "module, function",
-    [("pipeline", "hold_out_task"), ("prepare", "encode_task"), ("prepare", "save_manifest")],
+    [("pipeline", "hold_out_task"), ("run", "encode_task"), ("run", "save_manifest")],
 )
 def test_a_killed_run_leaves_nothing_half_made(tmp_path, module, function):
     source = write(tmp_path / "a.jsonl", [pair(i) for i in range(150)])
