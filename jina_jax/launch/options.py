@@ -65,6 +65,11 @@ class TpuMachine:
         chips = self.topology.chips // self.topology.slices
         return self.names.accelerator_type.format(chips * self.names.units_per_chip)
 
+    @property
+    def processes(self) -> int:
+        """One for each host."""
+        return self.topology.hosts_per_slice * self.topology.slices
+
 
 @dataclass(frozen=True)
 class GpuMachine:
@@ -74,6 +79,11 @@ class GpuMachine:
     """As clusters name it: H100."""
     nodes: int
     gpus_per_node: int
+
+    @property
+    def processes(self) -> int:
+        """One for each GPU, as SLURM starts them."""
+        return self.nodes * self.gpus_per_node
 
 
 def find_machine(name: str) -> TpuMachine | GpuMachine:
@@ -173,6 +183,8 @@ def _problems(
                  "service_account", "partition", "time_limit"):  # fmt: skip
         if not _SHELL_SAFE.fullmatch(value := getattr(options, name)):
             yield f"--{name.replace('_', '-')} {value!r} holds a blank or another special character"
+    if options.max_restarts < 0:
+        yield f"--max-restarts {options.max_restarts} must not be negative"
     if "://" in options.bucket:
         yield f"--bucket {options.bucket!r}: give its name alone, without gs://"
     if "://" in options.workdir:
@@ -190,5 +202,3 @@ def _problems(
         yield f"it starts one slice, not {machine.topology.slices}: take gke or queued-resources"
     if target == "gce-mig" and machine.topology.hosts_per_slice == 1:
         yield f"{machine.topology.slice_name} is one host, which needs no group: take gke"
-    if options.max_restarts < 0:
-        yield f"--max-restarts {options.max_restarts} must not be negative"

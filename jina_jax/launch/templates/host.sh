@@ -11,15 +11,15 @@ if ! command -v gcsfuse >/dev/null; then
   apt-get update && apt-get install -y gcsfuse
 fi
 mkdir -p /mnt/runs /var/cache/jina_jax
-mountpoint -q /mnt/runs || gcsfuse -o allow_other --implicit-dirs @bucket@ /mnt/runs
-registry=$(echo @image@ | cut -d/ -f1)
+mountpoint -q /mnt/runs || gcsfuse -o allow_other --implicit-dirs {{ options.bucket }} /mnt/runs
+registry=$(echo {{ options.image }} | cut -d/ -f1)
 gcloud auth configure-docker "$registry" --quiet
 status=10
 while [ "$status" -ge 10 ]; do
-  docker stop --time @grace_s@ @name@ >/dev/null 2>&1 && docker rm @name@ >/dev/null
-  docker run --name @name@ --privileged --net=host --stop-timeout @grace_s@ \
-    -v /mnt/runs:@mount@ -v /var/cache/jina_jax:@cache@ @image@ \
-    @command@
+  docker stop --time {{ grace_s }} {{ name }} >/dev/null 2>&1 && docker rm {{ name }} >/dev/null
+  docker run --name {{ name }} --privileged --net=host --stop-timeout {{ grace_s }} \
+    -v /mnt/runs:{{ mount }} -v /var/cache/jina_jax:{{ cache }} {{ options.image }} \
+    {{ command }}
   status=$?
   sleep 10
 done

@@ -1,21 +1,27 @@
 #!/usr/bin/env bash
-# @name@: @slices@ × @accelerator_type@ (@size@, @chips@ chips in all), as a queued resource of the Cloud TPU
+# {{ name }}: {{ topology.slices }} × {{ machine.accelerator_type }} ({{ topology.size }}, {{ topology.chips }} chips in all), as a queued resource of the Cloud TPU
 # API, which Google keeps for what exists: prefer GKE. Made by `jina-jax launch queued-resources`.
 #
-@config_copy@
+{% if config_file %}
+#   gcloud storage cp {{ config_file | quote }} gs://{{ options.bucket }}/configs/
+{% endif %}
 #   queued-resources.sh [--dry-run]     # asks for it, waits, trains; --dry-run prints the commands
 #   queued-resources.sh --delete        # ends it, and what is paid for it
 #
 # It may be stopped and started again at any time; what was preempted is asked for anew.
 set -euo pipefail
 
-at=(--project=@project@ --zone=@zone@)
-nodes=(@node_names@)
+at=(--project={{ options.project }} --zone={{ options.zone }})
+{% if topology.slices == 1 %}
+nodes=({{ name }})
+{% else %}
+nodes=({% for i in range(topology.slices) %}{{ name }}-{{ i }}{{ "" if loop.last else " " }}{% endfor %})
+{% endif %}
 is_dry=
 case "${1:-}" in
   --dry-run) is_dry=1 ;;
   --delete)
-    gcloud compute tpus queued-resources delete @name@ "${at[@]}" --force --quiet
+    gcloud compute tpus queued-resources delete {{ name }} "${at[@]}" --force --quiet
     exit 0
     ;;
   "") ;;
@@ -34,22 +40,28 @@ run() {
 }
 
 state() {
-  gcloud compute tpus queued-resources describe @name@ "${at[@]}" \
+  gcloud compute tpus queued-resources describe {{ name }} "${at[@]}" \
     --format='value(state.state)' 2>/dev/null || true
 }
 
 host=$(
   cat <<'HOST'
-@host@
+{% include "host.sh" %}
 HOST
 )
 
 ask() {
-  run gcloud compute tpus queued-resources create @name@ "${at[@]}" \
-    @nodes@ \
-    --accelerator-type=@accelerator_type@ \
-    --runtime-version=@runtime_version@ \
-    @spot@ \
+  run gcloud compute tpus queued-resources create {{ name }} "${at[@]}" \
+{% if topology.slices == 1 %}
+    --node-id={{ name }} \
+{% else %}
+    --node-count={{ topology.slices }} --node-prefix={{ name }} \
+{% endif %}
+    --accelerator-type={{ machine.accelerator_type }} \
+    --runtime-version={{ machine.names.runtime_version }} \
+{% if options.spot %}
+    --spot \
+{% endif %}
     --quiet
 }
 
@@ -78,7 +90,7 @@ while true; do
         exit 0
       fi
       ;;
-    SUSPENDED | FAILED) gcloud compute tpus queued-resources delete @name@ "${at[@]}" --force --quiet ;;
+    SUSPENDED | FAILED) gcloud compute tpus queued-resources delete {{ name }} "${at[@]}" --force --quiet ;;
     *) ;;
   esac
   sleep 30
