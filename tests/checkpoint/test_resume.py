@@ -3,10 +3,13 @@
 import random
 import signal
 
+import pytest
+
 from tests.prepared import STEPS
 from tests.trainer import curve, finish, start, stop_at
 
 
+@pytest.mark.slow
 def test_sigkill_at_random_steps_changes_nothing(folder, uninterrupted):
     chance = random.Random(0)
     killed = 0

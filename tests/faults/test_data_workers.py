@@ -6,9 +6,13 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from jina_jax.errors import ExitCode
 from jina_jax.train.metrics.writer import read_metrics
 from tests.trainer import children, planned, start, wait_for_step, workers
+
+pytestmark = pytest.mark.slow
 
 FLAGS = ("--train.num-steps=100000", "--feed.workers=2", "--feed.prefetch-batches=1")
 

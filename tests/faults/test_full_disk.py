@@ -12,6 +12,8 @@ from jina_jax.errors import ExitCode
 from jina_jax.train.metrics.writer import read_metrics
 from tests.trainer import finish, start, wait_for_step, wait_until
 
+pytestmark = pytest.mark.slow
+
 LONG = ("--train.num-steps=100000", "--faults.save-retry-s=0.5")
 
 

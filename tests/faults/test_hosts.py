@@ -13,6 +13,8 @@ import pytest
 from jina_jax.errors import ExitCode
 from tests.trainer import curve, finish, start, wait_for_step
 
+pytestmark = pytest.mark.slow
+
 HEARTBEAT_S = 6
 LONG = "--train.num-steps=100000"
 

@@ -9,6 +9,8 @@ from jina_jax.train.evaluation import evaluations
 from jina_jax.train.metrics.writer import read_metrics
 from tests.trainer import curve, finish, start, wait_until
 
+pytestmark = pytest.mark.slow
+
 EVALUATED = ("--evaluate.every-steps=14", "--evaluate.keep-best=retrieval/average/ndcg@10")
 
 

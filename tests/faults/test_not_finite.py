@@ -82,6 +82,7 @@ def poison(data, source, record):
     (data / MANIFEST_FILE).write_text(json.dumps(manifest))
 
 
+@pytest.mark.slow
 def test_a_poisoned_record_is_named_and_the_run_goes_on(folder, tmp_path):
     shutil.copytree(folder / "data", tmp_path / "data")
     poison(tmp_path / "data", "numbers", record=7)
@@ -104,6 +105,7 @@ def test_a_poisoned_record_is_named_and_the_run_goes_on(folder, tmp_path):
     assert [m["step"] for m in metrics] == list(range(1, 41))
 
 
+@pytest.mark.slow
 def test_too_many_in_a_row_end_the_run_with_finite_parameters(folder):
     """A learning rate that throws the parameters out of all bounds."""
     flags = ("--optim.learning-rate=1e25", "--optim.warmup-steps=0", "--faults.max-skipped-steps=4")

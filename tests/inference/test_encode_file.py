@@ -152,6 +152,7 @@ def test_a_text_that_cannot_be_read_is_named_before_the_work(model, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["in.jsonl"]
 
 
+@pytest.mark.slow
 def test_killed_and_run_again_it_gives_the_same_file(model, tmp_path):
     texts = write(tmp_path / "in.jsonl", 30_000)
 

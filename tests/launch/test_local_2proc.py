@@ -12,7 +12,7 @@ import pytest
 from tests.trainer import ROOT, curve, finish, start, wait_for_step
 
 # Enough that neither has ended before a busy machine has seen that it has begun.
-STEPS = 240
+STEPS = 100
 
 
 def start_two(folder, run):
@@ -32,6 +32,7 @@ def steps(folder, run):
     return [step for step, *_ in curve(folder, run)]
 
 
+@pytest.mark.slow
 def test_two_are_killed_and_one_goes_on(folder):
     two = start_two(folder, "killed")
     assert wait_for_step(folder, "killed", two, 15)

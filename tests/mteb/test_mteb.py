@@ -188,6 +188,7 @@ def test_the_verb_prints_scores_and_map(mirror, minilm, tmp_path, capsys):
     assert "no published scores of 'gpt'; there are jina-emb" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_mtebs_mock_tasks_all_pass(model):
     results = mteb.mock_run(model)
     assert results.all_passed

@@ -102,6 +102,7 @@ def test_time_and_cost_by_hand(monkeypatch):
     assert "no measurement" in text
 
 
+@pytest.mark.slow
 def test_a_config_of_triplets_is_planned_with_their_negatives():
     source = SourceConfig("triplets", paths=("t.jsonl",), negative_field="negative")
     config = dataclasses.replace(

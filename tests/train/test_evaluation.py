@@ -23,6 +23,8 @@ from jina_jax.train.evaluation import evaluations
 from tests.prepared import tiny_config
 from tests.trainer import curve, finish, start
 
+pytestmark = pytest.mark.slow
+
 BEST = "retrieval/average/ndcg@10"
 FLAGS = ("--evaluate.every-steps=10", f"--evaluate.keep-best={BEST}")
 

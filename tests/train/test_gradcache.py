@@ -85,6 +85,7 @@ def test_a_step_with_chunks_is_a_step_without(plain):
         assert float(after[1][name]) == pytest.approx(float(after[0][name]), rel=1e-5), name
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_chunk(plain):
     batch, params, _ = plain
     wanted = [

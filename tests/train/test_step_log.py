@@ -67,6 +67,7 @@ def of_sources(line):
     return {name: value for name, value in line.items() if name.startswith("source/")}
 
 
+@pytest.mark.slow
 def test_a_run_tells_of_its_sources_also_when_it_was_killed(folder, uninterrupted):
     each = read_metrics(folder / "whole" / "metrics.jsonl")
     stop_at(folder, "of_sources", 2, signal.SIGKILL, "--train.log-every-steps=8")

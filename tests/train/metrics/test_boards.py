@@ -43,6 +43,7 @@ def history(run):
         yield found
 
 
+@pytest.mark.slow
 def test_figures_go_on_in_the_same_run_after_a_stop(folder, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     code, said = stop_at(folder, "boards", 12, signal.SIGTERM, *FLAGS)
@@ -59,6 +60,7 @@ def test_figures_go_on_in_the_same_run_after_a_stop(folder, monkeypatch):
     assert first[f"evaluation/{name}"] | second[f"evaluation/{name}"] == evaluations
 
 
+@pytest.mark.slow
 def test_a_client_that_dies_does_not_end_the_run(folder, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     process = start(folder, "lost_board", FLAGS[0])
