@@ -17,7 +17,7 @@ from jina_jax.launch.options import (
     LaunchOptions,
     Target,
     TpuMachine,
-)  # fmt: skip
+)
 
 _TEMPLATES: dict[Target, str] = {
     "gke": "gke-jobset.yaml",

@@ -52,7 +52,7 @@ class Answer(NamedTuple):
     negative: str
 
 
-class Endpoint(AbstractContextManager):
+class Endpoint(AbstractContextManager["Endpoint"]):
     """Sends requests, several at once; a context manager that closes the connections.
 
     An answer is kept under a hash of the request as soon as it is there, useful or not: it is paid.

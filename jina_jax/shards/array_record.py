@@ -126,7 +126,7 @@ def _decoded(buffer: np.ndarray, sizes_N: np.ndarray, n: int, scores: int) -> To
     )
 
 
-class ShardWriter(AbstractContextManager):
+class ShardWriter(AbstractContextManager["ShardWriter"]):
     """Writes records to one shard file; the file is complete once closed."""
 
     def __init__(self, path: Path):

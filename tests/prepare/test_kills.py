@@ -69,7 +69,7 @@ def test_the_number_of_workers_changes_no_byte(corpus, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [1, 2])
 def test_kills_at_random_moments_cost_no_finished_task(corpus, tmp_path, workers):
     sources, expected = corpus
     out, chance = tmp_path / "out", random.Random(workers)

@@ -3,9 +3,7 @@
 # {{ name }}: one {{ machine.accelerator_type }} ({{ topology.size }}, {{ topology.hosts_per_slice }} hosts of {{ topology.chips_per_host }} chips), as a managed instance group of
 # Compute Engine. Made by `jina-jax launch gce-mig`. Every host trains from its start-up script.
 #
-{% if config_file %}
-#   gcloud storage cp {{ config_file | quote }} gs://{{ options.bucket }}/configs/
-{% endif %}
+{% include "config_copy.txt" %}
 #   gce-mig.sh [--dry-run]     # makes the group; --dry-run prints the commands instead
 #   gce-mig.sh --delete        # ends it, and what is paid for it
 set -euo pipefail

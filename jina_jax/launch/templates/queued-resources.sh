@@ -2,9 +2,7 @@
 # {{ name }}: {{ topology.slices }} × {{ machine.accelerator_type }} ({{ topology.size }}, {{ topology.chips }} chips in all), as a queued resource of the Cloud TPU
 # API, which Google keeps for what exists: prefer GKE. Made by `jina-jax launch queued-resources`.
 #
-{% if config_file %}
-#   gcloud storage cp {{ config_file | quote }} gs://{{ options.bucket }}/configs/
-{% endif %}
+{% include "config_copy.txt" %}
 #   queued-resources.sh [--dry-run]     # asks for it, waits, trains; --dry-run prints the commands
 #   queued-resources.sh --delete        # ends it, and what is paid for it
 #

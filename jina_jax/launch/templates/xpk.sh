@@ -4,9 +4,7 @@
 #
 #   xpk storage attach runs --type=gcsfuse --bucket={{ options.bucket }} --mount-point={{ mount }} --readonly=false \
 #     --auto-mount=false --size=1000 --project={{ options.project }} --zone={{ options.zone }} --cluster={{ options.cluster }}
-{% if config_file %}
-#   gcloud storage cp {{ config_file | quote }} gs://{{ options.bucket }}/configs/
-{% endif %}
+{% include "config_copy.txt" %}
 #
 #   xpk.sh [--dry-run]     # --dry-run: xpk tells what it would do
 set -euo pipefail
