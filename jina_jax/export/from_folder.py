@@ -2,7 +2,6 @@
 
 import base64
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from jina_jax.inference.model_folder import (
     read_encoder,
 )
 from jina_jax.model.t5 import from_huggingface
-from jina_jax.system.atomic import write_atomically
+from jina_jax.system.atomic import atomic_folder, write_atomically
 from jina_jax.system.untrusted import inner_path, read_json
 from jina_jax.text.tokenizer import (
     SPIECE_FILE,
@@ -64,18 +63,13 @@ def import_folder(path_or_id: str, run_path: Path) -> RunConfig:
     max_tokens = check_sentence_folder(folder)
     shape, tensors = read_encoder(folder)
     config = _run_config(path_or_id, run_path, shape, max_tokens)
-    partial = run_path.with_name(f".{run_path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / "tokenizer").mkdir(parents=True)
-    try:
+    with atomic_folder(run_path) as partial:
+        (partial / "tokenizer").mkdir()
         _write_tokenizer(folder, partial / "tokenizer", shape)
         params = jax.tree.map(jnp.asarray, from_huggingface(tensors, shape))
         with Checkpoints(partial / "checkpoints", keep=1) as checkpoints:
             checkpoints.save_params(0, params, {"imported": str(path_or_id)})
         (partial / "config.json").write_text(to_json(config) + "\n", encoding="utf-8")
-        partial.rename(run_path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return config
 
 

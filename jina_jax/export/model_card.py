@@ -1,102 +1,60 @@
 """The model card: `README.md` of an exported model, from facts of the run and nothing else."""
 
 import json
-import re
-from dataclasses import dataclass
+from collections.abc import Sequence
 from importlib import resources
+from pathlib import Path
 
 import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
-from jina_jax.config import LossConfig
+from jina_jax.checkpoint.checkpoints import Trained
+from jina_jax.config import LossConfig, RunConfig
+from jina_jax.model.t5 import parameter_count
+from jina_jax.shards.manifest import SourceSummary
 
 
-@dataclass(frozen=True)
-class CardSource:
-    """One source of training pairs or triplets."""
-
-    name: str
-    licence: str
-    pairs: int
-    """Pairs or triplets that training could draw from, after all filters."""
-    hub_id: str = ""
-    """Id of the data set on the Hugging Face hub, if it is there."""
-
-
-@dataclass(frozen=True)
-class CardScore:
-    """One measured value."""
-
-    task: str
-    """Kind of task, as the hub names it, such as `retrieval`."""
-    dataset: str
-    metric: str
-    """Such as `ndcg@10`."""
-    value: float
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """What the card says."""
-
-    name: str
-    licence: str
-    """Identifier of the hub, such as `apache-2.0`; empty leaves it out."""
-    language: str
-    """ISO 639-1 code; empty leaves it out."""
-    parameters: int
-    dimensions: int
-    max_tokens: int
-    initial_weights: str
-    """Folder or id that training started from; empty means random weights."""
-    num_steps: int
-    global_batch_size: int
-    loss: LossConfig
-    has_triplets: bool
-    """Whether one of the sources is of triplets."""
-    sources: tuple[CardSource, ...]
-    scores: tuple[CardScore, ...]
-    limits: tuple[str, ...]
-    """One sentence each."""
-
-
-def render_card(card: ModelCard) -> str:
+def render_card(
+    config: RunConfig,
+    trained: Trained,
+    sources: Sequence[SourceSummary],
+    scores: Sequence[EvalResult],
+) -> str:
     """The card as Markdown with YAML front matter.
 
     Args:
-      card: every fact that is printed.
+      config: of the run.
+      trained: what is exported.
+      sources: what it was trained on.
+      scores: what was measured of it.
     Returns: text of `README.md`, ending in a newline.
     """
     template = resources.files("jina_jax.export").joinpath("model_card.md").read_text("utf-8")
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, autoescape=False)  # noqa: S701  Markdown
     environment.filters["cell"] = lambda text: text.replace("|", "\\|").replace("\n", " ")
+    start = Path(config.train.initial_weights).expanduser()
+    has_triplets = any(source.record == "triplet" for source in sources)
     return environment.from_string(template).render(
-        card=card, front_matter=_front_matter(card), name=json.dumps(card.name),
-        dims=sorted(card.loss.matryoshka_dims), loss=_loss(card.loss, card.has_triplets),
+        config=config, trained=trained, sources=sources, scores=scores, has_triplets=has_triplets,
+        front_matter=_front_matter(config, scores), name=json.dumps(config.name),
+        parameters=parameter_count(trained.config), loss=_loss(config.loss, has_triplets),
+        dims=sorted(config.loss.matryoshka_dims),
+        # The path of a local folder stays private.
+        initial_weights=start.name if start.exists() else config.train.initial_weights,
     ).strip() + "\n"  # fmt: skip
 
 
-def _front_matter(card: ModelCard) -> str:
+def _front_matter(config: RunConfig, scores: Sequence[EvalResult]) -> str:
     """YAML that the hub reads, the scores as its `model-index`."""
     data = ModelCardData(
-        model_name=card.name,
-        license=card.licence or None,
-        language=card.language or None,
+        model_name=config.name,
+        license=config.export.licence or None,
+        language=config.export.language or None,
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
         tags=["sentence-transformers", "feature-extraction", "t5", "jax"],
-        datasets=sorted({source.hub_id for source in card.sources if source.hub_id}) or None,
-        eval_results=[
-            EvalResult(
-                task_type=score.task,
-                dataset_type=re.sub(r"[^a-z0-9]+", "-", score.dataset.lower()).strip("-"),
-                dataset_name=score.dataset,
-                metric_type=score.metric,
-                metric_value=score.value,
-            )
-            for score in card.scores
-        ]
-        or None,
+        datasets=sorted({s.dataset for s in config.data.sources if s.kind == "hf"}) or None,
+        eval_results=list(scores) or None,
     )
     return data.to_yaml()
 

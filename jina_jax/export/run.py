@@ -2,19 +2,20 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
+from huggingface_hub import EvalResult
 
-from jina_jax.checkpoint.checkpoints import Trained, load_checkpoint
+from jina_jax.checkpoint.checkpoints import load_checkpoint
 from jina_jax.config import RunConfig
 from jina_jax.config.evaluate import OwnSet
 from jina_jax.errors import UserError
 from jina_jax.evaluate.run import RESULT_FILES
 from jina_jax.export.huggingface import export_huggingface, verify_export
-from jina_jax.export.model_card import CardScore, CardSource, ModelCard, render_card
-from jina_jax.model.t5 import parameter_count
+from jina_jax.export.model_card import render_card
 from jina_jax.shards.manifest import SourceSummary, load_manifest
 
 _TEXTS_COMPARED = 64
@@ -34,7 +35,8 @@ def export(config: RunConfig) -> Path:
     trained = load_checkpoint(config.run_path)
     export_huggingface(
         trained.params, trained.config, config.run_path / "tokenizer", config.export_path,
-        max_tokens=trained.max_tokens, card=render_card(_card(config, sources, trained)),
+        max_tokens=trained.max_tokens,
+        card=render_card(config, trained, sources, list(_scores(config))),
         onnx=config.export.onnx,
     )  # fmt: skip
     texts = _some_texts(config.data_path, sources)
@@ -44,31 +46,7 @@ def export(config: RunConfig) -> Path:
     return config.export_path
 
 
-def _card(config: RunConfig, sources: Sequence[SourceSummary], trained: Trained) -> ModelCard:
-    start = Path(config.train.initial_weights).expanduser()
-    hub_ids = {s.name: s.dataset for s in config.data.sources if s.kind == "hf"}
-    return ModelCard(
-        name=config.name,
-        licence=config.export.licence,
-        language=config.export.language,
-        parameters=parameter_count(trained.config),
-        dimensions=trained.config.d_model,
-        max_tokens=trained.max_tokens,
-        # The path of a local folder stays private.
-        initial_weights=start.name if start.exists() else config.train.initial_weights,
-        num_steps=trained.step,
-        global_batch_size=config.feed.global_batch_size,
-        loss=config.loss,
-        has_triplets=any(s.record == "triplet" for s in sources),
-        sources=tuple(
-            CardSource(s.name, s.licence, s.train, hub_ids.get(s.name, "")) for s in sources
-        ),
-        scores=tuple(_scores(config)),
-        limits=config.export.limits,
-    )
-
-
-def _scores(config: RunConfig) -> Iterator[CardScore]:
+def _scores(config: RunConfig) -> Iterator[EvalResult]:
     """What `evaluate` measured of the trained model."""
     options = config.evaluate
     own: dict[str, Sequence[OwnSet]] = {
@@ -84,7 +62,8 @@ def _scores(config: RunConfig) -> Iterator[CardScore]:
             if task != "average":
                 name = f"{task} (held out)" if is_held_out and task not in sets else task
                 for measure, value in systems["trained"].items():
-                    yield CardScore(kind, name, measure, value)
+                    dataset_type = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+                    yield EvalResult(kind, dataset_type, name, measure, value)
 
 
 def _some_texts(data_path: Path, sources: Sequence[SourceSummary]) -> list[str]:

@@ -1,30 +1,45 @@
-import dataclasses
+from dataclasses import replace
 
 import yaml
+from huggingface_hub import EvalResult
 from huggingface_hub import ModelCard as HubCard
 
-from jina_jax.config import LossConfig
-from jina_jax.export.model_card import CardScore, CardSource, ModelCard, render_card
-
-CARD = ModelCard(
-    name="tiny",
-    licence="apache-2.0",
-    language="en",
-    parameters=35330816,
-    dimensions=512,
-    max_tokens=128,
-    initial_weights="",
-    num_steps=1000,
-    global_batch_size=64,
-    loss=LossConfig(),
-    has_triplets=False,
-    sources=(
-        CardSource("a|b", "CC0: public", 1200, hub_id="owner/name"),
-        CardSource("docs", "various", 34),
-    ),
-    scores=(CardScore("retrieval", "docs (held out)", "ndcg@10", 0.51234),),
-    limits=("English only.",),
+from jina_jax.checkpoint.checkpoints import Trained
+from jina_jax.config import (
+    DataConfig,
+    ExportConfig,
+    FeedConfig,
+    LossConfig,
+    RunConfig,
+    SourceConfig,
+    T5Config,
 )
+from jina_jax.export.model_card import render_card
+from jina_jax.shards.manifest import SourceSummary
+
+CONFIG = RunConfig(
+    name="tiny",
+    data=DataConfig(
+        (SourceConfig("a|b", "hf", dataset="owner/name"), SourceConfig("docs", "pydocs"))
+    ),
+    feed=FeedConfig(global_batch_size=64),
+    export=ExportConfig("apache-2.0", "en", ("English only.",)),
+)
+TRAINED = Trained(None, T5Config(), 128, 1000)
+SCORE = EvalResult("retrieval", "docs-held-out", "docs (held out)", "ndcg@10", 0.51234)
+
+
+def source(name, licence, train, record="pair"):
+    rest = (None, None, None, (), None, False)
+    return SourceSummary(name, licence, record, (), train, {}, {}, (), train, 0, *rest)
+
+
+PAIRS = (source("a|b", "CC0: public", 1200), source("docs", "various", 34))
+TRIPLETS = (source("docs", "various", 34, "triplet"),)
+
+
+def card(config=CONFIG, sources=PAIRS, scores=(SCORE,), **changes):
+    return render_card(replace(config, **changes), TRAINED, sources, scores)
 
 
 def front_matter(text):
@@ -32,7 +47,7 @@ def front_matter(text):
 
 
 def test_front_matter():
-    assert front_matter(render_card(CARD)) == {
+    assert front_matter(card()) == {
         "license": "apache-2.0",
         "language": "en",
         "library_name": "sentence-transformers",
@@ -55,12 +70,12 @@ def test_front_matter():
 
 
 def test_the_hub_reads_the_scores():
-    (score,) = HubCard(render_card(CARD)).data.eval_results
+    (score,) = HubCard(card()).data.eval_results
     assert (score.task_type, score.metric_value) == ("retrieval", 0.51234)
 
 
 def test_facts_are_printed():
-    text = render_card(CARD)
+    text = card()
     for fact in (
         "35,330,816 parameters", "up to 128 tokens", "512 dimensions", "1,000 steps",
         "random weights", "64 pairs", "temperature 0.05", "| a\\|b | 1,200 | CC0: public |",
@@ -71,35 +86,31 @@ def test_facts_are_printed():
 
 
 def test_the_terms_of_the_loss_are_named_as_they_are_weighted():
-    pairs = dataclasses.replace(CARD, loss=LossConfig(query_weight=0.0, temperature=0.1))
-    assert (
-        "64 pairs a batch: InfoNCE from positives to queries, at temperature 0.1."
-    ) in render_card(pairs)
-    triplets = dataclasses.replace(CARD, has_triplets=True, loss=LossConfig(margin_weight=2.0))
+    pairs = card(loss=LossConfig(query_weight=0.0, temperature=0.1))
+    assert ("64 pairs a batch: InfoNCE from positives to queries, at temperature 0.1.") in pairs
+    triplets = card(sources=TRIPLETS, loss=LossConfig(margin_weight=2.0))
     assert (
         "64 pairs or triplets a batch: InfoNCE from queries to positives with in-batch and hard "
         "negatives; InfoNCE from positives to queries, at temperature 0.05; a margin of 0.05 in "
         "cosine over hard negatives (times 2)."
-    ) in render_card(triplets)
+    ) in triplets
     only = LossConfig(query_weight=0.0, positive_weight=0.0, margin=0.1)
-    text = render_card(dataclasses.replace(CARD, has_triplets=True, loss=only))
+    text = card(sources=TRIPLETS, loss=only)
     assert "InfoNCE" not in text and "batch: a margin of 0.1 in cosine" in text
 
 
 def test_matryoshka_sizes_are_named():
-    cut = dataclasses.replace(CARD, loss=LossConfig(matryoshka_dims=(128, 64)))
-    assert "first 64 or 128 dimensions" in render_card(cut)
-    assert "truncate_dim" not in render_card(CARD)
+    assert "first 64 or 128 dimensions" in card(loss=LossConfig(matryoshka_dims=(128, 64)))
+    assert "truncate_dim" not in card()
 
 
 def test_what_is_not_known_is_left_out_or_said():
-    bare = dataclasses.replace(CARD, licence="", language="", sources=(), scores=(), limits=())
-    text = render_card(bare)
+    text = card(RunConfig(name="bare"), sources=(), scores=())
     assert not {"license", "language", "datasets", "model-index"} & front_matter(text).keys()
     assert "None were measured" in text
     assert "Limits" not in text
 
 
 def test_a_licence_cannot_break_the_front_matter():
-    odd = dataclasses.replace(CARD, licence='x"\nlicense: y')
-    assert front_matter(render_card(odd))["license"] == 'x"\nlicense: y'
+    odd = card(export=ExportConfig(licence='x"\nlicense: y'))
+    assert front_matter(odd)["license"] == 'x"\nlicense: y'
