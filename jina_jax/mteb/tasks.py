@@ -25,78 +25,60 @@ from jina_jax.system.files import file_state, is_url
 from jina_jax.system.hashing import file_xxh3
 
 
-class _OwnSts(AbsTaskSTS):
+def _sts(task: StsTask, split: str) -> dict[str, Any]:
     """Pairs with scores; mteb correlates them with the cosines."""
-
-    read: StsTask
-
-    def load_data(self, num_proc: int | None = None, **_: Any) -> None:
-        left, right, score = self.read[1:]
-        self.min_score, self.max_score = min(score), max(score)
-        columns = {"sentence1": left, "sentence2": right, "score": score}
-        self.dataset = {"test": Dataset.from_dict(columns)}
-        self.data_loaded = True
+    columns = {"sentence1": task.left, "sentence2": task.right, "score": task.score}
+    least, most = min(task.score), max(task.score)
+    return {"dataset": _columns(columns, split), "min_score": least, "max_score": most}
 
 
-class _OwnRetrieval(AbsTaskRetrieval):
+def _retrieval(task: RetrievalTask, split: str) -> dict[str, Any]:
     """Queries, a corpus to search and judgements."""
-
-    read: RetrievalTask
-
-    def load_data(self, num_proc: int | None = None, **_: Any) -> None:
-        queries, corpus = self.read.queries, self.read.corpus
-        self.dataset = {
-            "default": {
-                self.eval_splits[0]: {
-                    "corpus": _texts(list(corpus.ids), list(corpus.texts())),
-                    "queries": _texts(list(queries), list(queries.values())),
-                    "relevant_docs": self.read.relevant,
-                    "top_ranked": None,
-                }
-            }
-        }
-        self.data_loaded = True
+    corpus = dict(zip(task.corpus.ids, task.corpus.texts(), strict=True))
+    return _search(task.queries, corpus, task.relevant, None, split)
 
 
-class _OwnReranking(AbsTaskRetrieval):
+def _reranking(task: RerankingTask, split: str) -> dict[str, Any]:
     """Queries with passages of their own; from version 2 on mteb has them as retrieval too."""
+    # Of equal scores the later name comes first: an irrelevant one, as in our own measure.
+    passages = {
+        f"q{number}": {f"q{number}-a{i}": text for i, text in enumerate(one.positives)}
+        | {f"q{number}-b{i}": text for i, text in enumerate(one.negatives)}
+        for number, one in enumerate(task.queries)
+    }
+    relevant = {
+        query: {name: int(name.startswith(f"{query}-a")) for name in of}
+        for query, of in passages.items()
+    }
+    queries = dict(zip(passages, (one.query for one in task.queries), strict=True))
+    corpus = {name: text for of in passages.values() for name, text in of.items()}
+    ranked = {query: list(of) for query, of in passages.items()}
+    return _search(queries, corpus, relevant, ranked, split)
 
-    read: RerankingTask
 
-    def load_data(self, num_proc: int | None = None, **_: Any) -> None:
-        # Of equal scores the later name comes first: an irrelevant one, as in our own measure.
-        passages = {
-            f"q{number}": {f"q{number}-a{i}": text for i, text in enumerate(one.positives)}
-            | {f"q{number}-b{i}": text for i, text in enumerate(one.negatives)}
-            for number, one in enumerate(self.read.queries)
-        }
-        corpus = {name: text for of in passages.values() for name, text in of.items()}
-        self.dataset = {
-            "default": {
-                "test": {
-                    "corpus": _texts(list(corpus), list(corpus.values())),
-                    "queries": _texts(list(passages), [one.query for one in self.read.queries]),
-                    "relevant_docs": {
-                        query: {name: int(name.startswith(f"{query}-a")) for name in of}
-                        for query, of in passages.items()
-                    },
-                    "top_ranked": {query: list(of) for query, of in passages.items()},
-                }
-            }
-        }
-        self.data_loaded = True
+def _negation(task: NegationTask, split: str) -> dict[str, Any]:
+    """Triplets, of which `negation_scores` are taken."""
+    return {"dataset": _columns(dict(zip(_TRIPLET, task[1:], strict=True)), split)}
+
+
+def _columns(columns: dict[str, Any], split: str) -> dict[str, Dataset]:
+    return {split: Dataset.from_dict(columns)}
+
+
+def _search(
+    queries: dict[str, str], corpus: dict[str, str], relevant: dict[str, dict[str, int]],
+    ranked: dict[str, list[str]] | None, split: str,
+) -> dict[str, Any]:  # fmt: skip
+    texts = {
+        part: Dataset.from_dict({"id": list(of), "text": list(of.values())})
+        for part, of in (("corpus", corpus), ("queries", queries))
+    }
+    of_split = {**texts, "relevant_docs": relevant, "top_ranked": ranked}
+    return {"dataset": {"default": {split: of_split}}}
 
 
 class _OwnNegation(AbsTask):
-    """Triplets, of which `negation_scores` are taken: mteb has no class for them."""
-
-    read: NegationTask
-
-    def load_data(self, num_proc: int | None = None, **_: Any) -> None:
-        anchors, entailments, negatives = self.read[1:]
-        columns = {"anchor": anchors, "entailment": entailments, "negative": negatives}
-        self.dataset = {"test": Dataset.from_dict(columns)}
-        self.data_loaded = True
+    """mteb has no class for triplets."""
 
     def _evaluate_subset(
         self, model: Any, data_split: Dataset, *, encode_kwargs: Any, hf_split: str,
@@ -107,7 +89,7 @@ class _OwnNegation(AbsTask):
                 [{"text": list(data_split[name])}], task_metadata=self.metadata,
                 hf_split=hf_split, hf_subset=hf_subset, **encode_kwargs,
             )
-            for name in ("anchor", "entailment", "negative")
+            for name in _TRIPLET
         )  # fmt: skip
         return negation_scores(*vectors)
 
@@ -117,18 +99,18 @@ class _OwnNegation(AbsTask):
         return {"num_samples": len(triplets), "number_of_characters": sum(map(len, texts))}
 
 
-def _texts(ids: list[str], texts: list[str]) -> Dataset:
-    return Dataset.from_dict({"id": ids, "text": texts})
-
-
-_KINDS: dict[type, tuple[type[AbsTask], Callable[[Any], Any], str, str]] = {
-    StsSet: (_OwnSts, read_sts, "STS", "cosine_spearman"),
-    RetrievalSet: (_OwnRetrieval, read_retrieval, "Retrieval", "ndcg_at_10"),
-    RerankingSet: (_OwnReranking, read_reranking, "Reranking", "map_at_10"),
+_TRIPLET = ("anchor", "entailment", "negative")
+_KINDS: dict[type, tuple[type[AbsTask], Callable[[Any], Any], Any, str, str]] = {
+    StsSet: (AbsTaskSTS, read_sts, _sts, "STS", "cosine_spearman"),
+    RetrievalSet: (AbsTaskRetrieval, read_retrieval, _retrieval, "Retrieval", "ndcg_at_10"),
+    RerankingSet: (AbsTaskRetrieval, read_reranking, _reranking, "Reranking", "map_at_10"),
     # The nearest of the kinds that mteb knows.
-    NegationSet: (_OwnNegation, read_negation, "PairClassification", "hard_negation"),
-}
-"""A set → its task, its reader, mteb's name of its kind, and what is taken as its score."""
+    NegationSet: (
+        _OwnNegation, read_negation, _negation, "PairClassification", "hard_negation",
+    ),
+}  # fmt: skip
+"""A set → its task, its reader, what mteb's `load_data` would set, mteb's name of its kind, and
+what is taken as its score."""
 
 
 def own_task(config: OwnSet) -> AbsTask:
@@ -138,20 +120,25 @@ def own_task(config: OwnSet) -> AbsTask:
 
     Raises: UserError as the readers of the sets do.
     """
-    task_class, read, kind, measure = _KINDS[type(config)]
+    task_class, read, loaded, kind, measure = _KINDS[type(config)]
+    task, split = read(config), config.split if isinstance(config, RetrievalSet) else "test"
     paths = list(_paths(config))
     metadata = TaskMetadata(
         name=config.name,
         description=f"Own evaluation set {config.name}",
         type=kind,
         category="t2t",
-        eval_splits=[config.split if isinstance(config, RetrievalSet) else "test"],
+        eval_splits=[split],
         eval_langs=["und-Latn"],
         main_score=measure,
         dataset={"path": paths[0], "revision": _revision(config, paths)},
     )
+
+    def load_data(self: Any, num_proc: int | None = None, **_: Any) -> None:
+        vars(self).update(loaded(task, split), data_loaded=True)
+
     # mteb has the metadata on the class, and takes those of an instance off after it ran.
-    members = {"metadata": metadata, "read": read(config)}
+    members = {"metadata": metadata, "load_data": load_data}
     made: AbsTask = type(config.name, (task_class,), members)()
     return made
 
