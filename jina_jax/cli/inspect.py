@@ -7,9 +7,9 @@ from typing import Annotated
 
 import tyro
 
-from jina_jax.cli.arguments import config_verb, parse
+from jina_jax.cli.arguments import parse
 from jina_jax.config import RunConfig
-from jina_jax.config.files import to_json
+from jina_jax.config.files import each_phase, to_json
 from jina_jax.config.validation import validate
 from jina_jax.errors import UserError
 
@@ -34,14 +34,15 @@ def plan(args: Sequence[str]) -> None:
         options: Annotated[PlanOptions, tyro.conf.arg(name="")]
         config: Annotated[RunConfig, tyro.conf.arg(name="")]
 
-    given = parse(
-        "plan", plan.__doc__ or "", args, Arguments, lambda c: Arguments(PlanOptions(), c)
-    )
-    validate(given.config)
-    plans = compile_plans(given.config, given.options)
-    print(report(plans, given.options))
-    if not plans[-1].compiled.fits:
-        raise UserError(f"{given.config.name} does not fit {plans[-1].topology}")
+    for one in each_phase(args):
+        given = parse(
+            "plan", plan.__doc__ or "", one, Arguments, lambda c: Arguments(PlanOptions(), c)
+        )
+        validate(given.config)
+        plans = compile_plans(given.config, given.options)
+        print(report(plans, given.options))
+        if not plans[-1].compiled.fits:
+            raise UserError(f"{given.config.name} does not fit {plans[-1].topology}")
 
 
 def inspect(
@@ -99,9 +100,9 @@ def report(
     print(f"report: {write_report(runs, ablations or [], output or first / 'report')}")
 
 
-def show_config(args: Sequence[str]) -> None:
+def show_config(config: RunConfig) -> None:
     """Print every field of a config with its value, as JSON.
 
     example: jina-jax show-config base@v5e:16x16
     """
-    print(to_json(config_verb("show-config", show_config.__doc__ or "", args)))
+    print(to_json(config))

@@ -2,14 +2,12 @@
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated
 
 import tyro
 
 from jina_jax.cli.arguments import config_verb
 from jina_jax.errors import UserError
-from jina_jax.launch.options import LaunchOptions, Target, check, find_machine
+from jina_jax.launch.options import Launch, check, find_machine
 from jina_jax.launch.render import render
 
 
@@ -34,18 +32,9 @@ def launch(args: Sequence[str]) -> None:
 
     example: jina-jax launch gke base@v5e:16x16 --image IMAGE --bucket BUCKET -- --train.seed 1
     """
-
-    @dataclass(frozen=True)
-    class Arguments:
-        target: Annotated[Target, tyro.conf.Positional, tyro.conf.arg(metavar="TARGET")]
-        """What starts the run."""
-        config: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG")]
-        """A Python file with get_config(), or the name of a shipped config."""
-        options: Annotated[LaunchOptions, tyro.conf.arg(name="")]
-
     end = list(args).index("--") if "--" in args else len(args)
     given = tyro.cli(
-        Arguments, prog="jina-jax launch", description=inspect.cleandoc(launch.__doc__ or ""),
+        Launch, prog="jina-jax launch", description=inspect.cleandoc(launch.__doc__ or ""),
         args=list(args[:end]),
     )  # fmt: skip
     flags = list(args[end + 1 :])
@@ -53,5 +42,5 @@ def launch(args: Sequence[str]) -> None:
     if not (name := given.options.topology or config.machine):
         raise UserError(f"{given.config} is set for no machine: give --topology, as in v5e:16x16")
     machine = find_machine(name)
-    check(given.target, given.options, machine)
-    print(render(given.target, given.config, config, machine, given.options, flags), end="")
+    check(given, machine)
+    print(render(given, config, machine, flags), end="")

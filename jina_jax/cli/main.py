@@ -6,9 +6,11 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import resources
+from typing import Any
 
 import tyro
 
+from jina_jax.cli.arguments import config_verb
 from jina_jax.cli.doctor import doctor
 from jina_jax.cli.inspect import inspect, plan, report, show_config
 from jina_jax.cli.launch import launch
@@ -18,7 +20,7 @@ from jina_jax.config.files import config_names, each_phase
 from jina_jax.errors import ExitCode, Interrupted, RunFailed, UserError
 from jina_jax.system.credentials import masked
 
-_CONFIG_VERBS: dict[str, Callable[[Sequence[str]], None]] = {
+_CONFIG_VERBS: dict[str, Callable[[Any], None]] = {
     "demo": demo,
     "prepare": prepare,
     "train": train,
@@ -32,7 +34,8 @@ _CONFIG_VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "ablate": ablate,
     "launch": launch,
 }
-_OF_ALL_PHASES = ("demo", "ablate", "run", "launch")
+_PARSE_THEMSELVES = ("demo", "run", "plan", "ablate", "launch")
+"""They take arguments; the others the configuration of a phase."""
 _PLAIN_VERBS: dict[str, Callable[..., None]] = {
     "encode": encode,
     "import": import_model,
@@ -46,9 +49,12 @@ _PLAIN_VERBS: dict[str, Callable[..., None]] = {
 
 
 def _dispatch(verb: str, args: list[str]) -> None:
-    if verb in _CONFIG_VERBS:
-        for phase_args in [args] if verb in _OF_ALL_PHASES else each_phase(args):
-            _CONFIG_VERBS[verb](phase_args)
+    if verb in _PARSE_THEMSELVES:
+        _CONFIG_VERBS[verb](args)
+    elif verb in _CONFIG_VERBS:
+        function = _CONFIG_VERBS[verb]
+        for phase_args in each_phase(args):
+            function(config_verb(verb, function.__doc__ or "", phase_args))
     elif verb in _PLAIN_VERBS:
         tyro.cli(_PLAIN_VERBS[verb], prog=f"jina-jax {verb}", args=args)
     else:

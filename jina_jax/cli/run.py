@@ -13,7 +13,7 @@ from jina_jax.config.files import each_phase, load_ablation, reads_from
 # Heavy imports happen inside the verbs, so that --help and errors are quick.
 
 
-def prepare(args: Sequence[str]) -> None:
+def prepare(config: RunConfig) -> None:
     """Read the sources, drop what must not be trained on, and write shuffled shards.
 
     Writes below the data folder: shards (ArrayRecord of token ids and text hashes), the held-out
@@ -25,7 +25,6 @@ def prepare(args: Sequence[str]) -> None:
 
     example: jina-jax prepare my_config.py --data.eval-pairs 500
     """
-    config = config_verb("prepare", prepare.__doc__ or "", args)
     from jina_jax.cli.tables import funnel
     from jina_jax.prepare.run import prepare as prepare_data
     from jina_jax.shards.remote import fetch_if_there, upload_prepared
@@ -37,7 +36,7 @@ def prepare(args: Sequence[str]) -> None:
     print(f"prepared data: {config.data_dir or config.data_path}")
 
 
-def train(args: Sequence[str]) -> None:
+def train(config: RunConfig) -> None:
     """Train on prepared shards.
 
     Metrics go to metrics.jsonl and tensorboard/ in the run folder (and to Weights & Biases with
@@ -55,7 +54,6 @@ def train(args: Sequence[str]) -> None:
 
     example: jina-jax train my_config.py --train.num-steps 5000
     """
-    config = config_verb("train", train.__doc__ or "", args)
     from jina_jax.devices.distributed import is_first, start
     from jina_jax.shards.remote import fetch_prepared
     from jina_jax.train.loop import train as train_run
@@ -68,7 +66,7 @@ def train(args: Sequence[str]) -> None:
         print(f"trained: {config.run_path}")
 
 
-def evaluate(args: Sequence[str]) -> None:
+def evaluate(config: RunConfig) -> None:
     """Measure retrieval, negation, semantic similarity and reranking.
 
     Each held-out query must find its positive among all held-out positives of its source.
@@ -84,7 +82,6 @@ def evaluate(args: Sequence[str]) -> None:
 
     example: jina-jax evaluate my_config.py
     """
-    config = config_verb("evaluate", evaluate.__doc__ or "", args)
     from jina_jax.cli.tables import scores
     from jina_jax.evaluate.run import evaluate as evaluate_run
     from jina_jax.shards.remote import fetch_prepared
@@ -100,7 +97,7 @@ def evaluate(args: Sequence[str]) -> None:
     )
 
 
-def export(args: Sequence[str]) -> None:
+def export(config: RunConfig) -> None:
     """Write the newest checkpoint as a Hugging Face folder.
 
     The folder loads with SentenceTransformer(path). It is read back and compared with the
@@ -109,7 +106,6 @@ def export(args: Sequence[str]) -> None:
 
     example: HF_TOKEN=... jina-jax export runs/mine --export.onnx --export.push-to me/mine
     """
-    config = config_verb("export", export.__doc__ or "", args)
     from jina_jax.export.run import export as export_run
     from jina_jax.shards.remote import fetch_prepared
 
@@ -118,7 +114,7 @@ def export(args: Sequence[str]) -> None:
     print(f"exported: {export_run(config)}")
 
 
-def negation(args: Sequence[str]) -> None:
+def negation(config: RunConfig) -> None:
     """Make triplets of a sentence, its entailment and its negation.
 
     Reads the sources of the config. Triplets, such as NLI data with the extractor nli_triplets,
@@ -130,7 +126,6 @@ def negation(args: Sequence[str]) -> None:
 
     example: jina-jax negation my_config.py --negation.method rules
     """
-    config = config_verb("negation", negation.__doc__ or "", args)
     from jina_jax.cli.tables import negations
     from jina_jax.negation.build import build_negations
 
@@ -138,7 +133,7 @@ def negation(args: Sequence[str]) -> None:
     print(f"negation triplets: {config.negation_path}")
 
 
-def mine(args: Sequence[str]) -> None:
+def mine(config: RunConfig) -> None:
     """Find hard negatives for the training pairs, with the newest checkpoint.
 
     Searches the passages of each source for its own queries, exactly, and takes the nearest that
@@ -148,7 +143,6 @@ def mine(args: Sequence[str]) -> None:
 
     example: jina-jax mine my_config.py --mine.negatives-per-pair 3 --mine.margin 0.05
     """
-    config = config_verb("mine", mine.__doc__ or "", args)
     from jina_jax.cli.tables import mined
     from jina_jax.mine.run import mine as mine_run
     from jina_jax.shards.remote import fetch_prepared
@@ -167,16 +161,15 @@ def run(args: Sequence[str]) -> None:
 
     example: jina-jax run my_phases.py
     """
-    each = each_phase(args)
-    phases = [config_verb("run", run.__doc__ or "", phase_args) for phase_args in each]
-    for number, (config, phase_args) in enumerate(zip(phases, each, strict=True)):
-        prepare(phase_args)
-        train(phase_args)
+    phases = [config_verb("run", run.__doc__ or "", one) for one in each_phase(args)]
+    for number, config in enumerate(phases):
+        prepare(config)
+        train(config)
         for make, folder in ((mine, config.mine_path), (negation, config.negation_path)):
             if any(reads_from(later.data, folder) for later in phases[number + 1 :]):
-                make(phase_args)
-    evaluate(each[-1])
-    export(each[-1])
+                make(config)
+    evaluate(phases[-1])
+    export(phases[-1])
 
 
 def demo(args: Sequence[str]) -> None:
@@ -192,15 +185,13 @@ def demo(args: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class _Arguments:
+    """The fields of an Ablation that the command line may change."""
+
     seeds: int
     """Trainings of each arm, with the seeds train.seed, train.seed + 1, ..."""
     injection: tyro.conf.AvoidSubcommands[InjectionConfig | None]
     held_out: tyro.conf.AvoidSubcommands[SourceConfig | None]
     base: Annotated[RunConfig, tyro.conf.arg(name="")]
-
-
-def _arguments(ablation: Ablation) -> _Arguments:
-    return _Arguments(ablation.seeds, ablation.injection, ablation.held_out, ablation.base)
 
 
 def ablate(args: Sequence[str]) -> None:
@@ -226,17 +217,11 @@ def ablate(args: Sequence[str]) -> None:
     """
     empty = Ablation(RunConfig(name="NAME"), ())
     given = parse(
-        "ablate", ablate.__doc__ or "", args, _Arguments, _arguments, load_ablation, empty,
-        example="ablation_filters",
+        "ablate", ablate.__doc__ or "", args, _Arguments,
+        lambda given: _Arguments(given.seeds, given.injection, given.held_out, given.base),
+        load_ablation, empty, example="ablation_filters",
     )  # fmt: skip
-    arms = load_ablation(args[0])
-    ablation = replace(
-        arms,
-        base=given.base,
-        seeds=given.seeds,
-        injection=given.injection,
-        held_out=given.held_out,
-    )
+    ablation = replace(load_ablation(args[0]), **vars(given))
     # Heavy imports happen after the arguments are known to be good.
     from jina_jax.ablate.report import ablation_text
     from jina_jax.ablate.run import ablate as run_ablation

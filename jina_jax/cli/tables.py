@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jina_jax.config.files import read_run
+import numpy as np
+
+from jina_jax.config.files import RUN_FILE, read_run
 from jina_jax.errors import UserError
 from jina_jax.inference.search import Hit
 from jina_jax.mine.run import MineReport
@@ -21,18 +23,20 @@ from jina_jax.train.metrics.writer import read_metrics
 
 def funnel(manifest: Manifest) -> str:
     """How many records of each source became training pairs, and what became of the others."""
-    reasons = sorted({r for s in manifest.sources for r in (*s.bad, *s.dropped)})
-    rows = [
-        [
-            s.name,
-            f"{s.read:,}",
-            *[f"{s.bad.get(r, 0) + s.dropped.get(r, 0):,}" for r in reasons],
-            f"{s.eval:,}",
-            f"{s.train:,}",
-        ]
-        for s in manifest.sources
-    ]
-    return table(["source", "read", *reasons, "evaluation", "training"], rows)
+    counts = [(s.name, s.read, (s.bad, s.dropped), (s.eval, s.train)) for s in manifest.sources]
+    return _by_reason(counts, "evaluation", "training")
+
+
+def _by_reason(
+    counts: Sequence[tuple[str, int, Sequence[Mapping[str, int]], Sequence[int]]], *kept: str
+) -> str:
+    """A row for each source: its name, what was read, lost for each reason, and kept."""
+    reasons = sorted({reason for _, _, lost, _ in counts for of in lost for reason in of})
+    rows = []
+    for name, read, lost, left in counts:
+        by_reason = [sum(of.get(reason, 0) for of in lost) for reason in reasons]
+        rows.append([name, *[f"{n:,}" for n in (read, *by_reason, *left)]])
+    return table(["source", "read", *reasons, *kept], rows)
 
 
 def leaks(manifest: Manifest) -> str:
@@ -62,36 +66,25 @@ def scores(results: Mapping[str, Mapping[str, Mapping[str, float]]], what: str) 
 
 def negations(report: NegationReport) -> str:
     """How many triplets were made of each source, and why others were not."""
-    reasons = sorted({r for s in report.sources for r in (*s.bad, *s.rejected)})
-    rows = [
-        [
-            s.name,
-            f"{s.read:,}",
-            *[f"{s.bad.get(r, 0) + s.rejected.get(r, 0):,}" for r in reasons],
-            f"{s.triplets:,}",
-        ]
-        for s in report.sources
-    ]
+    counts = [(s.name, s.read, (s.bad, s.rejected), (s.triplets,)) for s in report.sources]
     hint = [
         f"{s.name}: the rules, which suit English sentences, fit few of its positives; "
         f"negation.method=endpoint with negation.endpoint has a chat model write them"
         for s in report.sources
         if 2 * s.rejected.get("no_rule", 0) > s.read
     ]
-    return "\n".join([table(["source", "read", *reasons, "triplets"], rows), *hint])
+    return "\n".join([_by_reason(counts, "triplets"), *hint])
 
 
 def mined(report: MineReport) -> str:
     """What was mined for each source, and how many passages each rule dropped."""
-    rules = list(report.sources[0].dropped)
     rows = [
         [s.name, *[f"{n:,}" for n in (s.pairs, s.passages, *s.dropped.values(), s.triplets,
                                        s.pairs_without_negative)]]
         for s in report.sources
     ]  # fmt: skip
-    dropped = [f"dropped: {rule}" for rule in rules]
-    header = ["source", "pairs", "passages", *dropped, "triplets", "pairs without"]
-    return table(header, rows)
+    dropped = [f"dropped: {rule}" for rule in report.sources[0].dropped]
+    return table(["source", "pairs", "passages", *dropped, "triplets", "pairs without"], rows)
 
 
 def comparison(scores: Sequence[TaskScore], beside: Comparison) -> str:
@@ -106,7 +99,7 @@ def comparison(scores: Sequence[TaskScore], beside: Comparison) -> str:
     rows = [
         [row.group, row.task, row.measure, f"{row.ours:.2f}"]
         + [f"{row.published[m]:.2f}" if m in row.published else "" for m in models]
-        + ([_percent(one.map_at_10)] if has_map else [])
+        + (["" if one.map_at_10 is None else f"{one.map_at_10:.2f}"] if has_map else [])
         for row, one in zip(beside.rows, scores, strict=True)
     ]
     rest = [""] * (len(models) + has_map)
@@ -126,10 +119,6 @@ def comparison(scores: Sequence[TaskScore], beside: Comparison) -> str:
     return "\n\n".join(parts)
 
 
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
-
-
 def hits(found: Mapping[str, Sequence[Hit]]) -> str:
     """Queries, each with its passages and their cosines."""
     blocks = [
@@ -146,7 +135,7 @@ def inspect(folder: Path, samples: int) -> str:
     """
     if (folder / MANIFEST_FILE).is_file():
         return _inspect_data(folder, samples)
-    if (folder / "config.json").is_file():
+    if (folder / RUN_FILE).is_file():
         return _inspect_run(folder, samples)
     raise UserError(
         f"{folder} is neither a prepared folder (manifest.json) nor a run folder (config.json)"
@@ -158,7 +147,7 @@ def prepared_folder(folder: Path) -> Path:
 
     Raises: UserError when the configuration of a run cannot be read.
     """
-    if not (folder / MANIFEST_FILE).is_file() and (folder / "config.json").is_file():
+    if not (folder / MANIFEST_FILE).is_file() and (folder / RUN_FILE).is_file():
         return read_run(folder).data_path
     return folder
 
@@ -210,13 +199,14 @@ def _inspect_run(folder: Path, samples: int) -> str:
     lines = read_metrics(folder / "metrics.jsonl")
     parts = [f"run {config.name}"]
     if lines:
-        shown = [lines[i] for i in _evenly(len(lines), 10)]
+        # At most ten, evenly spread, the first and the last among them.
+        at = np.unique(np.linspace(0, len(lines) - 1, 10).round().astype(int))
         rows = [
             [
                 str(v["step"]), f"{v['loss']:.4f}", f"{v['accuracy']:.3f}",
                 f"{v['learning_rate']:.2e}", f"{v['pairs_per_s']:.0f}",
             ]
-            for v in shown
+            for v in (lines[i] for i in at)
         ]  # fmt: skip
         parts.append(table(["step", "loss", "accuracy", "learning rate", "pairs/s"], rows))
     for name, what in (("evaluation", "retrieval"), ("negation", "negation")):
@@ -240,10 +230,3 @@ def fates(folder: Path, text: str) -> str:
             line += f"dropped as {row.reason} ({row.stage}): {row.file}:{row.row} {row.detail}"
         lines.append(line.rstrip())
     return "\n".join(lines) or f"no record of {folder} holds this text: {clip(text)}"
-
-
-def _evenly(count: int, most: int) -> list[int]:
-    """At most `most` indices of `count`, the first and the last among them."""
-    if count <= most:
-        return list(range(count))
-    return [round(i * (count - 1) / (most - 1)) for i in range(most)]

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 
 import jinja2
@@ -29,12 +28,14 @@ def render_card(
       scores: what was measured of it.
     Returns: text of `README.md`, ending in a newline.
     """
-    template = resources.files("jina_jax.export").joinpath("model_card.md").read_text("utf-8")
-    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, autoescape=False)  # noqa: S701  Markdown
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("jina_jax.export", ""), trim_blocks=True, lstrip_blocks=True,
+        autoescape=False,  # noqa: S701  Markdown
+    )  # fmt: skip
     environment.filters["cell"] = lambda text: text.replace("|", "\\|").replace("\n", " ")
     start = Path(config.train.initial_weights).expanduser()
     has_triplets = any(source.record == "triplet" for source in sources)
-    return environment.from_string(template).render(
+    return environment.get_template("model_card.md").render(
         config=config, trained=trained, sources=sources, scores=scores, has_triplets=has_triplets,
         front_matter=_front_matter(config, scores), name=json.dumps(config.name),
         parameters=parameter_count(trained.config), loss=_loss(config.loss, has_triplets),

@@ -9,7 +9,9 @@ How many chips and hosts they have is in `jina_jax.plan.topology`, what a chip c
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal, NamedTuple
+
+import tyro
 
 from jina_jax.devices.accelerators import ACCELERATORS
 from jina_jax.errors import UserError
@@ -153,31 +155,48 @@ class LaunchOptions:
     not count."""
 
 
-_NEEDED = {
-    "gke": ("image", "bucket"),
-    "xpk": ("image", "bucket", "project", "zone", "cluster"),
-    "gce-mig": ("image", "bucket", "project", "zone"),
-    "queued-resources": ("image", "bucket", "project", "zone"),
-    "skypilot": ("image", "bucket"),
-    "slurm": (),
+@dataclass(frozen=True)
+class Launch:
+    """What is started, and how."""
+
+    target: Annotated[Target, tyro.conf.Positional, tyro.conf.arg(metavar="TARGET")]
+    """What starts the run."""
+    config: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG")]
+    """A Python file with get_config(), or the name of a shipped config."""
+    options: Annotated[LaunchOptions, tyro.conf.arg(name="")]
+
+
+class _Target(NamedTuple):
+    template: str
+    needs: tuple[str, ...] = ()
+    """Options that have no default."""
+
+
+TARGETS: dict[Target, _Target] = {
+    "gke": _Target("gke-jobset.yaml", ("image", "bucket")),
+    "xpk": _Target("xpk.sh", ("image", "bucket", "project", "zone", "cluster")),
+    "gce-mig": _Target("gce-mig.sh", ("image", "bucket", "project", "zone")),
+    "queued-resources": _Target("queued-resources.sh", ("image", "bucket", "project", "zone")),
+    "skypilot": _Target("skypilot.yaml", ("image", "bucket")),
+    "slurm": _Target("slurm.sbatch"),
 }
 _GPU_TARGETS = ("skypilot", "slurm")
 _SHELL_SAFE = re.compile(r"[A-Za-z0-9_@%+=:,./-]*")
 
 
-def check(target: Target, options: LaunchOptions, machine: TpuMachine | GpuMachine) -> None:
+def check(launch: Launch, machine: TpuMachine | GpuMachine) -> None:
     """Checks that a target gets what it needs.
 
     Raises: UserError listing everything that is missing or does not go together.
     """
-    if problems := list(_problems(target, options, machine)):
-        raise UserError(f"{target}: " + "\n  ".join(problems))
+    if problems := list(_problems(launch.target, launch.options, machine)):
+        raise UserError(f"{launch.target}: " + "\n  ".join(problems))
 
 
 def _problems(
     target: Target, options: LaunchOptions, machine: TpuMachine | GpuMachine
 ) -> Iterator[str]:
-    if missing := [n for n in _NEEDED[target] if not getattr(options, n)]:
+    if missing := [n for n in TARGETS[target].needs if not getattr(options, n)]:
         yield f"give {', '.join(f'--{name}' for name in missing)}"
     for name in ("image", "bucket", "data_dir", "workdir", "project", "zone", "cluster",
                  "service_account", "partition", "time_limit"):  # fmt: skip

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from jina_jax.report.evaluation_section import KINDS, measure_file_name, measure_words
+from jina_jax.report.evaluation_section import KINDS, about_measure
 from jina_jax.report.facts import RunFacts
-from jina_jax.report.parts import About, Group, Line, Plot, Section, Table, bars
+from jina_jax.report.parts import Group, Line, Plot, Section, Table, bars
 from jina_jax.report.setup_section import changed_fields
 from jina_jax.report.training_section import LEARNING, SPEED, draw_curve, line
 
@@ -40,14 +40,9 @@ def _scores(runs: Sequence[RunFacts]) -> Iterator[Plot]:
             task: {name: v.get(f"{kind}/{task}/{measure}") for name, v in by_run.items()}
             for task in tasks
         }
-        title = f"{KINDS[kind]}: {measure_words(measure)}"
-        yield bars(
-            About(
-                f"comparison-{kind}-{measure_file_name(measure)}", title,
-                f"{title} of each run, by task.",
-            ),
-            values, x_label="%",
-        )  # fmt: skip
+        of = "of each run, by task."
+        about = about_measure(f"comparison-{kind}", measure, of, before=f"{KINDS[kind]}: ")
+        yield bars(about, values, x_label="%")
 
 
 def _table(runs: Sequence[RunFacts]) -> Table:

@@ -56,13 +56,8 @@ def _after(results: Results, key: str) -> Iterator[Plot | Table]:
             }
             for task in shown
         }
-        yield bars(
-            About(
-                f"{key}-{measure_file_name(measure)}", measure_words(measure),
-                f"{measure_words(measure)} of each task, before and after training.",
-            ),
-            by_task, x_label="%",
-        )  # fmt: skip
+        about = about_measure(key, measure, "of each task, before and after training.")
+        yield bars(about, by_task, x_label="%")
 
 
 def _during(evaluations: Sequence[Mapping[str, float]], kind: str, key: str) -> Iterator[Plot]:
@@ -75,16 +70,12 @@ def _during(evaluations: Sequence[Mapping[str, float]], kind: str, key: str) -> 
         if task == "average" and len(tasks) == 1:
             continue
         points = [(e["step"], 100 * e[name]) for e in evaluations if name in e]
-        by_measure.setdefault(measure, {})[task] = [x for x, _ in points], [y for _, y in points]
+        by_measure.setdefault(measure, {})[task] = points
     for measure, lines in by_measure.items():
-        yield curves(
-            About(
-                f"{key}-during-{measure_file_name(measure)}",
-                f"{measure_words(measure)} during training",
-                f"{measure_words(measure)} of each task at the steps that were evaluated.",
-            ),
-            lines, y_label="%",
-        )  # fmt: skip
+        of = "of each task at the steps that were evaluated."
+        about = about_measure(f"{key}-during", measure, of)
+        about = about._replace(title=f"{about.title} during training")
+        yield curves(about, lines, y_label="%")
 
 
 def _beside_published(comparison: Comparison, name: str, key: str) -> Group:
@@ -119,9 +110,18 @@ def measure_words(measure: str) -> str:
     return words if words[1].isupper() else words[0].upper() + words[1:]
 
 
-def measure_file_name(measure: str) -> str:
-    """A measure as part of the name of a file."""
-    return measure.replace("@", "-at-").replace("_", "-")
+def about_measure(key: str, measure: str, of: str, before: str = "") -> About:
+    """What a plot of a measure is of.
+
+    Args:
+      key: begins the names of its files.
+      measure: as the results name it.
+      of: says of what, after the measure.
+      before: begins the title.
+    """
+    title = before + measure_words(measure)
+    name = measure.replace("@", "-at-").replace("_", "-")
+    return About(f"{key}-{name}", title, f"{title} {of}")
 
 
 def ablation_section(report: AblationReport, key: str) -> Section:
@@ -129,17 +129,12 @@ def ablation_section(report: AblationReport, key: str) -> Section:
     parts: list[Plot | Table] = []
     for measure in report.arms[0].measures:
         by_arm = {arm.name: mean_and_spread(arm.measures[measure]) for arm in report.arms}
+        spreads = {arm: {"mean": 100 * spread} for arm, (_, spread) in by_arm.items()}
         parts.append(
             bars(
-                About(
-                    f"{key}-{measure_file_name(measure)}", measure_words(measure),
-                    f"{measure_words(measure)} of each arm: mean and deviation of the seeds.",
-                ),
+                about_measure(key, measure, "of each arm: mean and deviation of the seeds."),
                 {arm: {"mean": 100 * mean} for arm, (mean, _) in by_arm.items()}, x_label="%",
-                digits=2,
-                spreads={arm: {"mean": 100 * s} for arm, (_, s) in by_arm.items()}
-                if len(report.seeds) > 1
-                else None,
+                digits=2, spreads=spreads if len(report.seeds) > 1 else None,
             )
         )  # fmt: skip
     for header, rows in ablation_tables(report):

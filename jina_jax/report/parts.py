@@ -101,8 +101,8 @@ _DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 _WIDTH_INCHES = 4.1
 _POINTS_SHOWN = 12
 
-Line = tuple[Sequence[float], Sequence[float]]
-"""x and y of its points."""
+Line = Sequence[tuple[float, float]]
+"""x and y of each point."""
 
 
 def curves(
@@ -122,19 +122,18 @@ def curves(
     """
     with style():
         figure, axes = _axes(2.5)
-        for number, (label, (x, y)) in enumerate(lines.items()):
-            marker = "o" if len(x) < 15 else ""
-            axes.plot(x, y, label=label, linestyle=_DASHES[number % len(_DASHES)], marker=marker,
-                      markersize=3.5)  # fmt: skip
+        for number, (label, points) in enumerate(lines.items()):
+            marker = "o" if len(points) < 15 else ""
+            axes.plot(*np.transpose(points), label=label, marker=marker, markersize=3.5,
+                      linestyle=_DASHES[number % len(_DASHES)])  # fmt: skip
         axes.set(xlabel=x_label, ylabel=y_label, yscale="log" if log else "linear")
         if from_zero:
-            axes.set_ylim(0, 1.08 * max(max(y) for _, y in lines.values()) or 1)
+            axes.set_ylim(0, 1.08 * max(y for points in lines.values() for _, y in points) or 1)
         _legend(figure, list(lines))
-    rows = [
-        [label, f"{x[i]:g}", f"{y[i]:.{digits}g}"]
-        for label, (x, y) in lines.items()
-        for i in _evenly(len(x))
-    ]
+    rows = []
+    for label, points in lines.items():
+        at = np.unique(np.linspace(0, len(points) - 1, _POINTS_SHOWN).round().astype(int))
+        rows += [[label, f"{x:g}", f"{y:.{digits}g}"] for x, y in (points[i] for i in at)]
     header = ["line", x_label, y_label or about.title]
     return Plot(about, figure, Table(about.title, header, rows))
 
@@ -259,11 +258,6 @@ def _legend(figure: Figure, labels: Sequence[str]) -> None:
 
 def _short(text: str) -> str:
     return text if len(text) <= 24 else text[:23] + "…"
-
-
-def _evenly(count: int) -> list[int]:
-    most = min(count, _POINTS_SHOWN)
-    return sorted({round(i * (count - 1) / max(most - 1, 1)) for i in range(most)})
 
 
 def write_files(plot: Plot, folder: Path) -> None:

@@ -87,8 +87,7 @@ def training_section(run: RunFacts, key: str, title: str) -> Section | None:
 def line(metrics: Sequence[Mapping[str, Any]], name: str, scale: float = 1.0) -> Line:
     """Steps and values of a metric, where it was written and is a number."""
     written = [m for m in metrics if m.get(name) is not None and math.isfinite(m[name])]
-    points = [(m["step"], scale * m[name]) for m in written]
-    return [x for x, _ in points], [y for _, y in points]
+    return [(m["step"], scale * m[name]) for m in written]
 
 
 def _plots(
@@ -100,7 +99,7 @@ def _plots(
 
 
 def _draw(curve: Curve, lines: Mapping[str, Line], key: str) -> Iterator[Plot]:
-    ends = ", ".join(f"{name} {y[0]:.4g} to {y[-1]:.4g}" for name, (_, y) in lines.items() if y)
+    ends = ", ".join(f"{n} {p[0][1]:.4g} to {p[-1][1]:.4g}" for n, p in lines.items() if p)
     yield from draw_curve(curve, lines, key, f"first to last: {ends}")
 
 
@@ -113,7 +112,7 @@ def draw_curve(curve: Curve, lines: Mapping[str, Line], key: str, says: str) -> 
       key: beginning of the plot's name.
       says: what the plot shows, after its title.
     """
-    if drawn := {name: points for name, points in lines.items() if points[0]}:
+    if drawn := {name: points for name, points in lines.items() if points}:
         yield curves(
             About(f"{key}-{curve.name}", curve.title, f"{curve.title}, {says}."), drawn,
             y_label=curve.unit, log=curve.log, from_zero=curve.from_zero,

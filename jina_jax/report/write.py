@@ -6,7 +6,6 @@ OUTPUT/plots/NAME.png, .svg
 
 import shutil
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 
 import jinja2
@@ -15,17 +14,7 @@ from jina_jax.report.comparison_section import comparison_section
 from jina_jax.report.data_section import data_section
 from jina_jax.report.evaluation_section import ablation_section, evaluation_section, summary
 from jina_jax.report.facts import RunFacts, read_ablation, read_facts, with_earlier_phases
-from jina_jax.report.parts import (
-    SERIES,
-    Code,
-    Group,
-    Plot,
-    Samples,
-    Section,
-    Table,
-    inline_svg,
-    write_files,
-)
+from jina_jax.report.parts import SERIES, Group, Plot, Section, inline_svg, write_files
 from jina_jax.report.setup_section import setup_section
 from jina_jax.report.training_section import training_section
 from jina_jax.system.atomic import write_atomically
@@ -78,11 +67,10 @@ def _chapters(run: RunFacts, number: int, count: int) -> list[Section]:
 def _write_plots(sections: Sequence[Section], folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for section in sections:
-        for group in section.groups:
-            for part in group.parts:
-                if isinstance(part, Plot):
-                    write_files(part, folder)
+    parts = (part for section in sections for group in section.groups for part in group.parts)
+    for part in parts:
+        if isinstance(part, Plot):
+            write_files(part, folder)
 
 
 def page(title: str, glance: Sequence[Group], sections: Sequence[Section]) -> str:
@@ -93,14 +81,12 @@ def page(title: str, glance: Sequence[Group], sections: Sequence[Section]) -> st
       glance: tiles at its top.
       sections: below each other, each a line of the table of contents.
     """
-    kinds = {Table: "table", Plot: "plot", Samples: "samples", Code: "code"}
-    files = resources.files("jina_jax.report")
     # Everything that is put into the page is escaped, but for pictures that are made here.
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(lambda name: (files / name).read_text(encoding="utf-8")),
+        loader=jinja2.PackageLoader("jina_jax.report", ""),
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     return environment.get_template("page.html").render(
         title=title, glance=glance, sections=sections, series=len(SERIES),
-        kind=lambda part: kinds[type(part)], svg=inline_svg,
+        kind=lambda part: type(part).__name__, svg=inline_svg,
     )  # fmt: skip
