@@ -87,18 +87,19 @@ def _default(field: dataclasses.Field[Any]) -> str:
 
 
 def _field_docs(kind: type) -> dict[str, str]:
-    """Field → the docstring that follows it in the source."""
-    body = ast.parse(inspect.getsource(kind)).body[0].body  # type: ignore[attr-defined]
+    """Field → the docstring that follows it in the source, of the class or one that it extends."""
     docs = {}
-    for before, after in pairwise(body):
-        if (
-            isinstance(before, ast.AnnAssign)
-            and isinstance(before.target, ast.Name)
-            and isinstance(after, ast.Expr)
-            and isinstance(after.value, ast.Constant)
-        ):
-            text = inspect.cleandoc(str(after.value.value))
-            docs[before.target.id] = re.sub(r"\s+", " ", text).replace("|", "\\|")
+    for part in reversed(kind.__mro__[:-1]):
+        body = ast.parse(inspect.getsource(part)).body[0].body  # type: ignore[attr-defined]
+        for before, after in pairwise(body):
+            if (
+                isinstance(before, ast.AnnAssign)
+                and isinstance(before.target, ast.Name)
+                and isinstance(after, ast.Expr)
+                and isinstance(after.value, ast.Constant)
+            ):
+                text = inspect.cleandoc(str(after.value.value))
+                docs[before.target.id] = re.sub(r"\s+", " ", text).replace("|", "\\|")
     return docs
 
 

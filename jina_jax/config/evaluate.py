@@ -8,8 +8,8 @@ from jina_jax.config.fields import NonNegativeInt, PositiveInt, changeable
 
 
 @dataclass(frozen=True)
-class StsSet:
-    """Pairs of texts with a score of how similar they are (semantic textual similarity)."""
+class FileSet:
+    """A set that lies in files."""
 
     name: str
     """The task, as the results name it."""
@@ -17,19 +17,23 @@ class StsSet:
     """Files or globs."""
     kind: Literal["jsonl", "parquet", "csv", "tsv", "text"] = "jsonl"
     """File format; `text` is lines whose cells are parted by tabs, without header or quotes."""
+    fields: tuple[str, ...] = ()
+    """Fields or columns that are read; for `text` their numbers from 1."""
+
+
+@dataclass(frozen=True)
+class StsSet(FileSet):
+    """Pairs of texts with a score of how similar they are (semantic textual similarity)."""
+
     fields: tuple[str, str, str] = ("sentence1", "sentence2", "score")
     """Fields or columns of the two texts and of the score, a number of any scale; for `text` their
     numbers from 1 (of the STS Benchmark's files 6, 7 and 5)."""
 
 
 @dataclass(frozen=True)
-class RerankingSet:
+class RerankingSet(FileSet):
     """Queries, each with relevant and other passages."""
 
-    name: str
-    """The task, as the results name it."""
-    paths: tuple[str, ...]
-    """Files or globs."""
     kind: Literal["jsonl", "parquet", "csv", "tsv"] = "jsonl"
     """File format. A row of `jsonl` and `parquet` is a query with its passages. Of `csv` and `tsv`,
     whose cells hold one text, the rows of the same query are one, and a cell may be empty."""
@@ -71,17 +75,11 @@ class RetrievalSet:
 
 
 @dataclass(frozen=True)
-class NegationSet:
+class NegationSet(FileSet):
     """Triplets of a sentence, what follows from it, and what contradicts both in nearly the same
     words.
     """
 
-    name: str
-    """The task, as the results name it."""
-    paths: tuple[str, ...]
-    """Files or globs."""
-    kind: Literal["jsonl", "parquet", "csv", "tsv", "text"] = "jsonl"
-    """File format; `text` is lines whose cells are parted by tabs, without header or quotes."""
     fields: tuple[str, str, str] = ("query", "positive", "negative")
     """Fields or columns of the anchor, the entailment and the negative, as `jina-jax negation`
     writes them; of jinaai/negation-dataset anchor, entailment and negative. For `text` their
@@ -130,16 +128,13 @@ def evaluate_problems(evaluate: EvaluateConfig) -> Iterator[str]:
             f"retrieval/average/ndcg@10"
         )
     for kind in ("sts", "reranking", "retrieval", "negation"):
-        yield from _set_problems(kind, getattr(evaluate, kind))
-
-
-def _set_problems(kind: str, sets: Sequence[OwnSet]) -> Iterator[str]:
-    names = [s.name for s in sets]
-    for name in sorted({n for n in names if names.count(n) > 1}):
-        yield f"two sets of evaluate.{kind} are named {name!r}: names must differ"
-    for number, one in enumerate(sets):
-        for problem in set_problems(one):
-            yield f"evaluate.{kind}.{number} ({one.name}){problem}"
+        sets: Sequence[OwnSet] = getattr(evaluate, kind)
+        names = [s.name for s in sets]
+        for name in sorted({n for n in names if names.count(n) > 1}):
+            yield f"two sets of evaluate.{kind} are named {name!r}: names must differ"
+        for number, one in enumerate(sets):
+            for problem in set_problems(one):
+                yield f"evaluate.{kind}.{number} ({one.name}){problem}"
 
 
 def set_problems(one: OwnSet) -> Iterator[str]:
@@ -157,10 +152,15 @@ def set_problems(one: OwnSet) -> Iterator[str]:
         if one.folder and (one.kind, one.qrels_kind) != ("jsonl", "tsv"):
             yield ": the files of a folder are jsonl, and its qrels tsv"
         return
+    yield from file_problems(one)
+
+
+def file_problems(one: FileSet) -> Iterator[str]:
+    """What is wrong with the files and fields of a set, each to be read after the set's name."""
     if not one.paths:
         yield " has no paths"
     if one.kind == "text" and not all(f.isdecimal() and int(f) > 0 for f in one.fields):
-        yield (f": fields of kind `text` are column numbers from 1, got {', '.join(one.fields)}")
+        yield f": fields of kind `text` are column numbers from 1, got {', '.join(one.fields)}"
 
 
 @dataclass(frozen=True)

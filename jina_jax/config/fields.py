@@ -1,6 +1,7 @@
 """How fields are declared: their bounds, and whether a resumption may change them."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Le
@@ -18,6 +19,16 @@ PositiveShare = Annotated[float, Gt(0), Le(1)]
 def changeable(default: Any) -> Any:
     """A field that may differ between a run and its resumption, since no result depends on it."""
     return dataclasses.field(default=default, metadata={"changeable": True})
+
+
+def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
+    """The fields of a dataclass and of those within it: path, field and value of each."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from leaves(value, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, field, value
 
 
 def field_problems(config: Any) -> list[str]:

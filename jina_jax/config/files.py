@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from jina_jax.config.ablate import Ablation
 from jina_jax.config.evaluate import Suite
-from jina_jax.config.fields import field_problems
+from jina_jax.config.fields import field_problems, leaves
 from jina_jax.config.run import DataConfig, RunConfig
 from jina_jax.errors import UserError
 from jina_jax.system.untrusted import from_json, read_json
@@ -307,22 +307,14 @@ def to_json(config: Any) -> str:
     return json.dumps(dataclasses.asdict(config), indent=2, sort_keys=True, ensure_ascii=False)
 
 
-def unchangeable_fields(config: Any, prefix: str = "") -> dict[str, Any]:
-    """The fields of a dataclass that decide a result, as `section.field` → JSON value.
-
-    Args:
-      config: a dataclass that may hold others.
-      prefix: of every path.
-    """
-    flat: dict[str, Any] = {}
-    for f in dataclasses.fields(config):
-        value = getattr(config, f.name)
-        if dataclasses.is_dataclass(value):
-            flat |= unchangeable_fields(value, f"{prefix}{f.name}.")
-        elif not f.metadata.get("changeable"):
-            # Through JSON, so that tuples compare equal to what a file gives back.
-            flat[prefix + f.name] = json.loads(json.dumps(value, default=dataclasses.asdict))
-    return flat
+def unchangeable_fields(config: Any) -> dict[str, Any]:
+    """The fields of a dataclass that decide a result, as `section.field` → JSON value."""
+    # Through JSON, so that tuples compare equal to what a file gives back.
+    return {
+        path: json.loads(json.dumps(value, default=dataclasses.asdict))
+        for path, field, value in leaves(config)
+        if not field.metadata.get("changeable")
+    }
 
 
 def difference(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

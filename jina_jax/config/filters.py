@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from jina_jax.config.evaluate import FileSet, file_problems
 from jina_jax.config.fields import NonNegativeFloat, PositiveInt, PositiveShare, changeable
 
 
@@ -47,15 +48,9 @@ class NearDuplicateConfig:
 
 
 @dataclass(frozen=True)
-class EvaluationSet:
+class EvaluationSet(FileSet):
     """Texts that training must not have seen."""
 
-    name: str
-    """The task, as the report names it."""
-    paths: tuple[str, ...]
-    """Files or globs."""
-    kind: Literal["jsonl", "parquet", "csv", "tsv", "text"] = "jsonl"
-    """File format; `text` is lines whose cells are parted by tabs, without header or quotes."""
     fields: tuple[str, ...] = ("query", "positive")
     """Fields or columns that hold the texts; for `text` their numbers from 1, or none for the
     whole line. A field may hold a list of texts."""
@@ -127,14 +122,8 @@ def filter_problems(
     for name in sorted({n for n in names if names.count(n) > 1}):
         yield f"two evaluation sets are named {name!r}: names must differ"
     for number, evaluation in enumerate(decontamination.sets):
-        if not evaluation.paths:
-            yield f"data.decontamination.sets.{number} ({evaluation.name}) has no paths"
+        which = f"data.decontamination.sets.{number} ({evaluation.name})"
+        for problem in file_problems(evaluation):
+            yield f"{which}{problem}"
         if evaluation.kind != "text" and not evaluation.fields:
-            yield f"data.decontamination.sets.{number} ({evaluation.name}) has no fields"
-        if evaluation.kind == "text" and not all(
-            f.isdecimal() and int(f) > 0 for f in evaluation.fields
-        ):
-            yield (
-                f"data.decontamination.sets.{number} ({evaluation.name}): fields of kind `text` "
-                f"are column numbers from 1, got {', '.join(evaluation.fields)}"
-            )
+            yield f"{which} has no fields"

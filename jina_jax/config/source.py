@@ -1,6 +1,6 @@
 """The sources of a run, and how much of it each has."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -92,14 +92,9 @@ def mixture_problems(mixture: MixtureConfig, weights: dict[str, float | None]) -
             "mixture.size_limit has no effect without mixture.temperature; set it to 1 for weights "
             "in proportion to records"
         )
-    yield from _stage_problems(mixture.stages, dict(weights))
-
-
-def _stage_problems(
-    stages: Sequence[StageConfig], weights: dict[str, float | None]
-) -> Iterator[str]:
+    weights = dict(weights)
     before = -1
-    for i, stage in enumerate(stages):
+    for i, stage in enumerate(mixture.stages):
         which = f"mixture.stages.{i}"
         if stage.from_step <= before:
             yield (

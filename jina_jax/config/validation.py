@@ -8,7 +8,7 @@ from typing import Any
 
 from jina_jax.config.evaluate import evaluate_problems
 from jina_jax.config.export import export_problems
-from jina_jax.config.fields import field_problems
+from jina_jax.config.fields import field_problems, leaves
 from jina_jax.config.filters import filter_problems
 from jina_jax.config.loss import loss_problems
 from jina_jax.config.mine import mine_problems
@@ -148,14 +148,11 @@ def _folder_problems(config: RunConfig) -> Iterator[str]:
             )
 
 
-def _number_problems(config: Any, prefix: str = "") -> Iterator[str]:
+def _number_problems(config: RunConfig) -> Iterator[str]:
     """NaN is neither too small nor too large, so no other check would find it."""
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from _number_problems(value, f"{prefix}{field.name}.")
-        elif isinstance(value, float) and math.isnan(value):
-            yield f"{prefix}{field.name} is NaN; give a number"
+    for path, _, value in leaves(config):
+        if isinstance(value, float) and math.isnan(value):
+            yield f"{path} is NaN; give a number"
 
 
 def check_credentials(config: Any) -> None:
