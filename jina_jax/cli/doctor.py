@@ -35,10 +35,10 @@ def doctor(
       full: also hash every byte of the shards and read all parameters, which takes long.
       json: print a list of {subject, verdict, detail, remedy} instead of the table.
     """
-    from jina_jax.doctor.devices import device_checks
+    from jina_jax.doctor.devices import device_check
     from jina_jax.doctor.machine import machine_checks
 
-    checks = [*machine_checks(), *device_checks()]
+    checks = [*machine_checks(), device_check()]
     # The devices may be busy with a training: what follows is content with the CPU.
     os.environ["JAX_PLATFORMS"] = "cpu"
     checks += _of(what, full)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from jina_jax.doctor.machine import Check, Checks
+from jina_jax.doctor.machine import Check
 
 _TIMEOUT_S = 120
 _SIGNS = {
@@ -17,7 +17,7 @@ _SIGNS = {
 """Files that show an accelerator → (its name, the extra that uses it)."""
 
 
-def device_checks() -> Checks:
+def device_check() -> Check:
     """Whether JAX starts, sees what is there, and computes on it."""
     # Where a training runs, the doctor must not take the rest of a GPU's memory.
     environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
@@ -29,32 +29,28 @@ def device_checks() -> Checks:
             check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        yield Check(
+        return Check(
             "devices", "failed", f"JAX did not start within {_TIMEOUT_S} s",
             "end other programs on the devices; on a TPU slice run this on all hosts at once",
         )  # fmt: skip
-        return
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        yield Check(
+        return Check(
             "devices", "failed", last[:300],
             "end other programs on the devices; install jina-jax[tpu] or [cuda] as the drivers are",
         )  # fmt: skip
-        return
     found = json.loads(done.stdout.splitlines()[-1])
     detail = f"{found['count']} × {found['kind']} ({found['platform']}), JAX {found['jax']}"
     if found["error"] > found["bound"]:
-        yield Check(
+        return Check(
             "devices", "failed", f"{detail}: a matrix product is wrong by {found['error']:.1e}",
             "update the driver and jaxlib, or take the device out of use",
         )  # fmt: skip
-        return
     unused = next((s for path, s in _SIGNS.items() if Path(path).exists()), None)
     if found["platform"] == "cpu" and unused:
         remedy = f'pip install "jina-jax[{unused[1]}]", and leave JAX_PLATFORMS unset'
-        yield Check("devices", "warning", f"{detail}; {unused[0]} is here and unused", remedy)
-        return
-    yield Check("devices", "ok", detail)
+        return Check("devices", "warning", f"{detail}; {unused[0]} is here and unused", remedy)
+    return Check("devices", "ok", detail)
 
 
 def _look() -> None:
@@ -71,18 +67,15 @@ def _look() -> None:
         error = max(error, float(np.abs(np.asarray(product_NN) - expected_NN).max()))
     # Accelerators round the factors to bfloat16 or TF32: 2⁻⁸ of numbers whose sum is about 50.
     bound = 1e-3 if devices[0].platform == "cpu" else 1.0
-    print(
-        json.dumps(
-            {
-                "count": len(devices),
-                "kind": devices[0].device_kind,
-                "jax": jax.__version__,
-                "platform": devices[0].platform,
-                "error": error,
-                "bound": bound,
-            }
-        )
-    )
+    found = {
+        "count": len(devices),
+        "kind": devices[0].device_kind,
+        "jax": jax.__version__,
+        "platform": devices[0].platform,
+        "error": error,
+        "bound": bound,
+    }
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

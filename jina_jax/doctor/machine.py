@@ -34,6 +34,13 @@ class Check:
 Checks = Iterator[Check]
 
 
+def judged(
+    subject: str, good: bool, detail: str, remedy: str, otherwise: Verdict = "warning"
+) -> Check:
+    """A check that is well, or else wants a remedy."""
+    return Check(subject, "ok", detail) if good else Check(subject, otherwise, detail, remedy)
+
+
 def guarded(subject: str, checks: Callable[[], Checks]) -> Checks:
     """The checks of a function; what it cannot read becomes a failed one of its subject.
 
@@ -73,10 +80,8 @@ def machine_checks() -> Checks:
 def _python() -> Check:
     version, (low, high) = sys.version_info[:2], _PYTHONS
     found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    if low <= version <= high:
-        return Check("python", "ok", found)
-    wanted = f"{low[0]}.{low[1]} to {high[0]}.{high[1]}"
-    return Check("python", "failed", found, f"use Python {wanted}")
+    remedy = f"use Python {low[0]}.{low[1]} to {high[0]}.{high[1]}"
+    return judged("python", low <= version <= high, found, remedy, "failed")
 
 
 def tested_versions() -> dict[str, str]:
@@ -125,9 +130,8 @@ def _memory() -> Check:
     if meminfo.is_file() and (found := re.search(r"MemAvailable:\s+(\d+)", meminfo.read_text())):
         free = int(found[1]) * 1024
     detail = f"{free / _GIB:.1f} GiB free of {total / _GIB:.1f}, {os.cpu_count()} CPU cores"
-    if free >= _LEAST_MEMORY_GIB * _GIB:
-        return Check("memory", "ok", detail)
-    return Check("memory", "warning", detail, "end other programs, or lower feed.prefetch_batches")
+    remedy = "end other programs, or lower feed.prefetch_batches"
+    return judged("memory", free >= _LEAST_MEMORY_GIB * _GIB, detail, remedy)
 
 
 def _shared_memory() -> Check:
@@ -137,20 +141,16 @@ def _shared_memory() -> Check:
         return Check("shared memory", "ok", "none; feed.workers=0 needs none")
     free = shutil.disk_usage(shared).free
     detail = f"{free / _GIB:.1f} GiB free in {shared}"
-    if free >= _LEAST_SHARED_GIB * _GIB:
-        return Check("shared memory", "ok", detail)
     remedy = "docker run --shm-size 8g, a larger tmpfs there, or feed.workers=0"
-    return Check("shared memory", "warning", detail, remedy)
+    return judged("shared memory", free >= _LEAST_SHARED_GIB * _GIB, detail, remedy)
 
 
 def _open_files() -> Check:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     detail = f"{soft:,} at once for a process"
-    if soft == resource.RLIM_INFINITY or soft >= _LEAST_FILES:
-        return Check("open files", "ok", detail)
-    return Check(
-        "open files", "warning", detail, f"ulimit -n {min(hard, 65536)}: each shard is one"
-    )
+    enough = soft == resource.RLIM_INFINITY or soft >= _LEAST_FILES
+    remedy = f"ulimit -n {min(hard, 65536)}: each shard is one"
+    return judged("open files", enough, detail, remedy)
 
 
 def _clock() -> Check:

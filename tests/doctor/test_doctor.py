@@ -10,7 +10,7 @@ import pytest
 from jina_jax.cli.doctor import _of as checks_of
 from jina_jax.cli.main import main
 from jina_jax.config.files import RUN_FILE
-from jina_jax.doctor.devices import device_checks
+from jina_jax.doctor.devices import device_check
 from jina_jax.doctor.machine import folder_checks, machine_checks, tested_versions
 from tests.pairs import pair, write
 
@@ -196,7 +196,7 @@ def test_a_full_disk_and_a_file_in_the_way_fail(tmp_path):
 
 def test_devices_that_do_not_start_fail(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "no_such_platform")
-    (check,) = device_checks()
+    check = device_check()
     assert check.verdict == "failed" and check.remedy
 
 
