@@ -3,7 +3,6 @@
 import base64
 import re
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +28,7 @@ from jina_jax.inference.model_folder import (
 )
 from jina_jax.model.t5 import from_huggingface
 from jina_jax.system.atomic import atomic_folder, write_atomically
-from jina_jax.system.untrusted import inner_path, read_json
+from jina_jax.system.untrusted import inner_path, objects_within, read_json
 from jina_jax.text.tokenizer import (
     SPIECE_FILE,
     TOKENIZER_FILE,
@@ -43,8 +42,6 @@ _FETCHED = (
     SPIECE_FILE, TOKENIZER_FILE, "modules.json", "sentence_bert_config.json",
     "tokenizer_config.json", "*/config.json",
 )  # fmt: skip
-_DEEPEST = 8
-"""Normalisers within normalisers."""
 
 
 def import_folder(path_or_id: str, run_path: Path) -> RunConfig:
@@ -113,7 +110,12 @@ def _spiece(path: Path) -> bytes:
             if not re.fullmatch(r"<extra_id_\d+>", piece):
                 proto.pieces.add(piece=piece, score=score, type=_kind(number))
             # Those follow the pieces, and no spiece.model of T5 has them.
-        charsmap = base64.b64decode(_charsmap(document.get("normalizer"), 0), validate=True)
+        charsmaps = [
+            step["precompiled_charsmap"]
+            for step in objects_within(document.get("normalizer"))
+            if step.get("type") == "Precompiled" and step["precompiled_charsmap"]
+        ]
+        charsmap = base64.b64decode(charsmaps[-1] if charsmaps else "", validate=True)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is no tokenizer of a T5 ({error})") from error
     trainer = proto.trainer_spec
@@ -129,13 +131,3 @@ def _spiece(path: Path) -> bytes:
 def _kind(number: int) -> int:
     kinds = sentencepiece_proto.ModelProto.SentencePiece
     return {0: kinds.CONTROL, 1: kinds.CONTROL, 2: kinds.UNKNOWN}.get(number, kinds.NORMAL)
-
-
-def _charsmap(normalizer: Any, depth: int) -> str:
-    """The character map within the steps of a normaliser; empty where there is none."""
-    if not isinstance(normalizer, dict) or depth > _DEEPEST:
-        return ""
-    if normalizer.get("type") == "Precompiled":
-        return str(normalizer["precompiled_charsmap"] or "")
-    found = [_charsmap(step, depth + 1) for step in normalizer.get("normalizers") or []]
-    return next((one for one in found if one), "")

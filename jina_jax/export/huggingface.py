@@ -16,7 +16,7 @@ from jina_jax.export.onnx import ONNX_DATA, ONNX_FILE, ONNX_FOLDER, embed, verif
 from jina_jax.inference.model_folder import CONFIG_FILE, WEIGHTS_FILE, read_encoder
 from jina_jax.model.t5 import config_to_huggingface, from_huggingface, to_huggingface
 from jina_jax.system.atomic import sync
-from jina_jax.text.tokenizer import load_tokenizer
+from jina_jax.text.tokenizer import check_ids, load_tokenizer
 
 TOKENIZER_FILES = ("spiece.model", "tokenizer.json")
 _SPECIAL_TOKENS = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
@@ -117,12 +117,9 @@ def _write_folder(
     (folder / "1_Pooling").mkdir(parents=True)
     for name in TOKENIZER_FILES:
         shutil.copyfile(tokenizer_dir / name, folder / name)
-    tokens = load_tokenizer(folder).get_vocab(with_added_tokens=True)
-    if tokens and max(tokens.values()) >= config.vocab_size:
-        raise UserError(
-            f"{tokenizer_dir} has ids up to {max(tokens.values())}, but the model embeds "
-            f"{config.vocab_size}: it was trained with another tokenizer"
-        )
+    tokenizer = load_tokenizer(folder)
+    check_ids(tokenizer, config.vocab_size, tokenizer_dir)
+    tokens = tokenizer.get_vocab(with_added_tokens=True)
     extra = sorted(
         (t for t in tokens if t.startswith("<extra_id_")), key=lambda t: tokens[t], reverse=True
     )

@@ -11,7 +11,6 @@ from huggingface_hub import EvalResult
 
 from jina_jax.checkpoint.checkpoints import load_checkpoint
 from jina_jax.config import RunConfig
-from jina_jax.config.evaluate import OwnSet
 from jina_jax.errors import UserError
 from jina_jax.evaluate.run import RESULT_FILES
 from jina_jax.export.huggingface import export_huggingface, verify_export
@@ -48,21 +47,16 @@ def export(config: RunConfig) -> Path:
 
 def _scores(config: RunConfig) -> Iterator[EvalResult]:
     """What `evaluate` measured of the trained model."""
-    options = config.evaluate
-    own: dict[str, Sequence[OwnSet]] = {
-        "retrieval": options.retrieval,
-        "negation": options.negation,
-    }
     for kind, file in RESULT_FILES.items():
         path = config.run_path / file
         results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        is_held_out = kind in own
-        sets = {one.name for one in own.get(kind, ())}
+        own = {one.name for one in getattr(config.evaluate, kind)}
         for task, systems in results.items():
             if task != "average":
-                name = f"{task} (held out)" if is_held_out and task not in sets else task
+                is_held_out = kind in ("retrieval", "negation") and task not in own
+                name = f"{task} (held out)" if is_held_out else task
+                dataset_type = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
                 for measure, value in systems["trained"].items():
-                    dataset_type = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
                     yield EvalResult(kind, dataset_type, name, measure, value)
 
 
