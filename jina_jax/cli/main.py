@@ -81,15 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         _dispatch(args[0], args[1:])
-    except UserError as error:
+    except (UserError, RunFailed, Interrupted) as error:
         print(f"jina-jax {args[0]}: {masked(str(error), args)}", file=sys.stderr)
-        return ExitCode.USER_ERROR
-    except RunFailed as failed:
-        print(f"jina-jax {args[0]}: {masked(str(failed), args)}", file=sys.stderr)
-        return failed.exit_code
-    except Interrupted as interrupted:
-        print(f"jina-jax {args[0]}: {interrupted}", file=sys.stderr)
-        return interrupted.exit_code
+        return ExitCode.USER_ERROR if isinstance(error, UserError) else error.exit_code
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from what is written", file=sys.stderr)
         return 130

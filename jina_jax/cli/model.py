@@ -1,11 +1,13 @@
 """Verbs of the command line that use a model: `jina-jax encode`, `search`, `import` ..."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from jina_jax.errors import UserError
+from jina_jax.system.atomic import write_json
 
 # Heavy imports happen inside the verbs, so that --help and errors are quick.
 
@@ -181,7 +183,7 @@ def mteb(
         Without any, ours stand alone.
     """
     from jina_jax.config.files import load_suite
-    from jina_jax.mteb.published import COMPARISON_FILE, check_models, write_comparison
+    from jina_jax.mteb.published import COMPARISON_FILE, check_models
     from jina_jax.mteb.published import compare as beside
 
     chosen = load_suite(suite)
@@ -198,6 +200,6 @@ def mteb(
     output = output or model / "mteb"
     found = run_suite(open_model(model, name), chosen, output, mirror)
     shown = beside(found, compare)
-    write_comparison(shown, output / COMPARISON_FILE)
+    write_json(output / COMPARISON_FILE, asdict(shown))
     print(comparison(found, shown))
     print(f"results: {output / 'results'}")

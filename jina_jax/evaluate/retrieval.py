@@ -90,7 +90,8 @@ def rank_by_embedding(task: RetrievalTask, embedder: Embedder, k: int) -> Rankin
     """The k passages of highest cosine per query; holds a block of their embeddings at a time."""
     q_QD = embedder.encode(list(task.queries.values()))
     parts = embedder.stream(task.corpus.texts())
-    return _ranking(task, *stream_top_k(q_QD, parts, k, mesh=embedder.mesh))
+    found = stream_top_k(q_QD, parts, k, mesh=embedder.mesh)
+    return ranking(task.queries, task.corpus.ids, *found)
 
 
 def rank_by_bm25(task: RetrievalTask, k: int) -> Ranking:
@@ -108,14 +109,16 @@ def rank_by_bm25(task: RetrievalTask, k: int) -> Ranking:
     found, score = index.retrieve(
         split(list(task.queries.values())), k=min(k, len(task.corpus.ids)), show_progress=False
     )
-    return _ranking(task, score, found)
+    return ranking(task.queries, task.corpus.ids, score, found)
 
 
-def _ranking(task: RetrievalTask, score_QK: np.ndarray, index_QK: np.ndarray) -> Ranking:
-    passages = task.corpus.ids
+def ranking(
+    queries: Iterable[str], passages: Sequence[str], score_QK: np.ndarray, index_QK: np.ndarray
+) -> Ranking:
+    """What a search found, by the ids of the queries and passages."""
     return {
         query: {passages[i]: float(s) for i, s in zip(found, scores, strict=True)}
-        for query, found, scores in zip(task.queries, index_QK, score_QK, strict=True)
+        for query, found, scores in zip(queries, index_QK, score_QK, strict=True)
     }
 
 

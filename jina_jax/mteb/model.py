@@ -9,6 +9,7 @@ import torch
 from mteb.models import ModelMeta, SearchEncoderWrapper
 
 from jina_jax.checkpoint.checkpoints import is_run
+from jina_jax.evaluate.retrieval import ranking
 from jina_jax.inference.embedder import TEXTS_AT_ONCE, Embedder, SentenceEncoder, TextEncoder
 from jina_jax.inference.model_folder import CONFIG_FILE, read_config
 from jina_jax.inference.search import stream_top_k
@@ -73,12 +74,8 @@ class MtebModel:
             self._encoder.stream(texts), "search the corpus", total=-(-len(ids) // TEXTS_AT_ONCE),
             unit="blocks", records=len,
         )  # fmt: skip
-        score_QK, index_QK = stream_top_k(self._encoder.encode(list(queries["text"])), shown, top_k)
-        names = list(ids)
-        return {
-            query: {names[i]: float(s) for i, s in zip(found, scores, strict=True)}
-            for query, found, scores in zip(queries["id"], index_QK, score_QK, strict=True)
-        }
+        found = stream_top_k(self._encoder.encode(list(queries["text"])), shown, top_k)
+        return ranking(queries["id"], list(ids), *found)
 
 
 def _document(row: dict[str, Any]) -> str:

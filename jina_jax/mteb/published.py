@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,7 +51,8 @@ class Published(NamedTuple):
     """Model → task → percent."""
 
 
-class ComparisonRow(NamedTuple):
+@dataclass(frozen=True)
+class ComparisonRow:
     """A task: ours beside the published figures, in percent."""
 
     group: str
@@ -65,7 +66,8 @@ class ComparisonRow(NamedTuple):
     """Of the published figures."""
 
 
-class ComparisonMean(NamedTuple):
+@dataclass(frozen=True)
+class ComparisonMean:
     """Means of a group, over the tasks that both have."""
 
     group: str
@@ -75,7 +77,8 @@ class ComparisonMean(NamedTuple):
     published: float
 
 
-class Comparison(NamedTuple):
+@dataclass(frozen=True)
+class Comparison:
     """A table of ours beside published scores."""
 
     rows: list[ComparisonRow]
@@ -154,13 +157,3 @@ def _means(rows: Sequence[ComparisonRow], models: Sequence[str]) -> Iterator[Com
                 ours = float(np.mean([row.ours for row in both]))
                 theirs = float(np.mean([row.published[model] for row in both]))
                 yield ComparisonMean(group, model, len(both), ours, theirs)
-
-
-def write_comparison(comparison: Comparison, path: Path) -> None:
-    """Writes the table as JSON: `rows`, `means` and `notes`."""
-    value = {
-        "rows": [row._asdict() for row in comparison.rows],
-        "means": [mean._asdict() for mean in comparison.means],
-        "notes": comparison.notes,
-    }
-    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")

@@ -32,20 +32,16 @@ def run_suite(
     Returns: the scores in the order of the suite.
     Raises: UserError as `suite_tasks` does.
     """
-    groups = suite_tasks(suite, mirror)
+    tasks = [(group, one) for group, of in suite_tasks(suite, mirror).items() for one in of]
     cache = mteb.ResultCache(output)
     scores = []
-    count, number = sum(map(len, groups.values())), 0
-    for group, tasks in groups.items():
-        for task in tasks:
-            number += 1
-            say(f"{task.metadata.name}: task {number} of {count}")
-            result = mteb.evaluate(
-                model, [task], cache=cache, show_progress_bar=False, co2_tracker=False,
-                overwrite_strategy=_strategy(cache, task, model),
-            ).task_results[0]  # fmt: skip
-            about = task.metadata
-            scores.append(_score(group, about.name, about.type, about.main_score, result))
+    for number, (group, task) in enumerate(tasks, 1):
+        say(f"{task.metadata.name}: task {number} of {len(tasks)}")
+        result = mteb.evaluate(
+            model, [task], cache=cache, show_progress_bar=False, co2_tracker=False,
+            overwrite_strategy=_strategy(cache, task, model),
+        ).task_results[0]  # fmt: skip
+        scores.append(_score(group, task.metadata, result))
     return scores
 
 
@@ -56,7 +52,7 @@ def _strategy(cache: mteb.ResultCache, task: Any, model: MtebModel) -> str:
     return "always" if is_other else "only-missing"
 
 
-def _score(group: str, task: Any, kind: str, measure: str, result: Any) -> TaskScore:
+def _score(group: str, task: mteb.TaskMetadata, result: Any) -> TaskScore:
     measures = {
         (split, one["hf_subset"]): {
             name: 100 * float(value)
@@ -67,9 +63,9 @@ def _score(group: str, task: Any, kind: str, measure: str, result: Any) -> TaskS
         for one in subsets
     }
     # Some queries are several texts, of which the nearest counts.
-    name = f"{measure.rpartition('map_at_')[0]}{_MAP}"
+    name = f"{task.main_score.rpartition('map_at_')[0]}{_MAP}"
     maps = [of[name] for of in measures.values() if name in of]
     return TaskScore(
-        group, task, measure, 100 * float(result.get_score()),
-        float(np.mean(maps)) if kind == "Reranking" and maps else None, measures,
+        group, task.name, task.main_score, 100 * float(result.get_score()),
+        float(np.mean(maps)) if task.type == "Reranking" and maps else None, measures,
     )  # fmt: skip

@@ -165,18 +165,14 @@ def suite_tasks(suite: Suite, mirror: Path | None) -> dict[str, list[Any]]:
       what is wrong with a set of one's own.
     """
     _check_names(suite)
-    of_mteb: list[Any] = []
-    groups: dict[str, list[Any]] = {}
-    for group, chosen in suite.groups.items():
-        groups[group] = []
-        for one in chosen:
-            if isinstance(one, SuiteTask):
-                groups[group].append(_task(one))
-                of_mteb.append(groups[group][-1])
-            else:
-                groups[group].append(own_task(one))
+    groups = {
+        group: [_task(one) if isinstance(one, SuiteTask) else own_task(one) for one in chosen]
+        for group, chosen in suite.groups.items()
+    }
     if mirror is not None:
-        _read_from(mirror, [leaf for task in of_mteb for leaf in _leaves(task)])
+        own = {o.name for of in suite.groups.values() for o in of if not isinstance(o, SuiteTask)}
+        tasks = [task for of in groups.values() for task in of if task.metadata.name not in own]
+        _read_from(mirror, [leaf for task in tasks for leaf in _leaves(task)])
     return groups
 
 

@@ -41,7 +41,7 @@ def _scores(runs: Sequence[RunFacts]) -> Iterator[Plot]:
             for task in tasks
         }
         of = "of each run, by task."
-        about = about_measure(f"comparison-{kind}", measure, of, before=f"{KINDS[kind]}: ")
+        about = about_measure(f"comparison-{kind}", measure, of, before=f"{KINDS[kind].heading}: ")
         yield bars(about, values, x_label="%")
 
 

@@ -42,7 +42,7 @@ def data_section(run: RunFacts, key: str, title: str) -> Section | None:
         return None
     folder = run.config.data_path
     groups = [
-        Group("Where the records went", [*_funnel(run.manifest, key), _stages(run.manifest)]),
+        Group("Where the records went", [_funnel(run.manifest, key), _stages(run.manifest)]),
         *_leaks(run.manifest),
         *_scores(run.manifest, key),
         Group("Lengths", _lengths(run.manifest, run.config, folder, key)),
@@ -72,14 +72,12 @@ def _fates(source: SourceSummary) -> dict[str, int]:
     return {"trained on": source.train, "held out": source.eval} | lost | unreadable
 
 
-def _funnel(manifest: Manifest, key: str) -> Iterator[Plot]:
-    yield stacked(
-        About(
-            f"{key}-funnel", "What became of the records",
-            "For each source, the records that are trained on, held out, and dropped for a reason.",
-        ),
-        {source.name: _fates(source) for source in manifest.sources}, x_label="records",
+def _funnel(manifest: Manifest, key: str) -> Plot:
+    about = About(
+        f"{key}-funnel", "What became of the records",
+        "For each source, the records that are trained on, held out, and dropped for a reason.",
     )  # fmt: skip
+    return stacked(about, {s.name: _fates(s) for s in manifest.sources}, x_label="records")
 
 
 def _stages(manifest: Manifest) -> Table:
@@ -147,12 +145,12 @@ def _lengths(manifest: Manifest, config: RunConfig, folder: Path, key: str) -> l
     ]  # fmt: skip
     rows = []
     for source in manifest.sources:
-        stats = {"query": source.query_tokens, "positive": source.positive_tokens}
-        if source.negative_tokens is not None:
-            stats["negative"] = source.negative_tokens
+        stats = {"query": source.query_tokens, "positive": source.positive_tokens,
+                 "negative": source.negative_tokens}  # fmt: skip
         rows += [
             [f"{source.name} · {text}", f"{s.mean:.1f}", str(s.p50), str(s.p90), str(s.p99)]
             for text, s in stats.items()
+            if s is not None
         ]
     header = ["text", "mean", "median", "90%", "99%"]
     return [*plots, Table("Tokens per text", header, rows), _padding(sampled, config)]

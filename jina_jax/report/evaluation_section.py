@@ -1,6 +1,7 @@
 """What was measured: retrieval, similarity, reranking, negation; during training and after it."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from jina_jax.ablate.report import AblationReport, ablation_tables, mean_and_spread
 from jina_jax.evaluate.results import Results
@@ -8,31 +9,40 @@ from jina_jax.mteb.published import Comparison
 from jina_jax.report.facts import RunFacts
 from jina_jax.report.parts import About, Group, Line, Plot, Section, Table, Tile, bars, curves
 
+
+class Kind(NamedTuple):
+    """How a kind of results is shown."""
+
+    heading: str
+    headline: str
+    """The measure that stands for it."""
+    text: str = ""
+
+
 KINDS = {
-    "retrieval": "Retrieval of held-out pairs",
-    "sts": "Semantic textual similarity",
-    "reranking": "Reranking",
-    "negation": "Negation",
-}
-"""Kind of results → heading."""
+    "retrieval": Kind("Retrieval of held-out pairs", "ndcg@10"),
+    "sts": Kind("Semantic textual similarity", "spearman"),
+    "reranking": Kind("Reranking", "map@10"),
+    "negation": Kind(
+        "Negation", "hard_negation",
+        "Easy negation: the share of triplets whose query is nearer to its entailment than to its "
+        "negation. Hard negation: the share whose entailment is nearer to the query than to the "
+        "negation.",
+    ),
+}  # fmt: skip
 SYSTEMS = {"untrained": "before", "trained": "after", "bm25": "BM25"}
-_ABOUT_NEGATION = (
-    "Easy negation: the share of triplets whose query is nearer to its entailment than to its "
-    "negation. Hard negation: the share whose entailment is nearer to the query than to the "
-    "negation."
-)
 
 
 def evaluation_section(run: RunFacts, key: str, title: str) -> Section | None:
     """The chapter of what was measured; None where nothing was."""
     groups = []
-    for kind, heading in KINDS.items():
+    for kind, about in KINDS.items():
         parts = [
             *_after(run.results.get(kind, {}), f"{key}-{kind}"),
             *_during(run.evaluations, kind, f"{key}-{kind}"),
         ]
         if parts:
-            groups.append(Group(heading, parts, _ABOUT_NEGATION if kind == "negation" else ""))
+            groups.append(Group(about.heading, parts, about.text))
     if run.published is not None:
         groups.append(_beside_published(run.published, run.name, key))
     if not groups:
@@ -145,15 +155,6 @@ def ablation_section(report: AblationReport, key: str) -> Section:
     return Section(key, f"Ablation: {report.name}", text, [Group("Arms", parts)])
 
 
-_HEADLINES = {
-    "retrieval": "ndcg@10",
-    "sts": "spearman",
-    "reranking": "map@10",
-    "negation": "hard_negation",
-}
-"""Kind of results → the measure that stands for it."""
-
-
 def summary(runs: Sequence[RunFacts]) -> list[Group]:
     """The figures of each run, under its name."""
     return [Group(run.name, list(_of_run(run))) for run in runs]
@@ -176,18 +177,13 @@ def _of_run(run: RunFacts) -> Iterator[Tile]:
         yield Tile(
             "loss at the end", f"{last['loss']:.3f}", f"{run.metrics[0]['loss']:.3f} at first"
         )
-    for kind in KINDS:
-        yield from _headline(run, kind)
-
-
-def _headline(run: RunFacts, kind: str) -> Iterator[Tile]:
-    results, measure = run.results.get(kind, {}), _HEADLINES[kind]
-    of = results.get("average") or next(iter(results.values()), {})
-    if measure not in of.get("trained", {}):
-        return
-    before = of.get("untrained", {}).get(measure)
-    note = "" if before is None else f"{100 * before:.1f} before training"
-    yield Tile(
-        f"{measure_words(measure)}, {KINDS[kind].lower()}", f"{100 * of['trained'][measure]:.1f}%",
-        note,
-    )  # fmt: skip
+    for kind, about in KINDS.items():
+        results, measure = run.results.get(kind, {}), about.headline
+        of = results.get("average") or next(iter(results.values()), {})
+        if measure in of.get("trained", {}):
+            before = of.get("untrained", {}).get(measure)
+            yield Tile(
+                f"{measure_words(measure)}, {about.heading.lower()}",
+                f"{100 * of['trained'][measure]:.1f}%",
+                "" if before is None else f"{100 * before:.1f} before training",
+            )

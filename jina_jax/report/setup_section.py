@@ -1,7 +1,6 @@
 """What a run was: machine, versions, configuration, data by hash."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from jina_jax.config.files import difference, to_json, unchangeable_fields
 from jina_jax.report.facts import RunFacts
@@ -20,7 +19,13 @@ def setup_section(runs: list[RunFacts]) -> Section:
 
 def _of_run(run: RunFacts) -> Iterator[Table | Code]:
     if run.starts:
-        yield _starts(run.starts)
+        rows = [
+            [s["began"], f"{s['step']:,}", f"{s['devices']} × {s['device_kind']}",
+             str(s["processes"]), str(s["cpus"]), s["system"]]
+            for s in run.starts
+        ]  # fmt: skip
+        header = ["began", "at step", "devices", "processes", "CPUs of a host", "system"]
+        yield Table("Starts", header, rows)
         last = run.starts[-1]
         yield Table(
             "Versions at the last start", ["package", "version"],
@@ -33,16 +38,6 @@ def _of_run(run: RunFacts) -> Iterator[Table | Code]:
     if run.manifest is not None:
         path = run.config.data_path / MANIFEST_FILE
         yield Code("Manifest of the prepared data", path.read_text(encoding="utf-8"))
-
-
-def _starts(starts: Any) -> Table:
-    rows = [
-        [s["began"], f"{s['step']:,}", f"{s['devices']} × {s['device_kind']}", str(s["processes"]),
-         str(s["cpus"]), s["system"]]
-        for s in starts
-    ]  # fmt: skip
-    header = ["began", "at step", "devices", "processes", "CPUs of a host", "system"]
-    return Table("Starts", header, rows)
 
 
 def _manifest(manifest: Manifest) -> Iterator[Table]:

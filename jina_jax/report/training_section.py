@@ -95,24 +95,21 @@ def _plots(
 ) -> Iterator[Plot]:
     for curve in wanted:
         lines = {n: line(metrics, metric, curve.scale) for n, metric in curve.lines.items()}
-        yield from _draw(curve, lines, key)
+        yield from draw_curve(curve, lines, key)
 
 
-def _draw(curve: Curve, lines: Mapping[str, Line], key: str) -> Iterator[Plot]:
-    ends = ", ".join(f"{n} {p[0][1]:.4g} to {p[-1][1]:.4g}" for n, p in lines.items() if p)
-    yield from draw_curve(curve, lines, key, f"first to last: {ends}")
-
-
-def draw_curve(curve: Curve, lines: Mapping[str, Line], key: str, says: str) -> Iterator[Plot]:
+def draw_curve(curve: Curve, lines: Mapping[str, Line], key: str, says: str = "") -> Iterator[Plot]:
     """A plot of the lines that have points; none where no line has.
 
     Args:
       curve: title and axes.
       lines: by their names in the legend.
       key: beginning of the plot's name.
-      says: what the plot shows, after its title.
+      says: what the plot shows, after its title; empty for the ends of each line.
     """
     if drawn := {name: points for name, points in lines.items() if points}:
+        ends = ", ".join(f"{n} {p[0][1]:.4g} to {p[-1][1]:.4g}" for n, p in drawn.items())
+        says = says or f"first to last: {ends}"
         yield curves(
             About(f"{key}-{curve.name}", curve.title, f"{curve.title}, {says}."), drawn,
             y_label=curve.unit, log=curve.log, from_zero=curve.from_zero,
@@ -154,7 +151,7 @@ def _of_sources(metrics: Sequence[Mapping[str, Any]], key: str) -> Iterator[Plot
     for curve in OF_SOURCES:
         metric = curve.lines[""]
         lines = {n: line(metrics, f"source/{n}/{metric}", curve.scale) for n in names}
-        yield from _draw(curve, lines, key)
+        yield from draw_curve(curve, lines, key)
 
 
 def _goodput(last: Mapping[str, Any], key: str) -> Iterator[Plot]:

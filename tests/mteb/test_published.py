@@ -1,5 +1,7 @@
 """Published scores, and ours beside them."""
 
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 
@@ -59,7 +61,7 @@ def test_means_are_of_the_tasks_that_both_have():
     for mean, model in zip(table.means, JINA, strict=False):
         theirs = published.scores[model]
         expected = (theirs["STS12"] + theirs["STS13"]) / 2
-        assert mean == ("STS", model, 2, 75.0, pytest.approx(expected))
+        assert astuple(mean) == ("STS", model, 2, 75.0, pytest.approx(expected))
 
 
 def test_only_the_published_split_subset_and_measure_are_compared():

@@ -10,15 +10,10 @@ import pytest
 from jina_jax.ablate.noise import Detection
 from jina_jax.ablate.report import AblationReport, ArmReport
 from jina_jax.cli.main import main
-from jina_jax.mteb.published import (
-    COMPARISON_FILE,
-    TaskScore,
-    compare,
-    load_published,
-    write_comparison,
-)
+from jina_jax.mteb.published import COMPARISON_FILE, TaskScore, compare, load_published
 from jina_jax.report.data_section import _edges, _fates, _padded_to_longest
 from jina_jax.report.facts import read_facts, with_earlier_phases
+from jina_jax.system.atomic import write_json
 
 
 def test_runs_side_by_side(two_phases, tmp_path, capsys):
@@ -53,7 +48,7 @@ def test_scores_of_mteb_stand_beside_published_ones(two_phases, tmp_path):
     found = [TaskScore("STS", "STS12", "cosine_spearman", 61.25, None, measures)]
     (run / "mteb").mkdir()
     comparison = compare(found, ["jina-embedding-s-en-v1"])
-    write_comparison(comparison, run / "mteb" / COMPARISON_FILE)
+    write_json(run / "mteb" / COMPARISON_FILE, dataclasses.asdict(comparison))
     assert main(["report", str(run)]) == 0
     html = (run / "report" / "index.html").read_text()
     theirs = load_published().scores["jina-embedding-s-en-v1"]["STS12"]
