@@ -49,6 +49,7 @@ def together(port, rank, processes=2, timeout_s=120):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_two_processes_compute_what_one_device_does(tmp_path):
     splits = [(2, 2, 2), (1, 8, 1)]
     port = str(free_port())

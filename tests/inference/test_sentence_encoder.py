@@ -102,7 +102,7 @@ def test_a_folder_without_tokenizer_is_refused(sentence_folder, tmp_path):
 
 def test_the_real_minilm():
     folder = minilm_folder()
-    encoder = SentenceEncoder(folder)
+    encoder = SentenceEncoder(folder, mesh=make_mesh(MeshConfig(data=1)))
     assert (encoder.max_tokens, encoder.dimensions) == (256, 384)
     model = sentence_transformers.SentenceTransformer(str(folder), device="cpu")
     long = "How do whales sleep? " * 80  # 481 tokens

@@ -10,11 +10,13 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.evaluation import EmbeddingSimilarityEvaluator
 
 from jina_jax.cli.main import main
-from jina_jax.config import Suite, SuiteTask
+from jina_jax.config import MeshConfig, Suite, SuiteTask
 from jina_jax.config.files import load_suite
+from jina_jax.devices.mesh import make_mesh
 from jina_jax.errors import UserError
 from jina_jax.evaluate.reranking import mean_average_precision
-from jina_jax.mteb.model import MtebModel, open_model
+from jina_jax.inference.embedder import SentenceEncoder
+from jina_jax.mteb.model import MtebModel
 from jina_jax.mteb.published import averages
 from jina_jax.mteb.run import run_suite
 from jina_jax.mteb.tasks import suite_tasks
@@ -89,7 +91,9 @@ def minilm():
 
 @pytest.fixture(scope="module")
 def model(minilm):
-    return open_model(minilm, "tests/minilm")
+    # One copy of the weights, not one a device.
+    encoder = SentenceEncoder(minilm, mesh=make_mesh(MeshConfig(data=1)))
+    return MtebModel(encoder, "tests/minilm")
 
 
 def test_the_scores_are_those_of_sentence_transformers_and_ours(mirror, minilm, model, tmp_path):
@@ -162,14 +166,20 @@ def test_shipped_suites_are_of_tasks_that_mteb_knows(name):
     assert list(groups) == ["STS", "Reranking", "Retrieval"]
 
 
-def test_the_verb_prints_scores_and_map(mirror, minilm, tmp_path, capsys):
+def test_the_verb_prints_scores_and_map(mirror, sentence_folder, tmp_path, capsys):
     (tmp_path / "mine.py").write_text(
         "from jina_jax.config.evaluate import Suite, SuiteTask\n"
         "def get_suite():\n"
         "    return Suite('mine', {'R': (SuiteTask('AskUbuntuDupQuestions'),)})\n"
     )
-    args = [f"--suite={tmp_path / 'mine.py'}", f"--mirror={mirror}", f"--output={tmp_path / 'out'}"]
-    assert main(["mteb", str(minilm), *args]) == 0
+    verb = [
+        "mteb",
+        str(sentence_folder),
+        f"--suite={tmp_path / 'mine.py'}",
+        f"--mirror={mirror}",
+        f"--output={tmp_path / 'out'}",
+    ]
+    assert main(verb) == 0
     printed = capsys.readouterr().out
     assert "MAP@10" in printed and "AskUbuntuDupQuestions" in printed and "average" in printed
     table = json.loads((tmp_path / "out" / "comparison.json").read_text())
@@ -178,13 +188,13 @@ def test_the_verb_prints_scores_and_map(mirror, minilm, tmp_path, capsys):
     assert row["published"]["all-MiniLM-L6-v2"] == 63.48  # On the whole task.
     for value in (row["ours"], 63.48, row["ours"] - 63.48):
         assert f"{value:.2f}" in printed
-    assert main(["mteb", str(minilm), *args, "--compare", "gtr-t5-base", "sentence-t5-xl"]) == 0
+    assert main([*verb, "--compare", "gtr-t5-base", "sentence-t5-xl"]) == 0
     printed = capsys.readouterr().out
     assert "60.86" in printed and "62.86" in printed and "63.48" not in printed
     assert "mean average precision over all passages" in printed
-    assert main(["mteb", str(minilm), *args, "--compare"]) == 0
+    assert main([*verb, "--compare"]) == 0
     assert "published" not in capsys.readouterr().out
-    assert main(["mteb", str(minilm), *args, "--compare", "gpt"]) == 2
+    assert main([*verb, "--compare", "gpt"]) == 2
     assert "no published scores of 'gpt'; there are jina-emb" in capsys.readouterr().err
 
 
