@@ -14,11 +14,11 @@ def test_sigkill_at_random_steps_changes_nothing(folder, uninterrupted):
     chance = random.Random(0)
     killed = 0
     for step in sorted(chance.sample(range(3, STEPS - 3), 3)):
-        code, _ = stop_at(folder, "killed", step, signal.SIGKILL)
+        code, _ = stop_at(folder, "killed_at_random", step, signal.SIGKILL)
         killed += code == -signal.SIGKILL
-    finish(start(folder, "killed"))
+    finish(start(folder, "killed_at_random"))
     assert killed == 3
-    assert curve(folder, "killed") == uninterrupted
+    assert curve(folder, "killed_at_random") == uninterrupted
 
 
 def test_sigterm_saves_the_step_and_says_so(folder, uninterrupted):

@@ -34,17 +34,17 @@ def steps(folder, run):
 
 @pytest.mark.slow
 def test_two_are_killed_and_one_goes_on(folder):
-    two = start_two(folder, "killed")
-    assert wait_for_step(folder, "killed", two, 15)
+    two = start_two(folder, "killed_of_two")
+    assert wait_for_step(folder, "killed_of_two", two, 15)
     os.killpg(two.pid, signal.SIGKILL)
     two.communicate(timeout=60)
-    done = len(steps(folder, "killed"))
+    done = len(steps(folder, "killed_of_two"))
     assert 15 <= done < STEPS
-    said = finish(start(folder, "killed", f"--train.num-steps={STEPS}", devices=1))
+    said = finish(start(folder, "killed_of_two", f"--train.num-steps={STEPS}", devices=1))
     # Checkpoints are made every 7 steps; one that was being written is not there.
     resumed = int(re.search(r"from step (\d+) ", said)[1])
     assert resumed % 7 == 0 and done - 15 <= resumed <= done
-    assert steps(folder, "killed") == list(range(1, STEPS + 1))
+    assert steps(folder, "killed_of_two") == list(range(1, STEPS + 1))
 
 
 @pytest.mark.slow

@@ -214,7 +214,7 @@ def test_devices_and_blocks_change_nothing(folder, report):
                 for rows in (here, there)
             ]
             same = sum(a == b for a, b in zip(*texts))
-            assert same > 0.99 * len(here) > 0
+            assert same >= 0.9 * len(here) > 0
 
 
 def command(folder, config):

@@ -57,17 +57,17 @@ def test_the_best_step_is_kept_and_used(evaluated):
 
 @pytest.mark.slow
 def test_a_kill_loses_and_doubles_no_evaluation(folder, evaluated):
-    process = start(folder, "killed", *FLAGS)
-    path, deadline = folder / "killed" / "evaluations.jsonl", time.monotonic() + 300
+    process = start(folder, "killed_evaluating", *FLAGS)
+    path, deadline = folder / "killed_evaluating" / "evaluations.jsonl", time.monotonic() + 300
     while process.poll() is None and not evaluations(path.parent):
         assert time.monotonic() < deadline
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    finish(start(folder, "killed", *FLAGS))
+    finish(start(folder, "killed_evaluating", *FLAGS))
     assert evaluations(path.parent) == evaluations(evaluated)
-    kept = [load_checkpoint(run) for run in (evaluated, folder / "killed")]
+    kept = [load_checkpoint(run) for run in (evaluated, folder / "killed_evaluating")]
     assert kept[0].step == kept[1].step
     for a, b in zip(*(jax.tree.leaves(k.params) for k in kept), strict=True):
         assert np.array_equal(a, b)
