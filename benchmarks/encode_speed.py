@@ -60,7 +60,7 @@ def _random_t5(corpus: list[str], work: Path) -> Path:
 
     from jina_jax.config import T5Config, TokenizerConfig
     from jina_jax.export.huggingface import export_huggingface
-    from jina_jax.model.t5 import init_params
+    from jina_jax.model.encoder import init_params
     from jina_jax.text.tokenizer import build_tokenizer
 
     (work / "tokenizer").mkdir()
@@ -99,11 +99,10 @@ def _timed(options: Options, encode: Callable[[list[str]], np.ndarray]) -> dict[
 
 
 def _ours(options: Options) -> dict[str, float]:
-    from jina_jax.inference.embedder import Embedder, SentenceEncoder
+    from jina_jax.inference.embedder import Embedder
 
     model = options.work / "model"
-    encoder = SentenceEncoder(model) if options.encoder == "minilm" else Embedder.load(model)
-    return _timed(options, encoder.encode)
+    return _timed(options, Embedder.load(model).encode)
 
 
 def _sentence_transformers(options: Options) -> dict[str, float]:

@@ -85,7 +85,7 @@ def measured(options: Options, model: str, seed: int) -> dict[str, float]:
         (source,) = load_manifest(config.data_path).sources
         task = load_task("docs", config.data_path / str(source.eval_path))
         found = {}
-        for dim in (*options.dims, config.model.d_model):
+        for dim in (*options.dims, config.model.dimensions):
             embedder = Embedder.load(config.run_path, truncate_dim=dim)
             ranking = rank_by_embedding(task, embedder, 10)
             found[str(dim)] = 100 * score(task, ranking, 10)["ndcg@10"]

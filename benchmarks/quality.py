@@ -80,7 +80,7 @@ def write_start(options: Options, work: Path, seed: int) -> None:
     import jax.numpy as jnp
 
     from jina_jax.export.huggingface import export_huggingface
-    from jina_jax.model.t5 import init_params
+    from jina_jax.model.encoder import init_params
     from jina_jax.train.step import learning_rate_schedule
 
     config = run_config(options, work, seed)
@@ -148,7 +148,7 @@ def measured(options: Options, work: Path, seed: int, prepare_s: float) -> dict[
     """Trains and scores both sides with one seed."""
     from jina_jax.inference.embedder import Embedder
     from jina_jax.inference.model_folder import read_encoder
-    from jina_jax.model.t5 import from_huggingface
+    from jina_jax.model.encoder import from_huggingface
 
     write_start(options, work, seed)
     config = run_config(options, work, seed)

@@ -94,7 +94,7 @@ def _prepare(options: Options, work: Path) -> None:
 
     from jina_jax.config import T5Config, TokenizerConfig
     from jina_jax.export.huggingface import export_huggingface
-    from jina_jax.model.t5 import init_params
+    from jina_jax.model.encoder import init_params
     from jina_jax.sources.pydocs import read_pydocs
     from jina_jax.text.tokenizer import build_tokenizer
     from jina_jax.types import Pair
@@ -145,7 +145,7 @@ def _ours(options: Options, work: Path) -> Figures:
     from jina_jax.devices.mesh import make_mesh, replicated
     from jina_jax.feed.batch import pack_batch
     from jina_jax.inference.model_folder import read_encoder
-    from jina_jax.model.t5 import from_huggingface
+    from jina_jax.model.encoder import from_huggingface
     from jina_jax.shards.array_record import decode_records, encode_record
     from jina_jax.text.identity import text_hash
     from jina_jax.text.tokenizer import load_tokenizer

@@ -1,4 +1,4 @@
-"""torch's BERT with the same weights as ours, at a tiny shape."""
+"""torch's BERT and its kin with the same weights as ours, at a tiny shape."""
 
 import torch
 import transformers
@@ -18,8 +18,9 @@ def torch_bert(cls, config: BertConfig, *, weight_std: float = 0.2, **kwargs):
     all but uniform: each would hide a mistake.
     """
     torch.manual_seed(0)
-    fields = {k: v for k, v in vars(config).items() if k != "compute_dtype"}
-    model = cls(transformers.BertConfig(**fields, **kwargs))
+    fields = {k: v for k, v in vars(config).items() if k not in ("compute_dtype", "model_type")}
+    kind = type(cls.config_class()) if cls.config_class else transformers.BertConfig
+    model = cls(kind(**fields, **kwargs))
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "LayerNorm.weight" in name:

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from jina_jax.config import BertConfig, T5Config, TokenizerConfig
 from jina_jax.export.huggingface import export_huggingface
-from jina_jax.model.t5 import init_params
+from jina_jax.model.encoder import init_params
 from jina_jax.text.tokenizer import build_tokenizer
 from tests.bert_oracle import torch_bert
 from tests.random_texts import WORDS, texts

@@ -25,11 +25,11 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from jina_jax.checkpoint.state import TrainState
-from jina_jax.config import FeedConfig, T5Config
+from jina_jax.config import FeedConfig, ModelConfig, Pooling, PoolingConfig
 from jina_jax.config.files import RUN_FILE, read_section
 from jina_jax.errors import SaveFailed, UserError
+from jina_jax.model.encoder import init_params
 from jina_jax.model.huggingface import check_shape
-from jina_jax.model.t5 import init_params
 from jina_jax.system.atomic import sync
 from jina_jax.system.hashing import damage, seal
 from jina_jax.system.terminal import say
@@ -283,7 +283,8 @@ class Trained(NamedTuple):
     """What a run's checkpoint holds of the model."""
 
     params: Any
-    config: T5Config
+    config: ModelConfig
+    pooling: Pooling
     max_tokens: int
     """Tokens of the longest text that training could see."""
     step: int
@@ -306,7 +307,8 @@ def load_checkpoint(run_path: Path) -> Trained:
     if not config_path.is_file():
         raise UserError(f"{run_path} holds no trained model: run `jina-jax train` first")
     # Only these parts, so that a run of another version is read as long as they are the same.
-    model = read_section(run_path, "model", T5Config)
+    model: ModelConfig = read_section(run_path, "model", ModelConfig)
+    pooling = read_section(run_path, "pooling", PoolingConfig, PoolingConfig())
     feed = read_section(run_path, "feed", FeedConfig)
     check_shape(dataclasses.asdict(model), config_path)
     config, max_tokens = model, max(feed.query_tokens, feed.positive_tokens)
@@ -314,4 +316,4 @@ def load_checkpoint(run_path: Path) -> Trained:
     place_at = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place_at), like)
     checkpoints, step = open_for_reading(run_path / BEST_FOLDER, run_path / "checkpoints")
-    return Trained(checkpoints.restore_params(step, like), config, max_tokens, step)
+    return Trained(checkpoints.restore_params(step, like), config, pooling.mode, max_tokens, step)

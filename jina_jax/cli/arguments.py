@@ -46,6 +46,11 @@ def parse(
             f"{', '.join(config_names())}. For example: jina-jax {verb} {example}"
         )
     config = load(names[0]) if names else empty
+    if isinstance(config, RunConfig) and isinstance(config.model, str):
+        # Of the model's room, and so of jax, only where a folder is to be read.
+        from jina_jax.inference.initial import with_named_model
+
+        config = with_named_model(config)
     _refuse_fullwidth(args)
     return tyro.cli(
         parsed,
@@ -53,6 +58,8 @@ def parse(
         description=inspect.cleandoc(text),
         default=default(config),
         args=list(args[len(names) :]),
+        # Of a model the family is that of the config.
+        config=(tyro.conf.AvoidSubcommands,),
     )
 
 

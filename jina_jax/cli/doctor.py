@@ -53,6 +53,7 @@ def _of(what: str, full: bool) -> Checks:
         return
     from jina_jax.config.files import RUN_FILE, load_phases
     from jina_jax.doctor.run import model_checks, prepared_checks, run_checks
+    from jina_jax.inference.initial import with_named_model
     from jina_jax.inference.model_folder import has_weights
     from jina_jax.shards.manifest import MANIFEST_FILE
 
@@ -68,7 +69,7 @@ def _of(what: str, full: bool) -> Checks:
         )
     else:
         try:
-            phases = load_phases(what)
+            phases = [with_named_model(config) for config in load_phases(what)]
         except UserError as error:
             if not folder.is_dir():
                 raise

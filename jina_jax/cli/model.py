@@ -74,7 +74,7 @@ def import_model(
 
     config = import_folder(model, run)
     print(
-        f"imported: {run} ({config.model.num_layers} layers, {config.model.d_model} dimensions, "
+        f"imported: {run} ({config.model.layers} layers, {config.model.dimensions} dimensions, "
         f"texts of up to {config.feed.query_tokens} tokens)"
     )
 

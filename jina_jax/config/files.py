@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from jina_jax.config.ablate import Ablation
 from jina_jax.config.evaluate import Suite
 from jina_jax.config.fields import field_problems, leaves
+from jina_jax.config.model import T5Config
 from jina_jax.config.run import DataConfig, RunConfig
 from jina_jax.errors import UserError
 from jina_jax.system.untrusted import from_json, read_json
@@ -198,7 +199,10 @@ def load_phases(name_or_path: str) -> tuple[RunConfig, ...]:
             f"them for phases"
         )
     for config in phases:
-        if problems := field_problems(config):
+        # A model that is named is read later, where folders are known.
+        is_named = isinstance(config.model, str)
+        shaped = dataclasses.replace(config, model=T5Config()) if is_named else config
+        if problems := field_problems(shaped):
             raise UserError(f"{name_or_path} cannot be used:\n  " + "\n  ".join(problems))
     return _chained(name_or_path, phases)
 
@@ -232,17 +236,20 @@ def read_run(run_path: Path) -> RunConfig:
     return dataclasses.replace(config, workdir=str(run_path.absolute()))
 
 
-def read_section(run_path: Path, name: str, kind: type[_T]) -> _T:
+def read_section(run_path: Path, name: str, kind: Any, default: Any = None) -> Any:
     """A section of the configuration that lies in a run folder, whatever the others hold.
 
     Args:
       run_path: the folder.
       name: of the section.
-      kind: its dataclass.
+      kind: its dataclass, or a union of several.
+      default: of a section that earlier versions did not write.
     Raises: UserError naming the field that is wrong, or that this version doesn't know.
     """
     path = run_path / RUN_FILE
     values = read_json(path, finite=False)
+    if name not in values and default is not None:
+        return default
     if name not in values:
         raise UserError(f"{path} has no section {name!r}: it is no configuration of a run")
     return _typed(kind, values[name], path, f"{name}.")
@@ -315,6 +322,18 @@ def unchangeable_fields(config: Any) -> dict[str, Any]:
         for path, field, value in leaves(config)
         if not field.metadata.get("changeable")
     }
+
+
+def with_defaults(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a run as an earlier version saved them, with those that came since.
+
+    Args:
+      saved: of `unchangeable_fields`.
+      now: the same of a configuration of today; of what it has and `saved` has not, the default
+        is what that version did.
+    """
+    defaults = unchangeable_fields(RunConfig(name=""))
+    return {k: v for k, v in defaults.items() if k in now} | saved
 
 
 def difference(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -1,11 +1,27 @@
-"""Shapes of encoders."""
+"""Shapes of encoders: one class for each family, with the fields of its `config.json`.
+
+Every class gives the same few properties, so that nothing else asks which family it is.
+"""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Lt
+from pydantic import Discriminator, Tag
 
-from jina_jax.config.fields import PositiveInt
+from jina_jax.config.fields import NonNegativeInt, PositiveInt
+
+_Rate = Annotated[float, Ge(0), Lt(1)]
+Pooling = Literal["mean", "cls", "lasttoken"]
+"""From the hidden states of a text to its embedding: their mean, the first or the last."""
+
+
+@dataclass(frozen=True)
+class PoolingConfig:
+    """From hidden states to an embedding, which is always scaled to length 1."""
+
+    mode: Pooling = "mean"
+    """Mean over the tokens of a text, or the hidden state of its first or last token."""
 
 
 @dataclass(frozen=True)
@@ -20,25 +36,110 @@ class T5Config:
     num_heads: PositiveInt = 8
     relative_attention_num_buckets: int = 32
     relative_attention_max_distance: int = 128
-    dropout_rate: Annotated[float, Ge(0), Lt(1)] = 0.1
+    dropout_rate: _Rate = 0.1
     layer_norm_epsilon: float = 1e-6
     feed_forward_proj: Literal["relu", "gated-gelu"] = "relu"
     """`relu` is T5 v1.0, `gated-gelu` is T5 v1.1."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Matrix products run in this dtype; parameters, norms, softmax and loss stay float32."""
 
+    @property
+    def dimensions(self) -> int:
+        """Of a hidden state."""
+        return self.d_model
+
+    @property
+    def heads(self) -> int:
+        """Of the attention."""
+        return self.num_heads
+
+    @property
+    def head_dimensions(self) -> int:
+        """Of a query or key of one head."""
+        return self.d_kv
+
+    @property
+    def layers(self) -> int:
+        """Blocks that follow each other."""
+        return self.num_layers
+
+    @property
+    def max_positions(self) -> int | None:
+        """Tokens of the longest text; None where positions are relative."""
+        return None
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether training draws any."""
+        return self.dropout_rate > 0
+
 
 @dataclass(frozen=True)
 class BertConfig:
-    """Shape of a BERT encoder (Devlin et al. 2019), in the names of Hugging Face's `BertConfig`."""
+    """Shape of a BERT (Devlin et al. 2019), RoBERTa (Liu et al. 2019) or XLM-R (Conneau et al.
+    2020) encoder, in the names of Hugging Face's `BertConfig`.
+    """
 
+    model_type: Literal["bert", "roberta", "xlm-roberta"] = "bert"
     vocab_size: PositiveInt = 30522
-    hidden_size: int = 384
-    num_hidden_layers: int = 6
-    num_attention_heads: int = 12
-    intermediate_size: int = 1536
-    max_position_embeddings: int = 512
-    type_vocab_size: int = 2
+    hidden_size: PositiveInt = 384
+    num_hidden_layers: PositiveInt = 6
+    num_attention_heads: PositiveInt = 12
+    intermediate_size: PositiveInt = 1536
+    max_position_embeddings: PositiveInt = 512
+    type_vocab_size: PositiveInt = 2
+    pad_token_id: NonNegativeInt = 0
+    """RoBERTa and XLM-R number positions from the one after it."""
+    hidden_dropout_prob: _Rate = 0.1
+    attention_probs_dropout_prob: _Rate = 0.1
     layer_norm_eps: float = 1e-12
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Matrix products run in this dtype; parameters, norms and softmax stay float32."""
+    """Matrix products run in this dtype; parameters, norms, softmax and loss stay float32."""
+
+    @property
+    def dimensions(self) -> int:
+        """Of a hidden state."""
+        return self.hidden_size
+
+    @property
+    def heads(self) -> int:
+        """Of the attention."""
+        return self.num_attention_heads
+
+    @property
+    def head_dimensions(self) -> int:
+        """Of a query or key of one head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def layers(self) -> int:
+        """Blocks that follow each other."""
+        return self.num_hidden_layers
+
+    @property
+    def first_position(self) -> int:
+        """Number of the position of a text's first token."""
+        return 0 if self.model_type == "bert" else self.pad_token_id + 1
+
+    @property
+    def max_positions(self) -> int | None:
+        """Tokens of the longest text."""
+        return self.max_position_embeddings - self.first_position
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether training draws any."""
+        return max(self.hidden_dropout_prob, self.attention_probs_dropout_prob) > 0
+
+
+def _family(value: Any) -> str:
+    """Which class a value or its JSON object is of: T5's has no `model_type`."""
+    if isinstance(value, dict):
+        return "bert" if "model_type" in value else "t5"
+    return "bert" if isinstance(value, BertConfig) else "t5"
+
+
+ModelConfig = Annotated[
+    Annotated[T5Config, Tag("t5")] | Annotated[BertConfig, Tag("bert")], Discriminator(_family)
+]
+"""The shape of an encoder of any family."""

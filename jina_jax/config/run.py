@@ -29,17 +29,18 @@ from jina_jax.config.filters import (
 )
 from jina_jax.config.loss import LossConfig
 from jina_jax.config.mine import MineConfig
-from jina_jax.config.model import T5Config
+from jina_jax.config.model import ModelConfig, PoolingConfig, T5Config
 from jina_jax.config.negation import NegationConfig
 from jina_jax.config.source import MixtureConfig, SourceConfig
 
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """The SentencePiece vocabulary."""
+    """From texts to token ids."""
 
     source: str = "google-t5/t5-small"
-    """A `spiece.model` file, a folder that holds one, a Hugging Face id, or `train`."""
+    """A `spiece.model` file, a folder that holds one or a `tokenizer.json`, a Hugging Face id, or
+    `train`."""
     vocab_size: int = 8000
     """Pieces to learn when `source` is `train` (unigram; pad 0, eos 1, unk 2)."""
     train_texts: int = 1_000_000
@@ -181,8 +182,8 @@ class TrainConfig:
     seed: int = 0
     """Seed of initial weights, dropout and batch order."""
     initial_weights: str = ""
-    """A run folder (its newest checkpoint), an exported or other Hugging Face `T5EncoderModel`
-    folder, or an id (safetensors); empty starts at random. Optimizer and step start anew."""
+    """A run folder (its newest checkpoint), an exported or other Hugging Face folder, or an id
+    (safetensors); empty starts at random. Optimizer and step start anew."""
     grad_cache_rows: NonNegativeInt = 0
     """Rows encoded at once with their activations, over all devices; their gradients add up to
     those of the whole batch (GradCache), for a second encoding. 0 encodes the batch at once."""
@@ -230,7 +231,10 @@ class RunConfig:
     data: DataConfig = DataConfig()
     feed: FeedConfig = FeedConfig()
     mixture: MixtureConfig = MixtureConfig()
-    model: T5Config = T5Config()
+    model: ModelConfig = T5Config()
+    """Shape of the encoder; in a config file also a folder or an id of the Hugging Face hub, such
+    as "intfloat/e5-base-v2", from which everything then starts."""
+    pooling: PoolingConfig = PoolingConfig()
     mesh: MeshConfig = MeshConfig()
     distributed: DistributedConfig = DistributedConfig()
     loss: LossConfig = LossConfig()

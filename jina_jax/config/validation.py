@@ -12,6 +12,7 @@ from jina_jax.config.fields import field_problems, leaves
 from jina_jax.config.filters import filter_problems
 from jina_jax.config.loss import loss_problems
 from jina_jax.config.mine import mine_problems
+from jina_jax.config.model import ModelConfig
 from jina_jax.config.negation import negation_problems
 from jina_jax.config.run import RunConfig, SourceConfig
 from jina_jax.config.source import mixture_problems
@@ -58,6 +59,13 @@ def _feed_problems(config: RunConfig) -> Iterator[str]:
     longest = max(feed.query_tokens, feed.positive_tokens)
     if longest > feed.row_tokens:
         yield f"a text of {longest} tokens does not fit feed.row_tokens={feed.row_tokens}"
+    positions = config.model.max_positions
+    for name in ("query_tokens", "positive_tokens"):
+        if positions is not None and getattr(feed, name) > positions:
+            yield (
+                f"feed.{name}={getattr(feed, name)} is more than the {positions} positions that "
+                f"the model has; lower it"
+            )
     if longest > config.data.max_text_tokens:
         yield (
             f"feed wants texts of {longest} tokens but data.max_text_tokens="
@@ -79,7 +87,7 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
     if config.train.attention == "cudnn":
         yield from _cudnn_problems(config)
     yield from loss_problems(
-        config.loss, model.d_model, [s.name for s in config.data.sources if not s.negative_field]
+        config.loss, model.dimensions, [s.name for s in config.data.sources if not s.negative_field]
     )
     if optim.optimizer == "adafactor" and optim.moment_dtype != "float32":
         yield "optim.moment_dtype=bfloat16: adafactor keeps no first moment; leave it at float32"
@@ -112,12 +120,20 @@ def _cudnn_problems(config: RunConfig) -> Iterator[str]:
     model, why = config.model, "train.attention=cudnn"
     if model.compute_dtype != "bfloat16":
         yield f"{why} computes in bfloat16: set model.compute_dtype to it, or use xla"
-    if model.dropout_rate > 0:
-        yield f"{why} has no dropout: set model.dropout_rate to 0, or use xla"
-    if model.d_kv % 8 or model.d_kv > 128:
-        yield f"{why} takes heads of 8, 16, ... 128, and model.d_kv={model.d_kv}; use xla"
+    if model.has_dropout:
+        yield f"{why} has no dropout: set {_dropout_fields(model)} to 0, or use xla"
+    if model.head_dimensions % 8 or model.head_dimensions > 128:
+        yield (
+            f"{why} takes heads of 8, 16, ... 128, and the model's are of {model.head_dimensions}; "
+            f"use xla"
+        )
     if config.feed.row_tokens % 2:
         yield f"{why} takes rows of an even length, and feed.row_tokens={config.feed.row_tokens}"
+
+
+def _dropout_fields(model: ModelConfig) -> str:
+    names = [field.name for field in dataclasses.fields(model) if "dropout" in field.name]
+    return " and ".join(f"model.{name}" for name in names)
 
 
 def _distributed_problems(config: RunConfig) -> Iterator[str]:

@@ -63,7 +63,7 @@ def remedies(config: RunConfig, devices: int, slices: int = 1) -> Iterator[tuple
     if not config.train.scan_layers or config.train.remat != "full":
         yield changed("train", scan_layers=True, remat="full")
     reach = devices // slices // config.mesh.tensor
-    divisors = [n for n in range(1, reach + 1) if not reach % n and not config.model.d_model % n]
+    divisors = [n for n in range(1, reach + 1) if not reach % n and not config.model.dimensions % n]
     for fsdp in (8, max(divisors)):
         if fsdp in divisors and fsdp > config.mesh.fsdp:
             yield changed("mesh", fsdp=fsdp)

@@ -17,22 +17,13 @@ from jax.experimental import mesh_utils
 from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jina_jax.config import MeshConfig, RunConfig
+from jina_jax.config import MeshConfig, ModelConfig, RunConfig
 from jina_jax.errors import UserError, multiples_near
+from jina_jax.model.encoder import family_of
 
 DATA, FSDP, TENSOR = AXES = ("data", "fsdp", "tensor")
 ROWS = (DATA, FSDP)
 """The axes that divide the rows of a batch."""
-
-_PARAMETERS = {
-    "embedding_VD": PartitionSpec(TENSOR, FSDP),
-    "position_bias/table": PartitionSpec(None, TENSOR),
-    "*/attention/[qkv]/kernel": PartitionSpec(FSDP, TENSOR),
-    "*/attention/o/kernel": PartitionSpec(TENSOR, FSDP),
-    "*/feed_forward/wi*/kernel": PartitionSpec(FSDP, TENSOR),
-    "*/feed_forward/wo/kernel": PartitionSpec(TENSOR, FSDP),
-}
-"""Path of a parameter → the axes that divide it. The others, which are norms, are everywhere."""
 
 
 def make_mesh(
@@ -103,19 +94,23 @@ def split_first_axis(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(ROWS))
 
 
-def param_shardings(params: Any, mesh: Mesh) -> Any:
-    """Sharding of the parameters of a T5 encoder.
+def param_shardings(params: Any, mesh: Mesh, model: ModelConfig) -> Any:
+    """Sharding of the parameters of an encoder.
 
     Args:
-      params: of `model.t5.init_params`, as arrays or as shapes.
+      params: of `model.encoder.init_params`, as arrays or as shapes.
       mesh: one that `check_divides` has passed.
+      model: shape of the encoder, whose family says how a matrix is divided. Vectors, which are
+        norms and biases, are everywhere.
     Returns: a pytree like `params`.
     """
+    rules = family_of(model).shardings
 
-    def of(path: Any, _: Any) -> NamedSharding:
+    def of(path: Any, leaf: Any) -> NamedSharding:
         name = jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
-        specs = (spec for rule, spec in _PARAMETERS.items() if fnmatch.fnmatchcase(name, rule))
-        return NamedSharding(mesh, next(specs, PartitionSpec()))
+        specs = [spec for rule, spec in rules.items() if fnmatch.fnmatchcase(name, rule)]
+        assert specs or leaf.ndim < 2, f"no rule says how the matrix {name} is divided"
+        return NamedSharding(mesh, specs[0] if specs else PartitionSpec())
 
     return jax.tree_util.tree_map_with_path(of, params)
 
@@ -147,7 +142,7 @@ def check_divides(config: RunConfig, mesh: Mesh) -> None:
             f"train.attention=cudnn needs NVIDIA GPUs, and the mesh is of "
             f"{mesh.devices.flat[0].device_kind} devices; use train.attention=xla"
         )
-    model, feed = config.model, config.feed
+    feed = config.feed
     rows = math.prod(mesh.shape[axis] for axis in ROWS)
     sizes = {
         "feed.global_batch_size": (feed.global_batch_size, mesh.size, "devices"),
@@ -155,10 +150,9 @@ def check_divides(config: RunConfig, mesh: Mesh) -> None:
         "train.grad_cache_rows": (
             config.train.grad_cache_rows, rows, "devices of mesh.data · mesh.fsdp",
         ),
-        "model.d_model": (model.d_model, mesh.shape[FSDP], "devices of mesh.fsdp"),
-        "model.num_heads": (model.num_heads, mesh.shape[TENSOR], "devices of mesh.tensor"),
-        "model.d_ff": (model.d_ff, mesh.shape[TENSOR], "devices of mesh.tensor"),
-        "model.vocab_size": (model.vocab_size, mesh.shape[TENSOR], "devices of mesh.tensor"),
+    } | {
+        f"model.{name}": (getattr(config.model, name), mesh.shape[axis], f"devices of mesh.{axis}")
+        for name, axis in family_of(config.model).divided.items()
     }  # fmt: skip
     for name, (value, divisor, of) in sizes.items():
         if value % divisor:

@@ -9,8 +9,8 @@ from jina_jax.config.files import difference
 from jina_jax.config.validation import check_credentials, validate
 from jina_jax.doctor.machine import Check, Checks, Verdict, folder_checks, guarded
 from jina_jax.errors import UserError
-from jina_jax.inference.model_folder import check_sentence_folder, read_encoder
-from jina_jax.model.t5 import from_huggingface, parameter_count
+from jina_jax.inference.model_folder import read_encoder, read_sentence_config
+from jina_jax.model.encoder import from_huggingface, parameter_count
 from jina_jax.shards.array_record import ShardSet
 from jina_jax.shards.manifest import (
     MANIFEST_FILE,
@@ -247,12 +247,12 @@ def model_checks(folder: Path) -> Checks:
 
 
 def _model(folder: Path) -> Checks:
-    max_tokens = check_sentence_folder(folder)
+    max_tokens = read_sentence_config(folder).max_tokens
     shape, tensors = read_encoder(folder)
     from_huggingface(tensors, shape)
     yield Check(
         "model", "ok",
-        f"{shape.num_layers} layers, {shape.d_model} dimensions, texts of {max_tokens} tokens",
+        f"{shape.layers} layers, {shape.dimensions} dimensions, texts of {max_tokens} tokens",
     )  # fmt: skip
     check_ids(load_tokenizer(folder), shape.vocab_size, folder)
     yield Check("tokenizer of the model", "ok", os.fspath(folder / TOKENIZER_FILE))

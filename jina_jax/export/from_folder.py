@@ -1,4 +1,4 @@
-"""The `import` verb: a Hugging Face or sentence-transformers folder of a T5 as a run."""
+"""The `import` verb: a Hugging Face or sentence-transformers folder as a run."""
 
 import base64
 import re
@@ -12,6 +12,8 @@ from jina_jax.checkpoint.checkpoints import Checkpoints
 from jina_jax.config import (
     DataConfig,
     FeedConfig,
+    ModelConfig,
+    PoolingConfig,
     RunConfig,
     T5Config,
     TokenizerConfig,
@@ -20,13 +22,12 @@ from jina_jax.config import (
 from jina_jax.config.files import to_json
 from jina_jax.errors import UserError
 from jina_jax.inference.model_folder import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    check_sentence_folder,
+    SentenceModel,
     find_folder,
     read_encoder,
+    read_sentence_config,
 )
-from jina_jax.model.t5 import from_huggingface
+from jina_jax.model.encoder import from_huggingface
 from jina_jax.system.atomic import atomic_folder, write_atomically
 from jina_jax.system.untrusted import inner_path, objects_within, read_json
 from jina_jax.text.tokenizer import (
@@ -37,29 +38,23 @@ from jina_jax.text.tokenizer import (
     load_tokenizer,
 )
 
-_FETCHED = (
-    CONFIG_FILE, WEIGHTS_FILE, "model.safetensors.index.json", "model-*.safetensors",
-    SPIECE_FILE, TOKENIZER_FILE, "modules.json", "sentence_bert_config.json",
-    "tokenizer_config.json", "*/config.json",
-)  # fmt: skip
-
 
 def import_folder(path_or_id: str, run_path: Path) -> RunConfig:
     """Writes a run folder with the model as its checkpoint of step 0.
 
     Args:
-      path_or_id: a folder, or an id of the Hugging Face hub: a T5 encoder, alone or as the first
-        module of a sentence-transformers folder, with mean pooling.
+      path_or_id: a folder, or an id of the Hugging Face hub: an encoder, alone or as the first
+        module of a sentence-transformers folder.
       run_path: folder to make; it appears whole or not at all.
     Returns: the configuration of the run.
     Raises: UserError when the folder is no such model, or `run_path` is there already.
     """
     if run_path.exists():
         raise UserError(f"{run_path} is there already; name a folder that isn't, or remove it")
-    folder = find_folder(path_or_id, _FETCHED)
-    max_tokens = check_sentence_folder(folder)
+    folder = find_folder(path_or_id)
+    model = read_sentence_config(folder)
     shape, tensors = read_encoder(folder)
-    config = _run_config(path_or_id, run_path, shape, max_tokens)
+    config = _run_config(path_or_id, run_path, model)
     with atomic_folder(run_path) as partial:
         (partial / "tokenizer").mkdir()
         _write_tokenizer(folder, partial / "tokenizer", shape)
@@ -70,7 +65,8 @@ def import_folder(path_or_id: str, run_path: Path) -> RunConfig:
     return config
 
 
-def _run_config(name: str, run_path: Path, shape: T5Config, max_tokens: int) -> RunConfig:
+def _run_config(name: str, run_path: Path, model: SentenceModel) -> RunConfig:
+    max_tokens = model.max_tokens
     run_name = re.sub(r"[^A-Za-z0-9_.-]+", "-", run_path.name).strip("-.") or "imported"
     return RunConfig(
         name=run_name,
@@ -80,13 +76,18 @@ def _run_config(name: str, run_path: Path, shape: T5Config, max_tokens: int) -> 
             max_text_tokens=max_tokens,
         ),
         feed=FeedConfig(query_tokens=max_tokens, positive_tokens=max_tokens, row_tokens=max_tokens),
-        model=shape,
+        model=model.config,
+        pooling=PoolingConfig(model.pooling),
         train=TrainConfig(initial_weights=name),
     )
 
 
-def _write_tokenizer(folder: Path, out_dir: Path, shape: T5Config) -> None:
-    """`spiece.model` as it is, or made from `tokenizer.json`, which transformers 5 writes alone."""
+def _write_tokenizer(folder: Path, out_dir: Path, shape: ModelConfig) -> None:
+    """The tokenizer as it is; a T5's with the `spiece.model` that transformers 5 doesn't write."""
+    if not isinstance(shape, T5Config):
+        build_tokenizer(TokenizerConfig(source=str(folder)), None, out_dir)
+        check_ids(load_tokenizer(out_dir), shape.vocab_size, folder)
+        return
     if (folder / SPIECE_FILE).is_file():
         source = inner_path(folder, SPIECE_FILE)
     elif (folder / TOKENIZER_FILE).is_file():

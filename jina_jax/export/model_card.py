@@ -9,7 +9,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from jina_jax.checkpoint.checkpoints import Trained
 from jina_jax.config import LossConfig, RunConfig
-from jina_jax.model.t5 import parameter_count
+from jina_jax.model.encoder import parameter_count
 from jina_jax.shards.manifest import SourceSummary
 
 

@@ -12,10 +12,10 @@ import numpy as np
 from flax import nnx
 from tokenizers import Tokenizer
 
-from jina_jax.config import T5Config
+from jina_jax.config import ModelConfig, Pooling, T5Config
 from jina_jax.errors import UserError
-from jina_jax.model.pooling import mean_pool
-from jina_jax.model.t5 import apply
+from jina_jax.model.encoder import apply
+from jina_jax.model.pooling import pool
 
 ONNX_FOLDER, ONNX_FILE = "onnx", "model.onnx"
 ONNX_DATA = f"{ONNX_FILE}.data"
@@ -24,7 +24,7 @@ _LARGEST_DIFFERENCE = 1e-5
 _PROTOBUF_BYTES = 2**31 - 2**26
 
 
-def write_onnx(folder: Path, config: T5Config) -> None:
+def write_onnx(folder: Path, config: ModelConfig, pooling: Pooling) -> None:
     """Adds `onnx/model.onnx` to an exported folder.
 
     Inputs are input_ids and attention_mask, int64 [batch, tokens]; outputs last_hidden_state,
@@ -34,20 +34,22 @@ def write_onnx(folder: Path, config: T5Config) -> None:
     Args:
       folder: as written by `export_huggingface`.
       config: shape of the encoder.
+      pooling: of the hidden states of a text.
     Raises: UserError when a package that this takes is missing.
     """
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
         import torch
-        from transformers import T5EncoderModel
+        from transformers import AutoModel, T5EncoderModel
     except ImportError as error:
         raise UserError(f'export.onnx needs {error.name}: pip install "jina-jax[onnx]"') from error
 
     class _Encoder(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.encoder = T5EncoderModel.from_pretrained(
+            kind = T5EncoderModel if isinstance(config, T5Config) else AutoModel
+            self.encoder = kind.from_pretrained(
                 folder, local_files_only=True, attn_implementation="eager"
             ).eval()
 
@@ -58,8 +60,14 @@ def write_onnx(folder: Path, config: T5Config) -> None:
                 input_ids=input_ids, attention_mask=attention_mask
             ).last_hidden_state
             mask = attention_mask[..., None].to(hidden.dtype)
-            mean = (hidden * mask).sum(1) / mask.sum(1)
-            return hidden, torch.nn.functional.normalize(mean, dim=-1)
+            if pooling == "mean":
+                pooled = (hidden * mask).sum(1) / mask.sum(1)
+            elif pooling == "cls":
+                pooled = hidden[:, 0]
+            else:
+                last = (attention_mask.sum(1) - 1)[:, None, None].expand(-1, 1, hidden.shape[-1])
+                pooled = hidden.gather(1, last)[:, 0]
+            return hidden, torch.nn.functional.normalize(pooled, dim=-1)
 
     path = folder / ONNX_FOLDER / ONNX_FILE
     path.parent.mkdir()
@@ -81,7 +89,12 @@ def write_onnx(folder: Path, config: T5Config) -> None:
 
 
 def verify_onnx(
-    folder: Path, params: nnx.State, config: T5Config, tokenizer: Tokenizer, texts: Sequence[str]
+    folder: Path,
+    params: nnx.State,
+    config: ModelConfig,
+    pooling: Pooling,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
 ) -> float:
     """Runs the graph at two batch sizes and lengths, and compares it with `params`.
 
@@ -89,6 +102,7 @@ def verify_onnx(
       folder: with what `write_onnx` wrote.
       params: what was exported.
       config: their shape.
+      pooling: of the hidden states of a text.
       tokenizer: cuts texts; padding is set here.
       texts: at least two.
     Returns: the largest absolute difference of an embedding's coordinate, at most 1e-5.
@@ -107,7 +121,7 @@ def verify_onnx(
         (theirs_ND,) = session.run(
             ["sentence_embedding"], {"input_ids": ids_NL, "attention_mask": mask_NL}
         )
-        ours_ND = np.asarray(embed(config, params, ids_NL, mask_NL))
+        ours_ND = np.asarray(embed(config, pooling, params, ids_NL, mask_NL))
         largest = max(largest, float(np.abs(theirs_ND - ours_ND).max()))
     # Written so that NaN fails too.
     if not largest <= _LARGEST_DIFFERENCE:
@@ -118,10 +132,14 @@ def verify_onnx(
     return largest
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=(0, 1))
 def embed(
-    config: T5Config, params: nnx.State, ids_NL: np.ndarray, mask_NL: np.ndarray
+    config: ModelConfig,
+    pooling: Pooling,
+    params: nnx.State,
+    ids_NL: np.ndarray,
+    mask_NL: np.ndarray,
 ) -> jax.Array:
     """Unit vectors [N, D] of padded texts, as the exported folder and its graph must give them."""
     ids, mask = jnp.asarray(ids_NL, jnp.int32), jnp.asarray(mask_NL, jnp.int32)
-    return mean_pool(apply(config, params, ids, mask), mask, 1)[:, 0]
+    return pool(apply(config, params, ids, mask), mask, 1, pooling)[:, 0]

@@ -34,12 +34,12 @@ def export(config: RunConfig) -> Path:
     trained = load_checkpoint(config.run_path)
     export_huggingface(
         trained.params, trained.config, config.run_path / "tokenizer", config.export_path,
-        max_tokens=trained.max_tokens,
+        pooling=trained.pooling, max_tokens=trained.max_tokens,
         card=render_card(config, trained, sources, list(_scores(config))),
         onnx=config.export.onnx,
     )  # fmt: skip
     texts = _some_texts(config.data_path, sources)
-    verify_export(config.export_path, trained.params, trained.config, texts)
+    verify_export(config.export_path, trained.params, trained.config, texts, trained.pooling)
     if config.export.push_to:
         push(config.export_path, config.export.push_to, private=config.export.private)
     return config.export_path

@@ -1,5 +1,6 @@
-"""The parameters that a run starts from."""
+"""What a run starts from: the model that its config names, and its parameters."""
 
+import dataclasses
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,48 @@ import jax
 from jax.sharding import Mesh
 
 from jina_jax.checkpoint.checkpoints import is_run, load_checkpoint
-from jina_jax.config import RunConfig, T5Config
+from jina_jax.config import ModelConfig, PoolingConfig, RunConfig, TokenizerConfig
 from jina_jax.config.files import difference
 from jina_jax.devices.mesh import param_shardings, put
 from jina_jax.errors import UserError
-from jina_jax.inference.model_folder import read_encoder
-from jina_jax.model.t5 import from_huggingface, init_params
+from jina_jax.inference.model_folder import find_folder, read_encoder, read_sentence_config
+from jina_jax.model.encoder import from_huggingface, init_params
+
+
+def with_named_model(config: RunConfig) -> RunConfig:
+    """A configuration whose `model` is a folder or an id, with what that folder says in its place.
+
+    Shape, weights, tokenizer, pooling and the longest text come from there. Fields that the config
+    has set to something else than their defaults stay as they are.
+
+    Args:
+      config: as a config file gives it; any whose model is a shape is given back as it is.
+    Raises: UserError when the folder cannot be found, or is of no model that is known here.
+    """
+    name = config.model
+    if not isinstance(name, str):
+        return config
+    found = read_sentence_config(find_folder(name))
+    data, feed, longest = config.data, config.feed, found.max_tokens
+    source = name if data.tokenizer == TokenizerConfig() else data.tokenizer.source
+    is_default = config.pooling == PoolingConfig()
+    replace = dataclasses.replace
+    return replace(
+        config,
+        model=found.config,
+        pooling=PoolingConfig(found.pooling) if is_default else config.pooling,
+        data=replace(
+            data,
+            tokenizer=replace(data.tokenizer, source=source),
+            max_text_tokens=min(data.max_text_tokens, longest),
+        ),
+        feed=replace(
+            feed,
+            query_tokens=min(feed.query_tokens, longest),
+            positive_tokens=min(feed.positive_tokens, longest),
+        ),
+        train=replace(config.train, initial_weights=config.train.initial_weights or name),
+    )
 
 
 def initial_params(config: RunConfig, mesh: Mesh) -> Any:
@@ -25,11 +62,13 @@ def initial_params(config: RunConfig, mesh: Mesh) -> Any:
     Raises: UserError when the folder is of another shape than `config.model`.
     """
     draw, key = partial(init_params, config.model), jax.random.key(config.train.seed)
-    shardings = param_shardings(jax.eval_shape(draw, key), mesh)
+    shardings = param_shardings(jax.eval_shape(draw, key), mesh, config.model)
     if not config.train.initial_weights:
         return jax.jit(draw, out_shardings=shardings)(key)
     shape, params = _read(config)
-    free = {"dropout_rate", "compute_dtype"}
+    free = {
+        "dropout_rate", "hidden_dropout_prob", "attention_probs_dropout_prob", "compute_dtype",
+    }  # fmt: skip
     wanted, found = (
         {k: v for k, v in vars(c).items() if k not in free} for c in (config.model, shape)
     )
@@ -42,7 +81,7 @@ def initial_params(config: RunConfig, mesh: Mesh) -> Any:
     return put(params, shardings)
 
 
-def _read(config: RunConfig) -> tuple[T5Config, Any]:
+def _read(config: RunConfig) -> tuple[ModelConfig, Any]:
     """Shape and parameters of a run's newest checkpoint, or of a Hugging Face model."""
     folder = Path(config.train.initial_weights).expanduser()
     if is_run(folder):

@@ -3,27 +3,31 @@
 Of a folder only JSON, safetensors and the vocabulary are read, and nothing is executed.
 """
 
-import dataclasses
 import hashlib
 import math
 import os
 import re
 import struct
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
-import jax
 import ml_dtypes  # noqa: F401  Importing it teaches NumPy the dtype bfloat16.
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
-from jina_jax.config import BertConfig, T5Config
+from jina_jax.config import ModelConfig, Pooling
 from jina_jax.errors import UserError
-from jina_jax.model import bert, t5
+from jina_jax.model.encoder import config_from_huggingface, family_of
 from jina_jax.system.hashing import file_sha256
 from jina_jax.system.untrusted import inner_path, parse_json, read_json, refuse_code
-from jina_jax.text.tokenizer import TOKENIZER_FILE, check_ids, read_tokenizer
+from jina_jax.text.tokenizer import (
+    SPIECE_FILE,
+    TOKENIZER_EXTRAS,
+    TOKENIZER_FILE,
+    check_ids,
+    read_tokenizer,
+)
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -34,8 +38,11 @@ POOLING_FILE = f"1_Pooling/{CONFIG_FILE}"
 LONGEST_TOKENS = 512
 """Of a text, where a folder doesn't say."""
 # Nothing that could run code on loading is ever fetched or opened.
-_FETCHED = (CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE, "model-*.safetensors")
-_FETCHED_BERT = (*_FETCHED, TOKENIZER_FILE, LIMITS_FILE, POOLING_FILE)
+_FETCHED = (
+    CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE, "model-*.safetensors", SPIECE_FILE, TOKENIZER_FILE,
+    *TOKENIZER_EXTRAS, MODULES_FILE, LIMITS_FILE, "config_sentence_transformers.json",
+    f"*/{CONFIG_FILE}",
+)  # fmt: skip
 _PICKLES = ("*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
 _FLOATS = ("F32", "F16", "BF16", "F64")
 _MAX_HEADER_BYTES = 16 << 20
@@ -44,18 +51,22 @@ _LONGEST_STORED = 65535
 _MODULE_CHAINS = (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
 
 
-def read_encoder(path_or_id: str | Path) -> tuple[T5Config, dict[str, np.ndarray]]:
-    """Reads `config.json` and the safetensors of a T5 encoder.
+def read_encoder(path_or_id: str | Path) -> tuple[ModelConfig, dict[str, np.ndarray]]:
+    """Reads `config.json` and the safetensors of an encoder of any family.
 
     Args:
-      path_or_id: a local folder, or an id of the Hugging Face hub such as `google-t5/t5-small`.
+      path_or_id: a local folder, or an id of the Hugging Face hub such as `intfloat/e5-base-v2`.
     Returns: the shape, and name → float32 array; float16 and bfloat16 are widened.
     Raises: UserError when the folder or id cannot be found or fetched, holds no safetensors, is
-      damaged, or is not a T5.
+      damaged, or is of no family that is known here.
     """
     folder = find_folder(path_or_id)
-    shape = t5.config_from_huggingface(read_config(folder))
-    return shape, read_tensors(folder, ignored_prefixes=t5.IGNORED_PREFIXES)
+    config = config_from_huggingface(read_config(folder))
+    # Old files store a range of positions as if it were a weight.
+    tensors = read_tensors(
+        folder, ignored=("position_ids",), ignored_prefixes=family_of(config).ignored
+    )
+    return config, tensors
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -92,12 +103,11 @@ def read_tensors(
     return tensors
 
 
-def find_folder(path_or_id: str | Path, fetched: tuple[str, ...] = _FETCHED) -> Path:
+def find_folder(path_or_id: str | Path) -> Path:
     """The local folder of a model, fetched from the Hugging Face hub when it is an id.
 
     Args:
       path_or_id: a local folder, or an id such as `google-t5/t5-small`.
-      fetched: names or globs of the files to fetch; never one that could run code.
     Raises: UserError when it is neither, or cannot be fetched.
     """
     path_or_id = str(path_or_id)
@@ -112,7 +122,7 @@ def find_folder(path_or_id: str | Path, fetched: tuple[str, ...] = _FETCHED) -> 
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(path_or_id, allow_patterns=list(fetched)))
+        return Path(snapshot_download(path_or_id, allow_patterns=list(_FETCHED)))
     except Exception as error:  # Offline, unknown id, no permission: each has its own class.
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(
@@ -212,19 +222,32 @@ def _check_types(slices: dict[str, Any], path: Path) -> None:
         )
 
 
-def check_sentence_folder(folder: Path) -> int:
-    """Refuses a folder whose embeddings are something else than the mean over the tokens.
+class SentenceModel(NamedTuple):
+    """What a folder says of its embeddings."""
+
+    config: ModelConfig
+    pooling: Pooling
+    max_tokens: int
+    """Of the longest text."""
+
+
+def read_sentence_config(folder: Path) -> SentenceModel:
+    """How a folder's model turns a text into an embedding; its weights are not read.
 
     Args:
       folder: of a transformers or sentence-transformers model.
-    Returns: the longest text in tokens.
-    Raises: UserError for other modules or poolings, for code of the model's own, or a damaged file.
+    Raises: UserError for modules or poolings that are not known here, for code of the model's own,
+      a damaged file, or a limit beyond the model's positions.
     """
+    config = config_from_huggingface(read_config(folder))
+    pooling: Pooling = "mean"
     if (folder / MODULES_FILE).is_file():
         modules = read_json(inner_path(folder, MODULES_FILE), kind=list)
-        pooling = _pooling_folder(folder / MODULES_FILE, modules)
-        check_pooling(inner_path(folder, f"{pooling}/{CONFIG_FILE}"))
-    return _max_tokens(folder)
+        name = f"{_pooling_folder(folder / MODULES_FILE, modules)}/{CONFIG_FILE}"
+        pooling = read_pooling(inner_path(folder, name))
+    elif (folder / POOLING_FILE).is_file():
+        pooling = read_pooling(inner_path(folder, POOLING_FILE))
+    return SentenceModel(config, pooling, _max_tokens(folder, config.max_positions))
 
 
 def _pooling_folder(path: Path, modules: list[Any]) -> str:
@@ -241,7 +264,7 @@ def _pooling_folder(path: Path, modules: list[Any]) -> str:
     if kinds not in _MODULE_CHAINS:
         raise UserError(
             f"{path} has the modules {', '.join(kinds)[:200] or 'of none'}; the encoder here is a "
-            f"Transformer with mean Pooling and Normalize, and nothing behind them"
+            f"Transformer with Pooling and Normalize, and nothing behind them"
         )
     first, pooling = (str(module.get("path", "")) for module in modules[:2])
     if first not in ("", "."):
@@ -252,29 +275,33 @@ def _pooling_folder(path: Path, modules: list[Any]) -> str:
     return pooling
 
 
-def check_pooling(path: Path) -> None:
-    """Refuses another pooling than the mean.
+def read_pooling(path: Path) -> Pooling:
+    """How the hidden states of a text become one vector.
 
     Args:
       path: the `config.json` of a Pooling module.
-    Raises: UserError.
+    Raises: UserError for one that isn't known here.
     """
     config = read_json(path)
     refuse_code(path, config)
     # sentence-transformers 6 writes the mode as a word, earlier ones as flags.
     modes = {k.removeprefix("pooling_mode_") for k, v in config.items() if v is True}
-    modes = {mode for mode in modes if mode.endswith("_tokens") or mode.endswith("_token")}
+    modes = {mode for mode in modes if mode.endswith("_tokens") or mode.endswith("token")}
     if "pooling_mode" in config:
-        modes.add(f"{str(config['pooling_mode']).removesuffix('_tokens')}_tokens"[:200])
-    if modes != {"mean_tokens"}:
+        modes.add(str(config["pooling_mode"])[:200])
+    modes = {mode.removesuffix("_tokens").removesuffix("_token") for mode in modes}
+    if len(modes) != 1 or not modes <= set(get_args(Pooling)):
         raise UserError(
-            f"{path} pools by {' and '.join(sorted(modes)) or 'nothing'}; the encoder here pools "
-            f"by the mean over the tokens"
+            f"{path} pools by {' and '.join(sorted(modes)) or 'nothing'}; the poolings here are "
+            f"{', '.join(get_args(Pooling))}, one at a time"
         )
+    mode: Pooling = modes.pop()
+    return mode
 
 
-def _max_tokens(folder: Path) -> int:
+def _max_tokens(folder: Path, positions: int | None) -> int:
     """Where old and newer versions of sentence-transformers say it."""
+    longest = positions or _LONGEST_STORED
     for file, name in {
         LIMITS_FILE: "max_seq_length",
         "tokenizer_config.json": "model_max_length",
@@ -283,42 +310,29 @@ def _max_tokens(folder: Path) -> int:
             continue
         values = read_json(inner_path(folder, file))
         refuse_code(folder / file, values)
+        value = values.get(name)
+        is_limit = file == LIMITS_FILE and value is not None and positions is not None
+        if is_limit and (type(value) is not int or not 2 < value <= longest):
+            raise UserError(
+                f"{folder / file}: {name}={value!r:.200}, expected a number in 3..{longest}, the "
+                f"positions that the model has"
+            )
         # transformers writes 1e30 where there is no bound.
-        if type(values.get(name)) is int and 1 < values[name] <= _LONGEST_STORED:
-            return int(values[name])
-    return LONGEST_TOKENS
+        if type(value) is int and 1 < value <= _LONGEST_STORED:
+            return min(value, longest)
+    return min(LONGEST_TOKENS, longest)
 
 
-class BertFolder(NamedTuple):
-    """What a folder holds."""
+def read_folder_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer:
+    """The tokenizer of a model's folder; it neither cuts nor pads.
 
-    folder: Path
-    config: BertConfig
-    tensors: dict[str, np.ndarray]
-    tokenizer: Tokenizer
-    """Neither cuts nor pads."""
-    sha256: str
-    """As `model_sha256` gives it."""
-
-
-def read_bert(path_or_id: str | Path) -> BertFolder:
-    """Reads a BERT folder, fetched from the Hugging Face hub when `path_or_id` is an id.
-
-    Computes in bfloat16 where there is an accelerator, and in float32 on CPU.
-
-    Raises: UserError when it cannot be found, is damaged or is no BERT.
+    Raises: UserError when it is missing, or has ids that the model has no embedding for.
     """
-    folder = find_folder(path_or_id, _FETCHED_BERT)
-    config = bert.config_from_huggingface(read_config(folder))
-    if jax.default_backend() != "cpu":
-        config = dataclasses.replace(config, compute_dtype="bfloat16")
     if not (folder / TOKENIZER_FILE).is_file():
         raise UserError(f"{folder} holds no {TOKENIZER_FILE}: save its fast tokenizer there")
     tokenizer = read_tokenizer(folder, TOKENIZER_FILE)
     check_ids(tokenizer, config.vocab_size, folder)
-    # Old files store a range of positions as if it were a weight.
-    tensors = read_tensors(folder, ignored=("position_ids",))
-    return BertFolder(folder, config, tensors, tokenizer, _files_sha256(folder))
+    return tokenizer
 
 
 def model_sha256(path_or_id: str | Path) -> str:
@@ -326,32 +340,12 @@ def model_sha256(path_or_id: str | Path) -> str:
 
     Raises: UserError when it cannot be found.
     """
-    return _files_sha256(find_folder(path_or_id, _FETCHED_BERT))
-
-
-def _files_sha256(folder: Path) -> str:
+    folder = find_folder(path_or_id)
     digest = hashlib.sha256()
     names = [CONFIG_FILE, TOKENIZER_FILE]
     names += [name for name in (LIMITS_FILE, POOLING_FILE) if (folder / name).is_file()]
     for path in (*(inner_path(folder, name) for name in names), *weight_files(folder)):
         if not path.is_file():
-            raise UserError(f"{folder} holds no {path.name}: it is no folder of a BERT model")
+            raise UserError(f"{folder} holds no {path.name}: it is no folder of a model")
         digest.update(bytes.fromhex(file_sha256(path)))
     return digest.hexdigest()
-
-
-def bert_max_tokens(files: BertFolder) -> int:
-    """The longest text of a sentence encoder.
-
-    Raises: UserError when its folder says more than it has positions for, or no number.
-    """
-    limits, value = inner_path(files.folder, LIMITS_FILE), None
-    if limits.is_file():
-        value = (values := read_json(limits)).get("max_seq_length")
-        refuse_code(limits, values)
-    longest = files.config.max_position_embeddings
-    if value is None:
-        return min(LONGEST_TOKENS, longest)
-    if type(value) is not int or not 2 < value <= longest:
-        raise UserError(f"{limits}: max_seq_length={value!r}, expected a number in 3..{longest}")
-    return value

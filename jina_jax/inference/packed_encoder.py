@@ -10,11 +10,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jina_jax.config import BertConfig
 from jina_jax.devices.mesh import on_host, put, replicated, split_first_axis
 from jina_jax.feed.packing import fill, place
 
-_SHORTEST_BERT_ROW = 64
+_SHORTEST_ROW = 64
 _TOKENS_PER_SLOT = 4
 
 T = TypeVar("T")
@@ -178,28 +177,20 @@ def _one_ahead(items: Iterator[Tokens]) -> Iterator[Tokens]:
             yield item
 
 
-def row_lengths(shortest: int, longest: int) -> list[int]:
-    """Doubles from `shortest` until `longest` fits: 128, 256, 512 for 128 and 300."""
-    lengths = [shortest]
-    while lengths[-1] < longest:
-        lengths.append(lengths[-1] * 2)
-    return lengths
+def row_shapes(max_tokens: int, batch_rows: int) -> list[RowShape]:
+    """The rows that an encoder is compiled for.
 
-
-def bert_row_shapes(max_tokens: int, config: BertConfig, batch_tokens: int) -> list[RowShape]:
-    """The rows that a BERT is compiled for.
+    Most texts are far shorter than the limit; with short rows attention sees little but them.
 
     Args:
       max_tokens: of the longest text.
-      config: rows are no longer than its positions.
-      batch_tokens: positions of a batch.
+      batch_rows: of a batch.
+    Example: rows of 64, 128 and 256 tokens for texts of up to 200.
     """
-    # Most texts are far shorter than the limit; with short rows attention sees little but them.
-    lengths = row_lengths(_SHORTEST_BERT_ROW, max_tokens)
-    return [
-        RowShape(n, max(n // _TOKENS_PER_SLOT, 1), max(batch_tokens // n, 1))
-        for n in sorted({min(length, config.max_position_embeddings) for length in lengths})
-    ]
+    lengths = [_SHORTEST_ROW]
+    while lengths[-1] < max_tokens:
+        lengths.append(lengths[-1] * 2)
+    return [RowShape(n, n // _TOKENS_PER_SLOT, batch_rows) for n in lengths]
 
 
 def _result(

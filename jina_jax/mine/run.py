@@ -90,7 +90,8 @@ def mine(config: RunConfig, *, progress: bool = True) -> MineReport:
     options = {k: v for k, v in vars(config.mine).items() if k != "output_dir"}
     embedder = Embedder(
         trained.params, trained.config, load_tokenizer(config.run_path / "tokenizer"),
-        max_tokens=trained.max_tokens, batch_rows=config.evaluate.batch_rows,
+        pooling=trained.pooling, max_tokens=trained.max_tokens,
+        batch_rows=config.evaluate.batch_rows,
     )  # fmt: skip
     report = MineReport(
         "", options, trained.step, embedder.identity(),

@@ -113,6 +113,11 @@ class WeightDropout(NamedTuple):
     key: DropoutKey
     rate: float
 
+    @classmethod
+    def of(cls, key: DropoutKey | None, rate: float) -> "WeightDropout | None":
+        """None where nothing is dropped."""
+        return None if key is None or rate == 0 else cls(key, rate)
+
     def __call__(self, weights_RHLL: Array) -> Array:
         """Drops weights of the rows of the key."""
         return dropout(weights_RHLL, self.key, Site.ATTENTION_WEIGHTS, self.rate)
@@ -184,7 +189,7 @@ def attend_cudnn(
     k_RLHK: Float[Array, "R L H K"],
     v_RLHK: Float[Array, "R L H K"],
     mask_RLL: Bool[Array, "R L L"],
-    bias_HLL: Float[Array, "H L L"],
+    bias_HLL: Float[Array, "H L L"] | None = None,
     implementation: Literal["cudnn", "xla"] = "cudnn",
 ) -> Float[Array, "R L H K"]:
     """`attend` by cuDNN's fused kernel on NVIDIA GPUs, which never writes the scores.
@@ -203,6 +208,23 @@ def attend_cudnn(
     """
     return jax.nn.dot_product_attention(
         q_RLHK, k_RLHK, v_RLHK,
-        bias=bias_HLL[None].astype(q_RLHK.dtype), mask=mask_RLL[:, None], scale=1.0,
-        implementation=implementation,
+        bias=None if bias_HLL is None else bias_HLL[None].astype(q_RLHK.dtype),
+        mask=mask_RLL[:, None], scale=1.0, implementation=implementation,
     )  # fmt: skip
+
+
+def attend_with(
+    kernel: Kernel,
+    q_RLHK: Float[Array, "R L H K"],
+    k_RLHK: Float[Array, "R L H K"],
+    v_RLHK: Float[Array, "R L H K"],
+    mask_RLL: Bool[Array, "R L L"],
+    bias_HLL: Float[Array, "H L L"] | None = None,
+    drop: WeightDropout | None = None,
+) -> Float[Array, "R L H K"]:
+    """`attend` by one of its kernels; weights are dropped by `at_once` alone."""
+    if kernel == "at_once":
+        return attend(q_RLHK, k_RLHK, v_RLHK, mask_RLL, bias_HLL, drop)
+    assert drop is None, f"attention {kernel} draws no dropout"
+    chosen = attend_cudnn if kernel == "cudnn" else attend_by_row
+    return chosen(q_RLHK, k_RLHK, v_RLHK, mask_RLL, bias_HLL)

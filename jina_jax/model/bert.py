@@ -1,9 +1,9 @@
-"""The BERT encoder (Devlin et al. 2019) for packed rows, and its one-logit classifier.
-
-Both read weights and shapes under the names of Hugging Face; no files are read here.
+"""The BERT encoder (Devlin et al. 2019) for packed rows, with its kin RoBERTa and XLM-R, and its
+one-logit classifier.
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -11,11 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from jina_jax.config import BertConfig
 from jina_jax.errors import UserError
-from jina_jax.model.attention import attend, attend_by_row, segment_mask
+from jina_jax.model.attention import Kernel, WeightDropout, attend_with, segment_mask
+from jina_jax.model.dropout import DropoutKey, Site, dropout
+from jina_jax.model.family import AT_ONCE, Execution, Family, run_layers
 from jina_jax.model.huggingface import Layout, all_layers, fill_params, read_shape
 from jina_jax.model.layers import LayerNorm, Linear, graphdef
 from jina_jax.model.pooling import first_token
@@ -43,6 +46,7 @@ class BertAttention(nnx.Module):
     def __init__(self, config: BertConfig, *, rngs: nnx.Rngs) -> None:
         d, dtype = config.hidden_size, config.compute_dtype
         self.num_heads = config.num_attention_heads
+        self.dropout_rate = config.attention_probs_dropout_prob
 
         def linear() -> Linear:
             return Linear(d, d, std=_INITIAL_STD, dtype=dtype, rngs=rngs, has_bias=True)
@@ -50,13 +54,20 @@ class BertAttention(nnx.Module):
         self.q, self.k, self.v, self.o = linear(), linear(), linear(), linear()
 
     def __call__(
-        self, x_ND: Float[Array, "N D"], mask_RLL: Bool[Array, "R L L"]
+        self,
+        x_ND: Float[Array, "N D"],
+        mask_RLL: Bool[Array, "R L L"],
+        *,
+        dropout_key: DropoutKey | None = None,
+        kernel: Kernel = "at_once",
     ) -> Float[Array, "N D"]:
         """Attends within the texts of each row.
 
         Args:
           x_ND: hidden states; N = R * L tokens, row by row.
           mask_RLL: from `segment_mask`.
+          dropout_key: the layer's key, or None for no dropout.
+          kernel: how; dropout of the weights goes with `at_once` alone.
         Returns: [N, D] in the compute dtype.
         """
         rows, length, _ = mask_RLL.shape
@@ -65,9 +76,9 @@ class BertAttention(nnx.Module):
             return projected.reshape(rows, length, self.num_heads, -1)
 
         q_RLHK = heads(self.q(x_ND))
-        mixed_RLHK = jax.lax.platform_dependent(
-            q_RLHK * q_RLHK.shape[-1] ** -0.5, heads(self.k(x_ND)), heads(self.v(x_ND)), mask_RLL,
-            cpu=attend_by_row, default=attend,
+        mixed_RLHK = attend_with(
+            kernel, q_RLHK * q_RLHK.shape[-1] ** -0.5, heads(self.k(x_ND)), heads(self.v(x_ND)),
+            mask_RLL, drop=WeightDropout.of(dropout_key, self.dropout_rate),
         )  # fmt: skip
         return self.o(mixed_RLHK.reshape(rows * length, -1))
 
@@ -77,6 +88,7 @@ class BertBlock(nnx.Module):
 
     def __init__(self, config: BertConfig, *, rngs: nnx.Rngs) -> None:
         d, f, dtype = config.hidden_size, config.intermediate_size, config.compute_dtype
+        self.dropout_rate = config.hidden_dropout_prob
         self.attention = BertAttention(config, rngs=rngs)
         self.attention_norm = LayerNorm(d, config.layer_norm_eps)
         self.wi = Linear(d, f, std=_INITIAL_STD, dtype=dtype, rngs=rngs, has_bias=True)
@@ -84,19 +96,32 @@ class BertBlock(nnx.Module):
         self.feed_forward_norm = LayerNorm(d, config.layer_norm_eps)
 
     def __call__(
-        self, x_ND: Float[Array, "N D"], mask_RLL: Bool[Array, "R L L"]
+        self,
+        x_ND: Float[Array, "N D"],
+        mask_RLL: Bool[Array, "R L L"],
+        *,
+        dropout_key: DropoutKey | None = None,
+        kernel: Kernel = "at_once",
     ) -> Float[Array, "N D"]:
-        """Maps float32 hidden states to float32 hidden states."""
-        x_ND = self.attention_norm(x_ND + self.attention(x_ND, mask_RLL))
-        h_NF = jax.nn.gelu(self.wi(x_ND), approximate=False)
-        return self.feed_forward_norm(x_ND + self.wo(h_NF))
+        """Maps float32 hidden states to float32 hidden states.
+
+        Args as for `BertAttention`.
+        """
+        attended_ND = self.attention(x_ND, mask_RLL, dropout_key=dropout_key, kernel=kernel)
+        attended_ND = dropout(attended_ND, dropout_key, Site.ATTENTION_OUTPUT, self.dropout_rate)
+        x_ND = self.attention_norm(x_ND + attended_ND)
+        mapped_ND = self.wo(jax.nn.gelu(self.wi(x_ND), approximate=False))
+        mapped_ND = dropout(mapped_ND, dropout_key, Site.FEED_FORWARD_OUTPUT, self.dropout_rate)
+        return self.feed_forward_norm(x_ND + mapped_ND)
 
 
 class BertEncoder(nnx.Module):
-    """Token ids to hidden states; without dropout, as it is not trained here."""
+    """Token ids to hidden states. Weights are drawn with deviation 0.02, as BERT's are."""
 
     def __init__(self, config: BertConfig, *, rngs: nnx.Rngs) -> None:
         d = config.hidden_size
+        self.dropout_rate, self.dtype = config.hidden_dropout_prob, config.compute_dtype
+        self.first_position = config.first_position
 
         def table(rows: int) -> nnx.Param:
             return nnx.Param(
@@ -116,6 +141,9 @@ class BertEncoder(nnx.Module):
         ids_RL: Int[Array, "R L"],
         segments_RL: Int[Array, "R L"],
         types_RL: Int[Array, "R L"] | None = None,
+        *,
+        dropout_key: DropoutKey | None = None,
+        execution: Execution = AT_ONCE,
     ) -> Float[Array, "R L D"]:
         """Encodes packed rows; texts of a row do not see each other, and each starts at position 0.
 
@@ -123,12 +151,16 @@ class BertEncoder(nnx.Module):
           ids_RL: int token ids in 0..vocab_size-1.
           segments_RL: int, 0 for padding, 1.. for the texts of a row.
           types_RL: int token types; None means type 0 everywhere.
+          dropout_key: the same key and row numbers repeat the same dropout exactly. None turns
+            dropout off.
+          execution: how the layers are run.
         Returns: float32 [R, L, D]; positions of padding hold no meaning.
         """
         rows, length = ids_RL.shape
-        assert length <= self.position_PD.shape[0], "a row is longer than the positions learnt"
+        # Only padding is further on than the longest text; its position is clipped to the last.
+        position_RL = self.first_position + segment_positions(segments_RL)
         x_RLD = jnp.take(self.word_VD[...], ids_RL, axis=0)
-        x_RLD = x_RLD + jnp.take(self.position_PD[...], segment_positions(segments_RL), axis=0)
+        x_RLD = x_RLD + jnp.take(self.position_PD[...], position_RL, axis=0, mode="clip")
         if types_RL is None:
             x_RLD = x_RLD + self.type_TD[0][None, None]
         else:
@@ -136,9 +168,16 @@ class BertEncoder(nnx.Module):
         # One axis of tokens between attentions: CPU products of two matrices are faster than
         # products with a batch axis.
         x_ND = self.embedding_norm(x_RLD.reshape(rows * length, -1))
+        outside = None if dropout_key is None else dropout_key.fold_in(len(self.blocks))
+        x_ND = execution.pin(dropout(x_ND, outside, Site.EMBEDDING, self.dropout_rate))
         mask_RLL = segment_mask(segments_RL)
-        for block in self.blocks:
-            x_ND = block(x_ND, mask_RLL)
+        x_ND = run_layers(
+            list(self.blocks), x_ND,
+            lambda block, x_ND, key: block(
+                x_ND, mask_RLL, dropout_key=key, kernel=execution.kernel
+            ),
+            dropout_key, execution, self.dtype,
+        )  # fmt: skip
         return x_ND.reshape(rows, length, -1)
 
 
@@ -158,6 +197,7 @@ class BertClassifier(nnx.Module):
         segments_RL: Int[Array, "R L"],
         types_RL: Int[Array, "R L"],
         texts_per_row: int,
+        execution: Execution = AT_ONCE,
     ) -> Float[Array, "R S"]:
         """One logit per packed text.
 
@@ -166,37 +206,18 @@ class BertClassifier(nnx.Module):
           segments_RL: int, 0 for padding, 1.. for the texts of a row.
           types_RL: int token types.
           texts_per_row: slots S of a row.
+          execution: how the layers are run.
         Returns: float32 [R, S]; a slot without tokens holds no meaning.
         """
-        hidden_RLD = self.encoder(ids_RL, segments_RL, types_RL)
+        hidden_RLD = self.encoder(ids_RL, segments_RL, types_RL, execution=execution)
         first_RSD = first_token(hidden_RLD, segments_RL, texts_per_row)
         first_ND = first_RSD.reshape(-1, first_RSD.shape[-1])
         return self.classifier(jnp.tanh(self.pooler(first_ND))).reshape(-1, texts_per_row)
 
 
-def init_params(config: BertConfig, key: jax.Array) -> nnx.State:
-    """Random float32 weights of a `BertEncoder`, drawn with deviation 0.02 from `key`."""
-    return nnx.state(BertEncoder(config, rngs=nnx.Rngs(key)), nnx.Param)
-
-
 def init_classifier_params(config: BertConfig, key: jax.Array) -> nnx.State:
     """Random float32 weights of a `BertClassifier`, drawn with deviation 0.02 from `key`."""
     return nnx.state(BertClassifier(config, rngs=nnx.Rngs(key)), nnx.Param)
-
-
-def apply(
-    config: BertConfig,
-    params: nnx.State,
-    ids_RL: Int[Array, "R L"],
-    segments_RL: Int[Array, "R L"],
-    types_RL: Int[Array, "R L"] | None = None,
-) -> Float[Array, "R L D"]:
-    """Encodes packed rows with the given weights: `BertEncoder.__call__` as a pure function.
-
-    Args beside its own: the config that `params` were made for; `params` from `init_params` or
-    `from_huggingface`.
-    """
-    return nnx.merge(graphdef(BertEncoder, config), params)(ids_RL, segments_RL, types_RL)
 
 
 def classify(
@@ -206,6 +227,7 @@ def classify(
     segments_RL: Int[Array, "R L"],
     types_RL: Int[Array, "R L"],
     texts_per_row: int,
+    execution: Execution = AT_ONCE,
 ) -> Float[Array, "R S"]:
     """One logit per packed text: `BertClassifier.__call__` as a pure function.
 
@@ -213,13 +235,14 @@ def classify(
     `init_classifier_params` or `classifier_from_huggingface`.
     """
     model = nnx.merge(graphdef(BertClassifier, config), params)
-    return model(ids_RL, segments_RL, types_RL, texts_per_row)
+    return model(ids_RL, segments_RL, types_RL, texts_per_row, execution)
 
 
 _CLASSIFIER_PREFIX = "bert."
+_PREFIXES = (_CLASSIFIER_PREFIX, "roberta.")
 # What a sentence encoder does not use, and a count of positions that old files store as weights.
-_UNUSED_PREFIXES = ("pooler.", "classifier.", "cls.", "dropout.")
-_UNUSED_SUFFIX = "embeddings.position_ids"
+_UNUSED_PREFIXES = ("pooler.", "classifier.", "cls.", "lm_head.", "dropout.")
+_UNUSED_SUFFIXES = ("embeddings.position_ids", "embeddings.token_type_ids")
 # What has to be as implemented; transformers may leave the field out.
 _REQUIRED = {
     "hidden_act": ("gelu", "gelu_python"),
@@ -227,6 +250,7 @@ _REQUIRED = {
     "is_decoder": (False,),
     "add_cross_attention": (False,),
 }
+_ARCHITECTURES = {"bert": "BertModel", "roberta": "RobertaModel", "xlm-roberta": "XLMRobertaModel"}
 
 
 _LAYER = {
@@ -268,23 +292,16 @@ def _modern(name: str) -> str:
     )
 
 
-def from_huggingface(tensors: Mapping[str, np.ndarray], config: BertConfig) -> nnx.State:
-    """Parameters of the encoder from the tensors of a `BertModel` or of a model with a head.
-
-    Args:
-      tensors: name → array, as in `model.safetensors`, with or without the prefix `bert.`; pooler
-        and heads are left out.
-      config: the shape that the tensors must have.
-    Returns: float32 parameters in host memory, in the structure of `init_params`.
-    Raises: UserError naming each missing, unexpected and mis-shaped tensor.
-    """
-    bare = {_modern(k).removeprefix(_CLASSIFIER_PREFIX): v for k, v in tensors.items()}
-    used = {
-        name: array
-        for name, array in bare.items()
-        if not name.startswith(_UNUSED_PREFIXES) and not name.endswith(_UNUSED_SUFFIX)
-    }
-    return fill_params(_layout(config), used, partial(init_params, config), "BERT encoder")
+def _used(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Those of the encoder, whatever model it is a part of: without pooler and heads."""
+    used = {}
+    for name, array in tensors.items():
+        bare = _modern(name)
+        for prefix in _PREFIXES:
+            bare = bare.removeprefix(prefix)
+        if not bare.startswith(_UNUSED_PREFIXES) and not bare.endswith(_UNUSED_SUFFIXES):
+            used[bare] = array
+    return used
 
 
 def classifier_from_huggingface(tensors: Mapping[str, np.ndarray], config: BertConfig) -> nnx.State:
@@ -301,25 +318,20 @@ def classifier_from_huggingface(tensors: Mapping[str, np.ndarray], config: BertC
     }
     layout |= _with_bias(f"{_CLASSIFIER_PREFIX}pooler.dense", "pooler")
     layout |= _with_bias("classifier", "classifier")
-    used = {_modern(k): v for k, v in tensors.items() if not k.endswith(_UNUSED_SUFFIX)}
+    used = {_modern(k): v for k, v in tensors.items() if not k.endswith(_UNUSED_SUFFIXES)}
     init = partial(init_classifier_params, config)
     return fill_params(layout, used, init, "BERT cross-encoder with one logit")
 
 
-def config_from_huggingface(config_json: Mapping[str, Any]) -> BertConfig:
+def _read_config(config_json: Mapping[str, Any]) -> BertConfig:
     """Shape of the encoder that a Hugging Face `config.json` describes.
 
     Fields that old files leave out take the defaults of `BertConfig`.
 
     Args:
       config_json: the parsed file.
-    Raises: UserError when it is not a BERT, or one that computes otherwise than implemented.
+    Raises: UserError when it computes otherwise than implemented.
     """
-    if config_json.get("model_type") != "bert":
-        raise UserError(
-            f"model_type={config_json.get('model_type')!r} in config.json, expected 'bert': "
-            "give a BERT sentence encoder or cross-encoder, such as all-MiniLM-L6-v2"
-        )
     for name, supported in _REQUIRED.items():
         value = config_json.get(name, supported[0])
         if value not in supported:
@@ -333,3 +345,42 @@ def config_from_huggingface(config_json: Mapping[str, Any]) -> BertConfig:
             f"num_attention_heads={config.num_attention_heads}"
         )
     return config
+
+
+def _write_config(config: BertConfig) -> dict[str, Any]:
+    """`config.json` of a `BertModel` or of its kin."""
+    fields = asdict(config)
+    del fields["compute_dtype"]
+    return {
+        "architectures": [_ARCHITECTURES[config.model_type]],
+        **fields,
+        "hidden_act": "gelu",
+        "position_embedding_type": "absolute",
+        "use_cache": False,
+    }
+
+
+FAMILY = Family(
+    name="BERT",
+    config=BertConfig,
+    model_types=tuple(_ARCHITECTURES),
+    encoder=BertEncoder,
+    layout=_layout,
+    used=_used,
+    ignored=(),
+    read_config=_read_config,
+    write_config=_write_config,
+    shardings={
+        # The numbers of pieces, positions and types of the published models divide by little.
+        "word_VD": PartitionSpec(None, "fsdp"),
+        "position_PD": PartitionSpec(None, "fsdp"),
+        "type_TD": PartitionSpec(None, "fsdp"),
+        "*/attention/[qkv]/kernel": PartitionSpec("fsdp", "tensor"),
+        "*/attention/o/kernel": PartitionSpec("tensor", "fsdp"),
+        "*/wi/kernel": PartitionSpec("fsdp", "tensor"),
+        "*/wo/kernel": PartitionSpec("tensor", "fsdp"),
+    },
+    divided={
+        "hidden_size": "fsdp", "num_attention_heads": "tensor", "intermediate_size": "tensor",
+    },
+)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Floating-point operations of the T5 encoder and of the contrastive loss, by formula.
+"""Floating-point operations of an encoder and of the contrastive loss, by formula.
 
 A multiplication and an addition are two operations. Only matrix products are counted: looking up
 embeddings, norms, softmax and activations are left out, as is usual for model FLOPs (Chowdhery et
@@ -6,10 +6,17 @@ al. 2022, arXiv 2204.02311, appendix B). The compiler's own count is no substitu
 body of a scan once, and recomputation as if it were progress.
 """
 
+import functools
+import math
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
-from jina_jax.config import T5Config
+import jax
+from flax import nnx
+
+from jina_jax.config import ModelConfig
+from jina_jax.model.encoder import init_params
 
 
 class Work(NamedTuple):
@@ -24,7 +31,7 @@ class Work(NamedTuple):
         return cls(rows * row_tokens, rows * row_tokens**2)
 
 
-def encoder_flops(config: T5Config, work: Work) -> int:
+def encoder_flops(config: ModelConfig, work: Work) -> int:
     """One forward pass.
 
     Args:
@@ -35,11 +42,16 @@ def encoder_flops(config: T5Config, work: Work) -> int:
     Example: d_model 512, d_ff 2048, 8 heads of 64, 6 layers at 128 tokens: 37,748,736 per token
       for the weights and 1,572,864 for attention.
     """
-    d, inner = config.d_model, config.num_heads * config.d_kv
-    into_ff = 2 if config.feed_forward_proj == "gated-gelu" else 1
-    per_token = 2 * d * (4 * inner + (into_ff + 1) * config.d_ff)
-    per_attended = 2 * 2 * inner  # the score, and the weight times the value
-    return config.num_layers * (work.tokens * per_token + work.attended * per_attended)
+    # The score, and the weight times the value.
+    per_attended = 2 * 2 * config.heads * config.head_dimensions
+    return work.tokens * 2 * _matrices(config) + work.attended * config.layers * per_attended
+
+
+@functools.lru_cache
+def _matrices(config: ModelConfig) -> int:
+    """Numbers in the matrices that a token is multiplied with."""
+    shapes = nnx.to_flat_state(jax.eval_shape(partial(init_params, config), jax.random.key(0)))
+    return sum(math.prod(leaf.shape) for path, leaf in shapes if path[-1] == "kernel")
 
 
 def similarity_flops(queries: int, keys: int, dimension: int) -> int:
@@ -66,7 +78,7 @@ class StepFlops(NamedTuple):
 
 
 def step_flops(
-    config: T5Config,
+    config: ModelConfig,
     *,
     rows: Work,
     texts: Work,
@@ -87,7 +99,7 @@ def step_flops(
         GradCache, 2 with both.
       cuts: numbers of first dimensions with a loss of their own.
     """
-    loss = 3 * similarity_flops(queries, keys, config.d_model + sum(cuts))
+    loss = 3 * similarity_flops(queries, keys, config.dimensions + sum(cuts))
     forward = encoder_flops(config, rows)
     model = 3 * forward + loss
     return StepFlops(

@@ -14,6 +14,7 @@ _C = TypeVar("_C")
 _MOST = {"num_layers": 1000, "num_hidden_layers": 1000}
 """Of what each costs time before a weight is read."""
 _MOST_OTHERS = 1 << 24
+_LEAST = {"pad_token_id": 0}
 _SHOWN_PROBLEMS = 20
 
 
@@ -125,7 +126,8 @@ def check_shape(values: Mapping[str, Any], where: object) -> None:
     """
     for name, value in values.items():
         most = _MOST.get(name, _MOST_OTHERS)
-        if type(value) is int and not 1 <= value <= most:
-            raise UserError(f"{name}={value} in {where} must lie in 1..{most}")
+        least = _LEAST.get(name, 1)
+        if type(value) is int and not least <= value <= most:
+            raise UserError(f"{name}={value} in {where} must lie in {least}..{most}")
         if isinstance(value, float) and not 0 <= value <= 1:
             raise UserError(f"{name}={value} in {where} must lie in 0..1")

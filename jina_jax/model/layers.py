@@ -81,6 +81,6 @@ class LayerNorm(nnx.Module):
 
 
 @functools.lru_cache
-def graphdef(module: type[nnx.Module], config: Any) -> nnx.GraphDef:
+def graphdef(module: Any, config: Any) -> nnx.GraphDef:
     """The structure of `module(config)`, to be merged with its parameters."""
     return nnx.graphdef(nnx.eval_shape(lambda: module(config, rngs=nnx.Rngs(0))))

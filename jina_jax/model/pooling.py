@@ -2,7 +2,58 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, Int
+from jaxtyping import Array, Bool, Float, Float32, Int
+
+from jina_jax.config import Pooling
+
+
+def pool(
+    hidden_RLD: Float[Array, "R L D"],
+    segments_RL: Int[Array, "R L"],
+    texts_per_row: int,
+    pooling: Pooling = "mean",
+) -> Float[Array, "R S D"]:
+    """One vector per text, scaled to length 1.
+
+    Args:
+      hidden_RLD: hidden states, any float dtype.
+      segments_RL: int, 0 for padding, s for the s-th text of the row, at most `texts_per_row`.
+      texts_per_row: slots S of a row.
+      pooling: `mean` over the tokens of a text, or the hidden state of its first token (`cls`) or
+        last one (`lasttoken`).
+    Returns: float32 [R, S, D]; slot s - 1 holds the text of segment s. A slot without tokens
+      holds zeros, and its gradient is zero.
+    """
+    if pooling == "mean":
+        return mean_pool(hidden_RLD, segments_RL, texts_per_row)
+    belongs_RSL = _belongs(segments_RL, texts_per_row)
+    chosen_RSD = _take_token(hidden_RLD, belongs_RSL, last=pooling == "lasttoken")
+    is_text_RS1 = belongs_RSL.any(axis=-1, keepdims=True)
+    return _unit(jnp.where(is_text_RS1, chosen_RSD.astype(jnp.float32), 0.0))
+
+
+def _belongs(segments_RL: Int[Array, "R L"], texts_per_row: int) -> Bool[Array, "R S L"]:
+    """Which positions each slot's text has."""
+    slots_S = jnp.arange(1, texts_per_row + 1, dtype=segments_RL.dtype)
+    return segments_RL[:, None, :] == slots_S[None, :, None]
+
+
+def _take_token(
+    hidden_RLD: Float[Array, "R L D"], belongs_RSL: Bool[Array, "R S L"], *, last: bool
+) -> Float[Array, "R S D"]:
+    length = belongs_RSL.shape[-1]
+    if last:
+        index_RS = length - 1 - jnp.argmax(belongs_RSL[..., ::-1], axis=-1)
+    else:
+        index_RS = jnp.argmax(belongs_RSL, axis=-1)
+    return jnp.take_along_axis(hidden_RLD, index_RS[:, :, None], axis=1)
+
+
+def _unit(x_RSD: Float32[Array, "R S D"]) -> Float32[Array, "R S D"]:
+    square_RS1 = jnp.sum(jnp.square(x_RSD), axis=-1, keepdims=True)
+    # The root of 0 has no finite gradient, so an empty slot takes the root of 1 instead.
+    is_zero_RS1 = square_RS1 == 0.0
+    return x_RSD / jnp.sqrt(jnp.where(is_zero_RS1, 1.0, square_RS1))
 
 
 def mean_pool(
@@ -18,8 +69,7 @@ def mean_pool(
       holds zeros, and its gradient is zero.
     Source: Günther et al. 2023 (arXiv 2307.11224), section 3.1.
     """
-    slots_S = jnp.arange(1, texts_per_row + 1, dtype=segments_RL.dtype)
-    belongs_RSL = (segments_RL[:, None, :] == slots_S[None, :, None]).astype(jnp.float32)
+    belongs_RSL = _belongs(segments_RL, texts_per_row).astype(jnp.float32)
     # HIGHEST: the default precision of TPU and GPU would round the hidden states.
     sum_RSD = jnp.einsum(
         "rsl,rld->rsd",
@@ -28,12 +78,7 @@ def mean_pool(
         precision=jax.lax.Precision.HIGHEST,
     )
     tokens_RS1 = belongs_RSL.sum(axis=-1, keepdims=True)
-    mean_RSD = sum_RSD / jnp.maximum(tokens_RS1, 1.0)
-    square_RS1 = jnp.sum(jnp.square(mean_RSD), axis=-1, keepdims=True)
-    # The root of 0 has no finite gradient, so an empty slot takes the root of 1 instead.
-    is_zero_RS1 = square_RS1 == 0.0
-    norm_RS1 = jnp.sqrt(jnp.where(is_zero_RS1, 1.0, square_RS1))
-    return mean_RSD / norm_RS1
+    return _unit(sum_RSD / jnp.maximum(tokens_RS1, 1.0))
 
 
 def first_dimensions(z_XD: Float32[Array, "... D"], dimensions: int) -> Float32[Array, "... E"]:
@@ -65,7 +110,4 @@ def first_token(
     Returns: [R, S, D] in the dtype of `hidden_RLD`; slot s - 1 holds the text of segment s. A slot
       without tokens holds no meaning.
     """
-    slots_S = jnp.arange(1, texts_per_row + 1, dtype=segments_RL.dtype)
-    belongs_RSL = segments_RL[:, None, :] == slots_S[None, :, None]
-    first_RS = jnp.argmax(belongs_RSL, axis=-1)
-    return jnp.take_along_axis(hidden_RLD, first_RS[:, :, None], axis=1)
+    return _take_token(hidden_RLD, _belongs(segments_RL, texts_per_row), last=False)

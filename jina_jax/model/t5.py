@@ -4,14 +4,14 @@ It reads and writes weights and shapes under the names of Hugging Face; no files
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from jina_jax.config import T5Config
@@ -20,31 +20,13 @@ from jina_jax.model.attention import (
     Kernel,
     RelativePositionBias,
     WeightDropout,
-    attend,
-    attend_by_row,
-    attend_cudnn,
+    attend_with,
     segment_mask,
 )
 from jina_jax.model.dropout import DropoutKey, Site, dropout
-from jina_jax.model.huggingface import Layout, all_layers, fill_params, read_params, read_shape
-from jina_jax.model.layers import Linear, RMSNorm, graphdef
-
-
-class Execution(NamedTuple):
-    """How the layers are run. It changes time, memory and rounding, not the function."""
-
-    scan: bool = False
-    """Compile one layer and loop over all, on parameters that are stacked in the step alone."""
-    remat: Literal["none", "dots", "full"] = "none"
-    """What the backward pass computes again instead of keeping: nothing, all but the products with
-    weights, or whole layers."""
-    kernel: Kernel = "at_once"
-    """Of the attention."""
-    pin: Callable[[Array], Array] = lambda x_ND: x_ND
-    """Maps hidden states to the same with a sharding on them, between layers."""
-
-
-AT_ONCE = Execution()
+from jina_jax.model.family import AT_ONCE, Execution, Family, run_layers
+from jina_jax.model.huggingface import Layout, all_layers, read_shape
+from jina_jax.model.layers import Linear, RMSNorm
 
 
 class SelfAttention(nnx.Module):
@@ -84,15 +66,10 @@ class SelfAttention(nnx.Module):
         def heads(projected: Array) -> Array:
             return projected.reshape(rows, length, self.num_heads, -1)
 
-        drop = None
-        if dropout_key is not None and self.dropout_rate > 0:
-            drop = WeightDropout(dropout_key, self.dropout_rate)
-        inputs = heads(self.q(x_ND)), heads(self.k(x_ND)), heads(self.v(x_ND)), mask_RLL, bias_HLL
-        if kernel == "at_once":
-            mixed_RLHK = attend(*inputs, drop)
-        else:
-            assert drop is None, f"attention {kernel} draws no dropout"
-            mixed_RLHK = (attend_cudnn if kernel == "cudnn" else attend_by_row)(*inputs)
+        mixed_RLHK = attend_with(
+            kernel, heads(self.q(x_ND)), heads(self.k(x_ND)), heads(self.v(x_ND)), mask_RLL,
+            bias_HLL, WeightDropout.of(dropout_key, self.dropout_rate),
+        )  # fmt: skip
         return self.o(mixed_RLHK.reshape(rows * length, -1))
 
 
@@ -177,7 +154,7 @@ class T5Encoder(nnx.Module):
     """
 
     def __init__(self, config: T5Config, *, rngs: nnx.Rngs) -> None:
-        self.dropout_rate = config.dropout_rate
+        self.dropout_rate, self.dtype = config.dropout_rate, config.compute_dtype
         shape = (config.vocab_size, config.d_model)
         self.embedding_VD = nnx.Param(jax.random.normal(rngs.params(), shape, jnp.float32))
         self.position_bias = RelativePositionBias(config, rngs=rngs)
@@ -211,87 +188,23 @@ class T5Encoder(nnx.Module):
         x_ND = execution.pin(dropout(x_ND, outside, Site.EMBEDDING, self.dropout_rate))
         bias_HLL = self.position_bias(length)
         mask_RLL = segment_mask(segments_RL)
-        x_ND = _run_layers(
+        x_ND = run_layers(
             list(self.blocks), x_ND,
             lambda block, x_ND, key: block(
                 x_ND, bias_HLL, mask_RLL, dropout_key=key, kernel=execution.kernel
             ),
-            dropout_key, execution,
+            dropout_key, execution, self.dtype,
         )  # fmt: skip
         x_ND = self.final_norm(x_ND)
         x_ND = dropout(x_ND, outside, Site.FINAL_NORM, self.dropout_rate)
         return x_ND.reshape(rows, length, -1)
 
 
-def _run_layers(
-    blocks: list[Block],
-    x_ND: Float[Array, "N D"],
-    run: Callable[[Block, Array, DropoutKey | None], Array],
-    dropout_key: DropoutKey | None,
-    execution: Execution,
-) -> Float[Array, "N D"]:
-    graphdef = nnx.graphdef(blocks[0])
-    params = [nnx.state(block, nnx.Param) for block in blocks]
-
-    def layer(x_ND: Array, params: nnx.State, number: Int[Array, ""]) -> Array:
-        key = None if dropout_key is None else dropout_key.fold_in(number)
-        return execution.pin(run(nnx.merge(graphdef, params), x_ND, key))
-
-    if execution.remat != "none":
-        policies = jax.checkpoint_policies
-        kept = {
-            "dots": policies.dots_with_no_batch_dims_saveable,
-            "full": policies.nothing_saveable,
-        }
-        # A loop keeps XLA from merging the second computation with the first by itself.
-        layer = jax.checkpoint(layer, policy=kept[execution.remat], prevent_cse=not execution.scan)
-    numbers = jnp.arange(len(blocks))
-    if not execution.scan:
-        for number, of_layer in zip(numbers, params, strict=True):
-            x_ND = layer(x_ND, of_layer, number)
-        return x_ND
-    # Matrices are stacked in the dtype they are multiplied in, which is half the copy.
-    dtype = blocks[0].attention.q.dtype
-    stacked = jax.tree.map(
-        lambda *xs: jnp.stack([x.astype(dtype) if x.ndim > 1 else x for x in xs]), *params
-    )
-    return jax.lax.scan(lambda x_ND, xs: (layer(x_ND, *xs), None), x_ND, (stacked, numbers))[0]
-
-
-def init_params(config: T5Config, key: jax.Array) -> nnx.State:
-    """Random weights of a T5 encoder.
-
-    Args:
-      config: shape of the model.
-      key: a key of `jax.random.key`.
-    Returns: a pytree of float32 arrays; traceable, so that `jax.jit(init_params, ...)` can place
-      them on a mesh and `jax.eval_shape` can describe them.
-    """
-    return nnx.state(T5Encoder(config, rngs=nnx.Rngs(key)), nnx.Param)
-
-
-def apply(
-    config: T5Config,
-    params: nnx.State,
-    ids_RL: Int[Array, "R L"],
-    segments_RL: Int[Array, "R L"],
-    dropout_key: DropoutKey | None = None,
-    execution: Execution = AT_ONCE,
-) -> Float[Array, "R L D"]:
-    """Encodes packed rows with the given weights: `T5Encoder.__call__` as a pure function.
-
-    Args beside its own: the config that `params` were made for; `params` from `init_params` or
-    `from_huggingface`.
-    """
-    encoder = nnx.merge(graphdef(T5Encoder, config), params)
-    return encoder(ids_RL, segments_RL, dropout_key=dropout_key, execution=execution)
-
-
 # transformers writes the embedding under the first name; conversions of encoders alone also use
 # the second.
 _EMBEDDING = "shared.weight"
 _EMBEDDING_ALIAS = "encoder.embed_tokens.weight"
-IGNORED_PREFIXES = ("decoder.", "lm_head.")
+_OTHER_HALF = ("decoder.", "lm_head.")
 """Of the other half of a full T5 checkpoint."""
 _FEED_FORWARDS = ("relu", "gated-gelu")
 
@@ -321,7 +234,7 @@ def _layout(config: T5Config) -> Layout:
 
 def _one_embedding(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The tensors with the embedding under its first name, and without a decoder."""
-    kept = {k: v for k, v in tensors.items() if not k.startswith(IGNORED_PREFIXES)}
+    kept = {k: v for k, v in tensors.items() if not k.startswith(_OTHER_HALF)}
     alias = kept.pop(_EMBEDDING_ALIAS, None)
     if alias is not None and not np.array_equal(kept.setdefault(_EMBEDDING, alias), alias):
         raise UserError(
@@ -331,60 +244,16 @@ def _one_embedding(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return kept
 
 
-def from_huggingface(tensors: Mapping[str, np.ndarray], config: T5Config) -> nnx.State:
-    """Parameters from the tensors of a `T5EncoderModel` or a full T5 checkpoint.
-
-    Args:
-      tensors: name → array, as in `model.safetensors`; any float dtype. The embedding may be
-        called `shared.weight` or `encoder.embed_tokens.weight`; `decoder.*` and `lm_head.*` are
-        left out.
-      config: the shape that the tensors must have.
-    Returns: float32 parameters in host memory, in the structure of `init_params`.
-    Raises: UserError naming each missing, unexpected and mis-shaped tensor.
-    """
-    return fill_params(
-        _layout(config), _one_embedding(tensors), partial(init_params, config), "T5 encoder"
-    )
-
-
-def to_huggingface(params: nnx.State, config: T5Config) -> dict[str, np.ndarray]:
-    """The tensors of a `T5EncoderModel`, as transformers 4 and 5 write and read them.
-
-    Args:
-      params: from `init_params`, training or `from_huggingface`.
-      config: the shape of `params`.
-    Returns: name → C-contiguous float32 array on the host.
-    """
-    return read_params(_layout(config), params)
-
-
-def parameter_count(config: T5Config) -> int:
-    """Numbers in the weights: embedding, position bias, blocks and final norm.
-
-    Example: 35,330,816 for T5-small and 109,628,544 for T5-base.
-    """
-    d, f, inner = config.d_model, config.d_ff, config.num_heads * config.d_kv
-    feed_forward_matrices = 3 if config.feed_forward_proj == "gated-gelu" else 2
-    block = 4 * d * inner + feed_forward_matrices * d * f + 2 * d
-    bias = config.relative_attention_num_buckets * config.num_heads
-    return config.vocab_size * d + bias + config.num_layers * block + d
-
-
-def config_from_huggingface(config_json: Mapping[str, Any]) -> T5Config:
+def _read_config(config_json: Mapping[str, Any]) -> T5Config:
     """Shape of the encoder that a Hugging Face `config.json` describes.
 
     Fields that old files leave out take T5's defaults, which are those of `T5Config`.
 
     Args:
       config_json: the parsed file.
-    Raises: UserError when it is not a T5, has a feed-forward other than `relu` and `gated-gelu`,
-      or holds a value of the wrong type.
+    Raises: UserError when it has a feed-forward other than `relu` and `gated-gelu`, or holds a
+      value of the wrong type.
     """
-    if config_json.get("model_type") != "t5":
-        raise UserError(
-            f"model_type={config_json.get('model_type')!r} in config.json, expected 't5': "
-            "give a T5 or T5EncoderModel checkpoint"
-        )
     feed_forward = config_json.get("feed_forward_proj", "relu")
     if feed_forward not in _FEED_FORWARDS:
         raise UserError(
@@ -402,8 +271,8 @@ def config_from_huggingface(config_json: Mapping[str, Any]) -> T5Config:
     return config
 
 
-def config_to_huggingface(config: T5Config) -> dict[str, Any]:
-    """`config.json` of a `T5EncoderModel`, for transformers 4 and 5."""
+def _write_config(config: T5Config) -> dict[str, Any]:
+    """`config.json` of a `T5EncoderModel`."""
     fields = dataclasses.asdict(config)
     del fields["compute_dtype"]
     return {
@@ -416,6 +285,26 @@ def config_to_huggingface(config: T5Config) -> dict[str, Any]:
         "pad_token_id": 0,
         "eos_token_id": 1,
         "decoder_start_token_id": 0,
-        # transformers 4 reads this name; 5 reads it too, though it writes `dtype`.
-        "torch_dtype": "float32",
     }
+
+
+FAMILY = Family(
+    name="T5",
+    config=T5Config,
+    model_types=("t5",),
+    encoder=T5Encoder,
+    layout=_layout,
+    used=_one_embedding,
+    ignored=_OTHER_HALF,
+    read_config=_read_config,
+    write_config=_write_config,
+    shardings={
+        "embedding_VD": PartitionSpec("tensor", "fsdp"),
+        "position_bias/table": PartitionSpec(None, "tensor"),
+        "*/attention/[qkv]/kernel": PartitionSpec("fsdp", "tensor"),
+        "*/attention/o/kernel": PartitionSpec("tensor", "fsdp"),
+        "*/feed_forward/wi*/kernel": PartitionSpec("fsdp", "tensor"),
+        "*/feed_forward/wo/kernel": PartitionSpec("tensor", "fsdp"),
+    },
+    divided={"d_model": "fsdp", "num_heads": "tensor", "d_ff": "tensor", "vocab_size": "tensor"},
+)

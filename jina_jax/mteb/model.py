@@ -8,10 +8,8 @@ import numpy as np
 import torch
 from mteb.models import ModelMeta, SearchEncoderWrapper
 
-from jina_jax.checkpoint.checkpoints import is_run
 from jina_jax.evaluate.retrieval import ranking
-from jina_jax.inference.embedder import TEXTS_AT_ONCE, Embedder, SentenceEncoder, TextEncoder
-from jina_jax.inference.model_folder import CONFIG_FILE, read_config
+from jina_jax.inference.embedder import TEXTS_AT_ONCE, Embedder
 from jina_jax.inference.search import stream_top_k
 from jina_jax.system.terminal import track
 
@@ -19,7 +17,7 @@ from jina_jax.system.terminal import track
 class MtebModel:
     """What `mteb.evaluate` takes: `EncoderProtocol` and `SearchProtocol` by its methods."""
 
-    def __init__(self, encoder: TextEncoder, name: str) -> None:
+    def __init__(self, encoder: Embedder, name: str) -> None:
         """Wraps an encoder, whose identity tells its results from another's.
 
         Args:
@@ -90,14 +88,11 @@ def _for_index(more: dict[str, Any]) -> dict[str, Any]:
 
 
 def open_model(path: Path, name: str = "") -> MtebModel:
-    """Opens a run, an exported folder, or a BERT such as all-MiniLM-L6-v2.
+    """Opens a run or the folder of a model.
 
     Args:
       path: of the folder.
       name: for the results; `jina_jax/` and the folder's name by default.
-    Raises: UserError when it is none of these.
+    Raises: UserError when it is neither.
     """
-    name = name or f"jina_jax/{path.absolute().name}"
-    has_config = not is_run(path) and (path / CONFIG_FILE).is_file()
-    is_bert = has_config and read_config(path).get("model_type") == "bert"
-    return MtebModel(SentenceEncoder(path) if is_bert else Embedder.load(path), name)
+    return MtebModel(Embedder.load(path), name or f"jina_jax/{path.absolute().name}")

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from jina_jax.config import RunConfig, T5Config
+from jina_jax.config import ModelConfig, RunConfig
 from jina_jax.devices.accelerators import Accelerator, accelerator
 from jina_jax.devices.memory import remedies
 from jina_jax.errors import UserError
@@ -45,7 +45,7 @@ class Roofline:
 
 def roofline(
     flops: StepFlops,
-    model: T5Config,
+    model: ModelConfig,
     known: Accelerator,
     *,
     devices: int,

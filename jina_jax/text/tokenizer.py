@@ -7,6 +7,7 @@ no beginning-of-sequence; </s> ends every text.
 
 import io
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,10 +24,18 @@ from tokenizers import processors as hf_processors
 
 from jina_jax.config import TokenizerConfig
 from jina_jax.errors import UserError
-from jina_jax.system.untrusted import MAX_JSON_BYTES, inner_path, read_bounded
+from jina_jax.system.untrusted import (
+    MAX_JSON_BYTES,
+    inner_path,
+    read_bounded,
+    read_json,
+    refuse_code,
+)
 
 SPIECE_FILE = "spiece.model"
 TOKENIZER_FILE = "tokenizer.json"
+TOKENIZER_EXTRAS = ("tokenizer_config.json", "special_tokens_map.json")
+"""What transformers reads beside a `tokenizer.json`, where it is there."""
 PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
 _SPECIAL = ("<pad>", "</s>", "<unk>")
 
@@ -41,10 +50,11 @@ _TRAIN_THREADS = 8
 
 
 def build_tokenizer(config: TokenizerConfig, texts: Iterator[str] | None, out_dir: Path) -> None:
-    """Writes `spiece.model` and `tokenizer.json`.
+    """Writes `tokenizer.json`, and what belongs to it: `spiece.model` of a T5.
 
     Args:
-      config: where the vocabulary comes from, or how to learn it.
+      config: where the vocabulary comes from, or how to learn it. A folder with a `tokenizer.json`
+        and no `spiece.model` gives that tokenizer as it is, of whatever kind.
       texts: what to learn from, at most `config.train_texts` of them; needed for `train` only.
       out_dir: existing folder.
     Raises: UserError when the vocabulary cannot be fetched, is no T5 vocabulary, has ids beyond
@@ -54,10 +64,31 @@ def build_tokenizer(config: TokenizerConfig, texts: Iterator[str] | None, out_di
         assert texts is not None
         model_bytes = _train(texts, config.vocab_size)
     else:
-        model_bytes = read_bounded(_find(config.source), MAX_JSON_BYTES)
+        path = _find(config.source)
+        if path.name == TOKENIZER_FILE:
+            _copy_tokenizer(path.parent, out_dir)
+            return
+        model_bytes = read_bounded(path, MAX_JSON_BYTES)
     tokenizer = tokenizer_from_spiece(model_bytes, config.source)
     (out_dir / SPIECE_FILE).write_bytes(model_bytes)
     tokenizer.save(str(out_dir / TOKENIZER_FILE), pretty=False)
+
+
+def _copy_tokenizer(folder: Path, out_dir: Path) -> None:
+    """Takes a fast tokenizer as it is, with what transformers reads beside it."""
+    tokenizer = read_tokenizer(folder, TOKENIZER_FILE)
+    _check_size(tokenizer.get_vocab_size(with_added_tokens=True), str(folder))
+    if len(tokenizer.encode("").ids) == 0:
+        raise UserError(
+            f"{folder / TOKENIZER_FILE} adds no special token to a text, so that an empty text has "
+            f"no tokens at all; add a post-processor that ends every text"
+        )
+    for name in (TOKENIZER_FILE, *TOKENIZER_EXTRAS):
+        if (folder / name).is_file():
+            path = inner_path(folder, name)
+            if name != TOKENIZER_FILE:
+                refuse_code(path, read_json(path))
+            shutil.copyfile(path, out_dir / name)
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -120,22 +151,27 @@ def _find(source: str) -> Path:
     if path.is_file():
         return path
     if path.is_dir():
-        if (path / SPIECE_FILE).is_file():
-            return path / SPIECE_FILE
-        raise UserError(f"data.tokenizer.source: the folder {source} holds no {SPIECE_FILE}")
+        for name in (SPIECE_FILE, TOKENIZER_FILE):
+            if (path / name).is_file():
+                return path / name
+        raise UserError(
+            f"data.tokenizer.source: the folder {source} holds neither {SPIECE_FILE} nor "
+            f"{TOKENIZER_FILE}"
+        )
     # A hub id is `owner/name`; anything else can only be a misspelt path.
     if re.fullmatch(r"[\w.-]+/[\w.-]+", source) is None or path.suffix == ".model":
         raise UserError(
             f"data.tokenizer.source={source!r}: no such file or folder; give a {SPIECE_FILE}, "
             f"a folder that holds one, a Hugging Face id such as google-t5/t5-small, or 'train'"
         )
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import snapshot_download
 
+    names = [SPIECE_FILE, TOKENIZER_FILE, *TOKENIZER_EXTRAS]
     try:
-        return Path(hf_hub_download(source, SPIECE_FILE))
+        return _find(snapshot_download(source, allow_patterns=names))
     except Exception as error:  # Offline, no such repository, no such file, no permission.
         raise UserError(
-            f"data.tokenizer.source={source!r} is no local path, and {SPIECE_FILE} could not be "
+            f"data.tokenizer.source={source!r} is no local path, and its tokenizer could not be "
             f"fetched from Hugging Face ({type(error).__name__}: {str(error).splitlines()[0]}). "
             f"Fetch it elsewhere and give its path, or use 'train'"
         ) from error

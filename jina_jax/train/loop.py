@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from jina_jax.checkpoint.checkpoints import STARTS_FILE, Checkpoints, is_run
 from jina_jax.checkpoint.state import TrainState
 from jina_jax.config import RunConfig
-from jina_jax.config.files import difference, to_json, unchangeable_fields
+from jina_jax.config.files import difference, to_json, unchangeable_fields, with_defaults
 from jina_jax.config.validation import validate
 from jina_jax.devices.distributed import HostWatch, check_agreement, is_first, start
 from jina_jax.devices.memory import as_out_of_memory
@@ -25,12 +25,12 @@ from jina_jax.errors import Interrupted, UserError
 from jina_jax.feed.batch import Batch, PackedBatch
 from jina_jax.feed.pipeline import feed_of_run
 from jina_jax.inference.initial import initial_params
-from jina_jax.model.t5 import parameter_count
+from jina_jax.model.encoder import parameter_count
 from jina_jax.shards.manifest import MANIFEST_FILE, Manifest, load_manifest, verify_shards
 from jina_jax.system.environment import environment
 from jina_jax.system.hashing import file_sha256
 from jina_jax.system.terminal import say
-from jina_jax.text.tokenizer import SPIECE_FILE
+from jina_jax.text.tokenizer import SPIECE_FILE, TOKENIZER_FILE
 from jina_jax.train.evaluation import StepEvaluation
 from jina_jax.train.metrics.profile import Profiler
 from jina_jax.train.metrics.throughput import Goodput, Throughput
@@ -125,17 +125,22 @@ def check_data(config: RunConfig, manifest: Manifest) -> None:
             f"triplets, and prepare again"
         )
     start = Path(config.train.initial_weights).expanduser()
-    theirs = (start / "tokenizer" if is_run(start) else start) / SPIECE_FILE
-    ours = config.data_path / "tokenizer" / SPIECE_FILE
-    if (
-        config.train.initial_weights
-        and theirs.is_file()
-        and file_sha256(theirs) != file_sha256(ours)
-    ):
+    theirs = start / "tokenizer" if is_run(start) else start
+    ours = config.data_path / "tokenizer"
+    if config.train.initial_weights and not _is_same_tokenizer(theirs, ours):
         raise UserError(
             f"train.initial_weights={config.train.initial_weights} learned another vocabulary than "
-            f"the prepared data have: set data.tokenizer.source={theirs.parent} and prepare again"
+            f"the prepared data have: set data.tokenizer.source={theirs} and prepare again"
         )
+
+
+def _is_same_tokenizer(theirs: Path, ours: Path) -> bool:
+    """Told by the file that both have; True where there is none to compare."""
+    for name in (SPIECE_FILE, TOKENIZER_FILE):
+        if (theirs / name).is_file():
+            hashes = [file_sha256(d / name) for d in (theirs, ours) if (d / name).is_file()]
+            return len(hashes) == 2 and hashes[0] == hashes[1]
+    return True
 
 
 def _first_state(
@@ -153,7 +158,7 @@ def _first_state(
             f"{checkpoints.folder} holds an imported model, which no training goes on in: train in "
             f"another folder with --train.initial-weights={config.run_path}"
         )
-    changes = difference(saved["config"], metadata["config"])
+    changes = difference(with_defaults(saved["config"], metadata["config"]), metadata["config"])
     if saved["manifest_sha256"] != metadata["manifest_sha256"]:
         changes.append(f"the prepared data in {config.data_path} is not what the run began with")
     if changes:

@@ -12,13 +12,14 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float32
 
 from jina_jax.checkpoint.state import Params, TemperatureState, TrainState
-from jina_jax.config import LossConfig, OptimConfig, RunConfig, T5Config
+from jina_jax.config import LossConfig, ModelConfig, OptimConfig, Pooling, RunConfig
 from jina_jax.devices.memory import as_out_of_memory, does_not_fit, local_memory_bytes
 from jina_jax.devices.mesh import param_shardings, replicated, split_first_axis
 from jina_jax.feed.batch import PackedBatch
 from jina_jax.model.dropout import DropoutKey
-from jina_jax.model.pooling import first_dimensions, mean_pool
-from jina_jax.model.t5 import Execution, apply, init_params
+from jina_jax.model.encoder import apply, init_params
+from jina_jax.model.family import Execution
+from jina_jax.model.pooling import first_dimensions, pool
 from jina_jax.train.gradcache import encode_in_chunks
 from jina_jax.train.loss.contrastive import LossOutput, Terms, contrastive_loss
 from jina_jax.train.loss.log_sums import LossSharding
@@ -89,8 +90,9 @@ def init_state(config: RunConfig, params: Params) -> TrainState:
 def embed_texts(
     params: Params,
     batch: PackedBatch,
-    config: T5Config,
+    config: ModelConfig,
     *,
+    pooling: Pooling = "mean",
     texts_per_row: int,
     chunk_rows: int,
     execution: Execution,
@@ -107,7 +109,7 @@ def embed_texts(
         ids_ML, segments_ML, row_M = rows
         key = None if dropout_key is None else DropoutKey(dropout_key, row_M)
         hidden_MLD = apply(config, params, ids_ML, segments_ML, key, execution)
-        return mean_pool(hidden_MLD, segments_ML, texts_per_row)
+        return pool(hidden_MLD, segments_ML, texts_per_row, pooling)
 
     rows = batch.ids_RL, batch.segments_RL, jnp.arange(len(batch.ids_RL))
     if chunk_rows:
@@ -138,7 +140,7 @@ def batch_loss(
     # Each device compares its own pairs with all others, whatever the axes of the mesh are for.
     sharding = LossSharding(mesh, config.loss.gather, config.loss.tile_bytes)
     z_BTD = embed_texts(
-        params, batch, config.model,
+        params, batch, config.model, pooling=config.pooling.mode,
         texts_per_row=config.feed.texts_per_row, chunk_rows=config.train.grad_cache_rows,
         execution=Execution(
             config.train.scan_layers, config.train.remat,
@@ -193,7 +195,7 @@ def _train_step(
 ) -> tuple[TrainState, Metrics]:
     """One step; where its loss or gradient is not finite, only the step number changes."""
     dropout_key = None
-    if config.model.dropout_rate > 0:
+    if config.model.has_dropout:
         dropout_key = jax.random.fold_in(jax.random.key(config.train.seed + 1), state.step)
     log_temperature = None if state.temperature is None else state.temperature.log_temperature
     (loss, metrics), (grads, temperature_grad) = jax.value_and_grad(
@@ -242,7 +244,7 @@ def state_shapes(config: RunConfig) -> TrainState:
 def state_shardings(config: RunConfig, mesh: Mesh) -> TrainState:
     """Sharding of the train state; the optimizer's moments are sharded like their parameters."""
     state, everywhere = state_shapes(config), replicated(mesh)
-    params = param_shardings(state.params, mesh)
+    params = param_shardings(state.params, mesh, config.model)
 
     def beside(kept: Any, param: Any, sharding: Any) -> Any:
         return sharding if kept.shape == param.shape else everywhere

@@ -9,7 +9,7 @@ from jina_jax.config.files import load_config, load_phases
 from jina_jax.config.validation import validate
 from jina_jax.devices.mesh import AXES, check_divides
 from jina_jax.errors import UserError
-from jina_jax.model.t5 import parameter_count
+from jina_jax.model.encoder import parameter_count
 from jina_jax.plan.topology import find_topology
 
 PARAMETERS = {

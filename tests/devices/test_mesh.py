@@ -11,7 +11,7 @@ from jina_jax.checkpoint.state import TrainState
 from jina_jax.config import MeshConfig
 from jina_jax.devices.mesh import AXES, check_divides, make_mesh, param_shardings, put, replicated
 from jina_jax.errors import UserError
-from jina_jax.model.t5 import init_params
+from jina_jax.model.encoder import init_params
 from jina_jax.train.step import (
     batch_loss,
     batch_shardings,
@@ -38,7 +38,7 @@ def value_and_grad(config, mesh_config):
     mesh = make_mesh(mesh_config)
     check_divides(config, mesh)
     params = init_params(config.model, jax.random.key(0))
-    shardings = param_shardings(params, mesh)
+    shardings = param_shardings(params, mesh, config.model)
     compute = jax.jit(
         jax.value_and_grad(lambda p, b: batch_loss(p, b, config, mesh, KEY)[0]),
         in_shardings=(shardings, batch_shardings(mesh)), out_shardings=replicated(mesh),
@@ -149,18 +149,18 @@ def test_each_device_holds_its_part_of_parameters_and_moments():
 
 
 def test_every_rule_names_a_parameter():
-    from jina_jax.devices.mesh import _PARAMETERS
-
     specs = set()
     for kind in ("relu", "gated-gelu"):
         model = dataclasses.replace(MODEL, feed_forward_proj=kind)
         params = jax.eval_shape(lambda m=model: init_params(m, jax.random.key(0)))
-        shardings = param_shardings(params, make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)))
+        shardings = param_shardings(
+            params, make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)), WHOLE.model
+        )
         for x, sharding in zip(jax.tree.leaves(params), jax.tree.leaves(shardings), strict=True):
             if x.ndim > 1:
                 assert "tensor" in sharding.spec, (x.shape, sharding)
             specs.add(sharding.spec)
-    assert specs >= set(_PARAMETERS.values())
+    assert specs >= set(t5.FAMILY.shardings.values())
 
 
 def test_moments_can_be_bfloat16():

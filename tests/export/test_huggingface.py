@@ -16,8 +16,8 @@ from jina_jax.config import T5Config
 from jina_jax.errors import UserError
 from jina_jax.export.huggingface import export_huggingface, verify_export
 from jina_jax.inference.embedder import Embedder
+from jina_jax.model.encoder import apply, init_params, parameter_count
 from jina_jax.model.pooling import mean_pool
-from jina_jax.model.t5 import apply, init_params, parameter_count
 
 TEXTS = [
     "hello world",

@@ -11,7 +11,7 @@ from sentence_transformers import SentenceTransformer
 from jina_jax.config import T5Config, TokenizerConfig
 from jina_jax.export.huggingface import export_huggingface, verify_export
 from jina_jax.export.onnx import verify_onnx
-from jina_jax.model.t5 import init_params
+from jina_jax.model.encoder import init_params
 from jina_jax.text.tokenizer import build_tokenizer, load_tokenizer
 
 # Beyond the 128 positions that the relative bias tells apart.

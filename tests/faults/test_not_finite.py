@@ -14,7 +14,7 @@ from jina_jax.checkpoint.checkpoints import Checkpoints
 from jina_jax.config import MeshConfig
 from jina_jax.devices.mesh import make_mesh, put
 from jina_jax.errors import ExitCode
-from jina_jax.model.t5 import init_params
+from jina_jax.model.encoder import init_params
 from jina_jax.shards.array_record import ShardSet, ShardWriter, encode_record
 from jina_jax.shards.manifest import MANIFEST_FILE, ends_xxh3, load_manifest
 from jina_jax.system.hashing import file_sha256

@@ -15,7 +15,7 @@ from safetensors.numpy import save
 
 from jina_jax.config import DataConfig, RunConfig, SourceConfig, T5Config, TokenizerConfig
 from jina_jax.config.files import to_json
-from jina_jax.model.t5 import config_to_huggingface
+from jina_jax.model.encoder import config_to_huggingface
 from jina_jax.shards.array_record import ShardWriter, encode_record
 from jina_jax.shards.manifest import FORMAT_VERSION
 from jina_jax.text.tokenizer import build_tokenizer

@@ -11,13 +11,13 @@ from jina_jax.config.validation import validate
 from jina_jax.errors import UserError
 from jina_jax.export.from_folder import _spiece
 from jina_jax.inference.model_folder import (
-    check_pooling,
-    check_sentence_folder,
     read_config,
+    read_pooling,
+    read_sentence_config,
     read_tensors,
     weight_files,
 )
-from jina_jax.model import bert, t5
+from jina_jax.model.encoder import config_from_huggingface
 from jina_jax.negation.endpoint import _parsed
 from jina_jax.shards.array_record import ShardSet, ShardWriter
 from jina_jax.shards.manifest import load_manifest
@@ -86,9 +86,7 @@ def _read_run(folder: Path) -> None:
 
 
 def _model_config(folder: Path) -> None:
-    config = read_config(folder)
-    of = bert if config.get("model_type") == "bert" else t5
-    of.config_from_huggingface(config)
+    config_from_huggingface(read_config(folder))
 
 
 def _tokenize(folder: Path) -> None:
@@ -135,8 +133,8 @@ TARGETS: dict[str, Read] = {
     "tokenizer": _file("tokenizer.json", _tokenize),
     "imported_tokenizer": _file("tokenizer.json", _import_tokenizer),
     "spiece": _file("spiece.model", _build),
-    "modules": _file("modules.json", check_sentence_folder, "1_Pooling/config.json"),
-    "pooling": _file("config.json", lambda folder: check_pooling(folder / "config.json")),
+    "modules": _file("modules.json", read_sentence_config, "1_Pooling/config.json"),
+    "pooling": _file("config.json", lambda folder: read_pooling(folder / "config.json")),
     "features": _features,
     "answer": _answer,
 }

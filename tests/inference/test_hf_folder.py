@@ -8,7 +8,7 @@ from safetensors.numpy import save_file
 from jina_jax.config import T5Config
 from jina_jax.errors import UserError
 from jina_jax.inference.model_folder import read_encoder
-from jina_jax.model.t5 import config_to_huggingface
+from jina_jax.model.encoder import config_to_huggingface
 
 CONFIG = T5Config(vocab_size=11, d_model=4, d_kv=2, d_ff=6, num_layers=1, num_heads=2)
 

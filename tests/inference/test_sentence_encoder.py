@@ -11,7 +11,7 @@ from jina_jax.config import MeshConfig
 from jina_jax.devices.mesh import make_mesh
 from jina_jax.errors import UserError
 from jina_jax.inference import embedder as encoder_module
-from jina_jax.inference.embedder import SentenceEncoder
+from jina_jax.inference.embedder import Embedder
 from tests.minilm import minilm_folder
 from tests.random_texts import texts
 
@@ -20,7 +20,7 @@ TEXTS = ["", "the sea", "Ärger at SEA", "zzz 東京 !", *texts(60), "whale " * 
 
 @pytest.fixture(scope="module")
 def encoder(sentence_folder):
-    return SentenceEncoder(sentence_folder)
+    return Embedder.load(sentence_folder)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_equals_sentence_transformers(encoder, expected):
 
 def test_one_device_and_blocks_of_the_stream_change_nothing(sentence_folder, expected, monkeypatch):
     monkeypatch.setattr(encoder_module, "TEXTS_AT_ONCE", 7)
-    one = SentenceEncoder(sentence_folder, batch_tokens=256, mesh=make_mesh(MeshConfig(data=1)))
+    one = Embedder.load(sentence_folder, batch_tokens=256, mesh=make_mesh(MeshConfig(data=1)))
     blocks = list(one.stream(text for text in TEXTS))
     assert [len(block) for block in blocks] == [7] * 9 + [2]
     np.testing.assert_allclose(np.concatenate(blocks), expected, rtol=0, atol=1e-5)
@@ -68,10 +68,10 @@ def test_an_error_in_the_texts_is_passed_on(encoder):
 
 def test_the_key_names_weights_and_limit(sentence_folder, encoder, tmp_path):
     shutil.copytree(sentence_folder, tmp_path / "copy")
-    assert SentenceEncoder(tmp_path / "copy").identity() == encoder.identity()
+    assert Embedder.load(tmp_path / "copy").identity() == encoder.identity()
     limits = tmp_path / "copy" / "sentence_bert_config.json"
     limits.write_text(json.dumps({"max_seq_length": 50}))
-    shorter = SentenceEncoder(tmp_path / "copy")
+    shorter = Embedder.load(tmp_path / "copy")
     assert shorter.max_tokens == 50
     assert shorter.identity() != encoder.identity()
 
@@ -90,19 +90,19 @@ def test_unusable_folders_are_refused(sentence_folder, tmp_path, name, content, 
     shutil.copytree(sentence_folder, tmp_path / "copy")
     (tmp_path / "copy" / name).write_text(json.dumps(content))
     with pytest.raises(UserError, match=message):
-        SentenceEncoder(tmp_path / "copy")
+        Embedder.load(tmp_path / "copy")
 
 
 def test_a_folder_without_tokenizer_is_refused(sentence_folder, tmp_path):
     shutil.copytree(sentence_folder, tmp_path / "copy")
     (tmp_path / "copy" / "tokenizer.json").unlink()
     with pytest.raises(UserError, match=r"holds no tokenizer.json"):
-        SentenceEncoder(tmp_path / "copy")
+        Embedder.load(tmp_path / "copy")
 
 
 def test_the_real_minilm():
     folder = minilm_folder()
-    encoder = SentenceEncoder(folder, mesh=make_mesh(MeshConfig(data=1)))
+    encoder = Embedder.load(folder, mesh=make_mesh(MeshConfig(data=1)))
     assert (encoder.max_tokens, encoder.dimensions) == (256, 384)
     model = sentence_transformers.SentenceTransformer(str(folder), device="cpu")
     long = "How do whales sleep? " * 80  # 481 tokens

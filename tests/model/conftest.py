@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from jina_jax.model.t5 import from_huggingface
+from jina_jax.model.encoder import from_huggingface
 from tests.model.torch_oracle import TINY, numpy_tensors, torch_encoder
 
 

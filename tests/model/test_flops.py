@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from jina_jax.config import T5Config
+from jina_jax.model.encoder import apply, init_params
 from jina_jax.model.flops import Work, encoder_flops, similarity_flops, step_flops
-from jina_jax.model.t5 import apply, init_params
 
 SMALL = T5Config(vocab_size=64, d_model=128, d_kv=32, d_ff=512, num_layers=3, num_heads=4)
 SMALL = dataclasses.replace(SMALL, dropout_rate=0.0)

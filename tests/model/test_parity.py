@@ -10,9 +10,10 @@ from flax import nnx
 
 from jina_jax.config import T5Config
 from jina_jax.model.attention import relative_position_buckets, segment_mask
+from jina_jax.model.encoder import apply, from_huggingface, to_huggingface
 from jina_jax.model.layers import RMSNorm
 from jina_jax.model.pooling import mean_pool
-from jina_jax.model.t5 import T5Encoder, apply, from_huggingface, to_huggingface
+from jina_jax.model.t5 import T5Encoder
 from tests.model.torch_oracle import numpy_tensors, torch_encoder
 
 LENGTH = 40

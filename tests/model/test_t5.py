@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jina_jax.model.dropout import DropoutKey, Site, dropout
-from jina_jax.model.t5 import apply, init_params, to_huggingface
+from jina_jax.model.encoder import apply, init_params, to_huggingface
 from tests.model.torch_oracle import TINY
 
 IDS = jnp.asarray(np.random.default_rng(0).integers(2, 101, (3, 16)))

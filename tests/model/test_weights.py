@@ -7,7 +7,7 @@ import transformers
 
 from jina_jax.config import T5Config
 from jina_jax.errors import UserError
-from jina_jax.model.t5 import (
+from jina_jax.model.encoder import (
     config_from_huggingface,
     config_to_huggingface,
     from_huggingface,
@@ -105,7 +105,7 @@ def test_published_config_is_read():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"model_type": "bert"}, "model_type='bert'"),
+        ({"model_type": "gpt2"}, "model_type='gpt2' in config.json is no encoder"),
         ({"feed_forward_proj": "gated-silu"}, "feed_forward_proj='gated-silu'"),
         ({"num_layers": "6"}, "num_layers='6'"),
         ({"num_heads": True}, "num_heads=True"),

@@ -5,7 +5,7 @@ import torch
 import transformers
 
 from jina_jax.config import T5Config
-from jina_jax.model.t5 import config_to_huggingface
+from jina_jax.model.encoder import config_to_huggingface
 
 TINY = T5Config(
     vocab_size=101, d_model=24, d_kv=8, d_ff=48, num_layers=3, num_heads=4,

@@ -15,7 +15,7 @@ from jina_jax.config.files import load_suite
 from jina_jax.devices.mesh import make_mesh
 from jina_jax.errors import UserError
 from jina_jax.evaluate.reranking import mean_average_precision
-from jina_jax.inference.embedder import SentenceEncoder
+from jina_jax.inference.embedder import Embedder
 from jina_jax.mteb.model import MtebModel
 from jina_jax.mteb.published import averages
 from jina_jax.mteb.run import run_suite
@@ -92,7 +92,7 @@ def minilm():
 @pytest.fixture(scope="module")
 def model(minilm):
     # One copy of the weights, not one a device.
-    encoder = SentenceEncoder(minilm, mesh=make_mesh(MeshConfig(data=1)))
+    encoder = Embedder.load(minilm, mesh=make_mesh(MeshConfig(data=1)))
     return MtebModel(encoder, "tests/minilm")
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from jina_jax.config import LossConfig, MeshConfig
 from jina_jax.errors import UserError
-from jina_jax.model.t5 import parameter_count
+from jina_jax.model.encoder import parameter_count
 from jina_jax.plan import compiler, run
 from jina_jax.plan.compile import Request, batch_shape
 from jina_jax.plan.run import PlanOptions, plan, report

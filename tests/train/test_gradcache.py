@@ -10,7 +10,7 @@ from jina_jax.config import FeedConfig, MeshConfig, RunConfig, TrainConfig
 from jina_jax.config.validation import validate
 from jina_jax.devices.mesh import check_divides, make_mesh, replicated, split_first_axis
 from jina_jax.errors import UserError
-from jina_jax.model.t5 import init_params
+from jina_jax.model.encoder import init_params
 from jina_jax.train.gradcache import encode_in_chunks
 from jina_jax.train.step import batch_loss, batch_shardings, init_state, make_train_step
 from tests.marks import some_slow

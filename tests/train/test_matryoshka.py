@@ -9,8 +9,9 @@ from jina_jax.config import LossConfig, MeshConfig, RunConfig, T5Config
 from jina_jax.config.validation import validate
 from jina_jax.devices.mesh import make_mesh
 from jina_jax.errors import UserError
+from jina_jax.model.encoder import init_params
+from jina_jax.model.family import Execution
 from jina_jax.model.pooling import first_dimensions
-from jina_jax.model.t5 import Execution, init_params
 from jina_jax.train.loss.contrastive import Terms
 from jina_jax.train.loss.log_sums import LossSharding
 from jina_jax.train.step import batch_loss, embed_texts

@@ -9,7 +9,7 @@ import pytest
 
 from jina_jax.config import MeshConfig
 from jina_jax.devices.mesh import make_mesh
-from jina_jax.model.t5 import init_params
+from jina_jax.model.encoder import init_params
 from jina_jax.train.step import batch_loss, make_train_step
 from tests.devices.test_mesh import KEY, WHOLE, state_on
 from tests.train.test_step import make_batch

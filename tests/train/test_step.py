@@ -7,7 +7,7 @@ from jina_jax.config import FeedConfig, MeshConfig, OptimConfig, RunConfig, T5Co
 from jina_jax.devices.mesh import check_divides, make_mesh, replicated
 from jina_jax.errors import UserError
 from jina_jax.feed.batch import pack_batch
-from jina_jax.model.t5 import init_params
+from jina_jax.model.encoder import init_params
 from jina_jax.shards.array_record import TokenisedRecords
 from jina_jax.train.step import batch_loss, init_state, make_train_step
 

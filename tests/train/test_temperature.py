@@ -13,7 +13,7 @@ from jina_jax.config import LossConfig, MeshConfig, RunConfig
 from jina_jax.config.validation import validate
 from jina_jax.devices.mesh import make_mesh, replicated
 from jina_jax.errors import UserError
-from jina_jax.model.t5 import init_params
+from jina_jax.model.encoder import init_params
 from jina_jax.train.step import batch_loss, init_state, make_train_step
 from tests.train.test_step import CONFIG, make_batch
 

@@ -9,7 +9,8 @@ import pytest
 
 from jina_jax.config import LossConfig, MeshConfig
 from jina_jax.devices.mesh import make_mesh, replicated
-from jina_jax.model.t5 import Execution, init_params
+from jina_jax.model.encoder import init_params
+from jina_jax.model.family import Execution
 from jina_jax.train.loss.contrastive import Terms
 from jina_jax.train.loss.log_sums import LossSharding
 from jina_jax.train.step import batch_loss, batch_shardings, embed_texts

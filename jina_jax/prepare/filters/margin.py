@@ -5,6 +5,7 @@ doesn't say whether r is the logit or its sigmoid: `MarginConfig.scale` chooses.
 computed and cached, so that the scale and the threshold can be changed without scoring again.
 """
 
+import dataclasses
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -17,9 +18,11 @@ from jaxtyping import Bool, Float32
 
 from jina_jax.config import BertConfig, MarginConfig
 from jina_jax.devices.mesh import make_mesh
-from jina_jax.inference.model_folder import read_bert
-from jina_jax.inference.packed_encoder import PackedEncoder, Tokens, bert_row_shapes
+from jina_jax.errors import UserError
+from jina_jax.inference.model_folder import find_folder, read_encoder, read_folder_tokenizer
+from jina_jax.inference.packed_encoder import PackedEncoder, Tokens, row_shapes
 from jina_jax.model.bert import classifier_from_huggingface, classify
+from jina_jax.model.family import Execution
 
 _PAIRS_AT_ONCE = 16_384  # bounds what is tokenised and packed before it is scored
 _MAX_TOKENS = 512
@@ -35,27 +38,30 @@ class CrossEncoder:
     """
 
     def __init__(
-        self, path_or_id: str | Path, *, batch_tokens: int = 4096, mesh: Mesh | None = None
+        self, path_or_id: str | Path, *, batch_rows: int = 32, mesh: Mesh | None = None
     ) -> None:
         """Opens the folder of a BERT with one logit and puts its parameters on every device.
 
         Args:
           path_or_id: a Hugging Face folder or id with safetensors.
-          batch_tokens: positions scored at once, over all devices.
+          batch_rows: rows scored at once, over all devices.
           mesh: over which rows are divided; all devices by default.
         Raises: UserError when the folder cannot be used.
         """
-        files = read_bert(path_or_id)
-        max_tokens = min(_MAX_TOKENS, files.config.max_position_embeddings)
-        self.sha256 = files.sha256
-        """Of the model's files, as `model_sha256` gives it."""
-        self._tokenizer = files.tokenizer
+        folder = find_folder(path_or_id)
+        config, tensors = read_encoder(folder)
+        if not isinstance(config, BertConfig) or config.model_type != "bert":
+            raise UserError(f"{folder} is no BERT, which the cross-encoder here is")
+        if jax.default_backend() != "cpu":
+            config = dataclasses.replace(config, compute_dtype="bfloat16")
+        max_tokens = min(_MAX_TOKENS, config.max_position_embeddings)
+        self._tokenizer = read_folder_tokenizer(folder, config)
         # The longer of the two gives way, as in sentence-transformers.
         self._tokenizer.enable_truncation(max_tokens, strategy="longest_first")
         self._encoder = PackedEncoder(
-            partial(_classify_rows, files.config),
-            classifier_from_huggingface(files.tensors, files.config),
-            bert_row_shapes(max_tokens, files.config, batch_tokens),
+            partial(_classify_rows, config),
+            classifier_from_huggingface(tensors, config),
+            row_shapes(max_tokens, batch_rows),
             make_mesh() if mesh is None else mesh,
         )
 
@@ -83,7 +89,9 @@ def _classify_rows(
     *,
     texts_per_row: int,
 ) -> jax.Array:
-    return classify(config, params, ids_RL, segments_RL, types_RL, texts_per_row)
+    is_cpu = jax.default_backend() == "cpu"
+    execution = Execution(kernel="by_row" if is_cpu else "at_once")
+    return classify(config, params, ids_RL, segments_RL, types_RL, texts_per_row, execution)
 
 
 def triplet_logits(

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import jax
 import numpy as np
 import pyarrow as pa
 import xxhash
 
 from jina_jax.config import ConsistencyConfig, DataConfig, MarginConfig
 from jina_jax.errors import UserError
-from jina_jax.inference.embedder import SentenceEncoder
+from jina_jax.inference.embedder import Embedder
 from jina_jax.inference.model_folder import model_sha256
 from jina_jax.prepare.filters.consistency import Ranker, Sample, keep_by_rank
 from jina_jax.prepare.filters.filter import Batches, Records, Scorer, Verdict, verdict
@@ -167,7 +168,7 @@ class MarginFilter:
 
 
 @functools.lru_cache(maxsize=1)
-def sentence_encoder(model: str, sha256: str) -> SentenceEncoder:
+def sentence_encoder(model: str, sha256: str) -> Embedder:
     """Opens a sentence encoder, once in a process.
 
     Args:
@@ -175,21 +176,20 @@ def sentence_encoder(model: str, sha256: str) -> SentenceEncoder:
       sha256: of its files, as `model_sha256` gives it.
     Raises: UserError when it is missing or is another one.
     """
-    encoder = SentenceEncoder(model)
-    _check_model(model, encoder.sha256, sha256)
-    return encoder
+    _check_model(model, sha256)
+    is_cpu = jax.default_backend() == "cpu"
+    return Embedder.load(model, compute_dtype="float32" if is_cpu else "bfloat16")
 
 
 @functools.lru_cache(maxsize=1)
 def cross_encoder(model: str, sha256: str) -> CrossEncoder:
     """Opens a cross-encoder, once in a process; as `sentence_encoder`."""
-    encoder = CrossEncoder(model)
-    _check_model(model, encoder.sha256, sha256)
-    return encoder
+    _check_model(model, sha256)
+    return CrossEncoder(model)
 
 
-def _check_model(model: str, found: str, sha256: str) -> None:
-    if found != sha256:
+def _check_model(model: str, sha256: str) -> None:
+    if model_sha256(model) != sha256:
         raise UserError(
             f"{model} is another model than the preparation began with (sha256 is not {sha256}): "
             f"use the same files on every machine"

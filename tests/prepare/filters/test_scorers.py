@@ -9,7 +9,7 @@ import pytest
 
 from jina_jax.config import ConsistencyConfig, EngineConfig, MarginConfig, TokenizerConfig
 from jina_jax.errors import UserError
-from jina_jax.inference.embedder import SentenceEncoder
+from jina_jax.inference.embedder import Embedder
 from jina_jax.prepare import scoring
 from jina_jax.prepare.explain import score_histograms
 from jina_jax.prepare.filters import scorers as stages
@@ -60,7 +60,7 @@ def what_became(folder):
 
 def expected_ranks(source, sentence_folder):
     rows = [json.loads(line) for line in source.read_text().splitlines()]
-    encoder = SentenceEncoder(sentence_folder)
+    encoder = Embedder.load(sentence_folder)
     queries, passages = ([row[name] for row in rows] for name in ("query", "positive"))
     q_ND, p_ND = encoder.encode(queries).astype(float), encoder.encode(passages).astype(float)
     names = np.array([normalise(text) for text in passages])
@@ -128,7 +128,7 @@ class Counted:
 
 @pytest.fixture
 def counted(monkeypatch, sentence_folder):
-    encoder = Counted(SentenceEncoder(sentence_folder))
+    encoder = Counted(Embedder.load(sentence_folder))
     monkeypatch.setattr(stages, "sentence_encoder", lambda *_: encoder)
     return encoder
 
@@ -205,7 +205,7 @@ def test_shards_hold_the_cosines_of_the_encoder(source, tmp_path, sentence_folde
     manifest = consistent(source, tmp_path / "out", sentence_folder, top_k=30)
     found = scores_in_shards(manifest, tmp_path / "out")
     rows = [json.loads(line) for line in source.read_text().splitlines()]
-    encoder = SentenceEncoder(sentence_folder)
+    encoder = Embedder.load(sentence_folder)
     q_ND, p_ND = (encoder.encode([row[n] for row in rows]) for n in ("query", "positive"))
     cosines = {
         " ".join(row["query"].split()): c for row, c in zip(rows, (q_ND * p_ND).sum(1), strict=True)

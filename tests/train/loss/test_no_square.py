@@ -10,7 +10,7 @@ import pytest
 
 from jina_jax.config import LossConfig, MeshConfig
 from jina_jax.devices.mesh import make_mesh, replicated, split_first_axis
-from jina_jax.model.t5 import init_params
+from jina_jax.model.encoder import init_params
 from jina_jax.train.loss.contrastive import contrastive_loss
 from jina_jax.train.loss.log_sums import LossSharding
 from jina_jax.train.step import batch_shardings, init_state, make_train_step

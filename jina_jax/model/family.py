@@ -1,0 +1,104 @@
+"""What a family of encoders is, and how the layers of any of them are run."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from jina_jax.model.attention import Kernel
+from jina_jax.model.dropout import DropoutKey
+from jina_jax.model.huggingface import Layout
+
+
+class Execution(NamedTuple):
+    """How the layers are run. It changes time, memory and rounding, not the function."""
+
+    scan: bool = False
+    """Compile one layer and loop over all, on parameters that are stacked in the step alone."""
+    remat: Literal["none", "dots", "full"] = "none"
+    """What the backward pass computes again instead of keeping: nothing, all but the products with
+    weights, or whole layers."""
+    kernel: Kernel = "at_once"
+    """Of the attention."""
+    pin: Callable[[Array], Array] = lambda x_ND: x_ND
+    """Maps hidden states to the same with a sharding on them, between layers."""
+
+
+AT_ONCE = Execution()
+
+
+class Family(NamedTuple):
+    """Encoders of one architecture: all that depends on which one it is."""
+
+    name: str
+    """For messages."""
+    config: type
+    """The dataclass of its shapes."""
+    model_types: tuple[str, ...]
+    """What `model_type` of a `config.json` may be."""
+    encoder: Any
+    """Class of the module: made of a config and `rngs`, and called as `encoder.apply` is."""
+    layout: Callable[[Any], Layout]
+    """Names of the tensors of a config's model."""
+    used: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+    """Of a folder's tensors those of the encoder, under the names of `layout`."""
+    ignored: tuple[str, ...]
+    """Beginnings of names of tensors that are not read at all."""
+    read_config: Callable[[Mapping[str, Any]], Any]
+    """The shape that a `config.json` describes; raises UserError for one that isn't supported."""
+    write_config: Callable[[Any], dict[str, Any]]
+    """`config.json` of a shape, without `torch_dtype`."""
+    shardings: Mapping[str, PartitionSpec]
+    """Path of a matrix, as a pattern, → the axes of the mesh that divide it."""
+    divided: Mapping[str, str]
+    """Field of the config → the axis of the mesh that it must divide by."""
+
+
+def run_layers(
+    blocks: Sequence[nnx.Module],
+    x_ND: Float[Array, "N D"],
+    run: Callable[[Any, Array, DropoutKey | None], Array],
+    dropout_key: DropoutKey | None,
+    execution: Execution,
+    dtype: str,
+) -> Float[Array, "N D"]:
+    """Passes hidden states through blocks of one structure.
+
+    Args:
+      blocks: of the encoder, in order.
+      x_ND: hidden states; N = R * L tokens, row by row.
+      run: maps a block, hidden states and the block's own dropout key to hidden states.
+      dropout_key: the encoder's, or None for no dropout.
+      execution: how.
+      dtype: of the matrix products.
+    """
+    graphdef = nnx.graphdef(blocks[0])
+    params = [nnx.state(block, nnx.Param) for block in blocks]
+
+    def layer(x_ND: Array, params: nnx.State, number: Int[Array, ""]) -> Array:
+        key = None if dropout_key is None else dropout_key.fold_in(number)
+        return execution.pin(run(nnx.merge(graphdef, params), x_ND, key))
+
+    if execution.remat != "none":
+        policies = jax.checkpoint_policies
+        kept = {
+            "dots": policies.dots_with_no_batch_dims_saveable,
+            "full": policies.nothing_saveable,
+        }
+        # A loop keeps XLA from merging the second computation with the first by itself.
+        layer = jax.checkpoint(layer, policy=kept[execution.remat], prevent_cse=not execution.scan)
+    numbers = jnp.arange(len(blocks))
+    if not execution.scan:
+        for number, of_layer in zip(numbers, params, strict=True):
+            x_ND = layer(x_ND, of_layer, number)
+        return x_ND
+    # Matrices are stacked in the dtype they are multiplied in, which is half the copy.
+    stacked = jax.tree.map(
+        lambda *xs: jnp.stack([x.astype(dtype) if x.ndim > 1 else x for x in xs]), *params
+    )
+    return jax.lax.scan(lambda x_ND, xs: (layer(x_ND, *xs), None), x_ND, (stacked, numbers))[0]

@@ -1,0 +1,233 @@
+"""Encoders of every family against torch: hidden states, embeddings, gradients, weights, meshes."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from jina_jax.config import BertConfig, MeshConfig, T5Config
+from jina_jax.devices.mesh import make_mesh, param_shardings, replicated, split_first_axis
+from jina_jax.model.dropout import DropoutKey
+from jina_jax.model.encoder import (
+    apply,
+    config_from_huggingface,
+    config_to_huggingface,
+    family_of,
+    from_huggingface,
+    init_params,
+    to_huggingface,
+)
+from jina_jax.model.family import Execution
+from jina_jax.model.pooling import pool
+from tests.bert_oracle import TINY_BERT, torch_bert
+from tests.model.torch_oracle import TINY, numpy_tensors, torch_encoder
+
+ROBERTA = dataclasses.replace(
+    TINY_BERT, model_type="roberta", pad_token_id=1, type_vocab_size=1, max_position_embeddings=42
+)
+T5 = dataclasses.replace(TINY, vocab_size=104)
+CASES = {
+    "t5": lambda: (T5, torch_encoder(T5)),
+    "bert": lambda: (TINY_BERT, torch_bert(transformers.BertModel, TINY_BERT)),
+    "roberta": lambda: (ROBERTA, torch_bert(transformers.RobertaModel, ROBERTA)),
+}
+LENGTH = 40
+# Lengths of the texts of each packed row; the rest of a row is padding.
+ROWS = [[40], [7, 1, 20, 9], [13, 26], [5, 9, 3, 12], [20, 11], [30, 2], [25], [4, 4, 4, 8]]
+# Texts of (row, slot): query, positive, negative.
+TRIPLETS = [((3, 0), (4, 0), (5, 0)), ((3, 1), (4, 1), (6, 0)), ((3, 3), (1, 2), (2, 1))]
+
+
+@pytest.fixture(scope="module", params=CASES)
+def family(request):
+    """(config, torch model, our parameters with the same weights)."""
+    config, model = CASES[request.param]()
+    # A part that embeddings don't need.
+    model.pooler = None
+    return config, model, from_huggingface(numpy_tensors(model), config)
+
+
+def texts_of(config):
+    rng = np.random.default_rng(0)
+    # No padding token: torch's RoBERTa numbers positions by it.
+    return [[rng.integers(3, config.vocab_size, n) for n in row] for row in ROWS]
+
+
+@pytest.fixture(scope="module")
+def packed(family):
+    """Ids and segments of packed rows, and the texts in them."""
+    texts = texts_of(family[0])
+    ids, segments = np.zeros((2, len(ROWS), LENGTH), np.int32)
+    for row, of_row in enumerate(texts):
+        joined = np.concatenate(of_row)
+        ids[row, : len(joined)] = joined
+        numbers = np.repeat(np.arange(1, len(of_row) + 1), [len(t) for t in of_row])
+        segments[row, : len(joined)] = numbers
+    return jnp.asarray(ids), jnp.asarray(segments), texts
+
+
+def alone(model, text):
+    """Torch's hidden states of one text in a batch of its own."""
+    return model(input_ids=torch.tensor(text)[None]).last_hidden_state[0]
+
+
+def torch_pooled(model, text, pooling="mean"):
+    hidden = alone(model, text)
+    one = {"mean": hidden.mean(0), "cls": hidden[0], "lasttoken": hidden[-1]}[pooling]
+    return torch.nn.functional.normalize(one, dim=0)
+
+
+def test_hidden_states_of_packed_rows_are_those_of_texts_alone(family, packed):
+    config, model, params = family
+    ids, segments, texts = packed
+    hidden = np.asarray(apply(config, params, ids, segments))
+    for row, of_row in enumerate(texts):
+        for slot, text in enumerate(of_row, 1):
+            expected = alone(model, text).detach().numpy()
+            got = hidden[row][np.asarray(segments)[row] == slot]
+            np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "lasttoken"])
+def test_embeddings(family, packed, pooling):
+    config, model, params = family
+    ids, segments, texts = packed
+    got = np.asarray(pool(apply(config, params, ids, segments), segments, 5, pooling))
+    for row, of_row in enumerate(texts):
+        for slot, text in enumerate(of_row):
+            expected = torch_pooled(model, text, pooling).detach().numpy()
+            np.testing.assert_allclose(got[row, slot], expected, rtol=0, atol=1e-6)
+        # A slot without a text is zero, whatever the pooling.
+        assert not got[row, len(of_row) :].any()
+
+
+def triplet_loss(config, params, ids, segments, dropout_key=None, execution=Execution()):
+    """InfoNCE both ways over the positives, and a margin on the negatives."""
+    hidden = apply(config, params, ids, segments, dropout_key, execution)
+    z = pool(hidden, segments, 5)
+    q, p, n = (jnp.stack([z[t[i]] for t in TRIPLETS]) for i in range(3))
+    logits = q @ p.T / 0.05
+    nce = -jnp.diagonal(jax.nn.log_softmax(logits) + jax.nn.log_softmax(logits.T)).mean()
+    return nce + jax.nn.relu(0.5 - (q * p).sum(1) + (q * n).sum(1)).mean()
+
+
+def torch_triplet_loss(model, texts):
+    q, p, n = (
+        torch.stack([torch_pooled(model, texts[t[i][0]][t[i][1]]) for t in TRIPLETS])
+        for i in range(3)
+    )
+    logits, own = q @ p.T / 0.05, torch.arange(3)
+    cross = torch.nn.functional.cross_entropy
+    margin = torch.relu(0.5 - (q * p).sum(1) + (q * n).sum(1)).mean()
+    return cross(logits, own) + cross(logits.T, own) + margin
+
+
+def test_gradients_of_the_triplet_loss_for_every_parameter(family, packed):
+    config, model, params = family
+    ids, segments, texts = packed
+    loss = jax.jit(jax.value_and_grad(lambda p: triplet_loss(config, p, ids, segments)))
+    value, gradients = loss(params)
+    model.zero_grad()
+    expected = torch_triplet_loss(model, texts)
+    expected.backward()
+    assert abs(float(value) - expected.item()) <= 1e-6 * max(1.0, expected.item())
+    theirs = {name: p.grad.numpy() for name, p in model.named_parameters()}
+    whole = max(np.linalg.norm(gradient) for gradient in theirs.values())
+    for name, gradient in to_huggingface(gradients, config).items():
+        wanted = theirs[name]
+        # A key's bias shifts all scores of a query alike: its gradient is rounding alone.
+        bound = max(np.linalg.norm(wanted), 1e-3 * whole)
+        assert np.linalg.norm(gradient - wanted) <= 1e-4 * bound, name
+
+
+def test_weights_go_round_bit_by_bit(family):
+    config, model, params = family
+    written = to_huggingface(params, config)
+    theirs = {k: v for k, v in numpy_tensors(model).items() if k in written}
+    assert len(theirs) == len(written) == len(jax.tree.leaves(params))
+    for name, array in written.items():
+        np.testing.assert_array_equal(array, theirs[name])
+
+
+def test_the_config_goes_round_and_is_transformers_own(family):
+    config, model, _ = family
+    document = config_to_huggingface(config)
+    assert config_from_huggingface(document) == config
+    read = transformers.AutoConfig.for_model(**document)
+    assert type(read) is type(model.config)
+    for name in {f.name for f in dataclasses.fields(config)} - {"compute_dtype"}:
+        assert getattr(read, name) == getattr(config, name), name
+
+
+@pytest.fixture(scope="module")
+def key():
+    return DropoutKey(jax.random.key(7), jnp.arange(len(ROWS)))
+
+
+def gradient(config, params, ids, segments, key, execution=Execution()):
+    def loss(p):
+        return triplet_loss(config, p, ids, segments, key, execution)
+
+    return jax.jit(jax.value_and_grad(loss))(params)
+
+
+def assert_same(one, other, rtol=1e-4):
+    assert abs(float(one[0]) - float(other[0])) <= 1e-5
+    norm = max(float(jnp.linalg.norm(x)) for x in jax.tree.leaves(one[1]))
+    for a, b in zip(jax.tree.leaves(one[1]), jax.tree.leaves(other[1]), strict=True):
+        assert np.linalg.norm(np.asarray(a) - np.asarray(b)) <= rtol * norm
+
+
+@pytest.fixture(scope="module")
+def with_dropout(family, packed, key):
+    config, _, params = family
+    found = gradient(config, params, *packed[:2], key)
+    # Else what follows would compare nothing.
+    assert abs(float(found[0]) - float(gradient(config, params, *packed[:2], None)[0])) > 1e-3
+    return found
+
+
+@pytest.mark.parametrize(
+    "execution",
+    [Execution(scan=True), Execution(remat="dots"), Execution(scan=True, remat="full")],
+    ids=["scan", "dots", "scan and full"],
+)
+def test_how_layers_are_run_changes_no_value(family, packed, key, with_dropout, execution):
+    config, _, params = family
+    assert_same(with_dropout, gradient(config, params, *packed[:2], key, execution))
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2), (1, 8, 1), (2, 1, 4)])
+def test_eight_devices_give_one_devices_gradient(family, packed, key, with_dropout, shape):
+    config, _, params = family
+    mesh = make_mesh(MeshConfig(*shape))
+    pin = lambda x: jax.lax.with_sharding_constraint(x, split_first_axis(mesh))  # noqa: E731
+
+    def loss(p, ids, segments):
+        return triplet_loss(config, p, ids, segments, key, Execution(pin=pin))
+
+    shardings = param_shardings(params, mesh, config)
+    rows = split_first_axis(mesh)
+    compute = jax.jit(
+        jax.value_and_grad(loss),
+        in_shardings=(shardings, rows, rows), out_shardings=replicated(mesh),
+    )  # fmt: skip
+    assert_same(with_dropout, compute(params, *packed[:2]))
+
+
+def test_every_rule_names_a_matrix_and_every_matrix_has_one(family):
+    config = family[0]
+    params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    shardings = jax.tree.leaves(param_shardings(params, mesh, config))
+    leaves = jax.tree.leaves(params)
+    used = {s.spec for x, s in zip(leaves, shardings, strict=True) if x.ndim > 1}
+    assert used == set(family_of(config).shardings.values())
+
+
+def test_a_family_is_known_by_its_config():
+    assert {family_of(c).name for c in (T5Config(), BertConfig())} == {"T5", "BERT"}
