@@ -199,7 +199,7 @@ def test_a_tokenizer_beyond_the_vocabulary_is_refused(tmp_path, tokenizer_dir):
 
 
 def test_a_missing_tokenizer_file_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"spiece\.model"):
+    with pytest.raises(UserError, match=r"tokenizer\.json"):
         export(tmp_path / "model", tmp_path)
 
 

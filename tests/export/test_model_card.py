@@ -25,7 +25,7 @@ CONFIG = RunConfig(
     feed=FeedConfig(global_batch_size=64),
     export=ExportConfig("apache-2.0", "en", ("English only.",)),
 )
-TRAINED = Trained(None, T5Config(), 128, 1000)
+TRAINED = Trained(None, T5Config(), "mean", 128, 1000)
 SCORE = EvalResult("retrieval", "docs-held-out", "docs (held out)", "ndcg@10", 0.51234)
 
 

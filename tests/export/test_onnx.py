@@ -37,7 +37,7 @@ def exported(request, tmp_path_factory):
 def test_the_graph_agrees_at_two_batch_sizes_and_lengths(exported):
     folder, params, config = exported
     assert verify_export(folder, params, config, TEXTS) <= 1e-6
-    assert verify_onnx(folder, params, config, load_tokenizer(folder), TEXTS) <= 1e-5
+    assert verify_onnx(folder, params, config, "mean", load_tokenizer(folder), TEXTS) <= 1e-5
 
 
 def test_its_outputs_are_those_of_sentence_transformers(exported):
@@ -60,4 +60,4 @@ def test_a_graph_of_other_parameters_is_found_out(exported):
     folder, params, config = exported
     other = jax.tree.map(lambda x: x * 1.01, params)
     with pytest.raises(RuntimeError, match=r"model\.onnx differ from the model's by"):
-        verify_onnx(folder, other, config, load_tokenizer(folder), TEXTS)
+        verify_onnx(folder, other, config, "mean", load_tokenizer(folder), TEXTS)

@@ -38,7 +38,7 @@ def test_equals_sentence_transformers(encoder, expected):
 
 def test_one_device_and_blocks_of_the_stream_change_nothing(sentence_folder, expected, monkeypatch):
     monkeypatch.setattr(encoder_module, "TEXTS_AT_ONCE", 7)
-    one = Embedder.load(sentence_folder, batch_tokens=256, mesh=make_mesh(MeshConfig(data=1)))
+    one = Embedder.load(sentence_folder, batch_rows=4, mesh=make_mesh(MeshConfig(data=1)))
     blocks = list(one.stream(text for text in TEXTS))
     assert [len(block) for block in blocks] == [7] * 9 + [2]
     np.testing.assert_allclose(np.concatenate(blocks), expected, rtol=0, atol=1e-5)
@@ -79,8 +79,8 @@ def test_the_key_names_weights_and_limit(sentence_folder, encoder, tmp_path):
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("1_Pooling/config.json", {"pooling_mode_cls_token": True}, "pools by"),
-        ("1_Pooling/config.json", {"pooling_mode": "cls"}, "pools by cls"),
+        ("1_Pooling/config.json", {"pooling_mode_max_tokens": True}, "pools by max;"),
+        ("1_Pooling/config.json", {"pooling_mode": "weightedmean"}, "pools by weightedmean;"),
         ("sentence_bert_config.json", {"max_seq_length": 129}, "max_seq_length=129"),
         ("sentence_bert_config.json", {"max_seq_length": "9"}, "max_seq_length='9'"),
         ("config.json", {"model_type": "bert", "vocab_size": 9}, "the files are of two models"),

@@ -125,7 +125,7 @@ def test_other_conventions_than_t5s_are_refused(trained, edit, message):
     [
         ("no/such/spiece.model", "no such file or folder"),
         ("nobody/nothing", "could not be fetched.*'train'"),
-        (".", "holds no spiece.model"),
+        (".", "holds neither spiece.model nor tokenizer.json"),
         (__file__, "is no SentencePiece model"),
     ],
 )
