@@ -61,7 +61,7 @@ $(VENV)/bin/python:
 # The marks remember what was installed; a changed list of packages installs again.
 $(VENV)/run: $(VENV)/bin/python setup.cfg $(CONSTRAINTS)
 	@echo 'installing the tested versions into $(VENV): a minute or two'
-	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e .
+	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e '.[demo]'
 	touch $@
 
 $(VENV)/test: $(VENV)/run

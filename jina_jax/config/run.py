@@ -232,8 +232,9 @@ class RunConfig:
     feed: FeedConfig = FeedConfig()
     mixture: MixtureConfig = MixtureConfig()
     model: ModelConfig = T5Config()
-    """Shape of the encoder; in a config file also a folder or an id of the Hugging Face hub, such
-    as "intfloat/e5-base-v2", from which everything then starts."""
+    """Shape of the encoder. In a config file also the name of what everything starts from: a
+    folder, an id of the Hugging Face hub such as "intfloat/e5-base-v2", or PACKAGE:FOLDER of an
+    installed package."""
     pooling: PoolingConfig = PoolingConfig()
     mesh: MeshConfig = MeshConfig()
     distributed: DistributedConfig = DistributedConfig()

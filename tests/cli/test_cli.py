@@ -80,7 +80,10 @@ def test_show_config_shows_overrides(capsys, folder):
             ["prepare", "demo", "--data.eval-pairs", "-1"],
             "-1 must be greater than or equal",
         ),
-        (["show-config", "demo", "--model.vocab-size", "7936"], "raise model.vocab_size to 8000"),
+        (
+            ["show-config", "demo_from_scratch", "--model.vocab-size", "7936"],
+            "raise model.vocab_size to 8000",
+        ),
         (["prepare", "demo", "--workdir", "gs://bucket/x"], "is a URL: give a folder"),
         (["encode", "nowhere", "texts.txt", "out.npy"], "texts.txt"),
         (["search", "nowhere", "corpus.jsonl"], "needs a query"),

@@ -59,7 +59,7 @@ def test_a_compiler_that_is_killed_is_not_called_one_that_fails():
 
 
 def test_a_compilation_ends_with_the_process_that_wants_it():
-    arguments = ["-m", "jina_jax.cli", "plan", "demo", "--model.num-layers", "24"]
+    arguments = ["-m", "jina_jax.cli", "plan", "demo_from_scratch", "--model.num-layers", "24"]
     process = subprocess.Popen(
         [sys.executable, *arguments], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
         text=True,

@@ -79,7 +79,7 @@ def test_remedies_divide_parameters_within_a_slice():
 
 def test_where_nothing_fits_that_is_said(monkeypatch, capsys):
     monkeypatch.setattr(run, "run_compile", lambda request, *, timeout_s: NOT_FITTING)
-    assert cli.main(["plan", "demo", "--topology", "v5e:4x4"]) == 2
+    assert cli.main(["plan", "demo_from_scratch", "--topology", "v5e:4x4"]) == 2
     captured = capsys.readouterr()
     assert "nothing that was tried fits" in captured.out
     assert "demo does not fit v5e:4x4" in captured.err
@@ -124,9 +124,9 @@ def test_a_config_of_triplets_is_planned_with_their_negatives():
 def test_plan_on_the_command_line(capsys):
     flags = [f"--model.{k.replace('_', '-')}={v}" for k, v in
              dataclasses.asdict(CONFIG.model).items() if k in ("d_ff", "num_layers")]  # fmt: skip
-    assert cli.main(["plan", "demo", "--tokens", "20", *flags]) == 0
+    assert cli.main(["plan", "demo_from_scratch", "--tokens", "20", *flags]) == 0
     assert "demo on local (8 × cpu): 128 pairs of 20 + 20 tokens" in capsys.readouterr().out
-    assert cli.main(["plan", "demo", "--topology", "v5e:5x5"]) == 2
+    assert cli.main(["plan", "demo_from_scratch", "--topology", "v5e:5x5"]) == 2
     assert "no topology 'v5e:5x5'" in capsys.readouterr().err
-    assert cli.main(["plan", "demo", "--topology", "v4:2x2x4"]) == 2
+    assert cli.main(["plan", "demo_from_scratch", "--topology", "v4:2x2x4"]) == 2
     assert "nothing can be planned for v4" in capsys.readouterr().err
