@@ -1,6 +1,7 @@
 """The model card: `README.md` of an exported model, from facts of the run and nothing else."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,8 +10,14 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from jina_jax.checkpoint.checkpoints import Trained
 from jina_jax.config import LossConfig, RunConfig
-from jina_jax.model.encoder import parameter_count
+from jina_jax.model.encoder import family_of, parameter_count
 from jina_jax.shards.manifest import SourceSummary
+
+_POOLED = {
+    "mean": "the mean over its tokens",
+    "cls": "the hidden state of its first token",
+    "lasttoken": "the hidden state of its last token",
+}
 
 
 def render_card(
@@ -34,26 +41,30 @@ def render_card(
     )  # fmt: skip
     environment.filters["cell"] = lambda text: text.replace("|", "\\|").replace("\n", " ")
     start = Path(config.train.initial_weights).expanduser()
+    family = family_of(trained.config).name
     has_triplets = any(source.record == "triplet" for source in sources)
     return environment.get_template("model_card.md").render(
         config=config, trained=trained, sources=sources, scores=scores, has_triplets=has_triplets,
-        front_matter=_front_matter(config, scores), name=json.dumps(config.name),
+        front_matter=_front_matter(config, family, scores), name=json.dumps(config.name),
         parameters=parameter_count(trained.config), loss=_loss(config.loss, has_triplets),
-        dims=sorted(config.loss.matryoshka_dims),
+        dims=sorted(config.loss.matryoshka_dims), family=family, pooled=_POOLED[trained.pooling],
         # The path of a local folder stays private.
         initial_weights=start.name if start.exists() else config.train.initial_weights,
     ).strip() + "\n"  # fmt: skip
 
 
-def _front_matter(config: RunConfig, scores: Sequence[EvalResult]) -> str:
+def _front_matter(config: RunConfig, family: str, scores: Sequence[EvalResult]) -> str:
     """YAML that the hub reads, the scores as its `model-index`."""
+    start = config.train.initial_weights
+    is_of_hub = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", start) and not Path(start).exists()
     data = ModelCardData(
+        base_model=start if is_of_hub else None,
         model_name=config.name,
         license=config.export.licence or None,
         language=config.export.language or None,
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
-        tags=["sentence-transformers", "feature-extraction", "t5", "jax"],
+        tags=["sentence-transformers", "feature-extraction", family.lower(), "jax"],
         datasets=sorted({s.dataset for s in config.data.sources if s.kind == "hf"}) or None,
         eval_results=list(scores) or None,
     )

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from jina_jax.config import TokenizerConfig
 from jina_jax.prepare.sorted_runs import TEXTS, batches
 from jina_jax.prepare.stages import Partition
-from jina_jax.shards.array_record import ShardWriter, encode_record
+from jina_jax.shards.array_record import SMALL_VOCABULARY, ShardWriter, encode_record
 from jina_jax.shards.manifest import ends_xxh3
 from jina_jax.system.atomic import atomic_file, atomic_folder
 from jina_jax.system.hashing import file_sha256
@@ -151,6 +151,7 @@ def encode_task(
     """
     tokenizer = load_tokenizer(tokenizer_dir)
     tokenizer.enable_truncation(max_text_tokens)
+    wide = max(tokenizer.get_vocab().values()) >= SMALL_VOCABULARY
     lengths = np.zeros((len(TEXTS), max_text_tokens + 1), np.int64)
     names = TEXTS if negatives else TEXTS[:2]
     has_scores = False
@@ -161,7 +162,7 @@ def encode_task(
             assert len(mine) == end - first, f"{partition.table} has fewer records than it had"
             scores = partition.teacher_scores(mine, len(names))
             has_scores = scores is not None
-            records = _Records(writer, 2 + negatives)
+            records = _Records(writer, 2 + negatives, wide)
             begins = _begins(table, mine, negatives)
             for start in range(0, len(mine), _BATCH_ROWS):
                 rows = slice(start, start + _BATCH_ROWS)
@@ -214,8 +215,8 @@ def _tokenised(
 class _Records:
     """Puts rows together into records, which may reach from one batch of rows into the next."""
 
-    def __init__(self, writer: ShardWriter, texts: int) -> None:
-        self._writer, self._texts = writer, texts
+    def __init__(self, writer: ShardWriter, texts: int, wide: bool) -> None:
+        self._writer, self._texts, self._wide = writer, texts, wide
         self._hashes: list[bytes] = []
         self._ids: list[Any] = []
         self._scores: list[float] = []
@@ -242,5 +243,7 @@ class _Records:
         missing = self._texts - len(self._ids)
         scores = [*self._scores, *[math.nan] * missing] if self._scores else []
         hashes = [*self._hashes, *[bytes(HASH_BYTES)] * missing]
-        self._writer.write(encode_record(hashes, [*self._ids, *[()] * missing], scores))
+        self._writer.write(
+            encode_record(hashes, [*self._ids, *[()] * missing], scores, wide=self._wide)
+        )
         self._ids = []

@@ -3,9 +3,10 @@
 A record of n texts (2 for a pair) is, without padding and little-endian:
 
     u8 n | u8 s | n × 16 bytes text hash | n × u16 length | s × float32 score
-    | uint16 ids of text 0, of text 1, ...
+    | ids of text 0, of text 1, ...
 
-where s is n - 1 where a teacher has scored the query with each other text, and else 0.
+where s is n - 1 where a teacher has scored the query with each other text, and else 0. Ids are
+uint16, or uint32 where the highest bit of the first byte is set: of vocabularies above 65,536.
 """
 
 import bisect
@@ -24,6 +25,9 @@ from jina_jax.errors import UserError
 from jina_jax.text.identity import HASH_BYTES
 
 MAX_TEXT_TOKENS = 65535
+SMALL_VOCABULARY = 1 << 16
+"""Pieces whose ids two bytes hold."""
+_WIDE = 0x80
 _WRITE_OPTIONS = "group_size:16,uncompressed"
 """Ids hardly compress: zstd saves 24% of the bytes and halves the records read per second (measured
 on 117k records of 200 bytes, in batches of 1,024: 186k/s against 87k/s a core; groups of 1, 4 and
@@ -38,7 +42,7 @@ class TokenisedRecords:
     """Decoded records, in the order asked for. N records of S texts, T ids in all."""
 
     ids_T: np.ndarray
-    """uint16; all texts one after another, record by record."""
+    """uint16 or uint32; all texts one after another, record by record."""
     starts_NS: np.ndarray
     """int64; where each text starts in `ids_T`."""
     lengths_NS: np.ndarray
@@ -53,7 +57,7 @@ class TokenisedRecords:
         return len(self.lengths_NS)
 
     def text(self, record: int, position: int) -> np.ndarray:
-        """Ids of one text: uint16, a view.
+        """Ids of one text, a view.
 
         Args:
           record: 0 ≤ record < len(self).
@@ -67,22 +71,25 @@ def encode_record(
     hashes: Sequence[bytes],
     ids: Sequence[Sequence[int] | np.ndarray],
     scores: Sequence[float] | np.ndarray = (),
+    *,
+    wide: bool = False,
 ) -> bytes:
     """Lays out one record.
 
     Args:
       hashes: 16 bytes per text.
-      ids: token ids per text, each 0 ≤ id ≤ 65535.
+      ids: token ids per text.
       scores: a teacher's, of the query with each other text; none where there are none.
-    Returns: 2 + 18n + 4·(scores) + 2·(all ids) bytes.
+      wide: four bytes an id, for a vocabulary above `SMALL_VOCABULARY`, and not two.
+    Returns: 2 + 18n + 4·(scores) + 2 or 4·(all ids) bytes.
     """
-    assert 0 < len(hashes) == len(ids) < 256
+    assert 0 < len(hashes) == len(ids) < _WIDE
     assert len(scores) in (0, len(ids) - 1)
     assert all(len(h) == HASH_BYTES for h in hashes)
     lengths = np.array([len(text) for text in ids])
     assert lengths.max() <= MAX_TEXT_TOKENS
-    texts = [np.asarray(text, dtype="<u2").tobytes() for text in ids]
-    head = bytes([len(ids), len(scores)])
+    texts = [np.asarray(text, dtype="<u4" if wide else "<u2").tobytes() for text in ids]
+    head = bytes([len(ids) + _WIDE * wide, len(scores)])
     score_bytes = np.asarray(scores, "<f4").tobytes()
     return b"".join([head, *hashes, lengths.astype("<u2").tobytes(), score_bytes, *texts])
 
@@ -100,25 +107,26 @@ def decode_records(records: Sequence[bytes]) -> TokenisedRecords:
     return _decoded(np.frombuffer(b"".join(records), np.uint8), sizes_N, *records[0][:2])
 
 
-def _decoded(buffer: np.ndarray, sizes_N: np.ndarray, n: int, scores: int) -> TokenisedRecords:
+def _decoded(buffer: np.ndarray, sizes_N: np.ndarray, first: int, scores: int) -> TokenisedRecords:
+    n, id_bytes = first % _WIDE, 4 if first >= _WIDE else 2
     hashes_end = 2 + HASH_BYTES * n
     lengths_end = hashes_end + 2 * n
     header = lengths_end + 4 * scores
     starts_N = np.cumsum(sizes_N) - sizes_N
     if n == 0 or (sizes_N < header).any() or (
-        buffer[starts_N[:, None] + np.arange(2)] != (n, scores)
+        buffer[starts_N[:, None] + np.arange(2)] != (first, scores)
     ).any():  # fmt: skip
         raise ValueError(f"not records of {n} texts and {scores} scores")
     heads = buffer[starts_N[:, None] + np.arange(header)]
     hashes = np.ascontiguousarray(heads[:, 2:hashes_end]).view("<u8")
     lengths = np.ascontiguousarray(heads[:, hashes_end:lengths_end]).view("<u2").astype(np.int64)
-    if (lengths.sum(1) * 2 + header != sizes_N).any():
+    if (lengths.sum(1) * id_bytes + header != sizes_N).any():
         raise ValueError("lengths do not add up to the size of the record")
     is_id = np.ones(len(buffer), bool)
     is_id[starts_N[:, None] + np.arange(header)] = False
     ends = np.cumsum(lengths.ravel()).reshape(lengths.shape)
     return TokenisedRecords(
-        ids_T=buffer[is_id].view("<u2"),
+        ids_T=buffer[is_id].view(f"<u{id_bytes}"),
         starts_NS=ends - lengths,
         lengths_NS=lengths,
         hashes_NSx2=hashes.reshape(-1, n, 2),

@@ -42,8 +42,6 @@ _SPECIAL = ("<pad>", "</s>", "<unk>")
 _PUBLISHED_T5_PIECES = 32000
 _EXTRA_IDS = 100
 """The published T5 vocabulary goes on with <extra_id_99> ... <extra_id_0> after its pieces."""
-_MAX_PIECES = 65535
-"""Shards hold ids as uint16."""
 _MAX_TRAIN_CHARACTERS = 4000
 """Of a longer text only the start is learned from, which bounds the trainer's memory."""
 _TRAIN_THREADS = 8
@@ -57,8 +55,8 @@ def build_tokenizer(config: TokenizerConfig, texts: Iterator[str] | None, out_di
         and no `spiece.model` gives that tokenizer as it is, of whatever kind.
       texts: what to learn from, at most `config.train_texts` of them; needed for `train` only.
       out_dir: existing folder.
-    Raises: UserError when the vocabulary cannot be fetched, is no T5 vocabulary, has ids beyond
-      uint16, or the texts are too few to learn `config.vocab_size` pieces from.
+    Raises: UserError when the vocabulary cannot be fetched, is neither a T5 vocabulary nor a
+      `tokenizer.json`, or the texts are too few to learn `config.vocab_size` pieces from.
     """
     if config.source == "train":
         assert texts is not None
@@ -77,7 +75,6 @@ def build_tokenizer(config: TokenizerConfig, texts: Iterator[str] | None, out_di
 def _copy_tokenizer(folder: Path, out_dir: Path) -> None:
     """Takes a fast tokenizer as it is, with what transformers reads beside it."""
     tokenizer = read_tokenizer(folder, TOKENIZER_FILE)
-    _check_size(tokenizer.get_vocab_size(with_added_tokens=True), str(folder))
     if len(tokenizer.encode("").ids) == 0:
         raise UserError(
             f"{folder / TOKENIZER_FILE} adds no special token to a text, so that an empty text has "
@@ -178,7 +175,6 @@ def _find(source: str) -> Path:
 
 
 def _train(texts: Iterator[str], vocab_size: int) -> bytes:
-    _check_size(vocab_size, "train")
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -214,14 +210,6 @@ def _train_problem(message: str, vocab_size: int) -> str:
     return f"data.tokenizer.vocab_size={vocab_size} cannot be learned from this corpus: {advice}"
 
 
-def _check_size(pieces: int, source: str) -> None:
-    if pieces > _MAX_PIECES:
-        raise UserError(
-            f"data.tokenizer: {source!r} has {pieces:,} pieces, but ids are stored as uint16; "
-            f"{_MAX_PIECES:,} is the most"
-        )
-
-
 def tokenizer_from_spiece(model_bytes: bytes, source: str) -> Tokenizer:
     """The `tokenizers` equivalent of a SentencePiece model.
 
@@ -241,7 +229,6 @@ def tokenizer_from_spiece(model_bytes: bytes, source: str) -> Tokenizer:
     extra = [f"<extra_id_{i}>" for i in reversed(range(_EXTRA_IDS))]
     extra = extra if len(vocab) == _PUBLISHED_T5_PIECES else []
     vocab += [(name, 0.0) for name in extra]
-    _check_size(len(vocab), source)
     with _as_user_error(f"data.tokenizer: {source!r} is no usable SentencePiece model"):
         return _unigram(vocab, proto.normalizer_spec.precompiled_charsmap, extra)
 

@@ -35,6 +35,17 @@ def test_the_bytes_of_a_record():
     )  # fmt: skip
 
 
+def test_ids_of_a_large_vocabulary_take_four_bytes():
+    record = encode_record([A, C], [[1, 65536], [250_001]], [0.5], wide=True)
+    assert record[:2] == b"\x82\x01" and len(record) == 2 + 32 + 4 + 4 + 12
+    decoded = decode_records([record, record])
+    assert decoded.ids_T.dtype == np.uint32
+    assert [decoded.text(1, k).tolist() for k in range(2)] == [[1, 65536], [250_001]]
+    assert decoded.scores_NS.tolist() == [[0.5], [0.5]]
+    with pytest.raises(ValueError, match="not records of 2 texts"):
+        decode_records([record, encode_record([A, C], [[1, 2], [3]], [0.5])])
+
+
 @given(st.integers(1, 4).flatmap(lambda n: st.lists(st.tuples(*[hashes, texts] * n), max_size=8)))
 def test_records_come_back_as_they_were(rows):
     decoded = decode_records([encode_record(row[::2], row[1::2]) for row in rows])

@@ -79,15 +79,15 @@ def test_32000_pieces_are_followed_by_the_extra_ids_of_t5(trained):
     assert Tokenizer.from_str(tokenizer.to_str()).encode("the <extra_id_0>").ids[-2:] == [32099, 1]
 
 
-def test_more_pieces_than_uint16_are_refused(trained):
+def test_more_pieces_than_two_bytes_hold_are_taken(trained):
     proto = sentencepiece_model_pb2.ModelProto()
     proto.ParseFromString((trained / "spiece.model").read_bytes())
-    for i in range(65536 - len(proto.pieces)):
+    first = len(proto.pieces)
+    for i in range(70_000 - first):
         proto.pieces.add(piece=f"filler{i}", score=-100.0)
-    with pytest.raises(UserError, match=r"65,536 pieces.*65,535 is the most"):
-        tokenizer_from_spiece(proto.SerializeToString(), "x")
-    del proto.pieces[-1]
-    assert tokenizer_from_spiece(proto.SerializeToString(), "x").get_vocab_size() == 65535
+    tokenizer = tokenizer_from_spiece(proto.SerializeToString(), "x")
+    assert tokenizer.get_vocab_size() == 70_000
+    assert tokenizer.token_to_id(f"filler{69_999 - first}") == 69_999
 
 
 def test_a_vocabulary_too_large_for_the_corpus_gives_the_number_that_fits(tmp_path):
