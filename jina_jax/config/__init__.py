@@ -27,7 +27,16 @@ from jina_jax.config.filters import (
 )
 from jina_jax.config.loss import LossConfig
 from jina_jax.config.mine import MineConfig
-from jina_jax.config.model import BertConfig, ModelConfig, Pooling, PoolingConfig, T5Config
+from jina_jax.config.model import (
+    BertConfig,
+    ModelConfig,
+    ModernBertConfig,
+    MPNetConfig,
+    Pooling,
+    PoolingConfig,
+    Qwen3Config,
+    T5Config,
+)
 from jina_jax.config.negation import EndpointConfig, NegationCheckConfig, NegationConfig
 from jina_jax.config.run import (
     DataConfig,

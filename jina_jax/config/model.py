@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Lt
 from pydantic import Discriminator, Tag
 
-from jina_jax.config.fields import NonNegativeInt, PositiveInt
+from jina_jax.config.fields import NonNegativeInt, PositiveFloat, PositiveInt
 
 _Rate = Annotated[float, Ge(0), Lt(1)]
 Pooling = Literal["mean", "cls", "lasttoken"]
@@ -74,27 +74,13 @@ class T5Config:
         return self.dropout_rate > 0
 
 
-@dataclass(frozen=True)
-class BertConfig:
-    """Shape of a BERT (Devlin et al. 2019), RoBERTa (Liu et al. 2019) or XLM-R (Conneau et al.
-    2020) encoder, in the names of Hugging Face's `BertConfig`.
-    """
+class _Named:
+    """The properties of those whose fields have BERT's names."""
 
-    model_type: Literal["bert", "roberta", "xlm-roberta"] = "bert"
-    vocab_size: PositiveInt = 30522
-    hidden_size: PositiveInt = 384
-    num_hidden_layers: PositiveInt = 6
-    num_attention_heads: PositiveInt = 12
-    intermediate_size: PositiveInt = 1536
-    max_position_embeddings: PositiveInt = 512
-    type_vocab_size: PositiveInt = 2
-    pad_token_id: NonNegativeInt = 0
-    """RoBERTa and XLM-R number positions from the one after it."""
-    hidden_dropout_prob: _Rate = 0.1
-    attention_probs_dropout_prob: _Rate = 0.1
-    layer_norm_eps: float = 1e-12
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Matrix products run in this dtype; parameters, norms, softmax and loss stay float32."""
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    max_position_embeddings: int
 
     @property
     def dimensions(self) -> int:
@@ -117,29 +103,158 @@ class BertConfig:
         return self.num_hidden_layers
 
     @property
+    def max_positions(self) -> int | None:
+        """Tokens of the longest text."""
+        return self.max_position_embeddings
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether training draws any."""
+        return any(value > 0 for name, value in vars(self).items() if "dropout" in name)
+
+
+class _NumberedFromPadding(_Named):
+    """Those that number positions from the one after the padding token."""
+
+    pad_token_id: int
+
+    @property
     def first_position(self) -> int:
         """Number of the position of a text's first token."""
-        return 0 if self.model_type == "bert" else self.pad_token_id + 1
+        return self.pad_token_id + 1
 
     @property
     def max_positions(self) -> int | None:
         """Tokens of the longest text."""
         return self.max_position_embeddings - self.first_position
 
+
+@dataclass(frozen=True)
+class BertConfig(_NumberedFromPadding):
+    """Shape of a BERT (Devlin et al. 2019), RoBERTa (Liu et al. 2019) or XLM-R (Conneau et al.
+    2020) encoder, in the names of Hugging Face's `BertConfig`.
+    """
+
+    model_type: Literal["bert", "roberta", "xlm-roberta"] = "bert"
+    vocab_size: PositiveInt = 30522
+    hidden_size: PositiveInt = 384
+    num_hidden_layers: PositiveInt = 6
+    num_attention_heads: PositiveInt = 12
+    intermediate_size: PositiveInt = 1536
+    max_position_embeddings: PositiveInt = 512
+    type_vocab_size: PositiveInt = 2
+    pad_token_id: NonNegativeInt = 0
+    """RoBERTa and XLM-R number positions from the one after it."""
+    hidden_dropout_prob: _Rate = 0.1
+    attention_probs_dropout_prob: _Rate = 0.1
+    layer_norm_eps: float = 1e-12
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Matrix products run in this dtype; parameters, norms, softmax and loss stay float32."""
+
     @property
-    def has_dropout(self) -> bool:
-        """Whether training draws any."""
-        return max(self.hidden_dropout_prob, self.attention_probs_dropout_prob) > 0
+    def first_position(self) -> int:
+        """Number of the position of a text's first token."""
+        return 0 if self.model_type == "bert" else self.pad_token_id + 1
+
+
+@dataclass(frozen=True)
+class MPNetConfig(_NumberedFromPadding):
+    """Shape of an MPNet encoder (Song et al. 2020), in the names of Hugging Face's
+    `MPNetConfig`.
+    """
+
+    model_type: Literal["mpnet"] = "mpnet"
+    vocab_size: PositiveInt = 30527
+    hidden_size: PositiveInt = 768
+    num_hidden_layers: PositiveInt = 12
+    num_attention_heads: PositiveInt = 12
+    intermediate_size: PositiveInt = 3072
+    max_position_embeddings: PositiveInt = 514
+    relative_attention_num_buckets: PositiveInt = 32
+    pad_token_id: NonNegativeInt = 1
+    """Positions are numbered from the one after it."""
+    hidden_dropout_prob: _Rate = 0.1
+    attention_probs_dropout_prob: _Rate = 0.1
+    layer_norm_eps: float = 1e-12
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Matrix products run in this dtype; parameters, norms, softmax and loss stay float32."""
+
+
+@dataclass(frozen=True)
+class ModernBertConfig(_Named):
+    """Shape of a ModernBERT encoder (Warner et al. 2024), in the names of Hugging Face's
+    `ModernBertConfig`.
+    """
+
+    model_type: Literal["modernbert"] = "modernbert"
+    vocab_size: PositiveInt = 50368
+    hidden_size: PositiveInt = 768
+    num_hidden_layers: PositiveInt = 22
+    num_attention_heads: PositiveInt = 12
+    intermediate_size: PositiveInt = 1152
+    max_position_embeddings: PositiveInt = 8192
+    global_attn_every_n_layers: PositiveInt = 3
+    """The first layer and every so many after it see the whole text, the others a window."""
+    local_attention: PositiveInt = 128
+    """Tokens of the window."""
+    global_rope_theta: PositiveFloat = 160000.0
+    local_rope_theta: PositiveFloat = 10000.0
+    pad_token_id: NonNegativeInt = 50283
+    embedding_dropout: _Rate = 0.0
+    attention_dropout: _Rate = 0.0
+    mlp_dropout: _Rate = 0.0
+    norm_eps: float = 1e-5
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Matrix products run in this dtype; parameters, norms, softmax and loss stay float32."""
+
+
+@dataclass(frozen=True)
+class Qwen3Config(_Named):
+    """Shape of a Qwen3 decoder (Yang et al. 2025) as an encoder, in the names of Hugging Face's
+    `Qwen3Config`.
+    """
+
+    model_type: Literal["qwen3"] = "qwen3"
+    vocab_size: PositiveInt = 151669
+    hidden_size: PositiveInt = 1024
+    num_hidden_layers: PositiveInt = 28
+    num_attention_heads: PositiveInt = 16
+    num_key_value_heads: PositiveInt = 8
+    """Each serves as many heads of queries."""
+    head_dim: PositiveInt = 128
+    intermediate_size: PositiveInt = 3072
+    max_position_embeddings: PositiveInt = 32768
+    rope_theta: PositiveFloat = 1000000.0
+    attention_dropout: _Rate = 0.0
+    rms_norm_eps: float = 1e-6
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Matrix products run in this dtype; parameters, norms, softmax and loss stay float32."""
+
+    @property
+    def head_dimensions(self) -> int:
+        """Of a query or key of one head."""
+        return self.head_dim
+
+
+_TAGS = {
+    "bert": "bert", "roberta": "bert", "xlm-roberta": "bert", "mpnet": "mpnet",
+    "modernbert": "modernbert", "qwen3": "qwen3",
+}  # fmt: skip
 
 
 def _family(value: Any) -> str:
     """Which class a value or its JSON object is of: T5's has no `model_type`."""
-    if isinstance(value, dict):
-        return "bert" if "model_type" in value else "t5"
-    return "bert" if isinstance(value, BertConfig) else "t5"
+    is_json = isinstance(value, dict)
+    kind = value.get("model_type") if is_json else getattr(value, "model_type", None)
+    return _TAGS.get(str(kind), "t5")
 
 
 ModelConfig = Annotated[
-    Annotated[T5Config, Tag("t5")] | Annotated[BertConfig, Tag("bert")], Discriminator(_family)
+    Annotated[T5Config, Tag("t5")]
+    | Annotated[BertConfig, Tag("bert")]
+    | Annotated[MPNetConfig, Tag("mpnet")]
+    | Annotated[ModernBertConfig, Tag("modernbert")]
+    | Annotated[Qwen3Config, Tag("qwen3")],
+    Discriminator(_family),
 ]
 """The shape of an encoder of any family."""

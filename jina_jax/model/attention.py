@@ -9,7 +9,6 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from jina_jax.config import T5Config
 from jina_jax.model.dropout import DropoutKey, Site, dropout
 
 # Far below any score, yet finite: a difference of two of them is 0 and not NaN.
@@ -77,11 +76,11 @@ class RelativePositionBias(nnx.Module):
     text starts. The encoder computes it once and passes it to every block.
     """
 
-    def __init__(self, config: T5Config, *, rngs: nnx.Rngs) -> None:
-        self.num_buckets = config.relative_attention_num_buckets
-        self.max_distance = config.relative_attention_max_distance
-        shape = (self.num_buckets, config.num_heads)
-        std = config.d_model**-0.5
+    def __init__(
+        self, num_buckets: int, max_distance: int, num_heads: int, *, std: float, rngs: nnx.Rngs
+    ) -> None:
+        self.num_buckets, self.max_distance = num_buckets, max_distance
+        shape = (num_buckets, num_heads)
         self.table = nnx.Param(std * jax.random.normal(rngs.params(), shape, jnp.float32))
 
     def __call__(self, length: int) -> Float[Array, "H Q P"]:
@@ -93,6 +92,41 @@ class RelativePositionBias(nnx.Module):
         """
         buckets_QP = relative_position_buckets(length, self.num_buckets, self.max_distance)
         return jnp.take(self.table[...].T, buckets_QP, axis=1)
+
+
+def segment_positions(segments_RL: Int[Array, "R L"]) -> Int[Array, "R L"]:
+    """Number of each token within its text, from 0.
+
+    Args:
+      segments_RL: int, 0 for padding, 1.. for the texts of a row, each in one piece.
+    Returns: int32 [R, L]; a run of padding counts as a text.
+    Example: segments 1 1 2 2 2 0 give positions 0 1 0 1 2 0.
+    """
+    index_L = jnp.arange(segments_RL.shape[1], dtype=jnp.int32)
+    is_first_RL = jnp.diff(segments_RL, axis=1, prepend=-1) != 0
+    start_RL = jax.lax.cummax(jnp.where(is_first_RL, index_L[None], 0), axis=1)
+    return index_L[None] - start_RL
+
+
+def rotary(
+    x_RLHK: Float[Array, "R L H K"], position_RL: Int[Array, "R L"], theta: float | Array
+) -> Float[Array, "R L H K"]:
+    """Rotates the two halves of each head by angles that grow with the position.
+
+    Args:
+      x_RLHK: queries or keys, any float dtype.
+      position_RL: of each token in its text.
+      theta: base of the wavelengths.
+    Returns: array like `x_RLHK`; computed in float32.
+    Source: Su et al. 2021 (arXiv 2104.09864), with halves in place of neighbours.
+    """
+    half = x_RLHK.shape[-1] // 2
+    frequency_F = 1.0 / theta ** (jnp.arange(half, dtype=jnp.float32) / half)
+    angle_RL1F = position_RL[:, :, None, None].astype(jnp.float32) * frequency_F[None, None, None]
+    cos, sin = jnp.cos(angle_RL1F), jnp.sin(angle_RL1F)
+    first, second = x_RLHK[..., :half].astype(jnp.float32), x_RLHK[..., half:].astype(jnp.float32)
+    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return rotated.astype(x_RLHK.dtype)
 
 
 def segment_mask(segments_RL: Int[Array, "R L"]) -> Bool[Array, "R L L"]:

@@ -5,7 +5,7 @@ one-logit classifier.
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,42 +14,35 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from jina_jax.config import BertConfig
+from jina_jax.config import BertConfig, MPNetConfig
 from jina_jax.errors import UserError
-from jina_jax.model.attention import Kernel, WeightDropout, attend_with, segment_mask
+from jina_jax.model.attention import (
+    Kernel,
+    WeightDropout,
+    attend_with,
+    segment_mask,
+    segment_positions,
+)
 from jina_jax.model.dropout import DropoutKey, Site, dropout
 from jina_jax.model.family import AT_ONCE, Execution, Family, run_layers
 from jina_jax.model.huggingface import Layout, all_layers, fill_params, read_shape
 from jina_jax.model.layers import LayerNorm, Linear, graphdef
 from jina_jax.model.pooling import first_token
 
-_INITIAL_STD = 0.02
-
-
-def segment_positions(segments_RL: Int[Array, "R L"]) -> Int[Array, "R L"]:
-    """Number of each token within its text, from 0.
-
-    Args:
-      segments_RL: int, 0 for padding, 1.. for the texts of a row, each in one piece.
-    Returns: int32 [R, L]; a run of padding counts as a text.
-    Example: segments 1 1 2 2 2 0 give positions 0 1 0 1 2 0.
-    """
-    index_L = jnp.arange(segments_RL.shape[1], dtype=jnp.int32)
-    is_first_RL = jnp.diff(segments_RL, axis=1, prepend=-1) != 0
-    start_RL = jax.lax.cummax(jnp.where(is_first_RL, index_L[None], 0), axis=1)
-    return index_L[None] - start_RL
+INITIAL_STD = 0.02
+_C = TypeVar("_C", BertConfig, MPNetConfig)
 
 
 class BertAttention(nnx.Module):
     """Multi-head attention with scaled scores and biases."""
 
-    def __init__(self, config: BertConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: BertConfig | MPNetConfig, *, rngs: nnx.Rngs) -> None:
         d, dtype = config.hidden_size, config.compute_dtype
         self.num_heads = config.num_attention_heads
         self.dropout_rate = config.attention_probs_dropout_prob
 
         def linear() -> Linear:
-            return Linear(d, d, std=_INITIAL_STD, dtype=dtype, rngs=rngs, has_bias=True)
+            return Linear(d, d, std=INITIAL_STD, dtype=dtype, rngs=rngs, has_bias=True)
 
         self.q, self.k, self.v, self.o = linear(), linear(), linear(), linear()
 
@@ -57,6 +50,7 @@ class BertAttention(nnx.Module):
         self,
         x_ND: Float[Array, "N D"],
         mask_RLL: Bool[Array, "R L L"],
+        bias_HLL: Float[Array, "H L L"] | None = None,
         *,
         dropout_key: DropoutKey | None = None,
         kernel: Kernel = "at_once",
@@ -66,6 +60,7 @@ class BertAttention(nnx.Module):
         Args:
           x_ND: hidden states; N = R * L tokens, row by row.
           mask_RLL: from `segment_mask`.
+          bias_HLL: float32, added to the scores.
           dropout_key: the layer's key, or None for no dropout.
           kernel: how; dropout of the weights goes with `at_once` alone.
         Returns: [N, D] in the compute dtype.
@@ -78,7 +73,7 @@ class BertAttention(nnx.Module):
         q_RLHK = heads(self.q(x_ND))
         mixed_RLHK = attend_with(
             kernel, q_RLHK * q_RLHK.shape[-1] ** -0.5, heads(self.k(x_ND)), heads(self.v(x_ND)),
-            mask_RLL, drop=WeightDropout.of(dropout_key, self.dropout_rate),
+            mask_RLL, bias_HLL, WeightDropout.of(dropout_key, self.dropout_rate),
         )  # fmt: skip
         return self.o(mixed_RLHK.reshape(rows * length, -1))
 
@@ -86,19 +81,20 @@ class BertAttention(nnx.Module):
 class BertBlock(nnx.Module):
     """One layer: attention, then feed-forward, each added and normalised after (post-norm)."""
 
-    def __init__(self, config: BertConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: BertConfig | MPNetConfig, *, rngs: nnx.Rngs) -> None:
         d, f, dtype = config.hidden_size, config.intermediate_size, config.compute_dtype
         self.dropout_rate = config.hidden_dropout_prob
         self.attention = BertAttention(config, rngs=rngs)
         self.attention_norm = LayerNorm(d, config.layer_norm_eps)
-        self.wi = Linear(d, f, std=_INITIAL_STD, dtype=dtype, rngs=rngs, has_bias=True)
-        self.wo = Linear(f, d, std=_INITIAL_STD, dtype=dtype, rngs=rngs, has_bias=True)
+        self.wi = Linear(d, f, std=INITIAL_STD, dtype=dtype, rngs=rngs, has_bias=True)
+        self.wo = Linear(f, d, std=INITIAL_STD, dtype=dtype, rngs=rngs, has_bias=True)
         self.feed_forward_norm = LayerNorm(d, config.layer_norm_eps)
 
     def __call__(
         self,
         x_ND: Float[Array, "N D"],
         mask_RLL: Bool[Array, "R L L"],
+        bias_HLL: Float[Array, "H L L"] | None = None,
         *,
         dropout_key: DropoutKey | None = None,
         kernel: Kernel = "at_once",
@@ -107,7 +103,9 @@ class BertBlock(nnx.Module):
 
         Args as for `BertAttention`.
         """
-        attended_ND = self.attention(x_ND, mask_RLL, dropout_key=dropout_key, kernel=kernel)
+        attended_ND = self.attention(
+            x_ND, mask_RLL, bias_HLL, dropout_key=dropout_key, kernel=kernel
+        )
         attended_ND = dropout(attended_ND, dropout_key, Site.ATTENTION_OUTPUT, self.dropout_rate)
         x_ND = self.attention_norm(x_ND + attended_ND)
         mapped_ND = self.wo(jax.nn.gelu(self.wi(x_ND), approximate=False))
@@ -124,9 +122,7 @@ class BertEncoder(nnx.Module):
         self.first_position = config.first_position
 
         def table(rows: int) -> nnx.Param:
-            return nnx.Param(
-                _INITIAL_STD * jax.random.normal(rngs.params(), (rows, d), jnp.float32)
-            )
+            return nnx.Param(INITIAL_STD * jax.random.normal(rngs.params(), (rows, d), jnp.float32))
 
         self.word_VD = table(config.vocab_size)
         self.position_PD = table(config.max_position_embeddings)
@@ -173,7 +169,7 @@ class BertEncoder(nnx.Module):
         mask_RLL = segment_mask(segments_RL)
         x_ND = run_layers(
             list(self.blocks), x_ND,
-            lambda block, x_ND, key: block(
+            lambda block, x_ND, key, _: block(
                 x_ND, mask_RLL, dropout_key=key, kernel=execution.kernel
             ),
             dropout_key, execution, self.dtype,
@@ -188,8 +184,8 @@ class BertClassifier(nnx.Module):
         d = config.hidden_size
         self.encoder = BertEncoder(config, rngs=rngs)
         # float32: two small products, and the logits are compared with a threshold.
-        self.pooler = Linear(d, d, std=_INITIAL_STD, dtype="float32", rngs=rngs, has_bias=True)
-        self.classifier = Linear(d, 1, std=_INITIAL_STD, dtype="float32", rngs=rngs, has_bias=True)
+        self.pooler = Linear(d, d, std=INITIAL_STD, dtype="float32", rngs=rngs, has_bias=True)
+        self.classifier = Linear(d, 1, std=INITIAL_STD, dtype="float32", rngs=rngs, has_bias=True)
 
     def __call__(
         self,
@@ -265,7 +261,7 @@ _LAYER = {
 }
 
 
-def _with_bias(theirs: str, ours: str) -> dict[str, str]:
+def with_bias(theirs: str, ours: str) -> dict[str, str]:
     """Weight and bias of a linear map or of a norm."""
     weight, bias = ("scale_D", "bias_D") if "LayerNorm" in theirs else ("kernel", "bias_O")
     return {f"{theirs}.weight": f"{ours}/{weight}", f"{theirs}.bias": f"{ours}/{bias}"}
@@ -275,17 +271,17 @@ def _layout(config: BertConfig) -> Layout:
     """Of `BertModel` without its pooler."""
     layer: dict[str, str] = {}
     for theirs, ours in _LAYER.items():
-        layer |= _with_bias(f"encoder.layer.{{}}.{theirs}", f"blocks/{{}}/{ours}")
+        layer |= with_bias(f"encoder.layer.{{}}.{theirs}", f"blocks/{{}}/{ours}")
     return {
         "embeddings.word_embeddings.weight": "word_VD",
         "embeddings.position_embeddings.weight": "position_PD",
         "embeddings.token_type_embeddings.weight": "type_TD",
-        **_with_bias("embeddings.LayerNorm", "embedding_norm"),
+        **with_bias("embeddings.LayerNorm", "embedding_norm"),
         **all_layers(layer, config.num_hidden_layers),
     }
 
 
-def _modern(name: str) -> str:
+def modern_name(name: str) -> str:
     """The first releases of BERT called a norm's scale gamma and its shift beta."""
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
         "LayerNorm.beta", "LayerNorm.bias"
@@ -296,7 +292,7 @@ def _used(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Those of the encoder, whatever model it is a part of: without pooler and heads."""
     used = {}
     for name, array in tensors.items():
-        bare = _modern(name)
+        bare = modern_name(name)
         for prefix in _PREFIXES:
             bare = bare.removeprefix(prefix)
         if not bare.startswith(_UNUSED_PREFIXES) and not bare.endswith(_UNUSED_SUFFIXES):
@@ -316,19 +312,20 @@ def classifier_from_huggingface(tensors: Mapping[str, np.ndarray], config: BertC
     layout = {
         f"{_CLASSIFIER_PREFIX}{name}": f"encoder/{path}" for name, path in _layout(config).items()
     }
-    layout |= _with_bias(f"{_CLASSIFIER_PREFIX}pooler.dense", "pooler")
-    layout |= _with_bias("classifier", "classifier")
-    used = {_modern(k): v for k, v in tensors.items() if not k.endswith(_UNUSED_SUFFIXES)}
+    layout |= with_bias(f"{_CLASSIFIER_PREFIX}pooler.dense", "pooler")
+    layout |= with_bias("classifier", "classifier")
+    used = {modern_name(k): v for k, v in tensors.items() if not k.endswith(_UNUSED_SUFFIXES)}
     init = partial(init_classifier_params, config)
     return fill_params(layout, used, init, "BERT cross-encoder with one logit")
 
 
-def _read_config(config_json: Mapping[str, Any]) -> BertConfig:
+def read_bert_shape(cls: type[_C], config_json: Mapping[str, Any]) -> _C:
     """Shape of the encoder that a Hugging Face `config.json` describes.
 
-    Fields that old files leave out take the defaults of `BertConfig`.
+    Fields that old files leave out take the defaults of `cls`.
 
     Args:
+      cls: dataclass of the shape.
       config_json: the parsed file.
     Raises: UserError when it computes otherwise than implemented.
     """
@@ -338,7 +335,7 @@ def _read_config(config_json: Mapping[str, Any]) -> BertConfig:
             raise UserError(
                 f"{name}={value!r} in config.json is not supported; expected {supported[0]!r}"
             )
-    config = read_shape(BertConfig, config_json)
+    config = read_shape(cls, config_json)
     if config.hidden_size % config.num_attention_heads:
         raise UserError(
             f"hidden_size={config.hidden_size} in config.json does not divide by "
@@ -368,7 +365,7 @@ FAMILY = Family(
     layout=_layout,
     used=_used,
     ignored=(),
-    read_config=_read_config,
+    read_config=lambda config_json: read_bert_shape(BertConfig, config_json),
     write_config=_write_config,
     shardings={
         # The numbers of pieces, positions and types of the published models divide by little.

@@ -12,13 +12,13 @@ from jaxtyping import Array, Float, Int
 
 from jina_jax.config import ModelConfig
 from jina_jax.errors import UserError
-from jina_jax.model import bert, t5
+from jina_jax.model import bert, modernbert, mpnet, qwen3, t5
 from jina_jax.model.dropout import DropoutKey
 from jina_jax.model.family import AT_ONCE, Execution, Family
 from jina_jax.model.huggingface import fill_params, read_params
 from jina_jax.model.layers import graphdef
 
-FAMILIES = (t5.FAMILY, bert.FAMILY)
+FAMILIES = (t5.FAMILY, bert.FAMILY, mpnet.FAMILY, modernbert.FAMILY, qwen3.FAMILY)
 
 
 def family_of(config: ModelConfig) -> Family:

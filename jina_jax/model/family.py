@@ -62,27 +62,30 @@ class Family(NamedTuple):
 def run_layers(
     blocks: Sequence[nnx.Module],
     x_ND: Float[Array, "N D"],
-    run: Callable[[Any, Array, DropoutKey | None], Array],
+    run: Callable[[Any, Array, DropoutKey | None, Array], Array],
     dropout_key: DropoutKey | None,
     execution: Execution,
     dtype: str,
+    first: int = 0,
 ) -> Float[Array, "N D"]:
     """Passes hidden states through blocks of one structure.
 
     Args:
       blocks: of the encoder, in order.
       x_ND: hidden states; N = R * L tokens, row by row.
-      run: maps a block, hidden states and the block's own dropout key to hidden states.
+      run: maps a block, hidden states, the block's own dropout key and its number, which may be
+        traced, to hidden states.
       dropout_key: the encoder's, or None for no dropout.
       execution: how.
       dtype: of the matrix products.
+      first: number of the first of these blocks.
     """
     graphdef = nnx.graphdef(blocks[0])
     params = [nnx.state(block, nnx.Param) for block in blocks]
 
     def layer(x_ND: Array, params: nnx.State, number: Int[Array, ""]) -> Array:
         key = None if dropout_key is None else dropout_key.fold_in(number)
-        return execution.pin(run(nnx.merge(graphdef, params), x_ND, key))
+        return execution.pin(run(nnx.merge(graphdef, params), x_ND, key, number))
 
     if execution.remat != "none":
         policies = jax.checkpoint_policies
@@ -92,7 +95,7 @@ def run_layers(
         }
         # A loop keeps XLA from merging the second computation with the first by itself.
         layer = jax.checkpoint(layer, policy=kept[execution.remat], prevent_cse=not execution.scan)
-    numbers = jnp.arange(len(blocks))
+    numbers = first + jnp.arange(len(blocks))
     if not execution.scan:
         for number, of_layer in zip(numbers, params, strict=True):
             x_ND = layer(x_ND, of_layer, number)

@@ -21,7 +21,8 @@ _SHOWN_PROBLEMS = 20
 Layout = Mapping[str, str]
 """Hugging Face's name of a tensor → path of ours, such as `blocks/0/attention/q/kernel`.
 
-torch stores matrices [out, in]; ours, which are called `kernel`, are [in, out].
+torch stores matrices [out, in]; ours, which are called `kernel`, are [in, out]. A tensor that is
+several of ours, one after another on its first axis, has their paths joined by `+`.
 """
 
 
@@ -64,13 +65,15 @@ def fill_params(
     for name, path in layout.items():
         if name not in tensors:
             continue
-        shape = flat[path].shape
-        expected = shape[::-1] if path.endswith("/kernel") else shape
+        paths = path.split("+")
+        shape = flat[paths[0]].shape
+        first, *others = shape[::-1] if path.endswith("/kernel") else shape
+        expected = (first * len(paths), *others)
         if tensors[name].shape != expected:
             problems.append(f"{name} has shape {tensors[name].shape}, expected {expected}")
             continue
-        array = np.ascontiguousarray(_theirs(tensors[name], path), np.float32)
-        flat[path] = flat[path].replace(array)
+        for one, part in zip(paths, np.split(tensors[name], len(paths)), strict=True):
+            flat[one] = flat[one].replace(np.ascontiguousarray(_theirs(part, one), np.float32))
     if hidden := problems[_SHOWN_PROBLEMS:]:
         problems = [*problems[:_SHOWN_PROBLEMS], f"and {len(hidden):,} more"]
     if problems:
@@ -87,9 +90,13 @@ def read_params(layout: Layout, params: nnx.State) -> dict[str, np.ndarray]:
     """The tensors of a model under Hugging Face's names, C-contiguous float32 on the host."""
     flat = _flatten(params)
     return {
-        name: np.ascontiguousarray(_theirs(np.asarray(flat[path][...], np.float32), path))
+        name: np.ascontiguousarray(
+            np.concatenate([
+                _theirs(np.asarray(flat[one][...], np.float32), one) for one in path.split("+")
+            ])
+        )
         for name, path in layout.items()
-    }
+    }  # fmt: skip
 
 
 def read_shape(cls: type[_C], config_json: Mapping[str, Any]) -> _C:
@@ -104,7 +111,7 @@ def read_shape(cls: type[_C], config_json: Mapping[str, Any]) -> _C:
         if field.name not in config_json or field.name == "compute_dtype":
             continue
         value, default = config_json[field.name], field.default
-        # A rate may be written as 0; nothing else may change its type.
+        # A number may be written without its decimals; nothing else may change its type.
         if isinstance(default, float) and type(value) is int:
             value = float(value)
         if type(value) is not type(default):
@@ -129,5 +136,8 @@ def check_shape(values: Mapping[str, Any], where: object) -> None:
         least = _LEAST.get(name, 1)
         if type(value) is int and not least <= value <= most:
             raise UserError(f"{name}={value} in {where} must lie in {least}..{most}")
-        if isinstance(value, float) and not 0 <= value <= 1:
+        if isinstance(value, float) and name.endswith("_theta"):
+            if not 1 < value < 1e9:
+                raise UserError(f"{name}={value} in {where} must lie between 1 and 1e9")
+        elif isinstance(value, float) and not 0 <= value <= 1:
             raise UserError(f"{name}={value} in {where} must lie in 0..1")

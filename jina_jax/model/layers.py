@@ -58,10 +58,11 @@ class RMSNorm(nnx.Module):
 class LayerNorm(nnx.Module):
     """Takes off the mean, divides by the deviation, scales and shifts (Ba et al. 2016)."""
 
-    def __init__(self, d_model: int, epsilon: float) -> None:
-        self.epsilon = epsilon
+    def __init__(self, d_model: int, epsilon: float, *, has_bias: bool = True) -> None:
+        self.epsilon, self.has_bias = epsilon, has_bias
         self.scale_D = nnx.Param(jnp.ones((d_model,), jnp.float32))
-        self.bias_D = nnx.Param(jnp.zeros((d_model,), jnp.float32))
+        if has_bias:
+            self.bias_D = nnx.Param(jnp.zeros((d_model,), jnp.float32))
 
     def __call__(self, x_ND: Float[Array, "N D"]) -> Float[Array, "N D"]:
         """`(x - mean(x)) / sqrt(var(x) + epsilon) * scale + bias`, in float32.
@@ -77,7 +78,8 @@ class LayerNorm(nnx.Module):
         centred_ND = x_ND - jnp.mean(x_ND, axis=-1, keepdims=True)
         variance_N1 = jnp.mean(jnp.square(centred_ND), axis=-1, keepdims=True)
         normal_ND = centred_ND * jax.lax.rsqrt(variance_N1 + self.epsilon)
-        return normal_ND * self.scale_D[None, :] + self.bias_D[None, :]
+        scaled_ND = normal_ND * self.scale_D[None, :]
+        return scaled_ND + self.bias_D[None, :] if self.has_bias else scaled_ND
 
 
 @functools.lru_cache

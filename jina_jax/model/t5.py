@@ -157,7 +157,10 @@ class T5Encoder(nnx.Module):
         self.dropout_rate, self.dtype = config.dropout_rate, config.compute_dtype
         shape = (config.vocab_size, config.d_model)
         self.embedding_VD = nnx.Param(jax.random.normal(rngs.params(), shape, jnp.float32))
-        self.position_bias = RelativePositionBias(config, rngs=rngs)
+        self.position_bias = RelativePositionBias(
+            config.relative_attention_num_buckets, config.relative_attention_max_distance,
+            config.num_heads, std=config.d_model**-0.5, rngs=rngs,
+        )  # fmt: skip
         self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.num_layers)])
         self.final_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
 
@@ -190,7 +193,7 @@ class T5Encoder(nnx.Module):
         mask_RLL = segment_mask(segments_RL)
         x_ND = run_layers(
             list(self.blocks), x_ND,
-            lambda block, x_ND, key: block(
+            lambda block, x_ND, key, _: block(
                 x_ND, bias_HLL, mask_RLL, dropout_key=key, kernel=execution.kernel
             ),
             dropout_key, execution, self.dtype,

@@ -11,12 +11,12 @@ import transformers
 from flax import nnx
 
 from jina_jax.errors import UserError
+from jina_jax.model.attention import segment_positions
 from jina_jax.model.bert import (
     BertEncoder,
     classifier_from_huggingface,
     classify,
     init_classifier_params,
-    segment_positions,
 )
 from jina_jax.model.encoder import apply, config_from_huggingface, from_huggingface, init_params
 from jina_jax.model.layers import LayerNorm, graphdef

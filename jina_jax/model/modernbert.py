@@ -1,0 +1,284 @@
+"""The ModernBERT encoder (Warner et al. 2024, arXiv 2412.13663).
+
+Normalised before each part, without biases; rotary positions; gated feed-forward; the first layer
+and every third after it see the whole text, the others a window around each token.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Bool, Float, Int
+
+from jina_jax.config import ModernBertConfig
+from jina_jax.errors import UserError
+from jina_jax.model.attention import (
+    Kernel,
+    WeightDropout,
+    attend_with,
+    rotary,
+    segment_mask,
+    segment_positions,
+)
+from jina_jax.model.dropout import DropoutKey, Site, dropout
+from jina_jax.model.family import AT_ONCE, Execution, Family, run_layers
+from jina_jax.model.huggingface import Layout, all_layers, read_shape
+from jina_jax.model.layers import LayerNorm, Linear
+
+_INITIAL_STD = 0.02
+
+
+class ModernBertAttention(nnx.Module):
+    """Multi-head attention with rotary positions and scaled scores, without biases."""
+
+    def __init__(self, config: ModernBertConfig, *, rngs: nnx.Rngs) -> None:
+        d, dtype = config.hidden_size, config.compute_dtype
+        self.num_heads, self.dropout_rate = config.num_attention_heads, config.attention_dropout
+        out_std = _INITIAL_STD / (2 * config.num_hidden_layers) ** 0.5
+
+        def linear(std: float) -> Linear:
+            return Linear(d, d, std=std, dtype=dtype, rngs=rngs)
+
+        self.q, self.k, self.v = (linear(_INITIAL_STD) for _ in range(3))
+        self.o = linear(out_std)
+
+    def __call__(
+        self,
+        x_ND: Float[Array, "N D"],
+        mask_RLL: Bool[Array, "R L L"],
+        position_RL: Int[Array, "R L"],
+        theta: float | Array,
+        *,
+        dropout_key: DropoutKey | None,
+        kernel: Kernel,
+    ) -> Float[Array, "N D"]:
+        """Attends within the texts of each row.
+
+        Args:
+          x_ND: normalised hidden states; N = R * L tokens, row by row.
+          mask_RLL: which key each query may attend to.
+          position_RL: of each token in its text.
+          theta: of the rotary positions.
+          dropout_key: the layer's key, or None for no dropout.
+          kernel: how; dropout of the weights goes with `at_once` alone.
+        Returns: [N, D] in the compute dtype.
+        """
+        rows, length = position_RL.shape
+
+        def heads(projected: Array) -> Array:
+            return projected.reshape(rows, length, self.num_heads, -1)
+
+        q_RLHK = rotary(heads(self.q(x_ND)), position_RL, theta)
+        k_RLHK = rotary(heads(self.k(x_ND)), position_RL, theta)
+        mixed_RLHK = attend_with(
+            kernel, q_RLHK * q_RLHK.shape[-1] ** -0.5, k_RLHK, heads(self.v(x_ND)), mask_RLL,
+            drop=WeightDropout.of(dropout_key, self.dropout_rate),
+        )  # fmt: skip
+        attended_ND = self.o(mixed_RLHK.reshape(rows * length, -1))
+        return dropout(attended_ND, dropout_key, Site.ATTENTION_OUTPUT, self.dropout_rate)
+
+
+class ModernBertBlock(nnx.Module):
+    """One layer: attention, then `(gelu(x Wi) * x Wg) Wo`, each normalised before and added."""
+
+    def __init__(self, config: ModernBertConfig, *, is_first: bool = False, rngs: nnx.Rngs) -> None:
+        d, f, dtype = config.hidden_size, config.intermediate_size, config.compute_dtype
+        self.is_first, self.dropout_rate = is_first, config.mlp_dropout
+        if not is_first:  # The embeddings are normalised already.
+            self.attention_norm = LayerNorm(d, config.norm_eps, has_bias=False)
+        self.attention = ModernBertAttention(config, rngs=rngs)
+        self.feed_forward_norm = LayerNorm(d, config.norm_eps, has_bias=False)
+        out_std = _INITIAL_STD / (2 * config.num_hidden_layers) ** 0.5
+        self.wi = Linear(d, f, std=_INITIAL_STD, dtype=dtype, rngs=rngs)
+        self.wg = Linear(d, f, std=_INITIAL_STD, dtype=dtype, rngs=rngs)
+        self.wo = Linear(f, d, std=out_std, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self,
+        x_ND: Float[Array, "N D"],
+        mask_RLL: Bool[Array, "R L L"],
+        position_RL: Int[Array, "R L"],
+        theta: float | Array,
+        *,
+        dropout_key: DropoutKey | None,
+        kernel: Kernel,
+    ) -> Float[Array, "N D"]:
+        """Maps float32 hidden states to float32 hidden states.
+
+        Args as for `ModernBertAttention`.
+        """
+        normal_ND = x_ND if self.is_first else self.attention_norm(x_ND)
+        x_ND = x_ND + self.attention(
+            normal_ND, mask_RLL, position_RL, theta, dropout_key=dropout_key, kernel=kernel
+        )
+        normal_ND = self.feed_forward_norm(x_ND)
+        h_NF = jax.nn.gelu(self.wi(normal_ND), approximate=False) * self.wg(normal_ND)
+        h_NF = dropout(h_NF, dropout_key, Site.ACTIVATION, self.dropout_rate)
+        return x_ND + self.wo(h_NF)
+
+
+class ModernBertEncoder(nnx.Module):
+    """Token ids to hidden states; float32 weights, norms and residual stream."""
+
+    def __init__(self, config: ModernBertConfig, *, rngs: nnx.Rngs) -> None:
+        shape = (config.vocab_size, config.hidden_size)
+        self.config = config
+        self.word_VD = nnx.Param(
+            _INITIAL_STD * jax.random.normal(rngs.params(), shape, jnp.float32)
+        )
+        self.embedding_norm = LayerNorm(config.hidden_size, config.norm_eps, has_bias=False)
+        self.blocks = nnx.List(
+            [
+                ModernBertBlock(config, is_first=number == 0, rngs=rngs)
+                for number in range(config.num_hidden_layers)
+            ]
+        )
+        self.final_norm = LayerNorm(config.hidden_size, config.norm_eps, has_bias=False)
+
+    def __call__(
+        self,
+        ids_RL: Int[Array, "R L"],
+        segments_RL: Int[Array, "R L"],
+        *,
+        dropout_key: DropoutKey | None = None,
+        execution: Execution = AT_ONCE,
+    ) -> Float[Array, "R L D"]:
+        """As `encoder.apply`."""
+        config, (rows, length) = self.config, ids_RL.shape
+        x_ND = self.embedding_norm(jnp.take(self.word_VD[...], ids_RL.reshape(-1), axis=0))
+        outside = None if dropout_key is None else dropout_key.fold_in(config.num_hidden_layers)
+        x_ND = execution.pin(dropout(x_ND, outside, Site.EMBEDDING, config.embedding_dropout))
+        position_RL = segment_positions(segments_RL)
+        mask_RLL = segment_mask(segments_RL)
+        index_L = jnp.arange(length)
+        distance_LL = jnp.abs(index_L[:, None] - index_L[None, :])
+        near_RLL = mask_RLL & (distance_LL <= config.local_attention // 2)[None]
+
+        def run(
+            block: ModernBertBlock, x_ND: Array, key: DropoutKey | None, number: Array
+        ) -> Array:
+            is_global = number % config.global_attn_every_n_layers == 0
+            return block(
+                x_ND, jnp.where(is_global, mask_RLL, near_RLL), position_RL,
+                jnp.where(is_global, config.global_rope_theta, config.local_rope_theta),
+                dropout_key=key, kernel=execution.kernel,
+            )  # fmt: skip
+
+        # The first block lacks a norm, so that a loop over all would not be of one structure.
+        for first, blocks in ((0, self.blocks[:1]), (1, self.blocks[1:])):
+            if blocks:
+                x_ND = run_layers(
+                    list(blocks), x_ND, run, dropout_key, execution, config.compute_dtype, first
+                )
+        return self.final_norm(x_ND).reshape(rows, length, -1)
+
+
+_PREFIX = "model."
+_UNUSED = ("head.", "decoder.", "classifier.")
+# What has to be as implemented; transformers may leave the field out.
+_REQUIRED = {
+    "hidden_activation": "gelu",
+    "norm_bias": False,
+    "attention_bias": False,
+    "mlp_bias": False,
+}
+_KINDS = {"full_attention": "global", "sliding_attention": "local"}
+
+
+def _layout(config: ModernBertConfig) -> Layout:
+    attention = "+".join(f"blocks/{{}}/attention/{name}/kernel" for name in "qkv")
+    layer = {
+        "layers.{}.attn_norm.weight": "blocks/{}/attention_norm/scale_D",
+        "layers.{}.attn.Wqkv.weight": attention,
+        "layers.{}.attn.Wo.weight": "blocks/{}/attention/o/kernel",
+        "layers.{}.mlp_norm.weight": "blocks/{}/feed_forward_norm/scale_D",
+        "layers.{}.mlp.Wi.weight": "blocks/{}/wi/kernel+blocks/{}/wg/kernel",
+        "layers.{}.mlp.Wo.weight": "blocks/{}/wo/kernel",
+    }
+    layout = {
+        "embeddings.tok_embeddings.weight": "word_VD",
+        "embeddings.norm.weight": "embedding_norm/scale_D",
+        "final_norm.weight": "final_norm/scale_D",
+        **all_layers(layer, config.num_hidden_layers),
+    }
+    del layout["layers.0.attn_norm.weight"]
+    return layout
+
+
+def _used(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    bare = {name.removeprefix(_PREFIX): array for name, array in tensors.items()}
+    return {name: array for name, array in bare.items() if not name.startswith(_UNUSED)}
+
+
+def _read_config(config_json: Mapping[str, Any]) -> ModernBertConfig:
+    """Shape that a `config.json` describes, as transformers 4 or 5 writes it."""
+    for name, supported in _REQUIRED.items():
+        if (value := config_json.get(name, supported)) != supported:
+            raise UserError(
+                f"{name}={value!r} in config.json is not supported; expected {supported!r}"
+            )
+    values = dict(config_json)
+    ropes = values.get("rope_parameters")
+    for kind, ours in _KINDS.items():
+        rope = ropes.get(kind) if isinstance(ropes, dict) else None
+        if not isinstance(rope, dict):
+            continue
+        if rope.get("rope_type", "default") != "default":
+            raise UserError(
+                f"rope_parameters.{kind}.rope_type={rope['rope_type']!r} in config.json is not "
+                f"supported; expected 'default'"
+            )
+        if "rope_theta" in rope:
+            values[f"{ours}_rope_theta"] = rope["rope_theta"]
+    kinds = values.get("layer_types")
+    if isinstance(kinds, list):
+        whole = [number for number, kind in enumerate(kinds) if kind == "full_attention"]
+        every = whole[1] if len(whole) > 1 else max(len(kinds), 1)
+        if whole != list(range(0, len(kinds), every)) or not set(kinds) <= set(_KINDS):
+            raise UserError(
+                f"layer_types={kinds!r:.200} in config.json is not supported; expected "
+                f"full_attention in the first layer and every so many after it"
+            )
+        values["global_attn_every_n_layers"] = every
+    config = read_shape(ModernBertConfig, values)
+    if config.hidden_size % config.num_attention_heads:
+        raise UserError(
+            f"hidden_size={config.hidden_size} in config.json does not divide by "
+            f"num_attention_heads={config.num_attention_heads}"
+        )
+    return config
+
+
+def _write_config(config: ModernBertConfig) -> dict[str, Any]:
+    """In the names of transformers 4, which 5 reads too."""
+    fields = asdict(config)
+    del fields["compute_dtype"]
+    return {"architectures": ["ModernBertModel"], **fields, **_REQUIRED}
+
+
+FAMILY = Family(
+    name="ModernBERT",
+    config=ModernBertConfig,
+    model_types=("modernbert",),
+    encoder=ModernBertEncoder,
+    layout=_layout,
+    used=_used,
+    ignored=(),
+    read_config=_read_config,
+    write_config=_write_config,
+    shardings={
+        "word_VD": PartitionSpec(None, "fsdp"),
+        "*/attention/[qkv]/kernel": PartitionSpec("fsdp", "tensor"),
+        "*/attention/o/kernel": PartitionSpec("tensor", "fsdp"),
+        "*/w[ig]/kernel": PartitionSpec("fsdp", "tensor"),
+        "*/wo/kernel": PartitionSpec("tensor", "fsdp"),
+    },
+    divided={
+        "hidden_size": "fsdp", "num_attention_heads": "tensor", "intermediate_size": "tensor",
+    },
+)  # fmt: skip

@@ -1,0 +1,141 @@
+"""The MPNet encoder (Song et al. 2020, arXiv 2004.09297): BERT's blocks with T5's position bias."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from jina_jax.config import MPNetConfig
+from jina_jax.model.attention import RelativePositionBias, segment_mask, segment_positions
+from jina_jax.model.bert import INITIAL_STD, BertBlock, read_bert_shape, with_bias
+from jina_jax.model.dropout import DropoutKey, Site, dropout
+from jina_jax.model.family import AT_ONCE, Execution, Family, run_layers
+from jina_jax.model.huggingface import Layout, all_layers
+from jina_jax.model.layers import LayerNorm
+
+_MAX_DISTANCE = 128
+"""Of the buckets; transformers has no field for it."""
+
+
+class MPNetEncoder(nnx.Module):
+    """Token ids to hidden states. Weights are drawn with deviation 0.02."""
+
+    def __init__(self, config: MPNetConfig, *, rngs: nnx.Rngs) -> None:
+        d = config.hidden_size
+        self.dropout_rate, self.dtype = config.hidden_dropout_prob, config.compute_dtype
+        self.first_position = config.first_position
+
+        def table(rows: int) -> nnx.Param:
+            return nnx.Param(INITIAL_STD * jax.random.normal(rngs.params(), (rows, d), jnp.float32))
+
+        self.word_VD = table(config.vocab_size)
+        self.position_PD = table(config.max_position_embeddings)
+        self.embedding_norm = LayerNorm(d, config.layer_norm_eps)
+        self.position_bias = RelativePositionBias(
+            config.relative_attention_num_buckets, _MAX_DISTANCE, config.num_attention_heads,
+            std=INITIAL_STD, rngs=rngs,
+        )  # fmt: skip
+        self.blocks = nnx.List(
+            [BertBlock(config, rngs=rngs) for _ in range(config.num_hidden_layers)]
+        )
+
+    def __call__(
+        self,
+        ids_RL: Int[Array, "R L"],
+        segments_RL: Int[Array, "R L"],
+        *,
+        dropout_key: DropoutKey | None = None,
+        execution: Execution = AT_ONCE,
+    ) -> Float[Array, "R L D"]:
+        """As `encoder.apply`."""
+        rows, length = ids_RL.shape
+        # Only padding is further on than the longest text; its position is clipped to the last.
+        position_RL = self.first_position + segment_positions(segments_RL)
+        x_RLD = jnp.take(self.word_VD[...], ids_RL, axis=0)
+        x_RLD = x_RLD + jnp.take(self.position_PD[...], position_RL, axis=0, mode="clip")
+        x_ND = self.embedding_norm(x_RLD.reshape(rows * length, -1))
+        outside = None if dropout_key is None else dropout_key.fold_in(len(self.blocks))
+        x_ND = execution.pin(dropout(x_ND, outside, Site.EMBEDDING, self.dropout_rate))
+        bias_HLL = self.position_bias(length)
+        mask_RLL = segment_mask(segments_RL)
+        x_ND = run_layers(
+            list(self.blocks), x_ND,
+            lambda block, x_ND, key, _: block(
+                x_ND, mask_RLL, bias_HLL, dropout_key=key, kernel=execution.kernel
+            ),
+            dropout_key, execution, self.dtype,
+        )  # fmt: skip
+        return x_ND.reshape(rows, length, -1)
+
+
+_PREFIX = "mpnet."
+_UNUSED = ("pooler.", "classifier.", "lm_head.")
+_LAYER = {
+    "attention.attn.q": "attention/q",
+    "attention.attn.k": "attention/k",
+    "attention.attn.v": "attention/v",
+    "attention.attn.o": "attention/o",
+    "attention.LayerNorm": "attention_norm",
+    "intermediate.dense": "wi",
+    "output.dense": "wo",
+    "output.LayerNorm": "feed_forward_norm",
+}
+
+
+def _layout(config: MPNetConfig) -> Layout:
+    layer: dict[str, str] = {}
+    for theirs, ours in _LAYER.items():
+        layer |= with_bias(f"encoder.layer.{{}}.{theirs}", f"blocks/{{}}/{ours}")
+    return {
+        "embeddings.word_embeddings.weight": "word_VD",
+        "embeddings.position_embeddings.weight": "position_PD",
+        "encoder.relative_attention_bias.weight": "position_bias/table",
+        **with_bias("embeddings.LayerNorm", "embedding_norm"),
+        **all_layers(layer, config.num_hidden_layers),
+    }
+
+
+def _used(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    bare = {name.removeprefix(_PREFIX): array for name, array in tensors.items()}
+    return {
+        name: array
+        for name, array in bare.items()
+        if not name.startswith(_UNUSED) and not name.endswith("embeddings.position_ids")
+    }
+
+
+def _write_config(config: MPNetConfig) -> dict[str, Any]:
+    fields = asdict(config)
+    del fields["compute_dtype"]
+    return {"architectures": ["MPNetModel"], **fields, "hidden_act": "gelu"}
+
+
+FAMILY = Family(
+    name="MPNet",
+    config=MPNetConfig,
+    model_types=("mpnet",),
+    encoder=MPNetEncoder,
+    layout=_layout,
+    used=_used,
+    ignored=(),
+    read_config=lambda config_json: read_bert_shape(MPNetConfig, config_json),
+    write_config=_write_config,
+    shardings={
+        "word_VD": PartitionSpec(None, "fsdp"),
+        "position_PD": PartitionSpec(None, "fsdp"),
+        "position_bias/table": PartitionSpec(None, "tensor"),
+        "*/attention/[qkv]/kernel": PartitionSpec("fsdp", "tensor"),
+        "*/attention/o/kernel": PartitionSpec("tensor", "fsdp"),
+        "*/wi/kernel": PartitionSpec("fsdp", "tensor"),
+        "*/wo/kernel": PartitionSpec("tensor", "fsdp"),
+    },
+    divided={
+        "hidden_size": "fsdp", "num_attention_heads": "tensor", "intermediate_size": "tensor",
+    },
+)  # fmt: skip
