@@ -29,7 +29,9 @@ several of ours, one after another on its first axis, has their paths joined by 
 def all_layers(pattern: Layout, num_layers: int) -> Layout:
     """The layout of a stack of layers: `{}` in a name or path is the number of the layer."""
     return {
-        name.format(i): path.format(i) for i in range(num_layers) for name, path in pattern.items()
+        name.replace("{}", str(i)): path.replace("{}", str(i))
+        for i in range(num_layers)
+        for name, path in pattern.items()
     }
 
 

@@ -65,7 +65,7 @@ def torch_model(cls, config):
             if "norm" in name.lower() and name.endswith("weight"):
                 weight.uniform_(0.5, 1.5)
             else:
-                weight.normal_(0, 0.2)
+                weight.normal_(0, 0.15)
     return model.eval()
 
 
