@@ -255,14 +255,21 @@ def read_sentence_config(folder: Path) -> SentenceModel:
       a damaged file, or a limit beyond the model's positions.
     """
     config = config_from_huggingface(read_config(folder))
-    pooling: Pooling = "mean"
+    return SentenceModel(config, find_pooling(folder), _max_tokens(folder, config.max_positions))
+
+
+def find_pooling(folder: Path) -> Pooling:
+    """The pooling that a folder's modules say; the mean where there are none.
+
+    Raises: UserError for modules or poolings that are not known here.
+    """
     if (folder / MODULES_FILE).is_file():
         modules = read_json(inner_path(folder, MODULES_FILE), kind=list)
         name = f"{_pooling_folder(folder / MODULES_FILE, modules)}/{CONFIG_FILE}"
-        pooling = read_pooling(inner_path(folder, name))
-    elif (folder / POOLING_FILE).is_file():
-        pooling = read_pooling(inner_path(folder, POOLING_FILE))
-    return SentenceModel(config, pooling, _max_tokens(folder, config.max_positions))
+        return read_pooling(inner_path(folder, name))
+    if (folder / POOLING_FILE).is_file():
+        return read_pooling(inner_path(folder, POOLING_FILE))
+    return "mean"
 
 
 def _pooling_folder(path: Path, modules: list[Any]) -> str:

@@ -211,12 +211,23 @@ def checked(kind: Any, value: Any, path: str = "") -> tuple[Any, list[str]]:
     except ValidationError as error:
         problems = []
         for found in error.errors(include_url=False):
-            name = path + ".".join(map(str, found["loc"]))
+            name = path + ".".join(_keys(found["loc"], value))
             must = found["msg"].replace("Input should be", "must be").replace("Input", "it")
             is_missing = found["type"] == "missing"
             given = "" if is_missing else f"={found['input']!r:.200}"
             problems.append(f"{name}{given} {'is missing' if is_missing else must}".lstrip("= "))
         return None, problems
+
+
+def _keys(location: tuple[str | int, ...], value: Any) -> Iterator[str]:
+    """The keys of a place in a value, without the names of a union's members."""
+    for number, part in enumerate(location, 1):
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            if number < len(location):
+                continue
+        yield str(part)
 
 
 @functools.cache

@@ -200,7 +200,7 @@ def test_missing_checkpoints(capsys, prepared):
     message = refused(
         capsys, "encode", prepared / "run", prepared / "texts.txt", prepared / "out.npy"
     )
-    assert "holds no model" in message
+    assert "is not a folder" in message
 
 
 def test_initial_weights_of_another_shape(capsys, prepared):

@@ -11,6 +11,7 @@ from jina_jax.checkpoint.state import TrainState
 from jina_jax.config import MeshConfig
 from jina_jax.devices.mesh import AXES, check_divides, make_mesh, param_shardings, put, replicated
 from jina_jax.errors import UserError
+from jina_jax.model import t5
 from jina_jax.model.encoder import init_params
 from jina_jax.train.step import (
     batch_loss,

@@ -82,7 +82,7 @@ def test_where_nothing_fits_that_is_said(monkeypatch, capsys):
     assert cli.main(["plan", "demo_from_scratch", "--topology", "v5e:4x4"]) == 2
     captured = capsys.readouterr()
     assert "nothing that was tried fits" in captured.out
-    assert "demo does not fit v5e:4x4" in captured.err
+    assert "demo_from_scratch does not fit v5e:4x4" in captured.err
 
 
 def test_time_and_cost_by_hand(monkeypatch):
@@ -125,7 +125,10 @@ def test_plan_on_the_command_line(capsys):
     flags = [f"--model.{k.replace('_', '-')}={v}" for k, v in
              dataclasses.asdict(CONFIG.model).items() if k in ("d_ff", "num_layers")]  # fmt: skip
     assert cli.main(["plan", "demo_from_scratch", "--tokens", "20", *flags]) == 0
-    assert "demo on local (8 × cpu): 128 pairs of 20 + 20 tokens" in capsys.readouterr().out
+    assert (
+        "demo_from_scratch on local (8 × cpu): 128 pairs of 20 + 20 tokens"
+        in capsys.readouterr().out
+    )
     assert cli.main(["plan", "demo_from_scratch", "--topology", "v5e:5x5"]) == 2
     assert "no topology 'v5e:5x5'" in capsys.readouterr().err
     assert cli.main(["plan", "demo_from_scratch", "--topology", "v4:2x2x4"]) == 2

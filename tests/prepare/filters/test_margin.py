@@ -40,7 +40,7 @@ def test_logits_equal_sentence_transformers(cross_encoder, expected):
 
 def test_one_device_and_blocks_change_nothing(cross_encoder_folder, expected, monkeypatch):
     monkeypatch.setattr(margin_module, "_PAIRS_AT_ONCE", 9)
-    one = CrossEncoder(cross_encoder_folder, batch_tokens=512, mesh=make_mesh(MeshConfig(data=1)))
+    one = CrossEncoder(cross_encoder_folder, batch_rows=4, mesh=make_mesh(MeshConfig(data=1)))
     np.testing.assert_allclose(one.logits(iter(PAIRS)), expected, rtol=0, atol=1e-4)
 
 
