@@ -58,16 +58,17 @@ def import_model(
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")],
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
 ) -> None:
-    """Import a T5 encoder as a run, with its weights as the checkpoint of step 0.
+    """Import a model as a run, with its weights as the checkpoint of step 0.
 
     The run can be evaluated, exported, searched with, and started from
     (--train.initial-weights RUN).
 
-    example: jina-jax import sentence-transformers/sentence-t5-base runs/theirs
+    example: jina-jax import sentence-transformers/all-MiniLM-L6-v2 runs/theirs
 
     Args:
-      model: a sentence-transformers or transformers folder of a T5 with mean pooling, with
-        safetensors, or an id of the Hugging Face hub. Nothing in it is executed.
+      model: a sentence-transformers or transformers folder with safetensors, of a T5, BERT,
+        RoBERTa, XLM-R, MPNet, ModernBERT or Qwen3, or an id of the Hugging Face hub. Nothing in it
+        is executed.
       run: folder to make.
     """
     from jina_jax.export.from_folder import import_folder
