@@ -6,12 +6,13 @@ import shutil
 import numpy as np
 import pytest
 import sentence_transformers
+import torch
 import transformers
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from jina_jax.cli.main import main
-from jina_jax.config import BertConfig
+from jina_jax.config import BertConfig, ModernBertConfig, MPNetConfig, Qwen3Config
 from jina_jax.config.files import read_run
 from jina_jax.devices.mesh import make_mesh
 from jina_jax.errors import UserError
@@ -19,28 +20,43 @@ from jina_jax.export.from_folder import import_folder
 from jina_jax.export.run import export
 from jina_jax.inference.embedder import Embedder
 from jina_jax.inference.initial import initial_params
-from jina_jax.model.encoder import to_huggingface
-from tests.bert_oracle import torch_bert
+from jina_jax.model.encoder import config_to_huggingface, to_huggingface
 from tests.random_texts import WORDS, texts
 
 TEXTS = ["", "the sea", "Ärger at SEA", "zzz 東京 !", *texts(20), "whale " * 90]
 ROBERTA_SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 
 
-def roberta_folder(folder, pooling):
-    """A random RoBERTa with a tokenizer whose ids and special tokens are RoBERTa's."""
-    words = [*ROBERTA_SPECIAL, *WORDS[:30]]
-    vocabulary = {word: number for number, word in enumerate(words)}
+WORD_LEVEL = [*ROBERTA_SPECIAL, *WORDS[:30]]
+SMALL = {
+    "vocab_size": len(WORD_LEVEL), "hidden_size": 24, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "intermediate_size": 48, "max_position_embeddings": 66,
+}  # fmt: skip
+SHAPES = {
+    "roberta": BertConfig(
+        "roberta", **SMALL, pad_token_id=1, type_vocab_size=1, layer_norm_eps=1e-5
+    ),
+    "mpnet": MPNetConfig(**SMALL),
+    "modernbert": ModernBertConfig(**SMALL, local_attention=8, pad_token_id=1),
+    "qwen3": Qwen3Config(**SMALL, num_key_value_heads=2, head_dim=8),
+}
+
+
+def family_folder(folder, shape, pooling):
+    """A random model of a shape, with a tokenizer whose special tokens are RoBERTa's."""
+    vocabulary = {word: number for number, word in enumerate(WORD_LEVEL)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
-    config = BertConfig(
-        model_type="roberta", vocab_size=len(words), hidden_size=24, num_hidden_layers=2,
-        num_attention_heads=4, intermediate_size=48, max_position_embeddings=66, pad_token_id=1,
-        type_vocab_size=1, layer_norm_eps=1e-5,
-    )  # fmt: skip
-    torch_bert(transformers.RobertaModel, config).save_pretrained(folder)
+    torch.manual_seed(0)
+    document = config_to_huggingface(shape) | {"pad_token_id": 1}
+    del document["torch_dtype"]
+    model = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(**document))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.15 * torch.randn_like(weight))
+    model.save_pretrained(folder)
     transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, model_max_length=64, pad_token="<pad>", unk_token="<unk>",
         bos_token="<s>", eos_token="</s>", cls_token="<s>", sep_token="</s>", mask_token="<mask>",
@@ -64,7 +80,12 @@ def write_modules(folder, pooling, max_tokens):
     (folder / "sentence_bert_config.json").write_text(json.dumps(limits))
 
 
-@pytest.fixture(scope="module", params=["bert-mean", "bert-cls", "roberta-mean", "roberta-cls"])
+FOLDERS = [
+    "bert-mean", "bert-cls", "roberta-mean", "mpnet-mean", "modernbert-cls", "qwen3-lasttoken",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=FOLDERS)
 def folder(request, sentence_folder, tmp_path_factory):
     family, pooling = request.param.split("-")
     folder = tmp_path_factory.mktemp("family") / request.param
@@ -72,7 +93,7 @@ def folder(request, sentence_folder, tmp_path_factory):
         shutil.copytree(sentence_folder, folder)
         write_modules(folder, pooling, 100)
     else:
-        roberta_folder(folder, pooling)
+        family_folder(folder, SHAPES[family], pooling)
     return folder
 
 
@@ -147,7 +168,7 @@ def test_a_run_takes_everything_from_the_folder(folder, tuned):
     assert config.pooling.mode == folder.name.split("-")[1]
     assert config.model.model_type == folder.name.split("-")[0]
     assert config.train.initial_weights == config.data.tokenizer.source == str(folder)
-    assert config.data.max_text_tokens == {"bert": 100, "roberta": 64}[config.model.model_type]
+    assert config.data.max_text_tokens == {"bert": 100}.get(config.model.model_type, 64)
 
 
 def test_training_starts_from_its_weights_and_learns(folder, tuned):
@@ -179,7 +200,8 @@ def test_a_tokenizer_of_another_model_is_refused(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "model")
     path = tmp_path / "model" / "model.safetensors"
     tensors = load_file(path)
-    name = "embeddings.word_embeddings.weight"
+    rows = json.loads((folder / "config.json").read_text())["vocab_size"]
+    (name,) = (name for name, array in tensors.items() if array.shape[:1] == (rows,))
     tensors[name] = tensors[name][:8].copy()
     save_file(tensors, path, metadata={"format": "pt"})
     config = json.loads((tmp_path / "model" / "config.json").read_text()) | {"vocab_size": 8}
