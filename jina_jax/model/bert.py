@@ -3,7 +3,6 @@ one-logit classifier.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeVar
 
@@ -11,11 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from jina_jax.config import BertConfig, MPNetConfig
-from jina_jax.errors import UserError
 from jina_jax.model.attention import (
     Kernel,
     WeightDropout,
@@ -24,8 +21,23 @@ from jina_jax.model.attention import (
     segment_positions,
 )
 from jina_jax.model.dropout import DropoutKey, Site, dropout
-from jina_jax.model.family import AT_ONCE, Execution, Family, run_layers
-from jina_jax.model.huggingface import Layout, all_layers, fill_params, read_shape
+from jina_jax.model.family import (
+    AT_ONCE,
+    BLOCK_SHARDINGS,
+    TABLE_SHARDING,
+    Execution,
+    Family,
+    run_layers,
+)
+from jina_jax.model.huggingface import (
+    Layout,
+    all_layers,
+    fill_params,
+    read_shape,
+    require,
+    require_divides,
+    shape_fields,
+)
 from jina_jax.model.layers import LayerNorm, Linear, graphdef
 from jina_jax.model.pooling import first_token
 
@@ -242,9 +254,9 @@ _UNUSED_SUFFIXES = ("embeddings.position_ids", "embeddings.token_type_ids")
 # What has to be as implemented; transformers may leave the field out.
 _REQUIRED = {
     "hidden_act": ("gelu", "gelu_python"),
-    "position_embedding_type": ("absolute",),
-    "is_decoder": (False,),
-    "add_cross_attention": (False,),
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
 }
 _ARCHITECTURES = {"bert": "BertModel", "roberta": "RobertaModel", "xlm-roberta": "XLMRobertaModel"}
 
@@ -329,28 +341,17 @@ def read_bert_shape(cls: type[_C], config_json: Mapping[str, Any]) -> _C:
       config_json: the parsed file.
     Raises: UserError when it computes otherwise than implemented.
     """
-    for name, supported in _REQUIRED.items():
-        value = config_json.get(name, supported[0])
-        if value not in supported:
-            raise UserError(
-                f"{name}={value!r} in config.json is not supported; expected {supported[0]!r}"
-            )
+    require(config_json, _REQUIRED)
     config = read_shape(cls, config_json)
-    if config.hidden_size % config.num_attention_heads:
-        raise UserError(
-            f"hidden_size={config.hidden_size} in config.json does not divide by "
-            f"num_attention_heads={config.num_attention_heads}"
-        )
+    require_divides(config, "hidden_size", "num_attention_heads")
     return config
 
 
 def _write_config(config: BertConfig) -> dict[str, Any]:
     """`config.json` of a `BertModel` or of its kin."""
-    fields = asdict(config)
-    del fields["compute_dtype"]
     return {
         "architectures": [_ARCHITECTURES[config.model_type]],
-        **fields,
+        **shape_fields(config),
         "hidden_act": "gelu",
         "position_embedding_type": "absolute",
         "use_cache": False,
@@ -368,14 +369,8 @@ FAMILY = Family(
     read_config=lambda config_json: read_bert_shape(BertConfig, config_json),
     write_config=_write_config,
     shardings={
-        # The numbers of pieces, positions and types of the published models divide by little.
-        "word_VD": PartitionSpec(None, "fsdp"),
-        "position_PD": PartitionSpec(None, "fsdp"),
-        "type_TD": PartitionSpec(None, "fsdp"),
-        "*/attention/[qkv]/kernel": PartitionSpec("fsdp", "tensor"),
-        "*/attention/o/kernel": PartitionSpec("tensor", "fsdp"),
-        "*/wi/kernel": PartitionSpec("fsdp", "tensor"),
-        "*/wo/kernel": PartitionSpec("tensor", "fsdp"),
+        "*_[VPT]D": TABLE_SHARDING,
+        **BLOCK_SHARDINGS,
     },
     divided={
         "hidden_size": "fsdp", "num_attention_heads": "tensor", "intermediate_size": "tensor",

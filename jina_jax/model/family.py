@@ -32,6 +32,18 @@ class Execution(NamedTuple):
 AT_ONCE = Execution()
 
 
+_INTO, _OUT_OF = PartitionSpec("fsdp", "tensor"), PartitionSpec("tensor", "fsdp")
+BLOCK_SHARDINGS = {
+    "*/attention/[qkv]/kernel": _INTO,
+    "*/attention/o/kernel": _OUT_OF,
+    "*/w[ig]*/kernel": _INTO,
+    "*/wo/kernel": _OUT_OF,
+}
+"""Of the matrices of a block: heads and the inner dimension are divided over `tensor`."""
+TABLE_SHARDING = PartitionSpec(None, "fsdp")
+"""Of pieces, positions and types, whose numbers divide by little in the published models."""
+
+
 class Family(NamedTuple):
     """Encoders of one architecture: all that depends on which one it is."""
 

@@ -125,6 +125,36 @@ def read_shape(cls: type[_C], config_json: Mapping[str, Any]) -> _C:
     return cls(**values)
 
 
+def require(config_json: Mapping[str, Any], supported: Mapping[str, Any]) -> None:
+    """Refuses a model that computes otherwise than implemented.
+
+    Args:
+      config_json: the parsed `config.json`, which may leave fields out.
+      supported: field → the value that it must have, or several in a tuple.
+    Raises: UserError naming the first field with another value.
+    """
+    for name, values in supported.items():
+        values = values if isinstance(values, tuple) else (values,)
+        if (value := config_json.get(name, values[0])) not in values:
+            raise UserError(
+                f"{name}={value!r:.200} in config.json is not supported; expected {values[0]!r}"
+            )
+
+
+def require_divides(config: Any, name: str, divisor: str) -> None:
+    """Raises UserError where a field of a shape does not divide by another."""
+    if getattr(config, name) % getattr(config, divisor):
+        raise UserError(
+            f"{name}={getattr(config, name)} in config.json does not divide by "
+            f"{divisor}={getattr(config, divisor)}"
+        )
+
+
+def shape_fields(config: Any) -> dict[str, Any]:
+    """The fields of a shape that a `config.json` has."""
+    return {k: v for k, v in dataclasses.asdict(config).items() if k != "compute_dtype"}
+
+
 def check_shape(values: Mapping[str, Any], where: object) -> None:
     """Refuses what no model has, before memory or time is spent on it.
 

@@ -5,14 +5,12 @@ and every third after it see the whole text, the others a window around each tok
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from jina_jax.config import ModernBertConfig
@@ -26,8 +24,22 @@ from jina_jax.model.attention import (
     segment_positions,
 )
 from jina_jax.model.dropout import DropoutKey, Site, dropout
-from jina_jax.model.family import AT_ONCE, Execution, Family, run_layers
-from jina_jax.model.huggingface import Layout, all_layers, read_shape
+from jina_jax.model.family import (
+    AT_ONCE,
+    BLOCK_SHARDINGS,
+    TABLE_SHARDING,
+    Execution,
+    Family,
+    run_layers,
+)
+from jina_jax.model.huggingface import (
+    Layout,
+    all_layers,
+    read_shape,
+    require,
+    require_divides,
+    shape_fields,
+)
 from jina_jax.model.layers import LayerNorm, Linear
 
 _INITIAL_STD = 0.02
@@ -217,11 +229,7 @@ def _used(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _read_config(config_json: Mapping[str, Any]) -> ModernBertConfig:
     """Shape that a `config.json` describes, as transformers 4 or 5 writes it."""
-    for name, supported in _REQUIRED.items():
-        if (value := config_json.get(name, supported)) != supported:
-            raise UserError(
-                f"{name}={value!r} in config.json is not supported; expected {supported!r}"
-            )
+    require(config_json, _REQUIRED)
     values = dict(config_json)
     ropes = values.get("rope_parameters")
     for kind, ours in _KINDS.items():
@@ -246,19 +254,13 @@ def _read_config(config_json: Mapping[str, Any]) -> ModernBertConfig:
             )
         values["global_attn_every_n_layers"] = every
     config = read_shape(ModernBertConfig, values)
-    if config.hidden_size % config.num_attention_heads:
-        raise UserError(
-            f"hidden_size={config.hidden_size} in config.json does not divide by "
-            f"num_attention_heads={config.num_attention_heads}"
-        )
+    require_divides(config, "hidden_size", "num_attention_heads")
     return config
 
 
 def _write_config(config: ModernBertConfig) -> dict[str, Any]:
     """In the names of transformers 4, which 5 reads too."""
-    fields = asdict(config)
-    del fields["compute_dtype"]
-    return {"architectures": ["ModernBertModel"], **fields, **_REQUIRED}
+    return {"architectures": ["ModernBertModel"], **shape_fields(config), **_REQUIRED}
 
 
 FAMILY = Family(
@@ -272,11 +274,8 @@ FAMILY = Family(
     read_config=_read_config,
     write_config=_write_config,
     shardings={
-        "word_VD": PartitionSpec(None, "fsdp"),
-        "*/attention/[qkv]/kernel": PartitionSpec("fsdp", "tensor"),
-        "*/attention/o/kernel": PartitionSpec("tensor", "fsdp"),
-        "*/w[ig]/kernel": PartitionSpec("fsdp", "tensor"),
-        "*/wo/kernel": PartitionSpec("tensor", "fsdp"),
+        "word_VD": TABLE_SHARDING,
+        **BLOCK_SHARDINGS,
     },
     divided={
         "hidden_size": "fsdp", "num_attention_heads": "tensor", "intermediate_size": "tensor",

@@ -1,7 +1,6 @@
 """The MPNet encoder (Song et al. 2020, arXiv 2004.09297): BERT's blocks with T5's position bias."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import jax
@@ -15,8 +14,15 @@ from jina_jax.config import MPNetConfig
 from jina_jax.model.attention import RelativePositionBias, segment_mask, segment_positions
 from jina_jax.model.bert import INITIAL_STD, BertBlock, read_bert_shape, with_bias
 from jina_jax.model.dropout import DropoutKey, Site, dropout
-from jina_jax.model.family import AT_ONCE, Execution, Family, run_layers
-from jina_jax.model.huggingface import Layout, all_layers
+from jina_jax.model.family import (
+    AT_ONCE,
+    BLOCK_SHARDINGS,
+    TABLE_SHARDING,
+    Execution,
+    Family,
+    run_layers,
+)
+from jina_jax.model.huggingface import Layout, all_layers, shape_fields
 from jina_jax.model.layers import LayerNorm
 
 _MAX_DISTANCE = 128
@@ -111,9 +117,7 @@ def _used(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _write_config(config: MPNetConfig) -> dict[str, Any]:
-    fields = asdict(config)
-    del fields["compute_dtype"]
-    return {"architectures": ["MPNetModel"], **fields, "hidden_act": "gelu"}
+    return {"architectures": ["MPNetModel"], **shape_fields(config), "hidden_act": "gelu"}
 
 
 FAMILY = Family(
@@ -127,13 +131,9 @@ FAMILY = Family(
     read_config=lambda config_json: read_bert_shape(MPNetConfig, config_json),
     write_config=_write_config,
     shardings={
-        "word_VD": PartitionSpec(None, "fsdp"),
-        "position_PD": PartitionSpec(None, "fsdp"),
+        "*_[VP]D": TABLE_SHARDING,
         "position_bias/table": PartitionSpec(None, "tensor"),
-        "*/attention/[qkv]/kernel": PartitionSpec("fsdp", "tensor"),
-        "*/attention/o/kernel": PartitionSpec("tensor", "fsdp"),
-        "*/wi/kernel": PartitionSpec("fsdp", "tensor"),
-        "*/wo/kernel": PartitionSpec("tensor", "fsdp"),
+        **BLOCK_SHARDINGS,
     },
     divided={
         "hidden_size": "fsdp", "num_attention_heads": "tensor", "intermediate_size": "tensor",

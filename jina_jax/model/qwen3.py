@@ -5,14 +5,12 @@ and keys are normalised; rotary positions; gated feed-forward; no biases.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from jina_jax.config import Qwen3Config
@@ -26,8 +24,22 @@ from jina_jax.model.attention import (
     segment_positions,
 )
 from jina_jax.model.dropout import DropoutKey
-from jina_jax.model.family import AT_ONCE, Execution, Family, run_layers
-from jina_jax.model.huggingface import Layout, all_layers, read_shape
+from jina_jax.model.family import (
+    AT_ONCE,
+    BLOCK_SHARDINGS,
+    TABLE_SHARDING,
+    Execution,
+    Family,
+    run_layers,
+)
+from jina_jax.model.huggingface import (
+    Layout,
+    all_layers,
+    read_shape,
+    require,
+    require_divides,
+    shape_fields,
+)
 from jina_jax.model.layers import Linear, RMSNorm
 
 _INITIAL_STD = 0.02
@@ -195,11 +207,7 @@ def _used(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _read_config(config_json: Mapping[str, Any]) -> Qwen3Config:
     """Shape that a `config.json` describes, as transformers 4 or 5 writes it."""
-    for name, supported in _REQUIRED.items():
-        if (value := config_json.get(name, supported)) != supported:
-            raise UserError(
-                f"{name}={value!r} in config.json is not supported; expected {supported!r}"
-            )
+    require(config_json, _REQUIRED)
     values = dict(config_json)
     rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
     kind = rope.get("rope_type", "default") if isinstance(rope, dict) else rope
@@ -208,20 +216,14 @@ def _read_config(config_json: Mapping[str, Any]) -> Qwen3Config:
     if "rope_theta" in rope:
         values["rope_theta"] = rope["rope_theta"]
     config = read_shape(Qwen3Config, values)
-    if config.num_attention_heads % config.num_key_value_heads:
-        raise UserError(
-            f"num_attention_heads={config.num_attention_heads} in config.json does not divide by "
-            f"num_key_value_heads={config.num_key_value_heads}"
-        )
+    require_divides(config, "num_attention_heads", "num_key_value_heads")
     return config
 
 
 def _write_config(config: Qwen3Config) -> dict[str, Any]:
     """In the names of transformers 4, which 5 reads too."""
-    fields = asdict(config)
-    del fields["compute_dtype"]
     return {
-        "architectures": ["Qwen3Model"], **fields, **_REQUIRED, "use_cache": False,
+        "architectures": ["Qwen3Model"], **shape_fields(config), **_REQUIRED, "use_cache": False,
     }  # fmt: skip
 
 
@@ -236,11 +238,8 @@ FAMILY = Family(
     read_config=_read_config,
     write_config=_write_config,
     shardings={
-        "word_VD": PartitionSpec(None, "fsdp"),
-        "*/attention/[qkv]/kernel": PartitionSpec("fsdp", "tensor"),
-        "*/attention/o/kernel": PartitionSpec("tensor", "fsdp"),
-        "*/w[ig]/kernel": PartitionSpec("fsdp", "tensor"),
-        "*/wo/kernel": PartitionSpec("tensor", "fsdp"),
+        "word_VD": TABLE_SHARDING,
+        **BLOCK_SHARDINGS,
     },
     divided={
         "hidden_size": "fsdp", "num_key_value_heads": "tensor", "intermediate_size": "tensor",

@@ -3,7 +3,6 @@
 It reads and writes weights and shapes under the names of Hugging Face; no files are touched here.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,8 +23,8 @@ from jina_jax.model.attention import (
     segment_mask,
 )
 from jina_jax.model.dropout import DropoutKey, Site, dropout
-from jina_jax.model.family import AT_ONCE, Execution, Family, run_layers
-from jina_jax.model.huggingface import Layout, all_layers, read_shape
+from jina_jax.model.family import AT_ONCE, BLOCK_SHARDINGS, Execution, Family, run_layers
+from jina_jax.model.huggingface import Layout, all_layers, read_shape, shape_fields
 from jina_jax.model.layers import Linear, RMSNorm
 
 
@@ -276,12 +275,10 @@ def _read_config(config_json: Mapping[str, Any]) -> T5Config:
 
 def _write_config(config: T5Config) -> dict[str, Any]:
     """`config.json` of a `T5EncoderModel`."""
-    fields = dataclasses.asdict(config)
-    del fields["compute_dtype"]
     return {
         "architectures": ["T5EncoderModel"],
         "model_type": "t5",
-        **fields,
+        **shape_fields(config),
         "is_encoder_decoder": False,
         "use_cache": False,
         "tie_word_embeddings": True,
@@ -304,10 +301,7 @@ FAMILY = Family(
     shardings={
         "embedding_VD": PartitionSpec("tensor", "fsdp"),
         "position_bias/table": PartitionSpec(None, "tensor"),
-        "*/attention/[qkv]/kernel": PartitionSpec("fsdp", "tensor"),
-        "*/attention/o/kernel": PartitionSpec("tensor", "fsdp"),
-        "*/feed_forward/wi*/kernel": PartitionSpec("fsdp", "tensor"),
-        "*/feed_forward/wo/kernel": PartitionSpec("tensor", "fsdp"),
+        **BLOCK_SHARDINGS,
     },
     divided={"d_model": "fsdp", "num_heads": "tensor", "d_ff": "tensor", "vocab_size": "tensor"},
 )
