@@ -85,7 +85,12 @@ ROWS = [[40], [7, 1, 20, 9], [13, 26], [5, 9, 3, 12], [20, 11], [30, 2], [25], [
 TRIPLETS = [((3, 0), (4, 0), (5, 0)), ((3, 1), (4, 1), (6, 0)), ((3, 3), (1, 2), (2, 1))]
 
 
-@pytest.fixture(scope="module", params=CASES)
+SLOW = pytest.mark.slow
+# It differs from RoBERTa by its name alone.
+PARAMS = [pytest.param(name, marks=[SLOW] if name == "xlm-roberta" else []) for name in CASES]
+
+
+@pytest.fixture(scope="module", params=PARAMS)
 def family(request):
     """(config, torch model, our parameters with the same weights)."""
     config, model = CASES[request.param]()
@@ -239,15 +244,26 @@ def with_dropout(family, packed, key):
 
 @pytest.mark.parametrize(
     "execution",
-    [Execution(scan=True), Execution(remat="dots"), Execution(scan=True, remat="full")],
-    ids=["scan", "dots", "scan and full"],
+    [
+        pytest.param(Execution(scan=True), id="scan", marks=SLOW),
+        pytest.param(Execution(remat="dots"), id="dots", marks=SLOW),
+        pytest.param(Execution(scan=True, remat="full"), id="scan and full"),
+    ],
 )
 def test_how_layers_are_run_changes_no_value(family, packed, key, with_dropout, execution):
     config, _, params = family
     assert_same(with_dropout, gradient(config, params, *packed[:2], key, execution))
 
 
-@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2), (1, 8, 1), (2, 1, 4)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param((8, 1, 1), marks=SLOW),
+        (2, 2, 2),
+        pytest.param((1, 8, 1), marks=SLOW),
+        pytest.param((2, 1, 4), marks=SLOW),
+    ],
+)
 def test_eight_devices_give_one_devices_gradient(family, packed, key, with_dropout, shape):
     config, _, params = family
     mesh = make_mesh(MeshConfig(*shape))
