@@ -13,6 +13,7 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
+import jina_jax.config
 from jina_jax.cli import main as cli
 from jina_jax.config import Ablation, RunConfig, Suite
 
@@ -50,7 +51,7 @@ def _collect(kind: type, seen: list[type]) -> None:
     module = sys.modules[kind.__module__]
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         for name in re.findall(r"\w+", _type(field)):
-            inner = getattr(module, name, None)
+            inner = getattr(module, name, getattr(jina_jax.config, name, None))
             if inspect.isclass(inner) and dataclasses.is_dataclass(inner):
                 _collect(inner, seen)
 
@@ -61,7 +62,9 @@ def _type(field: dataclasses.Field[Any]) -> str:
     text = re.sub(r"<class '([\w.]+)'>", r"\1", str(field.type))
     if inspect.isclass(field.type) and not hasattr(field.type, "__args__"):
         text = field.type.__name__
-    return re.sub(r"\b(?:jina_jax|typing)\.(?:\w+\.)*", "", text)
+    text = re.sub(r"\b(?:jina_jax|typing)\.(?:\w+\.)*", "", text)
+    # Of a union of several classes, what tells them apart is of no use to a reader.
+    return " | ".join(re.findall(r"\w+Config", text)) if "Discriminator" in text else text
 
 
 def _of_class(kind: type) -> str:

@@ -66,11 +66,9 @@ def initial_params(config: RunConfig, mesh: Mesh) -> Any:
     if not config.train.initial_weights:
         return jax.jit(draw, out_shardings=shardings)(key)
     shape, params = _read(config)
-    free = {
-        "dropout_rate", "hidden_dropout_prob", "attention_probs_dropout_prob", "compute_dtype",
-    }  # fmt: skip
     wanted, found = (
-        {k: v for k, v in vars(c).items() if k not in free} for c in (config.model, shape)
+        {k: v for k, v in vars(c).items() if "dropout" not in k and k != "compute_dtype"}
+        for c in (config.model, shape)
     )
     if wanted != found:
         raise UserError(
