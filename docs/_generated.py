@@ -52,7 +52,9 @@ def _collect(kind: type, seen: list[type]) -> None:
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         for name in re.findall(r"\w+", _type(field)):
             inner = getattr(module, name, getattr(jina_jax.config, name, None))
-            if inspect.isclass(inner) and dataclasses.is_dataclass(inner):
+            # The bounds of fields are dataclasses too, of a library.
+            is_ours = inspect.isclass(inner) and inner.__module__.startswith("jina_jax.")
+            if is_ours and dataclasses.is_dataclass(inner):
                 _collect(inner, seen)
 
 
