@@ -17,9 +17,9 @@ from jina_jax.errors import UserError
 from jina_jax.inference.embedder import TEXTS_AT_ONCE, Embedder
 from jina_jax.sources.lines import Damage, read_lines
 from jina_jax.sources.read import read_source
-from jina_jax.system.atomic import sync, write_atomically
+from jina_jax.system.atomic import write_atomically
 from jina_jax.system.terminal import track
-from jina_jax.system.workspace import file_workspace
+from jina_jax.system.workspace import workspace
 from jina_jax.types import BadRecord
 
 _KINDS: dict[str, Literal["jsonl", "csv", "tsv", "parquet"]] = {
@@ -99,7 +99,7 @@ def embed_to_file(
       texts_from: gives the texts from a number on, 0 ≤ number < count.
       count: of texts.
       path: file for the vectors.
-      marker: file that says how many of them are on the disk.
+      marker: file that says how many of them are on the disk; its name is shown.
       header: what the file begins with.
       dtype: of the file.
       progress: show it on standard error.
@@ -109,7 +109,7 @@ def embed_to_file(
     done = int(marker.read_text()) if marker.is_file() else 0
     left = embedder.stream(texts_from(done)) if done < count else iter(())
     shown = track(
-        left, f"embed {path.stem}", unit="blocks", total=-(-(count - done) // TEXTS_AT_ONCE),
+        left, f"embed {marker.name}", unit="blocks", total=-(-(count - done) // TEXTS_AT_ONCE),
         records=len, enabled=progress and done < count,
     )  # fmt: skip
     with path.open("r+b" if done else "wb") as file:
@@ -173,20 +173,16 @@ def encode_file(
     Raises: UserError naming what cannot be read or written; what is embedded stays.
     """
     check_output(output)
-    with file_workspace(output, _identity(embedder, texts, field, dtype)) as folder:
-        vectors, marker = folder / "embeddings", folder / "embedded"
-        shape = (count, embedder.dimensions)
-        header = {".npy": _npy_header, ".safetensors": _safetensors_header}.get(output.suffix)
+    header = {".npy": _npy_header, ".safetensors": _safetensors_header}.get(output.suffix)
+    with workspace(output, _identity(embedder, texts, field, dtype), is_file=True) as space:
         z_ND = embed_to_file(
             embedder, lambda first: islice(stream_texts(texts, field), first, None), count,
-            vectors, marker,
-            header=header(shape, dtype) if header else b"", dtype=dtype, progress=progress,
+            space.result if header else space.work / "embeddings", space.markers / "embeddings",
+            header=header((count, embedder.dimensions), dtype) if header else b"", dtype=dtype,
+            progress=progress,
         )  # fmt: skip
         if not header:
-            vectors = folder / "table"
-            _write_parquet(z_ND, stream_texts(texts, field), vectors)
-        marker.unlink()
-        vectors.replace(output)
+            _write_parquet(z_ND, stream_texts(texts, field), space.result)
 
 
 def _identity(embedder: Embedder, texts: Path, field: str, dtype: str) -> str:
@@ -220,4 +216,3 @@ def _write_parquet(z_ND: np.ndarray, texts: Iterator[str], path: Path) -> None:
             vectors = pa.FixedSizeListArray.from_arrays(pa.array(block_ND.reshape(-1)), type=kind)
             columns = [list(islice(texts, len(block_ND))), vectors]
             writer.write_table(pa.table(columns, schema=schema))
-    sync(path)

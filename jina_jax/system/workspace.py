@@ -1,69 +1,63 @@
-"""A folder that appears whole or not at all, and whose making can be resumed."""
+"""A folder or file that appears whole or not at all, and whose making can be resumed."""
 
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
+
+from filelock import FileLock, Timeout
 
 from jina_jax.errors import UnusableError, UserError
 from jina_jax.system.atomic import sync, write_atomically
 from jina_jax.system.untrusted import from_json
 
-_IDENTITY_FILE = "identity"
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Workspace:
+class Workspace(NamedTuple):
     """Where things are made, and what is known to be done."""
 
-    root: Path
-
-    @property
-    def result(self) -> Path:
-        """What becomes the folder."""
-        return self.root / "result"
-
-    @property
-    def work(self) -> Path:
-        """What is needed on the way."""
-        return self.root / "work"
-
-    @property
-    def markers(self) -> Path:
-        """Markers of finished tasks."""
-        return self.root / "done"
+    result: Path
+    """What becomes the folder or file."""
+    work: Path
+    """What is needed on the way."""
+    markers: Path
+    """Markers of finished tasks."""
 
 
 @contextmanager
-def workspace(folder: Path, identity: str) -> Iterator[Workspace]:
-    """Gives folders to work in and, when the block ends well, renames the result to `folder`.
+def workspace(target: Path, identity: str, *, is_file: bool = False) -> Iterator[Workspace]:
+    """Gives places to work in and, when the block ends well, renames the result to `target`.
 
     What a process that was killed or failed has finished stays: the next one goes on from there
     if it makes the same thing, and else begins anew. Nothing stays of an UnusableError, or where
     nothing was finished.
 
     Args:
-      folder: to appear; absent or empty when the block ends.
+      target: to appear. A folder is absent or empty when the block ends; a file is replaced.
       identity: equal for two processes that make the same thing.
-    Raises: UserError when another process is making the same folder.
+      is_file: the result is a file, empty at first; else a folder.
+    Raises: UserError when another process is making the same target.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial(folder)
-    made = Workspace(partial)
-    with _lock(folder.with_name(f".{folder.name}.lock"), folder):
-        if folder.exists() and any(folder.iterdir()):
-            raise UserError(f"{folder} appeared meanwhile: another process made it; run again")
-        if not _is_of(partial, identity):
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = _partial(target)
+    made = Workspace(partial / "result", partial / "work", partial / "done")
+    with _alone(target):
+        if not is_file and target.exists() and any(target.iterdir()):
+            raise UserError(f"{target} appeared meanwhile: another process made it; run again")
+        maker = partial / "identity"
+        # What was killed after its last rename has left all but the result.
+        if not made.result.exists() or not maker.exists() or maker.read_text("utf-8") != identity:
             shutil.rmtree(partial, ignore_errors=True)
-            for path in (made.result, made.work, made.markers):
-                path.mkdir(parents=True)
-            write_atomically(partial / _IDENTITY_FILE, identity.encode())
+            made.work.mkdir(parents=True)
+            made.markers.mkdir()
+            if is_file:
+                made.result.touch()
+            else:
+                made.result.mkdir()
+            write_atomically(maker, identity.encode())
         try:
             yield made
         except BaseException as error:
@@ -71,46 +65,17 @@ def workspace(folder: Path, identity: str) -> Iterator[Workspace]:
                 shutil.rmtree(partial, ignore_errors=True)
             raise
         # One rename, after which all is there: a kill before it loses nothing either.
-        for inner in (*made.result.iterdir(), made.result):
-            if inner.is_dir():
-                sync(inner)
-        made.result.rename(folder)
-        sync(folder.parent)
-        shutil.rmtree(partial)
-
-
-@contextmanager
-def file_workspace(file: Path, identity: str) -> Iterator[Path]:
-    """Gives a hidden folder beside a file that is being made; removes it when the block ends well.
-
-    After a kill or a failure the folder stays, and the next one who makes the same thing finds it;
-    one who makes another thing begins with an empty folder.
-
-    Args:
-      file: that the block moves into place as the last thing it does.
-      identity: equal for two processes that make the same thing.
-    Raises: UserError when another process is making the same file.
-    """
-    partial = _partial(file)
-    with _lock(file.with_name(f".{file.name}.lock"), file):
-        if not _is_of(partial, identity):
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-            write_atomically(partial / _IDENTITY_FILE, identity.encode())
-        try:
-            yield partial
-        except BaseException:
-            if [path.name for path in partial.iterdir()] == [_IDENTITY_FILE]:
-                shutil.rmtree(partial)
-            raise
-        sync(file.parent)
+        for path in (*made.result.glob("*/"), made.result):
+            sync(path)
+        made.result.replace(target)
+        sync(target.parent)
         shutil.rmtree(partial)
 
 
 def discard_leftovers(folder: Path) -> None:
     """Removes what a process left that was killed after it had made `folder`."""
     if _partial(folder).exists():
-        with _lock(folder.with_name(f".{folder.name}.lock"), folder):
+        with _alone(folder):
             shutil.rmtree(_partial(folder), ignore_errors=True)
 
 
@@ -154,29 +119,21 @@ def discard_hidden(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _partial(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.partial")
-
-
-def _is_of(partial: Path, identity: str) -> bool:
-    try:
-        return (partial / _IDENTITY_FILE).read_text(encoding="utf-8") == identity
-    except OSError:
-        return False
+def _partial(target: Path) -> Path:
+    return target.with_name(f".{target.name}.partial")
 
 
 @contextmanager
-def _lock(path: Path, folder: Path) -> Iterator[None]:
-    # The kernel drops a lock with its process, which a file that only has to exist cannot do.
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held = path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
-        except BlockingIOError:
-            held = False
-        if not held:
-            raise UserError(f"another process is making {folder}; wait for it to end")
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+def _alone(target: Path) -> Iterator[None]:
+    """Holds a lock, which the kernel drops when the process is killed."""
+    path = target.with_name(f".{target.name}.lock")
+    lock = FileLock(path, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(f"another process is making {target}; wait for it to end") from error
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()

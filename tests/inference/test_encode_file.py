@@ -165,7 +165,7 @@ def test_killed_and_run_again_it_gives_the_same_file(model, tmp_path):
     kills = 0
     for blocks in (1, 4):
         process = subprocess.Popen(command(out), env=environment, stderr=subprocess.DEVNULL)
-        marker = tmp_path / ".out.npy.partial" / "embedded"
+        marker = tmp_path / ".out.npy.partial" / "done" / "embeddings"
         while process.poll() is None:
             if marker.is_file() and int(marker.read_text() or 0) >= blocks * 4096:
                 process.send_signal(signal.SIGKILL)
