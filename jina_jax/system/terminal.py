@@ -5,7 +5,6 @@ or an occasional line in a log.
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -69,7 +68,7 @@ def track(
     if sys.stderr.isatty():
         bar = tqdm(iterable, desc=description, total=total, unit=f" {unit}", dynamic_ncols=True)
         return iter(bar) if records is None else _with_records(bar, records)
-    return _lines(iterable, _Log(description, total, unit, records is not None), records)
+    return _lines(iterable, description, total, unit, records)
 
 
 def _with_records(bar: Any, records: Callable[[_T], int]) -> Iterator[_T]:
@@ -81,56 +80,33 @@ def _with_records(bar: Any, records: Callable[[_T], int]) -> Iterator[_T]:
         bar.set_postfix_str(f"{seen:,} records, {rate:,.0f}/s", refresh=False)
 
 
-@dataclass(frozen=True)
-class _Log:
-    """What the lines of a log say."""
+def _lines(
+    iterable: Iterable[_T],
+    description: str,
+    total: int | None,
+    unit: str,
+    records: Callable[[_T], int] | None,
+) -> Iterator[_T]:
+    """A line now and then, whose rates are those since the line before.
 
-    description: str
-    total: int | None
-    unit: str
-    counts_records: bool
-
-    def line(self, done: int, seen: int, since_s: float, before: tuple[int, int]) -> str:
-        """How far the work is; rates are those since the line before, `since_s` ago.
-
-        Work that an earlier run had done passes at once, and would make a rate from the start a
-        false one.
-        """
-        of = f" of {self.total:,}" if self.total is not None else ""
-        far, rate = f"{done:,}{of} {self.unit}", (seen - before[1]) / since_s
-        speed = f"{rate:,.{0 if rate >= 10 else 1}f}/s"
-        parts = (
-            [f"{seen:,} records ({speed})", far] if self.counts_records else [f"{far} ({speed})"]
-        )
-        if self.total is not None:
-            parts.append(f"{_duration((self.total - done) * since_s / (done - before[0]))} left")
-        return f"{self.description}: {', '.join(parts)}"
-
-    def last(self, done: int, seen: int, took_s: float) -> str:
-        """What was done in all."""
-        what = f"{seen:,} records" if self.counts_records else f"{done:,} {self.unit}"
-        return f"{self.description}: {what} in {took_s:,.1f} s"
-
-
-def _lines(iterable: Iterable[_T], log: _Log, records: Callable[[_T], int] | None) -> Iterator[_T]:
+    Work that an earlier run had done passes at once, and would make a rate from the start a false
+    one.
+    """
     start = shown = time.monotonic()
-    done = seen = 0
-    before = (0, 0)
+    done = seen = done_before = seen_before = 0
     for item in iterable:
         yield item
         done, seen = done + 1, seen + (1 if records is None else records(item))
         now = time.monotonic()
         if now - shown >= _LINE_EVERY_S:
-            say(log.line(done, seen, now - shown, before))
-            shown, before = now, (done, seen)
-    say(log.last(done, seen, time.monotonic() - start))
-
-
-def _duration(seconds: float) -> str:
-    """Two units at most: 45 s, 3 min 20 s, 2 h 5 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600:,} h {whole % 3600 // 60} min"
+            held = "" if records is None else f", {seen:,} records"
+            line = f"{held}, {(seen - seen_before) / (now - shown):,.1f}/s"
+            if total is None:
+                say(f"{description}: {done:,} {unit}{line}")
+            else:
+                left_s = (total - done) * (now - shown) / (done - done_before)
+                left = tqdm.format_interval(left_s)
+                say(f"{description}: {done:,} of {total:,} {unit}{line}, {left} left")
+            shown, done_before, seen_before = now, done, seen
+    what = f"{done:,} {unit}" if records is None else f"{seen:,} records"
+    say(f"{description}: {what} in {time.monotonic() - start:,.1f} s")

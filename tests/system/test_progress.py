@@ -19,15 +19,15 @@ def clock(monkeypatch):
 def test_lines_come_at_intervals_with_the_rate_and_the_time_left(capsys, clock):
     list(progress.track(range(7), "count", total=7))
     assert capsys.readouterr().err.splitlines() == [
-        "count: 3 of 7 records (0.2/s), 16 s left",
-        "count: 6 of 7 records (0.2/s), 4 s left",
+        "count: 3 of 7 records, 0.2/s, 00:16 left",
+        "count: 6 of 7 records, 0.2/s, 00:04 left",
         "count: 7 records in 32.0 s",
     ]
 
 
 def test_without_a_total_no_time_is_left(capsys, clock):
     list(progress.track(range(3), "count", unit="things"))
-    assert capsys.readouterr().err.splitlines()[0] == "count: 3 things (0.2/s)"
+    assert capsys.readouterr().err.splitlines()[0] == "count: 3 things, 0.2/s"
 
 
 def test_items_that_hold_records_are_counted_by_these(capsys, clock):
@@ -35,8 +35,8 @@ def test_items_that_hold_records_are_counted_by_these(capsys, clock):
     sizes = [10, 20, 30, 100, 120, 140, 5]
     assert list(progress.track(sizes, "read", total=7, unit="blocks", records=int)) == sizes
     assert capsys.readouterr().err.splitlines() == [
-        "read: 60 records (5.0/s), 3 of 7 blocks, 16 s left",
-        "read: 420 records (30/s), 6 of 7 blocks, 4 s left",
+        "read: 3 of 7 blocks, 60 records, 5.0/s, 00:16 left",
+        "read: 6 of 7 blocks, 420 records, 30.0/s, 00:04 left",
         "read: 425 records in 32.0 s",
     ]
 
@@ -47,14 +47,6 @@ def test_a_bar_shows_the_records_too(capsys, monkeypatch):
     assert list(progress.track(sizes, "read", total=3, unit="blocks", records=int)) == sizes
     shown = capsys.readouterr().err
     assert "3/3" in shown and "6,000 records, " in shown
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (7530, "2 h 5 min")],
-)
-def test_durations_by_hand(seconds, text):
-    assert progress._duration(seconds) == text
 
 
 def test_nothing_is_shown_when_not_enabled(capsys):
