@@ -4,7 +4,6 @@ import functools
 import os
 import platform
 from importlib import metadata
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +56,7 @@ def environment_key() -> str:
 
     Equal on two machines where the same task writes the same bytes.
     """
-    versions = {name: version(name) for name in _DECIDING}
+    versions = {name: metadata.version(name) for name in _DECIDING}
     return content_key(package_key(), versions, platform.python_version_tuple()[:2])
 
 

@@ -16,8 +16,6 @@ import xxhash
 
 from jina_jax.system.atomic import sync, write_atomically
 
-_CHUNK_BYTES = 1 << 20
-
 
 def content_key(*parts: Any) -> str:
     """A hash of JSON values: equal for equal values, whatever the process or machine."""
@@ -33,11 +31,8 @@ def file_sha256(path: Path) -> str:
 
 def file_xxh3(path: str) -> str:
     """xxh3-128 of a file's bytes, as hex digits."""
-    digest = xxhash.xxh3_128()
     with Path(path).open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
 
 
 SEAL_FILE = "seal.json"
