@@ -31,44 +31,24 @@ class Chunk(NamedTuple):
         return len(self.rows) + len(self.bad)
 
 
-class ChunkBuilder:
-    """Collects the records of a file, in order."""
+def gathered(records: Iterable[Item], texts: int, last_row: int = 0) -> Chunk:
+    """Records by column.
 
-    def __init__(self, texts: int):
-        """Takes how many texts a record has."""
-        self._texts = texts
-        self._start()
-
-    def _start(self) -> None:
-        self.columns: tuple[list[str], ...] = tuple([] for _ in range(self._texts))
-        self.rows: list[int] = []
-        self._files: list[str] = []
-        self._bad: list[tuple[int, BadRecord]] = []
-        self._held = 0
-
-    def add(self, record: Item) -> bool:
-        """Takes a record; True when the chunk is full."""
+    Args:
+      records: few enough for a chunk, of `texts` texts each.
+      texts: 2 for pairs, 3 for triplets.
+      last_row: of the file, so far.
+    """
+    chunk = Chunk(tuple([] for _ in range(texts)), [], [], [], last_row)
+    for place, record in enumerate(records):
         if isinstance(record, BadRecord):
-            self._bad.append((len(self.rows) + len(self._bad), record))
-        else:
-            for column, text in zip(self.columns, record[:-1], strict=True):
-                column.append(text)
-                self._held += len(text)
-            self.rows.append(record.origin.row)
-            self._files.append(record.origin.file)
-        return len(self.rows) + len(self._bad) >= CHUNK_RECORDS or self._held > CHUNK_BYTES
-
-    def take(self, last_row: int, file: str | None = None) -> Chunk:
-        """What was collected.
-
-        Args:
-          last_row: of the file, so far.
-          file: where all of it was read; None when `add` took each record.
-        """
-        files = self._files if file is None else [file] * len(self.rows)
-        chunk = Chunk(self.columns, files, self.rows, self._bad, last_row)
-        self._start()
-        return chunk
+            chunk.bad.append((place, record))
+            continue
+        for column, text in zip(chunk.texts, record[:-1], strict=True):
+            column.append(text)
+        chunk.files.append(record.origin.file)
+        chunk.rows.append(record.origin.row)
+    return chunk
 
 
 def chunked(records: Iterable[Item], texts: int) -> Iterator[Chunk]:
@@ -78,11 +58,15 @@ def chunked(records: Iterable[Item], texts: int) -> Iterator[Chunk]:
       records: of `texts` texts each.
       texts: 2 for pairs, 3 for triplets.
     """
-    builder = ChunkBuilder(texts)
+    held: list[Item] = []
+    size = 0
     for record in records:
-        if builder.add(record):
-            yield builder.take(0)
-    yield builder.take(0)
+        held.append(record)
+        size += 0 if isinstance(record, BadRecord) else sum(map(len, record[:-1]))
+        if len(held) == CHUNK_RECORDS or size > CHUNK_BYTES:
+            yield gathered(held, texts)
+            held, size = [], 0
+    yield gathered(held, texts)
 
 
 def flattened(chunk: Chunk) -> Iterator[Item]:
@@ -94,10 +78,10 @@ def flattened(chunk: Chunk) -> Iterator[Item]:
             yield bad[place]
         else:
             *texts, file, row = next(good)
-            yield record(tuple(texts), Origin(file, row))
+            yield pair_or_triplet(tuple(texts), Origin(file, row))
 
 
-def record(texts: tuple[str, ...], origin: Origin) -> Pair | Triplet:
+def pair_or_triplet(texts: tuple[str, ...], origin: Origin) -> Pair | Triplet:
     """A pair of two texts or a triplet of three."""
     query, positive, *negative = texts
     return (

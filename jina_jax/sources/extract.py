@@ -5,8 +5,16 @@ from typing import Any, NamedTuple
 
 from jina_jax.config import SourceConfig
 from jina_jax.errors import UserError
+from jina_jax.sources.chunks import Item, pair_or_triplet
 from jina_jax.sources.datasets import read_hf, read_tfds
-from jina_jax.sources.records import Record, field_texts, is_unicode, kind_of, read_file_records
+from jina_jax.sources.records import (
+    Record,
+    from_fields,
+    is_unicode,
+    kind_of,
+    read_file_records,
+    text_fields,
+)
 from jina_jax.types import BadRecord, Origin, Pair, Triplet
 
 Texts = tuple[str, str] | tuple[str, str, str]
@@ -30,7 +38,10 @@ def embedding_texts(record: Any) -> list[Texts]:
     if "set" in record:
         first, *others = record["set"]
         return [(first, other) for other in others]
-    return _combined(record["query"], _texts(record["pos"]), _optional_texts(record.get("neg")))
+    query, positives = record["query"], _texts(record["pos"])
+    if record.get("neg") is None:
+        return Judged(query, positives, ()).pairs()
+    return Judged(query, positives, _texts(record["neg"])).triplets()
 
 
 def _texts(value: Any) -> list[str]:
@@ -41,66 +52,54 @@ def _texts(value: Any) -> list[str]:
     return value
 
 
-def _optional_texts(value: Any) -> list[str] | None:
-    return None if value is None else _texts(value)
+class Judged(NamedTuple):
+    """A query, and the texts that were judged to answer it or not to, which are taken once."""
+
+    query: str
+    positives: Iterable[str]
+    negatives: Iterable[str]
+
+    def pairs(self) -> list[Texts]:
+        """The query with each positive."""
+        return [(self.query, positive) for positive in self.positives]
+
+    def triplets(self) -> list[Texts]:
+        """Triplets in which each positive and each negative occurs at least once."""
+        positives, negatives = list(self.positives), list(self.negatives)
+        if not positives or not negatives:
+            return []
+        return [
+            (self.query, positives[i % len(positives)], negatives[i % len(negatives)])
+            for i in range(max(len(positives), len(negatives)))
+        ]
 
 
-def _combined(query: str, positives: list[str], negatives: list[str] | None) -> list[Texts]:
-    """Pairs, or triplets in which each positive and each negative occurs at least once."""
-    if negatives is None:
-        return [(query, positive) for positive in positives]
-    if not positives or not negatives:
-        return []
-    count = max(len(positives), len(negatives))
-    return [
-        (query, positives[i % len(positives)], negatives[i % len(negatives)]) for i in range(count)
-    ]
-
-
-def ms_marco_pairs(record: Any) -> list[Texts]:
-    """MS MARCO question answering: the query with each passage an annotator selected."""
-    return _combined(record["query"], _ms_marco(record, selected=True), None)
-
-
-def ms_marco_triplets(record: Any) -> list[Texts]:
-    """As `ms_marco_pairs`, with the passages that were shown and not selected as negatives."""
-    return _combined(
-        record["query"], _ms_marco(record, selected=True), _ms_marco(record, selected=False)
-    )
-
-
-def _ms_marco(record: Any, *, selected: bool) -> list[str]:
+def _ms_marco(record: Any) -> Judged:
+    """MS MARCO question answering: the passages that an annotator selected or was only shown."""
     passages = record["passages"]
-    marked = zip(passages["passage_text"], passages["is_selected"], strict=True)
-    return [text for text, mark in marked if (mark == 1) == selected]
-
-
-def hotpotqa_pairs(record: Any) -> list[Texts]:
-    """HotpotQA: the question with each paragraph that holds a supporting fact."""
-    return _combined(record["question"], _hotpotqa(record, supporting=True), None)
-
-
-def hotpotqa_triplets(record: Any) -> list[Texts]:
-    """HotpotQA, distractor setting: the other paragraphs are the negatives."""
-    return _combined(
-        record["question"],
-        _hotpotqa(record, supporting=True),
-        _hotpotqa(record, supporting=False),
+    marked = list(zip(passages["passage_text"], passages["is_selected"], strict=True))
+    return Judged(
+        record["query"],
+        (text for text, mark in marked if mark == 1),
+        (text for text, mark in marked if mark != 1),
     )
 
 
-def _hotpotqa(record: Any, *, supporting: bool) -> list[str]:
+def _hotpotqa(record: Any) -> Judged:
+    """HotpotQA: the paragraphs that hold a supporting fact, and the other ones."""
     context, titles = record["context"], set(record["supporting_facts"]["title"])
-    return [
-        f"{title} {''.join(sentences).strip()}"
-        for title, sentences in zip(context["title"], context["sentences"], strict=True)
-        if (title in titles) == supporting
-    ]
+
+    def paragraphs(supporting: bool) -> Iterator[str]:
+        for title, sentences in zip(context["title"], context["sentences"], strict=True):
+            if (title in titles) == supporting:
+                yield f"{title} {''.join(sentences).strip()}"
+
+    return Judged(record["question"], paragraphs(True), paragraphs(False))
 
 
 def answer_list(record: Any) -> list[Texts]:
     """NQ-open: `question` with each text of the list `answer`."""
-    return _combined(record["question"], _texts(record["answer"]), None)
+    return [(record["question"], answer) for answer in _texts(record["answer"])]
 
 
 def triviaqa_pairs(record: Any) -> list[Texts]:
@@ -143,34 +142,23 @@ class Grouped(NamedTuple):
 _NLI_LABELS = {0: "entailment", 1: "neutral", 2: "contradiction"}
 
 
-def _nli(group: list[Any], label: str) -> list[str]:
+def _nli(group: list[Any]) -> Judged:
     # Hub and TFDS number the labels, the original files name them; -1 or '-' is no consensus.
     labels = [_NLI_LABELS.get(r["label"], r["label"]) for r in group]
-    return [r["hypothesis"] for r, given in zip(group, labels, strict=True) if given == label]
+
+    def hypotheses(label: str) -> Iterator[str]:
+        return (r["hypothesis"] for r, given in zip(group, labels, strict=True) if given == label)
+
+    return Judged(group[0]["premise"], hypotheses("entailment"), hypotheses("contradiction"))
 
 
-def _nli_pairs(record: Any) -> list[Texts]:
-    return _combined(record["premise"], _nli([record], "entailment"), None)
-
-
-def _nli_triplets(group: list[Any]) -> list[Texts]:
-    entailed, contradicted = _nli(group, "entailment"), _nli(group, "contradiction")
-    return _combined(group[0]["premise"], entailed, contradicted)
-
-
-def _esci(group: list[Any], label: str) -> list[str]:
-    return [r["product_title"] for r in group if r["esci_label"] in (label, label[0])]
-
-
-def _esci_pairs(record: Any) -> list[Texts]:
-    if record["product_locale"] != "us":
-        return []
-    return _combined(record["query"], _esci([record], "Exact"), None)
-
-
-def _esci_triplets(group: list[Any]) -> list[Texts]:
+def _esci(group: list[Any]) -> Judged:
     american = [r for r in group if r["product_locale"] == "us"]
-    return _combined(group[0]["query"], _esci(american, "Exact"), _esci(american, "Irrelevant"))
+
+    def titles(label: str) -> Iterator[str]:
+        return (r["product_title"] for r in american if r["esci_label"] in (label, label[0]))
+
+    return Judged(group[0]["query"], titles("Exact"), titles("Irrelevant"))
 
 
 def _trivia_block(line: Any, before: Hashable) -> Hashable:
@@ -190,20 +178,24 @@ PER_RECORD: dict[str, Callable[[Any], list[Texts]]] = {
     "answer_list": answer_list,
     "duplicate_questions": duplicate_questions,
     "embedding_texts": embedding_texts,
-    "esci_pairs": _esci_pairs,
-    "hotpotqa_pairs": hotpotqa_pairs,
-    "hotpotqa_triplets": hotpotqa_triplets,
-    "ms_marco_pairs": ms_marco_pairs,
-    "ms_marco_triplets": ms_marco_triplets,
-    "nli_pairs": _nli_pairs,
+    "esci_pairs": lambda record: _esci([record]).pairs(),
+    "hotpotqa_pairs": lambda record: _hotpotqa(record).pairs(),
+    "hotpotqa_triplets": lambda record: _hotpotqa(record).triplets(),
+    "ms_marco_pairs": lambda record: _ms_marco(record).pairs(),
+    "ms_marco_triplets": lambda record: _ms_marco(record).triplets(),
+    "nli_pairs": lambda record: _nli([record]).pairs(),
     "stack_exchange_votes": stack_exchange_votes,
     "sts_pairs": sts_pairs,
     "triviaqa_pairs": triviaqa_pairs,
     "wikisplit": wikisplit,
 }
 GROUPED: dict[str, Grouped] = {
-    "esci_triplets": Grouped(lambda record, _: record["query"], _esci_triplets),
-    "nli_triplets": Grouped(lambda record, _: record["premise"], _nli_triplets),
+    "esci_triplets": Grouped(
+        lambda record, _: record["query"], lambda group: _esci(group).triplets()
+    ),
+    "nli_triplets": Grouped(
+        lambda record, _: record["premise"], lambda group: _nli(group).triplets()
+    ),
     "opentrivia": Grouped(_trivia_block, _opentrivia),
 }
 """Values of `SourceConfig.extractor`, in these two tables."""
@@ -221,9 +213,7 @@ def reads_records(source: SourceConfig) -> bool:
     return bool(source.extractor) or source.kind in ("text", "tfds", "hf")
 
 
-def read_extracted(
-    source: SourceConfig, files: Iterable[str]
-) -> Iterator[Pair | Triplet | BadRecord]:
+def read_extracted(source: SourceConfig, files: Iterable[str]) -> Iterator[Item]:
     """Reads whole records and takes the texts out of them.
 
     Args:
@@ -248,25 +238,23 @@ _OTHER_COUNT: dict[type, str] = {
 }
 
 
-def _read(source: SourceConfig, files: Iterable[str]) -> Iterator[Pair | Triplet | BadRecord]:
-    records = _records(source, files)
-    if source.extractor in GROUPED:
-        yield from _grouped(records, GROUPED[source.extractor], source.extractor)
-    elif source.extractor:
-        if source.extractor not in PER_RECORD:
-            raise UserError(
-                f"source {source.name!r}: no extractor {source.extractor!r}; there are "
-                f"{', '.join(sorted(PER_RECORD | GROUPED))}"
-            )
-        extract = PER_RECORD[source.extractor]
-        for record in records:
-            if isinstance(record, BadRecord):
-                yield record
-            else:
-                yield from _extracted(extract, record.value, source.extractor, record.origin)
-    else:
-        for record in records:
-            yield record if isinstance(record, BadRecord) else _from_fields(source, record)
+def _read(source: SourceConfig, files: Iterable[str]) -> Iterator[Item]:
+    records, name = _records(source, files), source.extractor
+    if name in GROUPED:
+        yield from _grouped(records, GROUPED[name], name)
+        return
+    if name and name not in PER_RECORD:
+        raise UserError(
+            f"source {source.name!r}: no extractor {name!r}; there are "
+            f"{', '.join(sorted(PER_RECORD | GROUPED))}"
+        )
+    for record in records:
+        if isinstance(record, BadRecord):
+            yield record
+        elif name:
+            yield from _extracted(PER_RECORD[name], record.value, name, record.origin)
+        else:
+            yield from_fields(record.value, text_fields(source), record.origin)
 
 
 def _records(source: SourceConfig, files: Iterable[str]) -> Iterator[Record | BadRecord]:
@@ -279,24 +267,9 @@ def _records(source: SourceConfig, files: Iterable[str]) -> Iterator[Record | Ba
             yield from read_file_records(path, source.kind)
 
 
-def _from_fields(source: SourceConfig, record: Record) -> Pair | Triplet | BadRecord:
-    fields: tuple[str, ...] = (source.query_field, source.positive_field)
-    if source.negative_field:
-        fields = (*fields, source.negative_field)
-    texts = field_texts(record.value, fields, record.origin)
-    return texts if isinstance(texts, BadRecord) else _as_item(texts, record.origin)
-
-
-def _as_item(texts: tuple[str, ...], origin: Origin) -> Pair | Triplet:
-    if len(texts) == 3:
-        return Triplet(*texts, origin)
-    query, positive = texts
-    return Pair(query, positive, origin)
-
-
 def _extracted(
     extract: Callable[[Any], list[Texts]], value: Any, name: str, origin: Origin
-) -> Iterator[Pair | Triplet | BadRecord]:
+) -> Iterator[Item]:
     try:
         found = extract(value)
     except _WRONG_SHAPE as error:
@@ -309,12 +282,10 @@ def _extracted(
         elif not all(map(is_unicode, texts)):
             yield BadRecord("invalid_utf8", f"{name} found half of a surrogate pair", origin)
         else:
-            yield _as_item(texts, origin)
+            yield pair_or_triplet(texts, origin)
 
 
-def _grouped(
-    records: Iterable[Record | BadRecord], grouped: Grouped, name: str
-) -> Iterator[Pair | Triplet | BadRecord]:
+def _grouped(records: Iterable[Record | BadRecord], grouped: Grouped, name: str) -> Iterator[Item]:
     """Collects groups whose records may stand apart; the oldest goes first when too many wait."""
     held: dict[Hashable, list[Record]] = {}
     key: Hashable = None
@@ -339,8 +310,6 @@ def _grouped(
         yield from _group(group, grouped, name)
 
 
-def _group(
-    group: list[Record], grouped: Grouped, name: str
-) -> Iterator[Pair | Triplet | BadRecord]:
+def _group(group: list[Record], grouped: Grouped, name: str) -> Iterator[Item]:
     values = [record.value for record in group]
     yield from _extracted(grouped.texts, values, name, group[0].origin)

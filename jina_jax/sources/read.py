@@ -8,17 +8,11 @@ from jina_jax.errors import UserError
 from jina_jax.sources.chunks import Chunk, Item, chunked, flattened
 from jina_jax.sources.extract import read_extracted, reads_records
 from jina_jax.sources.pydocs import read_pydocs
-from jina_jax.sources.records import read_jsonl
+from jina_jax.sources.records import read_jsonl, text_fields
 from jina_jax.sources.tables import read_delimited, read_parquet
 from jina_jax.system.files import find_files
 
 FILE_KINDS = ("jsonl", "parquet", "csv", "tsv", "text")
-
-
-def text_fields(source: SourceConfig) -> tuple[str, ...]:
-    """Fields of the query, the positive and, for a source of triplets, the negative."""
-    fields = (source.query_field, source.positive_field)
-    return (*fields, source.negative_field) if source.negative_field else fields
 
 
 def read_source(source: SourceConfig) -> Iterator[Item]:

@@ -7,10 +7,17 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
-from jina_jax.errors import UserError
-from jina_jax.sources.chunks import CHUNK_BYTES, CHUNK_RECORDS, Chunk, ChunkBuilder, Item, record
+from jina_jax.config import SourceConfig
+from jina_jax.sources.chunks import (
+    CHUNK_BYTES,
+    CHUNK_RECORDS,
+    Chunk,
+    Item,
+    gathered,
+    pair_or_triplet,
+)
 from jina_jax.sources.lines import Damage, read_lines
-from jina_jax.sources.tables import PARQUET_ERRORS, read_batches
+from jina_jax.sources.tables import PARQUET_ERRORS, damaged_parquet, read_batches
 from jina_jax.system.files import open_file
 from jina_jax.types import BadRecord, Origin
 
@@ -40,22 +47,22 @@ def read_file_records(path: str, kind: str) -> Iterator[Record | BadRecord]:
         return
     for row, line in read_lines(path):
         origin = Origin(path, row)
-        if isinstance(line, Damage):
-            yield BadRecord(line.reason, line.detail, origin)
-        elif line.strip():
+        if isinstance(line, Damage) or line.strip():
             value = decode(line, origin) if kind == "text" else parse_json(line, origin)
             yield value if isinstance(value, BadRecord) else Record(value, origin)
 
 
-def decode(line: bytes, origin: Origin) -> str | BadRecord:
+def decode(line: bytes | Damage, origin: Origin) -> str | BadRecord:
     """The text of a line, without a carriage return at its end."""
+    if isinstance(line, Damage):
+        return BadRecord(line.reason, line.detail, origin)
     try:
         return line.decode().removesuffix("\r")
     except UnicodeDecodeError as error:
         return BadRecord("invalid_utf8", f"byte {error.start + 1}: {error.reason}", origin)
 
 
-def parse_json(line: bytes, origin: Origin) -> Any:
+def parse_json(line: bytes | Damage, origin: Origin) -> Any:
     """The JSON value of a line, or a BadRecord."""
     text = decode(line, origin)
     if isinstance(text, BadRecord):
@@ -76,21 +83,23 @@ def _read_rows(path: str) -> Iterator[Record]:
                     row += 1
                     yield Record(value, Origin(path, row))
     except PARQUET_ERRORS as error:
-        raise UserError(
-            f"{path} cannot be read as Parquet after row {row}: {error}; "
-            f"fetch or write the file again, or take it out of the paths"
-        ) from error
+        raise damaged_parquet(path, row, error) from error
 
 
-def field_texts(value: Any, fields: tuple[str, ...], origin: Origin) -> tuple[str, ...] | BadRecord:
-    """The texts in fields of a record.
+def text_fields(source: SourceConfig) -> tuple[str, ...]:
+    """Fields of the query, the positive and, for a source of triplets, the negative."""
+    fields = (source.query_field, source.positive_field)
+    return (*fields, source.negative_field) if source.negative_field else fields
+
+
+def from_fields(value: Any, fields: Sequence[str], origin: Origin) -> Item:
+    """The pair or triplet of the texts in fields of a record.
 
     Args:
       value: a dict; anything else is a bad record.
-      fields: their names.
+      fields: of the query, the positive and, for triplets, the negative.
       origin: where the record stands.
-    Returns: a text for each field, or what is wrong: `wrong_type`, `missing_field` or
-      `invalid_utf8`.
+    Returns: the record, or what is wrong: `wrong_type`, `missing_field` or `invalid_utf8`.
     """
     if not isinstance(value, dict):
         return BadRecord("wrong_type", f"expected an object, got {kind_of(value)}", origin)
@@ -103,7 +112,7 @@ def field_texts(value: Any, fields: tuple[str, ...], origin: Origin) -> tuple[st
             return BadRecord("wrong_type", f"{name!r} holds {kind_of(cell)}, not a text", origin)
         if not is_unicode(cell):
             return BadRecord("invalid_utf8", f"{name!r} holds half of a surrogate pair", origin)
-    return tuple(value[name] for name in fields)
+    return pair_or_triplet(tuple(value[name] for name in fields), origin)
 
 
 def kind_of(value: Any) -> str:
@@ -137,20 +146,17 @@ def read_jsonl(
       end: of a plain file, the byte after the part; None reads to the end.
     Returns: a record per line that is not blank; rows count the lines of the part.
     """
-    builder = ChunkBuilder(len(fields))
     row, held, lines = 0, 0, []
     for row, line in read_lines(path, start, end):
         lines.append(line)
         held += len(line)
         if len(lines) == CHUNK_RECORDS or held > CHUNK_BYTES:
-            yield _parsed(builder, path, row, lines, fields)
+            yield _parsed(path, row, lines, fields)
             held, lines = 0, []
-    yield _parsed(builder, path, row, lines, fields)
+    yield _parsed(path, row, lines, fields)
 
 
-def _parsed(
-    builder: ChunkBuilder, path: str, last_row: int, lines: list[Any], fields: Sequence[str]
-) -> Chunk:
+def _parsed(path: str, last_row: int, lines: list[Any], fields: Sequence[str]) -> Chunk:
     first = last_row - len(lines) + 1
     # Nearly always every line is a record: the loop has no test that a good line needs not.
     try:
@@ -164,23 +170,16 @@ def _parsed(
             "".join(column).encode()  # Every cell is a text without half a surrogate pair.
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, StopIteration):
         columns = ()
+    rows = range(first, last_row + 1)
     if columns:
-        builder.columns = columns
-        builder.rows = list(range(first, last_row + 1))
-        return builder.take(last_row, path)
-    for row, line in enumerate(lines, first):
-        parsed = _parse(line, fields, Origin(path, row))
-        if parsed is not None:
-            builder.add(parsed)
-    return builder.take(last_row)
+        return Chunk(columns, [path] * len(rows), list(rows), [], last_row)
+    items = (_parse(line, fields, Origin(path, row)) for row, line in zip(rows, lines, strict=True))
+    return gathered((item for item in items if item is not None), len(fields), last_row)
 
 
 def _parse(line: bytes | Damage, fields: Sequence[str], origin: Origin) -> Item | None:
     """A record, what is wrong with it, or None for a blank line."""
-    if isinstance(line, Damage):
-        return BadRecord(line.reason, line.detail, origin)
-    if not line.strip():
+    if not isinstance(line, Damage) and not line.strip():
         return None
     value = parse_json(line, origin)
-    texts = value if isinstance(value, BadRecord) else field_texts(value, tuple(fields), origin)
-    return texts if isinstance(texts, BadRecord) else record(texts, origin)
+    return value if isinstance(value, BadRecord) else from_fields(value, fields, origin)

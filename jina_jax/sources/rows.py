@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 from jina_jax.errors import UserError
-from jina_jax.sources.lines import MAX_LINE_BYTES, Damage, read_lines
+from jina_jax.sources.lines import MAX_LINE_BYTES, read_lines
 from jina_jax.sources.records import decode, read_file_records
 from jina_jax.system.files import find_files
 from jina_jax.types import BadRecord, Origin
@@ -127,10 +127,7 @@ def _delimited(evaluation: EvaluationFiles, path: str) -> Iterator[tuple[int, di
 
 def _lines(evaluation: EvaluationFiles, path: str) -> Iterator[str]:
     for row, line in read_lines(path):
-        origin = Origin(path, row)
-        if isinstance(line, Damage):
-            raise _unreadable(evaluation, BadRecord(line.reason, line.detail, origin))
-        text = decode(line, origin)
+        text = decode(line, Origin(path, row))
         if isinstance(text, BadRecord):
             raise _unreadable(evaluation, text)
         yield text + "\n"

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jina_jax.errors import UserError
-from jina_jax.sources.chunks import CHUNK_RECORDS, Chunk, ChunkBuilder, Item, record
+from jina_jax.sources.chunks import CHUNK_RECORDS, Chunk, Item, gathered, pair_or_triplet
 from jina_jax.sources.lines import MAX_LINE_BYTES, Damage, read_lines
 from jina_jax.system.files import open_file
 from jina_jax.types import BadRecord, Origin, Pair, Triplet
@@ -40,13 +40,14 @@ def row_group_bytes(path: str) -> list[int]:
             groups = range(file.metadata.num_row_groups)
             return [file.metadata.row_group(i).total_byte_size for i in groups]
     except PARQUET_ERRORS as error:
-        raise _damaged(path, 0, error) from error
+        raise damaged_parquet(path, 0, error) from error
 
 
-def _damaged(path: str, row: int, error: Exception) -> UserError:
+def damaged_parquet(path: str, row: int, error: Exception) -> UserError:
+    """The error for a Parquet file that cannot be read past a row."""
     return UserError(
         f"{path} cannot be read as Parquet after row {row}: {error}; "
-        f"fetch or write the file again, or take it out of the source's paths"
+        f"fetch or write the file again, or take it out of the paths"
     )
 
 
@@ -64,7 +65,6 @@ def read_parquet(
     Raises: UserError for a missing column or a damaged file.
     """
     row = 0
-    builder = ChunkBuilder(len(fields))
     try:
         with open_file(path) as stream, pq.ParquetFile(stream) as file:
             _require_columns(path, file.schema_arrow.names, fields)
@@ -73,19 +73,20 @@ def read_parquet(
             for batch in read_batches(stream, file, groups, columns, CHUNK_RECORDS):
                 # A struct without fields stands in the schema and in no batch.
                 _require_columns(path, batch.schema.names, fields)
+                last = row + len(batch)
+                rows = range(row + 1, last + 1)
                 if whole := _whole_texts(batch, fields):
-                    builder.columns = whole
-                    builder.rows = list(range(row + 1, row + 1 + len(batch)))
-                    row += len(batch)
-                    yield builder.take(row, path)
-                    continue
-                cells = [_cells(batch.column(name)) for name in fields]
-                for texts in zip(*cells, strict=True):
-                    row += 1
-                    builder.add(_checked(texts, fields, Origin(path, row)))
-                yield builder.take(row, None)
+                    yield Chunk(whole, [path] * len(batch), list(rows), [], last)
+                else:
+                    cells = zip(*(_cells(batch.column(name)) for name in fields), strict=True)
+                    records = (
+                        _checked(texts, fields, Origin(path, number))
+                        for number, texts in zip(rows, cells, strict=True)
+                    )
+                    yield gathered(records, len(fields), last)
+                row = last
     except PARQUET_ERRORS as error:
-        raise _damaged(path, row, error) from error
+        raise damaged_parquet(path, row, error) from error
 
 
 def read_batches(
@@ -177,7 +178,7 @@ def _checked(
         if not isinstance(cell, str):
             what = f"{name!r} holds {type(cell).__name__}, not a text"
             return BadRecord("wrong_type", what, origin)
-    return record(tuple(cells), origin)
+    return pair_or_triplet(tuple(cells), origin)
 
 
 class _TextLines:
@@ -250,4 +251,4 @@ def _row(cells: list[str], header: list[str], fields: Sequence[str], origin: Ori
         "".join(texts).encode()
     except UnicodeEncodeError:
         return BadRecord("invalid_utf8", "a cell holds bytes that are not UTF-8", origin)
-    return record(texts, origin)
+    return pair_or_triplet(texts, origin)
