@@ -1,9 +1,9 @@
 """Lines of plain, gzip and Zstandard files, in bounded memory, past what is damaged."""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import PurePath
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import zstandard
 
@@ -26,54 +26,30 @@ class Damage(NamedTuple):
     detail: str
 
 
-class _Gzip:
-    """A member of a gzip file."""
+class _Packing(NamedTuple):
+    """How a compressed file is unpacked, member by member."""
 
-    def __init__(self) -> None:
-        self._member = zlib.decompressobj(wbits=31)
-
-    def unpack(self, packed: bytes) -> Iterator[bytes]:
-        """What the bytes unpack to, in parts."""
-        while packed:
-            yield self._member.decompress(packed, _MOST_UNPACKED_BYTES)
-            packed = self._member.unconsumed_tail
-
-    @property
-    def rest(self) -> bytes | None:
-        """What follows the member once it has ended, else None."""
-        return self._member.unused_data if self._member.eof else None
+    member: Callable[[], Any]
+    """Makes what unpacks a member."""
+    bytes_at_once: int
+    """Packed, of which each can become 1 KiB of gzip and 32 KiB of Zstandard."""
+    padding: bytes
+    """What may stand between members and after the last one."""
 
 
-class _Zstd:
-    """A frame of a Zstandard file."""
-
-    _PACKED_BYTES = 1 << 10
-    """Unpacked at once: a block of 4 bytes can hold 128 KiB, so these are 32 MiB at most."""
-
-    def __init__(self) -> None:
-        # Public dumps are often packed with --long=31, which is refused unless asked for.
-        self._frame = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
-        self.rest: bytes | None = None
-
-    def unpack(self, packed: bytes) -> Iterator[bytes]:
-        """As of `_Gzip`."""
-        for start in range(0, len(packed), self._PACKED_BYTES):
-            end = start + self._PACKED_BYTES
-            data = self._frame.decompress(packed[start:end])
-            for first in range(0, len(data), _MOST_UNPACKED_BYTES):
-                yield data[first : first + _MOST_UNPACKED_BYTES]
-            if self._frame.eof:
-                self.rest = self._frame.unused_data + packed[end:]
-                return
-
-
-_DECOMPRESSORS: dict[str, type[_Gzip] | type[_Zstd]] = {".gz": _Gzip, ".zst": _Zstd}
+_PACKINGS = {
+    ".gz": _Packing(lambda: zlib.decompressobj(wbits=31), 1 << 14, b"\0"),
+    # Public dumps are often packed with --long=31, which is refused unless asked for.
+    ".zst": _Packing(
+        lambda: zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj(), 1 << 10, b""
+    ),
+}
 
 
 def compression_suffix(path: str) -> str:
     """`.gz`, `.zst` or, for a plain file, an empty string."""
     suffix = PurePath(path).suffix
-    return suffix if suffix in _DECOMPRESSORS else ""
+    return suffix if suffix in _PACKINGS else ""
 
 
 def _span(file: IO[bytes], start: int, end: int | None) -> Iterator[bytes]:
@@ -103,32 +79,32 @@ def _span(file: IO[bytes], start: int, end: int | None) -> Iterator[bytes]:
         position += len(chunk)
 
 
-def _decompress(path: str, start: int, end: int | None) -> Iterator[bytes | Damage]:
+def _unpacked(file: IO[bytes], packing: _Packing) -> Iterator[bytes | Damage]:
     """Bytes of every member of a file, then what was wrong with the last one, if anything."""
-    suffix = compression_suffix(path)
+    member = None
+    while packed := file.read(packing.bytes_at_once):
+        while packed:
+            if member is None:
+                packed = packed.lstrip(packing.padding)
+                if not packed:
+                    break
+                member = packing.member()
+            try:
+                data = member.decompress(packed)
+            except (zlib.error, zstandard.ZstdError) as error:
+                yield Damage("corrupt_compression", f"the rest cannot be unpacked: {error}")
+                return
+            for first in range(0, len(data), _MOST_UNPACKED_BYTES):
+                yield data[first : first + _MOST_UNPACKED_BYTES]
+            packed, member = (member.unused_data, None) if member.eof else (b"", member)
+    if member is not None:
+        yield Damage("truncated", "the file ends in the middle of a compressed member")
+
+
+def _chunks(path: str, start: int, end: int | None) -> Iterator[bytes | Damage]:
+    packing = _PACKINGS.get(compression_suffix(path))
     with open_file(path) as file:
-        if not suffix:
-            yield from _span(file, start, end)
-            return
-        new, member = _DECOMPRESSORS[suffix], None
-        while chunk := file.read(_CHUNK_BYTES):
-            while chunk:
-                if member is None:
-                    # gzip pads with zeros between members and after the last one.
-                    chunk = chunk.lstrip(b"\0") if suffix == ".gz" else chunk
-                    if not chunk:
-                        break
-                    member = new()
-                try:
-                    yield from member.unpack(chunk)
-                except (zlib.error, zstandard.ZstdError) as error:
-                    yield Damage("corrupt_compression", f"the rest cannot be unpacked: {error}")
-                    return
-                chunk = b""
-                if member.rest is not None:
-                    chunk, member = member.rest, None
-        if member is not None:
-            yield Damage("truncated", "the file ends in the middle of a compressed member")
+        yield from _unpacked(file, packing) if packing else _span(file, start, end)
 
 
 def read_lines(
@@ -148,7 +124,7 @@ def read_lines(
     """
     row, parts, held, skipping = 1, [], 0, False
     bom = _BOM if start == 0 else b""
-    for chunk in _decompress(path, start, end):
+    for chunk in _chunks(path, start, end):
         if isinstance(chunk, Damage):
             yield row, chunk
             return

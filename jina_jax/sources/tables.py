@@ -185,20 +185,18 @@ class _TextLines:
     """Lines of a file as the csv module wants them; remembers what cannot be given as a line."""
 
     def __init__(self, path: str):
-        self._lines = read_lines(path)
-        self.row = 0
-        self.damage: tuple[int, Damage] | None = None
+        self._path, self.row = path, 0
+        self.bad: BadRecord | None = None
 
-    def __iter__(self) -> "_TextLines":
-        return self
-
-    def __next__(self) -> str:
-        self.row, line = next(self._lines)
-        if isinstance(line, Damage):
-            self.damage = (self.row, line)
-            return "\n"
-        # Bytes that are not UTF-8 come back as lone surrogates and are found in the cell.
-        return line.decode(errors="surrogateescape") + "\n"
+    def __iter__(self) -> Iterator[str]:
+        for row, line in read_lines(self._path):
+            self.row = row
+            if isinstance(line, Damage):
+                self.bad = BadRecord(line.reason, line.detail, Origin(self._path, row))
+                yield "\n"
+            else:
+                # Bytes that are not UTF-8 come back as lone surrogates and are found in the cell.
+                yield line.decode(errors="surrogateescape") + "\n"
 
 
 def read_delimited(path: str, fields: Sequence[str], delimiter: str) -> Iterator[Item]:
@@ -227,10 +225,9 @@ def read_delimited(path: str, fields: Sequence[str], delimiter: str) -> Iterator
             break
         except csv.Error as error:
             malformed = str(error)
-        if lines.damage is not None:
-            row, damage = lines.damage
-            lines.damage = None
-            yield BadRecord(damage.reason, damage.detail, Origin(path, row))
+        if lines.bad is not None:
+            yield lines.bad
+            lines.bad = None
         elif malformed:
             yield BadRecord("malformed_row", malformed, Origin(path, start))
         elif not cells:
