@@ -4,7 +4,7 @@ Every class gives the same few properties, so that nothing else asks which famil
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Lt
 from pydantic import Discriminator, Tag
@@ -236,10 +236,12 @@ class Qwen3Config(_Named):
         return self.head_dim
 
 
-_TAGS = {
-    "bert": "bert", "roberta": "bert", "xlm-roberta": "bert", "mpnet": "mpnet",
-    "modernbert": "modernbert", "qwen3": "qwen3",
-}  # fmt: skip
+_TAGS: dict[str, str] = {
+    name: family.model_type
+    for family in (BertConfig, MPNetConfig, ModernBertConfig, Qwen3Config)
+    for name in get_args(family.__annotations__["model_type"])
+}
+"""`model_type` → the one that stands for its class."""
 
 
 def _family(value: Any) -> str:

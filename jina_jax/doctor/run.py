@@ -9,7 +9,7 @@ from jina_jax.config.files import difference
 from jina_jax.config.validation import check_credentials, validate
 from jina_jax.doctor.machine import Check, Checks, Verdict, folder_checks, guarded
 from jina_jax.errors import UserError
-from jina_jax.inference.model_folder import read_encoder, read_sentence_config
+from jina_jax.inference.model_folder import read_sentence_config, read_weights
 from jina_jax.model.encoder import from_huggingface, parameter_count
 from jina_jax.shards.array_record import ShardSet
 from jina_jax.shards.manifest import (
@@ -247,9 +247,8 @@ def model_checks(folder: Path) -> Checks:
 
 
 def _model(folder: Path) -> Checks:
-    max_tokens = read_sentence_config(folder).max_tokens
-    shape, tensors = read_encoder(folder)
-    from_huggingface(tensors, shape)
+    shape, _, max_tokens = read_sentence_config(folder)
+    from_huggingface(read_weights(folder, shape), shape)
     yield Check(
         "model", "ok",
         f"{shape.layers} layers, {shape.dimensions} dimensions, texts of {max_tokens} tokens",

@@ -24,8 +24,8 @@ from jina_jax.errors import UserError
 from jina_jax.inference.model_folder import (
     SentenceModel,
     find_folder,
-    read_encoder,
     read_sentence_config,
+    read_weights,
 )
 from jina_jax.model.encoder import from_huggingface
 from jina_jax.system.atomic import atomic_folder, write_atomically
@@ -53,7 +53,7 @@ def import_folder(path_or_id: str, run_path: Path) -> RunConfig:
         raise UserError(f"{run_path} is there already; name a folder that isn't, or remove it")
     folder = find_folder(path_or_id)
     model = read_sentence_config(folder)
-    shape, tensors = read_encoder(folder)
+    shape, tensors = model.config, read_weights(folder, model.config)
     config = _run_config(path_or_id, run_path, model)
     with atomic_folder(run_path) as partial:
         (partial / "tokenizer").mkdir()

@@ -22,11 +22,16 @@ from jina_jax.inference.model_folder import (
     WEIGHTS_FILE,
     find_folder,
     has_weights,
-    read_encoder,
     read_folder_tokenizer,
     read_sentence_config,
+    read_weights,
 )
-from jina_jax.inference.packed_encoder import PackedEncoder, Tokens, row_shapes
+from jina_jax.inference.packed_encoder import (
+    PackedEncoder,
+    Tokens,
+    inference_execution,
+    row_shapes,
+)
 from jina_jax.model.encoder import apply, from_huggingface
 from jina_jax.model.family import Execution
 from jina_jax.model.pooling import first_dimensions, pool
@@ -86,8 +91,7 @@ class Embedder:
         self._cutting.enable_truncation(max_tokens)
         # Every device takes texts of its own.
         self.mesh = make_mesh() if mesh is None else all_on_data(mesh)
-        is_cpu = self.mesh.devices.flat[0].platform == "cpu"
-        execution = Execution(kernel="by_row" if is_cpu else "at_once")
+        execution = inference_execution(self.mesh)
         encode_rows = partial(_encode_rows, config, pooling, self.dimensions, execution)
         self._encoder = PackedEncoder(
             encode_rows, params, row_shapes(max_tokens, batch_rows), self.mesh
@@ -112,10 +116,10 @@ class Embedder:
             )
         folder = find_folder(path)
         model = read_sentence_config(folder)
-        config, tensors = read_encoder(folder)
-        tokenizer = read_folder_tokenizer(folder, config)
+        tensors = read_weights(folder, model.config)
+        tokenizer = read_folder_tokenizer(folder, model.config)
         return cls(
-            from_huggingface(tensors, config), config, tokenizer,
+            from_huggingface(tensors, model.config), model.config, tokenizer,
             pooling=model.pooling, max_tokens=model.max_tokens, **options,
         )  # fmt: skip
 

@@ -63,11 +63,15 @@ def read_encoder(path_or_id: str | Path) -> tuple[ModelConfig, dict[str, np.ndar
     """
     folder = find_folder(path_or_id)
     config = config_from_huggingface(read_config(folder))
+    return config, read_weights(folder, config)
+
+
+def read_weights(folder: Path, config: ModelConfig) -> dict[str, np.ndarray]:
+    """The tensors of an encoder whose shape is known; as `read_encoder`."""
     # Old files store a range of positions as if it were a weight.
-    tensors = read_tensors(
+    return read_tensors(
         folder, ignored=("position_ids",), ignored_prefixes=family_of(config).ignored
     )
-    return config, tensors
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -116,7 +120,7 @@ def find_folder(path_or_id: str | Path) -> Path:
     path = Path(path_or_id).expanduser()
     if path.is_dir():
         return path
-    if (found := in_package(path_or_id)) is not None:
+    if (found := in_package(path_or_id)) is not None and found.is_dir():
         return found
     if named := re.fullmatch(r"([A-Za-z_]\w+):[\w/.-]+", path_or_id):
         raise UserError(

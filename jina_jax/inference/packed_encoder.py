@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from jina_jax.devices.mesh import on_host, put, replicated, split_first_axis
 from jina_jax.feed.packing import fill, place
+from jina_jax.model.family import Execution
 
 _SHORTEST_ROW = 64
 _TOKENS_PER_SLOT = 4
@@ -175,6 +176,12 @@ def _one_ahead(items: Iterator[Tokens]) -> Iterator[Tokens]:
         while (item := coming.result()) is not None:
             coming = thread.submit(next, items, None)
             yield item
+
+
+def inference_execution(mesh: Mesh) -> Execution:
+    """How layers are run fastest without a backward pass on the devices of a mesh."""
+    is_cpu = mesh.devices.flat[0].platform == "cpu"
+    return Execution(kernel="by_row" if is_cpu else "at_once")
 
 
 def row_shapes(max_tokens: int, batch_rows: int) -> list[RowShape]:

@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from jina_jax.model.dropout import DropoutKey, Site, dropout
+from jina_jax.model.layers import table
 
 # Far below any score, yet finite: a difference of two of them is 0 and not NaN.
 MASKED_SCORE = -1e9
@@ -80,8 +81,7 @@ class RelativePositionBias(nnx.Module):
         self, num_buckets: int, max_distance: int, num_heads: int, *, std: float, rngs: nnx.Rngs
     ) -> None:
         self.num_buckets, self.max_distance = num_buckets, max_distance
-        shape = (num_buckets, num_heads)
-        self.table = nnx.Param(std * jax.random.normal(rngs.params(), shape, jnp.float32))
+        self.table = table(num_buckets, num_heads, rngs=rngs, std=std)
 
     def __call__(self, length: int) -> Float[Array, "H Q P"]:
         """The bias of a row.

@@ -24,6 +24,7 @@ from jina_jax.model.dropout import DropoutKey, Site, dropout
 from jina_jax.model.family import (
     AT_ONCE,
     BLOCK_SHARDINGS,
+    NAMED_DIVIDED,
     TABLE_SHARDING,
     Execution,
     Family,
@@ -38,10 +39,9 @@ from jina_jax.model.huggingface import (
     require_divides,
     shape_fields,
 )
-from jina_jax.model.layers import LayerNorm, Linear, graphdef
+from jina_jax.model.layers import INITIAL_STD, LayerNorm, Linear, graphdef, table
 from jina_jax.model.pooling import first_token
 
-INITIAL_STD = 0.02
 _C = TypeVar("_C", BertConfig, MPNetConfig)
 
 
@@ -132,13 +132,9 @@ class BertEncoder(nnx.Module):
         d = config.hidden_size
         self.dropout_rate, self.dtype = config.hidden_dropout_prob, config.compute_dtype
         self.first_position = config.first_position
-
-        def table(rows: int) -> nnx.Param:
-            return nnx.Param(INITIAL_STD * jax.random.normal(rngs.params(), (rows, d), jnp.float32))
-
-        self.word_VD = table(config.vocab_size)
-        self.position_PD = table(config.max_position_embeddings)
-        self.type_TD = table(config.type_vocab_size)
+        self.word_VD = table(config.vocab_size, d, rngs=rngs)
+        self.position_PD = table(config.max_position_embeddings, d, rngs=rngs)
+        self.type_TD = table(config.type_vocab_size, d, rngs=rngs)
         self.embedding_norm = LayerNorm(d, config.layer_norm_eps)
         self.blocks = nnx.List(
             [BertBlock(config, rngs=rngs) for _ in range(config.num_hidden_layers)]
@@ -372,7 +368,5 @@ FAMILY = Family(
         "*_[VPT]D": TABLE_SHARDING,
         **BLOCK_SHARDINGS,
     },
-    divided={
-        "hidden_size": "fsdp", "num_attention_heads": "tensor", "intermediate_size": "tensor",
-    },
-)  # fmt: skip
+    divided=NAMED_DIVIDED,
+)

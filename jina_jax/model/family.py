@@ -40,6 +40,12 @@ BLOCK_SHARDINGS = {
     "*/wo/kernel": _OUT_OF,
 }
 """Of the matrices of a block: heads and the inner dimension are divided over `tensor`."""
+NAMED_DIVIDED = {
+    "hidden_size": "fsdp",
+    "num_attention_heads": "tensor",
+    "intermediate_size": "tensor",
+}
+"""What must divide of those whose fields have BERT's names."""
 TABLE_SHARDING = PartitionSpec(None, "fsdp")
 """Of pieces, positions and types, whose numbers divide by little in the published models."""
 

@@ -44,6 +44,20 @@ def _theirs(array: Any, path: str) -> Any:
     return array.T if path.endswith("/kernel") else array
 
 
+def of_encoder(
+    tensors: Mapping[str, np.ndarray], prefix: str, unused: tuple[str, ...] = ()
+) -> dict[str, np.ndarray]:
+    """The tensors of an encoder, whatever model it is a part of.
+
+    Args:
+      tensors: of a folder.
+      prefix: of the encoder's names within a larger model.
+      unused: beginnings of the names of heads, and of buffers that old files store as weights.
+    """
+    bare = {name.removeprefix(prefix): array for name, array in tensors.items()}
+    return {name: array for name, array in bare.items() if not name.startswith(unused)}
+
+
 def fill_params(
     layout: Layout,
     tensors: Mapping[str, np.ndarray],
@@ -88,12 +102,17 @@ def fill_params(
     )
 
 
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    # Most tensors are one of ours, and the largest are not to be copied.
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
 def read_params(layout: Layout, params: nnx.State) -> dict[str, np.ndarray]:
     """The tensors of a model under Hugging Face's names, C-contiguous float32 on the host."""
     flat = _flatten(params)
     return {
         name: np.ascontiguousarray(
-            np.concatenate([
+            _joined([
                 _theirs(np.asarray(flat[one][...], np.float32), one) for one in path.split("+")
             ])
         )

@@ -8,6 +8,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+INITIAL_STD = 0.02
+"""Of BERT's weights and of those after it."""
+
+
+def table(rows: int, columns: int, *, rngs: nnx.Rngs, std: float = INITIAL_STD) -> nnx.Param:
+    """A vector for each piece, position or other number, drawn with a deviation."""
+    return nnx.Param(std * jax.random.normal(rngs.params(), (rows, columns), jnp.float32))
+
 
 class Linear(nnx.Module):
     """A matrix, stored [in, out] in float32 and multiplied in `dtype`."""

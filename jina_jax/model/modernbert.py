@@ -5,11 +5,11 @@ and every third after it see the whole text, the others a window around each tok
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
@@ -27,6 +27,7 @@ from jina_jax.model.dropout import DropoutKey, Site, dropout
 from jina_jax.model.family import (
     AT_ONCE,
     BLOCK_SHARDINGS,
+    NAMED_DIVIDED,
     TABLE_SHARDING,
     Execution,
     Family,
@@ -35,14 +36,13 @@ from jina_jax.model.family import (
 from jina_jax.model.huggingface import (
     Layout,
     all_layers,
+    of_encoder,
     read_shape,
     require,
     require_divides,
     shape_fields,
 )
-from jina_jax.model.layers import LayerNorm, Linear
-
-_INITIAL_STD = 0.02
+from jina_jax.model.layers import INITIAL_STD, LayerNorm, Linear, table
 
 
 class ModernBertAttention(nnx.Module):
@@ -51,12 +51,12 @@ class ModernBertAttention(nnx.Module):
     def __init__(self, config: ModernBertConfig, *, rngs: nnx.Rngs) -> None:
         d, dtype = config.hidden_size, config.compute_dtype
         self.num_heads, self.dropout_rate = config.num_attention_heads, config.attention_dropout
-        out_std = _INITIAL_STD / (2 * config.num_hidden_layers) ** 0.5
+        out_std = INITIAL_STD / (2 * config.num_hidden_layers) ** 0.5
 
         def linear(std: float) -> Linear:
             return Linear(d, d, std=std, dtype=dtype, rngs=rngs)
 
-        self.q, self.k, self.v = (linear(_INITIAL_STD) for _ in range(3))
+        self.q, self.k, self.v = (linear(INITIAL_STD) for _ in range(3))
         self.o = linear(out_std)
 
     def __call__(
@@ -105,9 +105,9 @@ class ModernBertBlock(nnx.Module):
             self.attention_norm = LayerNorm(d, config.norm_eps, has_bias=False)
         self.attention = ModernBertAttention(config, rngs=rngs)
         self.feed_forward_norm = LayerNorm(d, config.norm_eps, has_bias=False)
-        out_std = _INITIAL_STD / (2 * config.num_hidden_layers) ** 0.5
-        self.wi = Linear(d, f, std=_INITIAL_STD, dtype=dtype, rngs=rngs)
-        self.wg = Linear(d, f, std=_INITIAL_STD, dtype=dtype, rngs=rngs)
+        out_std = INITIAL_STD / (2 * config.num_hidden_layers) ** 0.5
+        self.wi = Linear(d, f, std=INITIAL_STD, dtype=dtype, rngs=rngs)
+        self.wg = Linear(d, f, std=INITIAL_STD, dtype=dtype, rngs=rngs)
         self.wo = Linear(f, d, std=out_std, dtype=dtype, rngs=rngs)
 
     def __call__(
@@ -138,11 +138,8 @@ class ModernBertEncoder(nnx.Module):
     """Token ids to hidden states; float32 weights, norms and residual stream."""
 
     def __init__(self, config: ModernBertConfig, *, rngs: nnx.Rngs) -> None:
-        shape = (config.vocab_size, config.hidden_size)
         self.config = config
-        self.word_VD = nnx.Param(
-            _INITIAL_STD * jax.random.normal(rngs.params(), shape, jnp.float32)
-        )
+        self.word_VD = table(config.vocab_size, config.hidden_size, rngs=rngs)
         self.embedding_norm = LayerNorm(config.hidden_size, config.norm_eps, has_bias=False)
         self.blocks = nnx.List(
             [
@@ -190,7 +187,6 @@ class ModernBertEncoder(nnx.Module):
         return self.final_norm(x_ND).reshape(rows, length, -1)
 
 
-_PREFIX = "model."
 _UNUSED = ("head.", "decoder.", "classifier.")
 # What has to be as implemented; transformers may leave the field out.
 _REQUIRED = {
@@ -220,11 +216,6 @@ def _layout(config: ModernBertConfig) -> Layout:
     }
     del layout["layers.0.attn_norm.weight"]
     return layout
-
-
-def _used(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    bare = {name.removeprefix(_PREFIX): array for name, array in tensors.items()}
-    return {name: array for name, array in bare.items() if not name.startswith(_UNUSED)}
 
 
 def _read_config(config_json: Mapping[str, Any]) -> ModernBertConfig:
@@ -269,7 +260,7 @@ FAMILY = Family(
     model_types=("modernbert",),
     encoder=ModernBertEncoder,
     layout=_layout,
-    used=_used,
+    used=partial(of_encoder, prefix="model.", unused=_UNUSED),
     ignored=(),
     read_config=_read_config,
     write_config=_write_config,
@@ -277,7 +268,5 @@ FAMILY = Family(
         "word_VD": TABLE_SHARDING,
         **BLOCK_SHARDINGS,
     },
-    divided={
-        "hidden_size": "fsdp", "num_attention_heads": "tensor", "intermediate_size": "tensor",
-    },
-)  # fmt: skip
+    divided=NAMED_DIVIDED,
+)

@@ -1,29 +1,28 @@
 """The MPNet encoder (Song et al. 2020, arXiv 2004.09297): BERT's blocks with T5's position bias."""
 
-from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from jina_jax.config import MPNetConfig
 from jina_jax.model.attention import RelativePositionBias, segment_mask, segment_positions
-from jina_jax.model.bert import INITIAL_STD, BertBlock, read_bert_shape, with_bias
+from jina_jax.model.bert import BertBlock, read_bert_shape, with_bias
 from jina_jax.model.dropout import DropoutKey, Site, dropout
 from jina_jax.model.family import (
     AT_ONCE,
     BLOCK_SHARDINGS,
+    NAMED_DIVIDED,
     TABLE_SHARDING,
     Execution,
     Family,
     run_layers,
 )
-from jina_jax.model.huggingface import Layout, all_layers, shape_fields
-from jina_jax.model.layers import LayerNorm
+from jina_jax.model.huggingface import Layout, all_layers, of_encoder, shape_fields
+from jina_jax.model.layers import INITIAL_STD, LayerNorm, table
 
 _MAX_DISTANCE = 128
 """Of the buckets; transformers has no field for it."""
@@ -36,12 +35,8 @@ class MPNetEncoder(nnx.Module):
         d = config.hidden_size
         self.dropout_rate, self.dtype = config.hidden_dropout_prob, config.compute_dtype
         self.first_position = config.first_position
-
-        def table(rows: int) -> nnx.Param:
-            return nnx.Param(INITIAL_STD * jax.random.normal(rngs.params(), (rows, d), jnp.float32))
-
-        self.word_VD = table(config.vocab_size)
-        self.position_PD = table(config.max_position_embeddings)
+        self.word_VD = table(config.vocab_size, d, rngs=rngs)
+        self.position_PD = table(config.max_position_embeddings, d, rngs=rngs)
         self.embedding_norm = LayerNorm(d, config.layer_norm_eps)
         self.position_bias = RelativePositionBias(
             config.relative_attention_num_buckets, _MAX_DISTANCE, config.num_attention_heads,
@@ -80,8 +75,7 @@ class MPNetEncoder(nnx.Module):
         return x_ND.reshape(rows, length, -1)
 
 
-_PREFIX = "mpnet."
-_UNUSED = ("pooler.", "classifier.", "lm_head.")
+_UNUSED = ("pooler.", "classifier.", "lm_head.", "embeddings.position_ids")
 _LAYER = {
     "attention.attn.q": "attention/q",
     "attention.attn.k": "attention/k",
@@ -107,15 +101,6 @@ def _layout(config: MPNetConfig) -> Layout:
     }
 
 
-def _used(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    bare = {name.removeprefix(_PREFIX): array for name, array in tensors.items()}
-    return {
-        name: array
-        for name, array in bare.items()
-        if not name.startswith(_UNUSED) and not name.endswith("embeddings.position_ids")
-    }
-
-
 def _write_config(config: MPNetConfig) -> dict[str, Any]:
     return {"architectures": ["MPNetModel"], **shape_fields(config), "hidden_act": "gelu"}
 
@@ -126,7 +111,7 @@ FAMILY = Family(
     model_types=("mpnet",),
     encoder=MPNetEncoder,
     layout=_layout,
-    used=_used,
+    used=partial(of_encoder, prefix="mpnet.", unused=_UNUSED),
     ignored=(),
     read_config=lambda config_json: read_bert_shape(MPNetConfig, config_json),
     write_config=_write_config,
@@ -135,7 +120,5 @@ FAMILY = Family(
         "position_bias/table": PartitionSpec(None, "tensor"),
         **BLOCK_SHARDINGS,
     },
-    divided={
-        "hidden_size": "fsdp", "num_attention_heads": "tensor", "intermediate_size": "tensor",
-    },
-)  # fmt: skip
+    divided=NAMED_DIVIDED,
+)

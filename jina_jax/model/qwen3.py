@@ -5,11 +5,11 @@ and keys are normalised; rotary positions; gated feed-forward; no biases.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
@@ -35,14 +35,13 @@ from jina_jax.model.family import (
 from jina_jax.model.huggingface import (
     Layout,
     all_layers,
+    of_encoder,
     read_shape,
     require,
     require_divides,
     shape_fields,
 )
-from jina_jax.model.layers import Linear, RMSNorm
-
-_INITIAL_STD = 0.02
+from jina_jax.model.layers import INITIAL_STD, Linear, RMSNorm, table
 
 
 class Qwen3Attention(nnx.Module):
@@ -53,9 +52,7 @@ class Qwen3Attention(nnx.Module):
         d, k = config.hidden_size, config.head_dim
 
         def linear(in_size: int, out_size: int) -> Linear:
-            return Linear(
-                in_size, out_size, std=_INITIAL_STD, dtype=config.compute_dtype, rngs=rngs
-            )
+            return Linear(in_size, out_size, std=INITIAL_STD, dtype=config.compute_dtype, rngs=rngs)
 
         self.q = linear(d, config.num_attention_heads * k)
         self.k = linear(d, config.num_key_value_heads * k)
@@ -111,9 +108,9 @@ class Qwen3Block(nnx.Module):
         self.attention_norm = RMSNorm(d, config.rms_norm_eps)
         self.attention = Qwen3Attention(config, rngs=rngs)
         self.feed_forward_norm = RMSNorm(d, config.rms_norm_eps)
-        self.wg = Linear(d, f, std=_INITIAL_STD, dtype=dtype, rngs=rngs)
-        self.wi = Linear(d, f, std=_INITIAL_STD, dtype=dtype, rngs=rngs)
-        self.wo = Linear(f, d, std=_INITIAL_STD, dtype=dtype, rngs=rngs)
+        self.wg = Linear(d, f, std=INITIAL_STD, dtype=dtype, rngs=rngs)
+        self.wi = Linear(d, f, std=INITIAL_STD, dtype=dtype, rngs=rngs)
+        self.wo = Linear(f, d, std=INITIAL_STD, dtype=dtype, rngs=rngs)
 
     def __call__(
         self,
@@ -140,11 +137,8 @@ class Qwen3Encoder(nnx.Module):
     """Token ids to hidden states; float32 weights, norms and residual stream."""
 
     def __init__(self, config: Qwen3Config, *, rngs: nnx.Rngs) -> None:
-        shape = (config.vocab_size, config.hidden_size)
         self.dtype = config.compute_dtype
-        self.word_VD = nnx.Param(
-            _INITIAL_STD * jax.random.normal(rngs.params(), shape, jnp.float32)
-        )
+        self.word_VD = table(config.vocab_size, config.hidden_size, rngs=rngs)
         self.blocks = nnx.List(
             [Qwen3Block(config, rngs=rngs) for _ in range(config.num_hidden_layers)]
         )
@@ -174,7 +168,6 @@ class Qwen3Encoder(nnx.Module):
         return self.final_norm(x_ND).reshape(rows, length, -1)
 
 
-_PREFIX = "model."
 # What has to be as implemented; transformers may leave the field out.
 _REQUIRED = {"hidden_act": "silu", "attention_bias": False, "use_sliding_window": False}
 
@@ -199,10 +192,6 @@ def _layout(config: Qwen3Config) -> Layout:
         "norm.weight": "final_norm/scale_D",
         **all_layers(layer, config.num_hidden_layers),
     }
-
-
-def _used(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name.removeprefix(_PREFIX): array for name, array in tensors.items()}
 
 
 def _read_config(config_json: Mapping[str, Any]) -> Qwen3Config:
@@ -233,7 +222,7 @@ FAMILY = Family(
     model_types=("qwen3",),
     encoder=Qwen3Encoder,
     layout=_layout,
-    used=_used,
+    used=partial(of_encoder, prefix="model."),
     ignored=("lm_head.",),
     read_config=_read_config,
     write_config=_write_config,

@@ -25,7 +25,7 @@ from jina_jax.model.attention import (
 from jina_jax.model.dropout import DropoutKey, Site, dropout
 from jina_jax.model.family import AT_ONCE, BLOCK_SHARDINGS, Execution, Family, run_layers
 from jina_jax.model.huggingface import Layout, all_layers, read_shape, shape_fields
-from jina_jax.model.layers import Linear, RMSNorm
+from jina_jax.model.layers import Linear, RMSNorm, table
 
 
 class SelfAttention(nnx.Module):
@@ -154,8 +154,7 @@ class T5Encoder(nnx.Module):
 
     def __init__(self, config: T5Config, *, rngs: nnx.Rngs) -> None:
         self.dropout_rate, self.dtype = config.dropout_rate, config.compute_dtype
-        shape = (config.vocab_size, config.d_model)
-        self.embedding_VD = nnx.Param(jax.random.normal(rngs.params(), shape, jnp.float32))
+        self.embedding_VD = table(config.vocab_size, config.d_model, rngs=rngs, std=1.0)
         self.position_bias = RelativePositionBias(
             config.relative_attention_num_buckets, config.relative_attention_max_distance,
             config.num_heads, std=config.d_model**-0.5, rngs=rngs,

@@ -20,7 +20,12 @@ from jina_jax.shards.manifest import ends_xxh3
 from jina_jax.system.atomic import atomic_file, atomic_folder
 from jina_jax.system.hashing import file_sha256
 from jina_jax.text.identity import HASH_BYTES, hash_words
-from jina_jax.text.tokenizer import TOKENIZER_FILE, build_tokenizer, load_tokenizer
+from jina_jax.text.tokenizer import (
+    TOKENIZER_FILE,
+    build_tokenizer,
+    largest_id,
+    load_tokenizer,
+)
 
 _BATCH_ROWS = 4096
 
@@ -151,7 +156,7 @@ def encode_task(
     """
     tokenizer = load_tokenizer(tokenizer_dir)
     tokenizer.enable_truncation(max_text_tokens)
-    wide = max(tokenizer.get_vocab().values()) >= SMALL_VOCABULARY
+    wide = largest_id(tokenizer) >= SMALL_VOCABULARY
     lengths = np.zeros((len(TEXTS), max_text_tokens + 1), np.int64)
     names = TEXTS if negatives else TEXTS[:2]
     has_scores = False

@@ -116,6 +116,11 @@ def read_tokenizer(folder: Path, name: str) -> Tokenizer:
     return tokenizer
 
 
+def largest_id(tokenizer: Tokenizer) -> int:
+    """The largest of its pieces' and special tokens' ids; -1 where it has none."""
+    return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+
+
 def check_ids(tokenizer: Tokenizer, vocab_size: int, folder: Path) -> None:
     """Refuses a tokenizer with ids that the model has no embedding for.
 
@@ -125,7 +130,7 @@ def check_ids(tokenizer: Tokenizer, vocab_size: int, folder: Path) -> None:
       folder: named in the error.
     Raises: UserError.
     """
-    most = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+    most = largest_id(tokenizer)
     if most >= vocab_size:
         raise UserError(
             f"{folder}: its tokenizer has ids up to {most}, but its model embeds {vocab_size} "

@@ -267,7 +267,9 @@ def test_how_layers_are_run_changes_no_value(family, packed, key, with_dropout, 
 def test_eight_devices_give_one_devices_gradient(family, packed, key, with_dropout, shape):
     config, _, params = family
     mesh = make_mesh(MeshConfig(*shape))
-    pin = lambda x: jax.lax.with_sharding_constraint(x, split_first_axis(mesh))  # noqa: E731
+
+    def pin(x):
+        return jax.lax.with_sharding_constraint(x, split_first_axis(mesh))
 
     def loss(p, ids, segments):
         return triplet_loss(config, p, ids, segments, key, Execution(pin=pin))

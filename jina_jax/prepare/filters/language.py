@@ -110,7 +110,7 @@ def model_path(model: str) -> Path:
         not imported.
     Raises: UserError saying what is missing and how to get it.
     """
-    if (found := in_package(model)) is not None:
+    if (found := in_package(model)) is not None and found.is_file():
         return found
     package, separator, inside = model.partition(":")
     if separator and package.isidentifier():

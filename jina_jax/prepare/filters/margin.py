@@ -20,7 +20,12 @@ from jina_jax.config import BertConfig, MarginConfig
 from jina_jax.devices.mesh import make_mesh
 from jina_jax.errors import UserError
 from jina_jax.inference.model_folder import find_folder, read_encoder, read_folder_tokenizer
-from jina_jax.inference.packed_encoder import PackedEncoder, Tokens, row_shapes
+from jina_jax.inference.packed_encoder import (
+    PackedEncoder,
+    Tokens,
+    inference_execution,
+    row_shapes,
+)
 from jina_jax.model.bert import classifier_from_huggingface, classify
 from jina_jax.model.family import Execution
 
@@ -48,6 +53,7 @@ class CrossEncoder:
           mesh: over which rows are divided; all devices by default.
         Raises: UserError when the folder cannot be used.
         """
+        mesh = make_mesh() if mesh is None else mesh
         folder = find_folder(path_or_id)
         config, tensors = read_encoder(folder)
         if not isinstance(config, BertConfig) or config.model_type != "bert":
@@ -59,10 +65,10 @@ class CrossEncoder:
         # The longer of the two gives way, as in sentence-transformers.
         self._tokenizer.enable_truncation(max_tokens, strategy="longest_first")
         self._encoder = PackedEncoder(
-            partial(_classify_rows, config),
+            partial(_classify_rows, config, inference_execution(mesh)),
             classifier_from_huggingface(tensors, config),
             row_shapes(max_tokens, batch_rows),
-            make_mesh() if mesh is None else mesh,
+            mesh,
         )
 
     def logits(self, pairs: Iterable[tuple[str, str]]) -> np.ndarray:
@@ -82,6 +88,7 @@ class CrossEncoder:
 
 def _classify_rows(
     config: BertConfig,
+    execution: Execution,
     params: Any,
     segments_RL: jax.Array,
     ids_RL: jax.Array,
@@ -89,8 +96,6 @@ def _classify_rows(
     *,
     texts_per_row: int,
 ) -> jax.Array:
-    is_cpu = jax.default_backend() == "cpu"
-    execution = Execution(kernel="by_row" if is_cpu else "at_once")
     return classify(config, params, ids_RL, segments_RL, types_RL, texts_per_row, execution)
 
 
