@@ -31,6 +31,7 @@ import jax  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+import psutil  # noqa: E402
 import pytest  # noqa: E402
 
 pytest_plugins = ["tests.folders"]
@@ -48,13 +49,28 @@ def compiled(tmp_path_factory):
     return folder
 
 
+_MUCH_MEMORY = 1700 << 20
+
+
+def _forget_programs():
+    jax.clear_caches()
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def memory_goes_back():
     """Programs of the tests of a file are of no use to those of the next."""
     yield
-    jax.clear_caches()
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
+    _forget_programs()
+
+
+@pytest.fixture(autouse=True)
+def memory_stays_small():
+    """Where a file's own programs are many, they go before its end; they stay on disk."""
+    yield
+    if psutil.Process().memory_info().rss > _MUCH_MEMORY:
+        _forget_programs()
 
 
 @pytest.fixture(scope="session")

@@ -182,7 +182,8 @@ def test_gradients_of_the_triplet_loss_for_every_parameter(family, packed):
     model.zero_grad()
     expected = torch_triplet_loss(model, texts)
     expected.backward()
-    assert abs(float(value) - expected.item()) <= 1e-6 * max(1.0, expected.item())
+    # Cosines are divided by 0.05.
+    assert abs(float(value) - expected.item()) <= 1e-5 * max(1.0, expected.item())
     theirs = {name: p.grad.numpy() for name, p in model.named_parameters()}
     whole = max(np.linalg.norm(gradient) for gradient in theirs.values())
     for name, gradient in to_huggingface(gradients, config).items():
