@@ -5,7 +5,6 @@ folder or to an error, and JSON is read within bounds, without keys that two rea
 understand differently.
 """
 
-import dataclasses
 import functools
 import json
 import math
@@ -190,8 +189,6 @@ def from_json(kind: type[T], value: Any, path: str = "") -> T:
     result, problems = checked(kind, value, path)
     if problems:
         raise ValueError(problems[0])
-    if unknown := _unknown(value, dataclasses.asdict(result), path):
-        raise ValueError(f"{unknown} is a field that this version does not know")
     return result
 
 
@@ -207,16 +204,25 @@ def checked(kind: Any, value: Any, path: str = "") -> tuple[Any, list[str]]:
 
     try:
         # JSON, in which a strict check takes an object for a dataclass and an array for a tuple.
-        return _adapter(kind).validate_json(json.dumps(value, default=repr), strict=True), []
+        text = json.dumps(value, default=repr)
+        return _adapter(kind).validate_json(text, strict=True, extra="forbid"), []
     except ValidationError as error:
         problems = []
         for found in error.errors(include_url=False):
             name = path + ".".join(_keys(found["loc"], value))
+            if found["type"] in _OF_A_NAME:
+                problems.append(f"{name} {_OF_A_NAME[found['type']]}")
+                continue
             must = found["msg"].replace("Input should be", "must be").replace("Input", "it")
-            is_missing = found["type"] == "missing"
-            given = "" if is_missing else f"={found['input']!r:.200}"
-            problems.append(f"{name}{given} {'is missing' if is_missing else must}".lstrip("= "))
+            problems.append(f"{name}={found['input']!r:.200} {must}".lstrip("= "))
         return None, problems
+
+
+_OF_A_NAME = {
+    "missing": "is missing",
+    "unexpected_keyword_argument": "is a field that this version does not know",
+}
+"""What is wrong with a field, whatever its value, by pydantic's name of it."""
 
 
 def _keys(location: tuple[str | int, ...], value: Any) -> Iterator[str]:
@@ -235,18 +241,3 @@ def _adapter(kind: Any) -> Any:
     from pydantic import TypeAdapter
 
     return TypeAdapter(kind)
-
-
-def _unknown(given: Any, known: Any, path: str) -> str:
-    """The first key of a JSON value that its dataclass has no field for; empty if all have one."""
-    if isinstance(given, dict) and isinstance(known, dict):
-        for key, value in given.items():
-            if key not in known:
-                return f"{path}{key}"
-            if found := _unknown(value, known[key], f"{path}{key}."):
-                return found
-    elif isinstance(given, list) and isinstance(known, list | tuple):
-        for i, (value, one) in enumerate(zip(given, known, strict=False)):
-            if found := _unknown(value, one, f"{path}{i}."):
-                return found
-    return ""
