@@ -1,6 +1,5 @@
 """Which files the sources were read from, and whether they are still the same."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from jina_jax.config import DataConfig
@@ -31,8 +30,8 @@ def input_files(run: Pipeline) -> list[tuple[InputFile, ...]]:
     ]
     digests = run.run(tasks, "hash the input", "files")
     found = {
-        path: InputFile(path, states[path].size_bytes, digest.xxh3)
-        for path, digest in zip(every, digests, strict=True)
+        path: InputFile(path, states[path].size_bytes, xxh3)
+        for path, xxh3 in zip(every, digests, strict=True)
     }
     return [tuple(found[path] for path in paths) for paths in files]
 
@@ -70,13 +69,6 @@ def changed_input(config: DataConfig, manifest: Manifest, manifest_path: Path) -
     return ""
 
 
-@dataclass(frozen=True)
-class Digest:
-    """Result of `digest_task`."""
-
-    xxh3: str
-
-
-def digest_task(path: str) -> Digest:
+def digest_task(path: str) -> str:
     """Hashes a file's bytes; a URL gives an empty hash, since it would be fetched twice."""
-    return Digest("" if is_url(path) else file_xxh3(path))
+    return "" if is_url(path) else file_xxh3(path)

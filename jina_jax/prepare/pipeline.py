@@ -224,17 +224,17 @@ def filter_stage(run: Pipeline, selected: Selected, stage: Filter) -> list[Stage
 
 def narrow_by(selected: Selected, tasks: Sequence[Task], results: Sequence[StageResult]) -> None:
     """Hands on what a filter's tasks kept."""
-    _narrow(selected, tasks, -2)
+    _narrow(selected, tasks)
     selected.records = [
         tuple(n - sum(s.dropped.values()) for n, s in zip(before, result.sources, strict=True))
         for before, result in zip(selected.records, results, strict=True)
     ]
 
 
-def _narrow(selected: Selected, tasks: Sequence[Task], rows: int) -> None:
-    """Hands on the rows that tasks kept; `rows` is the place of that file in their arguments."""
+def _narrow(selected: Selected, tasks: Sequence[Task]) -> None:
+    """Hands on the rows that tasks kept, whose file is their last argument but one."""
     selected.partitions = [
-        dataclasses.replace(before, rows=str(task.arguments[rows]))
+        dataclasses.replace(before, rows=str(task.arguments[-2]))
         for before, task in zip(selected.partitions, tasks, strict=True)
     ]
     selected.keys = [task.key for task in tasks]
@@ -242,7 +242,7 @@ def _narrow(selected: Selected, tasks: Sequence[Task], rows: int) -> None:
 
 def split_stage(
     run: Pipeline, selected: Selected, left: Sequence[int], evals: Sequence[Path]
-) -> tuple[list[tuple[int, ...]], list[SplitResult]]:
+) -> tuple[tuple[tuple[int, ...], ...], list[SplitResult]]:
     """Holds records out, and leaves in the partitions those to train on.
 
     Args:
@@ -257,14 +257,14 @@ def split_stage(
     key = content_key("hold_out", SPLIT_VERSION, wanted, selected.keys)
     everything = (list(selected.partitions), wanted, list(evals), hashes)
     task = Task("held-out", hold_out_task, everything, key)
-    (held,) = run.run([task], "hold out", records=[sum(wanted)])
+    (taken,) = run.run([task], "hold out", records=[sum(wanted)])
     tasks = []
     for part, partition in enumerate(selected.partitions):
         name = f"split-{part:06d}"
         files = (run.work(f"{name}.rows"), run.ledger(name))
-        arguments = (partition, held.taken[part], hashes, run.names, *files)
+        arguments = (partition, taken[part], hashes, run.names, *files)
         split_key = content_key("split", key, selected.keys[part], part)
         tasks.append(Task(name, split_task, arguments, split_key))
     results = run.run(tasks, "split", records=selected.counts)
-    _narrow(selected, tasks, -2)
-    return list(held.taken), results
+    _narrow(selected, tasks)
+    return taken, results

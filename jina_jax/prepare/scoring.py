@@ -28,18 +28,10 @@ BLOCK_ROWS = 16_384
 _READ_BYTES = 1 << 20
 
 
-@dataclass(frozen=True)
-class FitResult:
-    """What a scorer learnt of a source."""
-
-    xxh3: str
-    """Of all that it wrote."""
-
-
 def fit_task(
     partitions: Sequence[Partition], stage: Scorer, source: int, triplets: Sequence[bool],
     folder: Path, cache: Path,
-) -> FitResult:  # fmt: skip
+) -> str:  # fmt: skip
     """Lets a scorer learn from the records of one source, unless an earlier preparation has.
 
     Args:
@@ -49,6 +41,7 @@ def fit_task(
       triplets: which sources are of triplets.
       folder: appears, with what the scorer wrote.
       cache: folder that outlives the preparation.
+    Returns: a hash of all that it wrote.
     """
 
     def source_batches() -> Iterator[pa.RecordBatch]:
@@ -66,20 +59,13 @@ def fit_task(
         with path.open("rb") as file:
             while chunk := file.read(_READ_BYTES):
                 digest.update(chunk)
-    return FitResult(digest.hexdigest())
-
-
-@dataclass(frozen=True)
-class ScoreResult:
-    """Where the scores of a block are."""
-
-    path: str
+    return digest.hexdigest()
 
 
 def score_task(
     partition: Partition, stage: Scorer, source: int, block: int, triplets: Sequence[bool],
     learnt: Path, key: str, cache: Path,
-) -> ScoreResult:  # fmt: skip
+) -> str:  # fmt: skip
     """Scores a block of records of one source in a partition, or finds that they have been.
 
     Args:
@@ -91,6 +77,7 @@ def score_task(
       learnt: the folder of `fit_task`.
       key: a hash of what the scores depend on besides the records.
       cache: folder for scores.
+    Returns: the file of the scores.
     """
     table, rows = _rows(partition, stage, source, triplets)
     mine = rows[block * BLOCK_ROWS : (block + 1) * BLOCK_ROWS]
@@ -102,13 +89,13 @@ def score_task(
             digest.update(_bytes_of(column))
     path = cache / f"{stage.name}-{digest.hexdigest()}.arrow"
     if path.exists():
-        return ScoreResult(str(path))
+        return str(path)
     score_NS = np.asarray(stage.score(batch, learnt, cache), np.float32)
     assert score_NS.ndim == 2, f"{stage.name} gave scores of shape {score_NS.shape}"
     assert len(score_NS) == len(batch), f"{stage.name}: {len(score_NS)} scores for {len(batch)}"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_table(pa.table({str(i): column for i, column in enumerate(score_NS.T)}), path)
-    return ScoreResult(str(path))
+    return str(path)
 
 
 def decide_task(
@@ -231,9 +218,7 @@ def _learn(run: Pipeline, selected: Selected, stage: Scorer) -> _Learnt:
         tasks.append(Task(name, fit_task, arguments, key, stage.needs_accelerator))
     records = [sum(part[source] for part in selected.records) for source in sources]
     results = run.run(tasks, f"{stage.name}: learn", "sources", records)
-    found = {
-        s: content_key(score_key(stage), r.xxh3) for s, r in zip(sources, results, strict=True)
-    }
+    found = {s: content_key(score_key(stage), r) for s, r in zip(sources, results, strict=True)}
     return _Learnt(folders, found)
 
 
@@ -265,5 +250,5 @@ def _score(
     results = run.run(tasks, f"{stage.name}: score", "blocks", counts)
     paths: list[list[list[str]]] = [[[] for _ in run.names] for _ in selected.partitions]
     for (part, source, _), result in zip(blocks, results, strict=True):
-        paths[part][source].append(result.path)
+        paths[part][source].append(result)
     return paths

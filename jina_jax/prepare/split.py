@@ -33,16 +33,9 @@ def held_out_pairs(unique: int, wanted: int) -> int:
     return min(wanted, max(1, unique // 10)) if unique > 1 else 0
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """Per partition and source, how many records were taken from the partition's start."""
-
-    taken: tuple[tuple[int, ...], ...]
-
-
 def hold_out_task(
     partitions: Sequence[Partition], wanted: Sequence[int], files: Sequence[Path], hashes: Path
-) -> HeldOut:
+) -> tuple[tuple[int, ...], ...]:
     """Takes the first records of each source in shuffle order for evaluation.
 
     Args:
@@ -50,6 +43,7 @@ def hold_out_task(
       wanted: records per source.
       files: per source, the Parquet file for its held-out records; none is written for 0.
       hashes: file for the hashes of all held-out texts.
+    Returns: per partition and source, how many records were taken from the partition's start.
     """
     left = np.array(wanted)
     taken, found = [], []
@@ -75,7 +69,7 @@ def hold_out_task(
                 pq.write_table(columns, part, compression="zstd")
     held = [chunk.drop_null() for name in texts for chunk in records.column(f"{name}_hash").chunks]
     write_table(pa.table({"hash": pa.chunked_array(held, pa.binary(HASH_BYTES))}), hashes)
-    return HeldOut(tuple(taken))
+    return tuple(taken)
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ class Outcome:
     dedups: list[DedupResult]
     stages: dict[str, list[StageResult]] = field(default_factory=dict)
     """Filter → per partition."""
-    taken: list[tuple[int, ...]] = field(default_factory=list)
+    taken: Sequence[tuple[int, ...]] = ()
     splits: list[SplitResult] = field(default_factory=list)
 
     def bad(self, source: int) -> dict[str, int]:

@@ -23,7 +23,9 @@ from jina_jax.system.untrusted import from_json
 
 @dataclass(frozen=True)
 class Task:
-    """A call of a module's function whose result is a frozen dataclass of JSON values."""
+    """A call of a module's function, which says that it returns a JSON value, or dataclasses and
+    tuples of such.
+    """
 
     name: str
     """Names the marker; unique, and fit for a file name."""
@@ -53,8 +55,8 @@ class Engine(Protocol):
 def execute(task: Task, markers: Path) -> None:
     """Runs a task to its end and marks it as done."""
     result = task.function(*task.arguments)
-    marker = {"key": task.key, "result": dataclasses.asdict(result)}
-    write_atomically(_marker(task, markers), json.dumps(marker).encode())
+    marker = json.dumps({"key": task.key, "result": result}, default=dataclasses.asdict)
+    write_atomically(_marker(task, markers), marker.encode())
 
 
 def _marker(task: Task, markers: Path) -> Path:
@@ -67,14 +69,13 @@ def _result_type(function: Callable[..., Any]) -> Any:
 
 
 def _result(task: Task, markers: Path) -> Any:
-    """What the task returned when it ran; None when it has not, or with other inputs."""
+    """What the task returned when it ran; None when it has not, or otherwise."""
     try:
         marker = json.loads(_marker(task, markers).read_bytes())
+        is_same = marker["key"] == task.key
+        return from_json(_result_type(task.function), marker["result"]) if is_same else None
     except (FileNotFoundError, ValueError):
         return None
-    if marker["key"] != task.key:
-        return None
-    return from_json(_result_type(task.function), marker["result"])
 
 
 def run_tasks(engine: Engine, tasks: Sequence[Task], markers: Path) -> Iterator[Any]:
