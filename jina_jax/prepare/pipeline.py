@@ -226,7 +226,7 @@ def narrow_by(selected: Selected, tasks: Sequence[Task], results: Sequence[Stage
     """Hands on what a filter's tasks kept."""
     _narrow(selected, tasks)
     selected.records = [
-        tuple(n - sum(s.dropped.values()) for n, s in zip(before, result.sources, strict=True))
+        tuple(n - sum(s.dropped.values()) for n, s in zip(before, result, strict=True))
         for before, result in zip(selected.records, results, strict=True)
     ]
 

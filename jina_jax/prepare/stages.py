@@ -16,7 +16,7 @@ from jina_jax.prepare.filters.lengths import LengthFilter, is_unbounded
 from jina_jax.prepare.filters.near_duplicates import NearDuplicateFilter
 from jina_jax.prepare.ledger import LedgerWriter, dropped_rows
 from jina_jax.prepare.sorted_runs import TEXTS, batches, read_rows, write_rows
-from jina_jax.shards.manifest import ScoreHistogram
+from jina_jax.shards.manifest import ScoreHistogram, StageCounts
 from jina_jax.system.arrow import map_table
 
 _BINS = 50
@@ -80,20 +80,8 @@ class Partition:
         return None
 
 
-@dataclass(frozen=True)
-class SourceStage:
-    """What a filter did to one source in one partition."""
-
-    records: int
-    dropped: dict[str, int]
-    scores: ScoreHistogram | None
-
-
-@dataclass(frozen=True)
-class StageResult:
-    """Per source."""
-
-    sources: tuple[SourceStage, ...]
+StageResult = tuple[StageCounts, ...]
+"""What a filter did to each source in one partition."""
 
 
 def record_batch(rows: pa.Table) -> pa.RecordBatch:
@@ -156,15 +144,15 @@ def apply_verdicts(
       ledger: file for the others.
     """
     records, dropped = Counter[int](), [Counter[str]() for _ in names]
-    found: dict[int, np.ndarray] = {}
+    found: dict[int, ScoreHistogram] = {}
     lost = [np.zeros(0, np.int64)]
     with LedgerWriter(ledger) as writer:
         for source, part, rows, verdict in judged:
             records[source] += len(rows)
             is_lost = verdict.reason_N != ""
             if verdict.score_N is not None:
-                counts = _histogram(verdict.score_N, is_lost, stage.score_range)
-                found[source] = found.get(source, 0) + counts
+                scores = _histogram(verdict.score_N, is_lost, stage.score_range)
+                found[source] = found[source] + scores if source in found else scores
             if is_lost.any():
                 dropped[source].update(verdict.reason_N[is_lost].tolist())
                 lost.append(rows[is_lost])
@@ -179,25 +167,18 @@ def apply_verdicts(
                     dropped_rows(rows_lost, names, stage.name, reason, detail, score)
                 )
     write_rows(np.setdiff1d(row_N, np.concatenate(lost)), out)
-    return StageResult(
-        tuple(
-            SourceStage(records[s], dict(sorted(dropped[s].items())), _named(found.get(s), stage))
-            for s in range(len(names))
-        )
+    return tuple(
+        StageCounts(stage.name, records[s], dict(sorted(dropped[s].items())), found.get(s))
+        for s in range(len(names))
     )
 
 
-def _histogram(score_N: np.ndarray, is_lost: np.ndarray, ends: tuple[float, float]) -> np.ndarray:
-    """int64 [2, bins]: kept and dropped; what lies beyond the ends counts in the outermost bin."""
+def _histogram(
+    score_N: np.ndarray, is_lost: np.ndarray, ends: tuple[float, float]
+) -> ScoreHistogram:
     low, high = ends
     # Divided last: 29 / 50 * 50 is below 29.
     place_N = np.nan_to_num((score_N.astype(np.float64) - low) * _BINS / (high - low))
     bin_N = np.clip(place_N, 0, _BINS - 1).astype(np.int64)
-    return np.stack([np.bincount(bin_N[k], minlength=_BINS) for k in (~is_lost, is_lost)])
-
-
-def _named(counts: np.ndarray | None, stage: Filter | Scorer) -> ScoreHistogram | None:
-    if counts is None:
-        return None
-    kept, dropped = (tuple(of) for of in counts.tolist())
-    return ScoreHistogram(*stage.score_range, kept, dropped)
+    kept, dropped = (np.bincount(bin_N[k], minlength=_BINS).tolist() for k in (~is_lost, is_lost))
+    return ScoreHistogram(low, high, tuple(kept), tuple(dropped))

@@ -1,5 +1,7 @@
 """Sums up what the tasks did to each source, for the manifest."""
 
+import functools
+import operator
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +19,6 @@ from jina_jax.prepare.tokenise import EncodedShard
 from jina_jax.shards.manifest import (
     InputFile,
     LengthStats,
-    ScoreHistogram,
     ShardFile,
     SourceSummary,
     StageCounts,
@@ -67,14 +68,14 @@ class Outcome:
         """What each filter did to a source."""
         found = []
         for name, parts in self.stages.items():
-            mine = [part.sources[source] for part in parts]
+            mine = [part[source] for part in parts]
             histograms = [part.scores for part in mine if part.scores is not None]
             found.append(
                 StageCounts(
                     name,
                     sum(part.records for part in mine),
                     _sum(part.dropped for part in mine),
-                    _added(histograms) if histograms else None,
+                    functools.reduce(operator.add, histograms) if histograms else None,
                 )
             )
         return found
@@ -103,17 +104,7 @@ class Outcome:
 
 
 def _sum(counts: Iterable[dict[str, int]]) -> dict[str, int]:
-    total: Counter[str] = Counter()
-    for part in counts:
-        total.update(part)
-    return dict(total)
-
-
-def _added(parts: Sequence[ScoreHistogram]) -> ScoreHistogram:
-    kept, dropped = (np.sum([getattr(p, name) for p in parts], 0) for name in ("kept", "dropped"))
-    return ScoreHistogram(
-        parts[0].low, parts[0].high, tuple(kept.tolist()), tuple(dropped.tolist())
-    )
+    return dict(sum(map(Counter, counts), Counter[str]()))
 
 
 def summaries(

@@ -73,6 +73,12 @@ class ScoreHistogram:
     kept: tuple[int, ...]
     dropped: tuple[int, ...]
 
+    def __add__(self, other: "ScoreHistogram") -> "ScoreHistogram":
+        """Of the records of both, in the same bins."""
+        kept = map(sum, zip(self.kept, other.kept, strict=True))
+        dropped = map(sum, zip(self.dropped, other.dropped, strict=True))
+        return ScoreHistogram(self.low, self.high, tuple(kept), tuple(dropped))
+
 
 @dataclass(frozen=True)
 class StageCounts:
