@@ -17,7 +17,7 @@ from jina_jax.config import DataConfig
 from jina_jax.prepare.dedup import DEDUP_VERSION, DedupResult, DedupRules, dedup_task, source_ranks
 from jina_jax.prepare.engine.local import LocalEngine
 from jina_jax.prepare.engine.task import Engine, Task, run_tasks
-from jina_jax.prepare.filters.filter import Filter, filter_key
+from jina_jax.prepare.filters.filter import Filter, Scorer, filter_key
 from jina_jax.prepare.ingest import (
     CLEAN_VERSION,
     Block,
@@ -71,6 +71,11 @@ class Pipeline:
     def triplets(self) -> tuple[bool, ...]:
         """Which sources are of triplets."""
         return tuple(bool(source.negative_field) for source in self.config.sources)
+
+    def looked_at(self, stage: Filter | Scorer) -> list[int]:
+        """Which sources have records of a kind that a filter looks at."""
+        kinds = ["triplet" if is_triplets else "pair" for is_triplets in self.triplets]
+        return [source for source, kind in enumerate(kinds) if kind in stage.records]
 
     def work(self, name: str) -> Path:
         """A file of the working folder."""
@@ -215,7 +220,7 @@ def filter_stage(run: Pipeline, selected: Selected, stage: Filter) -> list[Stage
         name = f"{stage.name}-{part:06d}"
         files = (run.work(f"{name}.rows"), run.ledger(name))
         key = content_key("filter", filter_key(stage), selected.keys[part])
-        arguments = (partition, stage, run.names, run.triplets, *files)
+        arguments = (partition, stage, run.looked_at(stage), run.names, *files)
         tasks.append(Task(name, filter_task, arguments, key))
     results = run.run(tasks, stage.name, records=selected.counts)
     narrow_by(selected, tasks, results)

@@ -6,8 +6,8 @@ finds them there.
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,27 +18,24 @@ from jina_jax.prepare.engine.task import Task
 from jina_jax.prepare.filters.filter import Scorer, Verdict, filter_key, score_key
 from jina_jax.prepare.pipeline import Pipeline, Selected, narrow_by
 from jina_jax.prepare.sorted_runs import batches
-from jina_jax.prepare.stages import Partition, StageResult, apply_verdicts, of_sources, record_batch
+from jina_jax.prepare.stages import Partition, StageResult, apply_verdicts, record_batch
 from jina_jax.system.arrow import map_table, write_table
 from jina_jax.system.atomic import atomic_folder
 from jina_jax.system.hashing import content_key
 
 BLOCK_ROWS = 16_384
 """Records that a task scores."""
-_READ_BYTES = 1 << 20
 
 
 def fit_task(
-    partitions: Sequence[Partition], stage: Scorer, source: int, triplets: Sequence[bool],
-    folder: Path, cache: Path,
-) -> str:  # fmt: skip
+    partitions: Sequence[Partition], stage: Scorer, source: int, folder: Path, cache: Path
+) -> str:
     """Lets a scorer learn from the records of one source, unless an earlier preparation has.
 
     Args:
       partitions: in shuffle order.
       stage: the scorer.
       source: which source.
-      triplets: which sources are of triplets.
       folder: appears, with what the scorer wrote.
       cache: folder that outlives the preparation.
     Returns: a hash of all that it wrote.
@@ -46,7 +43,7 @@ def fit_task(
 
     def source_batches() -> Iterator[pa.RecordBatch]:
         for partition in partitions:
-            table, rows = _rows(partition, stage, source, triplets)
+            table, rows = partition.of_source(source)
             yield from map(record_batch, batches(table, rows, BLOCK_ROWS))
 
     if not folder.exists():
@@ -57,14 +54,13 @@ def fit_task(
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         digest.update(str(path.relative_to(folder)).encode())
         with path.open("rb") as file:
-            while chunk := file.read(_READ_BYTES):
-                digest.update(chunk)
+            hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()
 
 
 def score_task(
-    partition: Partition, stage: Scorer, source: int, block: int, triplets: Sequence[bool],
-    learnt: Path, key: str, cache: Path,
+    partition: Partition, stage: Scorer, source: int, block: int, learnt: Path, key: str,
+    cache: Path,
 ) -> str:  # fmt: skip
     """Scores a block of records of one source in a partition, or finds that they have been.
 
@@ -73,13 +69,12 @@ def score_task(
       stage: the scorer.
       source: which source.
       block: records block · BLOCK_ROWS and on, of those of the source.
-      triplets: which sources are of triplets.
       learnt: the folder of `fit_task`.
       key: a hash of what the scores depend on besides the records.
       cache: folder for scores.
     Returns: the file of the scores.
     """
-    table, rows = _rows(partition, stage, source, triplets)
+    table, rows = partition.of_source(source)
     mine = rows[block * BLOCK_ROWS : (block + 1) * BLOCK_ROWS]
     batch = record_batch(table.take(pa.array(mine)))
     digest = xxhash.xxh3_128(key.encode())
@@ -100,18 +95,16 @@ def score_task(
 
 def decide_task(
     partition: Partition, stage: Scorer, learnt: Mapping[int, Path],
-    scores: Sequence[Sequence[str]], names: Sequence[str], triplets: Sequence[bool], out: Path,
-    ledger: Path,
+    scores: Sequence[Sequence[str]], names: Sequence[str], out: Path, ledger: Path,
 ) -> StageResult:  # fmt: skip
     """Applies a scorer's thresholds to scores, and keeps those that teach beside `out`.
 
     Args:
       partition: what earlier stages left.
       stage: the scorer.
-      learnt: source → the folder of `fit_task`.
+      learnt: source that the scorer looks at → the folder of `fit_task`.
       scores: per source, the files of `score_task`, block by block.
       names: of the sources.
-      triplets: which of them are of triplets.
       out: file for the numbers of the rows that go on; `taught_path` of it gets the scores.
       ledger: file for the others.
     """
@@ -119,12 +112,12 @@ def decide_task(
     taught = []
 
     def judged() -> Iterator[tuple[int, pa.Table, np.ndarray, Verdict]]:
-        for source, paths in enumerate(scores):
-            table, rows = _rows(partition, stage, source, triplets)
+        for source, folder in learnt.items():
+            table, rows = partition.of_source(source)
             blocks = batches(table, rows, BLOCK_ROWS)
-            for block, (path, part) in enumerate(zip(paths, blocks, strict=True)):
+            for block, (path, part) in enumerate(zip(scores[source], blocks, strict=True)):
                 score_NS = np.stack([c.to_numpy() for c in map_table(Path(path)).columns], axis=1)
-                verdict = stage.decide(record_batch(part), score_NS, learnt[source])
+                verdict = stage.decide(record_batch(part), score_NS, folder)
                 mine = rows[block * BLOCK_ROWS :][: len(part)]
                 if stage.teaches:
                     taught.append((mine, score_NS[:, stage.teaches]))
@@ -147,30 +140,12 @@ def taught_path(out: Path) -> Path:
     return out.with_suffix(".taught.arrow")
 
 
-def _rows(
-    partition: Partition, stage: Scorer, source: int, triplets: Sequence[bool]
-) -> tuple[pa.Table, np.ndarray]:
-    """The partition's table, and the rows of a source that the scorer looks at."""
-    table, row_N = partition.open()
-    found = dict(of_sources(table, row_N, triplets, stage))
-    return table, found.get(source, row_N[:0])
-
-
 def _bytes_of(column: pa.LargeStringArray) -> bytes:
     """Every text with its length."""
     _, ends, data = column.buffers()
     end_N = np.frombuffer(ends, np.int64)[column.offset :][: len(column) + 1]
     start_N = end_N - end_N[0]
     return start_N.tobytes() + (data.to_pybytes() if data else b"")[end_N[0] : end_N[-1]]
-
-
-@dataclass(frozen=True)
-class _Learnt:
-    """Per source that the scorer looks at."""
-
-    folders: Mapping[int, Path]
-    keys: Mapping[int, str]
-    """A hash of what scores depend on besides the records."""
 
 
 def score_stage(run: Pipeline, selected: Selected, stage: Scorer) -> list[StageResult]:
@@ -180,16 +155,14 @@ def score_stage(run: Pipeline, selected: Selected, stage: Scorer) -> list[StageR
 
     Returns: counts per partition.
     """
-    learnt = _learn(run, selected, stage)
-    scores = _score(run, selected, stage, learnt)
+    folders, keys = _learn(run, selected, stage)
+    scores = _score(run, selected, stage, folders, keys)
     tasks = []
     for part, partition in enumerate(selected.partitions):
         name = f"{stage.name}-{part:06d}"
         files = (run.work(f"{name}.rows"), run.ledger(name))
-        key = content_key("decide", filter_key(stage), learnt.keys, selected.keys[part])
-        arguments = (
-            partition, stage, learnt.folders, scores[part], run.names, run.triplets, *files
-        )  # fmt: skip
+        key = content_key("decide", filter_key(stage), keys, selected.keys[part])
+        arguments = (partition, stage, folders, scores[part], run.names, *files)
         tasks.append(Task(name, decide_task, arguments, key))
     results = run.run(tasks, f"{stage.name}: decide", records=selected.counts)
     narrow_by(selected, tasks, results)
@@ -203,43 +176,46 @@ def score_stage(run: Pipeline, selected: Selected, stage: Scorer) -> list[StageR
     return results
 
 
-def _learn(run: Pipeline, selected: Selected, stage: Scorer) -> _Learnt:
-    kinds = ["triplet" if is_triplets else "pair" for is_triplets in run.triplets]
-    sources = [source for source, kind in enumerate(kinds) if kind in stage.records]
+def _learn(
+    run: Pipeline, selected: Selected, stage: Scorer
+) -> tuple[dict[int, Path], dict[int, str]]:
+    """Per source that the scorer looks at: the folder of what it learnt, and a hash of what its
+    scores depend on besides the records.
+    """
+    sources = run.looked_at(stage)
     keys = {s: content_key("fit", score_key(stage), selected.keys, s) for s in sources}
     folders = {s: run.scores_dir / f"{stage.name}-learnt-{keys[s]}" for s in sources}
     tasks = []
     for source in sources:
-        arguments = (
-            list(selected.partitions), stage, source, run.triplets, folders[source], run.scores_dir
-        )  # fmt: skip
+        arguments = (list(selected.partitions), stage, source, folders[source], run.scores_dir)
         key = content_key(keys[source], str(run.scores_dir))
         name = f"{stage.name}-fit-{source:03d}"
         tasks.append(Task(name, fit_task, arguments, key, stage.needs_accelerator))
     records = [sum(part[source] for part in selected.records) for source in sources]
     results = run.run(tasks, f"{stage.name}: learn", "sources", records)
     found = {s: content_key(score_key(stage), r) for s, r in zip(sources, results, strict=True)}
-    return _Learnt(folders, found)
+    return folders, found
 
 
 def _score(
-    run: Pipeline, selected: Selected, stage: Scorer, learnt: _Learnt
-) -> list[list[list[str]]]:
+    run: Pipeline, selected: Selected, stage: Scorer, folders: Mapping[int, Path],
+    keys: Mapping[int, str],
+) -> list[list[list[str]]]:  # fmt: skip
     """Per partition and source the files of scores, block by block."""
     blocks = [
         (part, source, block)
         # Source by source, since what was learnt of one may be large to open.
-        for source in learnt.keys
+        for source in keys
         for part, records in enumerate(selected.records)
         for block in range(-(-records[source] // BLOCK_ROWS))
     ]
     tasks = []
     for part, source, block in blocks:
         arguments = (
-            selected.partitions[part], stage, source, block, run.triplets, learnt.folders[source],
-            learnt.keys[source], run.scores_dir,
+            selected.partitions[part], stage, source, block, folders[source], keys[source],
+            run.scores_dir,
         )  # fmt: skip
-        depends = (learnt.keys[source], selected.keys[part], block, str(run.scores_dir))
+        depends = (keys[source], selected.keys[part], block, str(run.scores_dir))
         name = f"{stage.name}-score-{part:06d}-{source:03d}-{block:06d}"
         key = content_key("score", *depends)
         tasks.append(Task(name, score_task, arguments, key, stage.needs_accelerator))

@@ -65,6 +65,11 @@ class Partition:
         table = map_table(Path(self.table))
         return table, read_rows(Path(self.rows)) if self.rows else np.arange(len(table))
 
+    def of_source(self, source: int) -> tuple[pa.Table, np.ndarray]:
+        """As `open`, with the rows of one source alone."""
+        table, row_N = self.open()
+        return table, row_N[table.column("source").to_numpy()[row_N] == source]
+
     def teacher_scores(self, rows: np.ndarray, texts: int) -> np.ndarray | None:
         """A teacher's scores of the query with each other text of some rows.
 
@@ -91,19 +96,8 @@ def record_batch(rows: pa.Table) -> pa.RecordBatch:
     return rows.select(columns).combine_chunks().to_batches()[0]
 
 
-def of_sources(
-    table: pa.Table, row_N: np.ndarray, triplets: Sequence[bool], stage: Filter | Scorer
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Rows of each source that the stage looks at."""
-    source_N = table.column("source").to_numpy()[row_N]
-    for source, is_triplets in enumerate(triplets):
-        rows = row_N[source_N == source]
-        if len(rows) and ("triplet" if is_triplets else "pair") in stage.records:
-            yield source, rows
-
-
 def filter_task(
-    partition: Partition, stage: Filter, names: Sequence[str], triplets: Sequence[bool], out: Path,
+    partition: Partition, stage: Filter, sources: Sequence[int], names: Sequence[str], out: Path,
     ledger: Path,
 ) -> StageResult:  # fmt: skip
     """Applies a filter to a partition.
@@ -111,22 +105,22 @@ def filter_task(
     Args:
       partition: what earlier stages left.
       stage: the filter.
-      names: of the sources.
-      triplets: which of them are of triplets.
+      sources: which it looks at.
+      names: of all sources.
       out: file for the numbers of the rows that go on.
       ledger: file for the others.
     """
-    table, row_N = partition.open()
 
     def judged() -> Iterator[tuple[int, pa.Table, np.ndarray, Verdict]]:
-        for source, rows in of_sources(table, row_N, triplets, stage):
+        for source in sources:
+            table, rows = partition.of_source(source)
             done = 0
             for part in batches(table, rows):
                 verdict = stage(record_batch(part))
                 yield source, part, rows[done : done + len(part)], verdict
                 done += len(part)
 
-    return apply_verdicts(judged(), row_N, stage, names, out, ledger)
+    return apply_verdicts(judged(), partition.open()[1], stage, names, out, ledger)
 
 
 def apply_verdicts(

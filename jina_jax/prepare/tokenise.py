@@ -162,8 +162,8 @@ def encode_task(
     has_scores = False
     with atomic_file(shard) as part, ShardWriter(part) as writer:
         for partition, first, end in parts:
-            table, row_N = partition.open()
-            mine = row_N[table.column("source").to_numpy()[row_N] == source][first:end]
+            table, rows_of_source = partition.of_source(source)
+            mine = rows_of_source[first:end]
             assert len(mine) == end - first, f"{partition.table} has fewer records than it had"
             scores = partition.teacher_scores(mine, len(names))
             has_scores = scores is not None
