@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from jina_jax.sources.read import FILE_KINDS, matched_files, read_all, read_file
 from jina_jax.sources.tables import row_group_bytes
 from jina_jax.system.files import file_state
 from jina_jax.text.identity import hash_normalised, normalise_all
+from jina_jax.types import BadRecord
 
 BLOCK_BYTES = 16 << 20
 """Input read by one task, where the format lets a file be cut: small enough that the last tasks
@@ -103,16 +104,6 @@ _SHOWN_BAD = 5
 
 
 @dataclass(frozen=True)
-class ShownBad:
-    """A record that could not be read, for an error message."""
-
-    file: str
-    row: int
-    reason: str
-    detail: str
-
-
-@dataclass(frozen=True)
 class ReadResult:
     """What became of the records of one block."""
 
@@ -124,7 +115,8 @@ class ReadResult:
     """Lines or rows of the file, blank ones included."""
     table_bytes: int
     """Of the records in the runs."""
-    shown: tuple[ShownBad, ...]
+    shown: tuple[BadRecord, ...]
+    """The first that could not be read."""
 
     @property
     def kept(self) -> int:
@@ -151,7 +143,7 @@ def read_task(
     runs = RunWriter(stem, block.source, schema(texts), seed)
     bad: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
-    shown: list[ShownBad] = []
+    shown: list[BadRecord] = []
     read = lines = 0
     with LedgerWriter(ledger) as writer:
         for chunk in _read(source, block):
@@ -159,7 +151,7 @@ def read_task(
             for place, record in chunk.bad:
                 reason, detail, origin = record
                 bad[reason] += 1
-                shown = [*shown, ShownBad(*origin, reason, detail)][:_SHOWN_BAD]
+                shown = [*shown, record][:_SHOWN_BAD]
                 writer.write(Dropped(source.name, *origin, "read", reason, detail))
                 seen = read + place + 1
                 if max_bad_share < 1 and seen >= _JUDGED_AFTER and bad.total() > max_bad_share * seen:  # noqa: E501  # fmt: skip
@@ -187,8 +179,8 @@ def _clean(
 ) -> None:
     """Drops what is empty or identical and hands on the rest."""
     normal = [normalise_all(column) for column in chunk.texts]
-    unclean = _unclean_pairs if len(normal) == 2 else _unclean_triplets
-    reasons = unclean(*normal)
+    records = enumerate(zip(*normal, strict=True))
+    reasons = {i: reason for i, texts in records if (reason := _flaw(*texts))}
     files, rows, texts = chunk.files, chunk.rows, list(chunk.texts)
     if reasons:
         for i, reason in reasons.items():
@@ -203,37 +195,25 @@ def _clean(
         runs.add(texts, hashes, files, rows)
 
 
-def _unclean_pairs(queries: Sequence[str], positives: Sequence[str]) -> dict[int, str]:
-    found = {}
-    for i, (query, positive) in enumerate(zip(queries, positives, strict=True)):
-        if not query:
-            found[i] = "empty_query"
-        elif not positive:
-            found[i] = "empty_positive"
-        elif query == positive:
-            found[i] = "identical"
-    return found
-
-
-def _unclean_triplets(
-    queries: Sequence[str], positives: Sequence[str], negatives: Sequence[str]
-) -> dict[int, str]:
-    found = _unclean_pairs(queries, positives)
-    texts = zip(queries, positives, negatives, strict=True)
-    for i, (query, positive, negative) in enumerate(texts):
-        if i in found:
-            continue
-        if not negative:
-            found[i] = "empty_negative"
-        elif negative == positive:
-            found[i] = "negative_is_positive"
-        elif negative == query:
-            found[i] = "negative_is_query"
-    return dict(sorted(found.items()))
+def _flaw(query: str, positive: str, negative: str | None = None) -> str:
+    """Why a record of normalised texts is dropped; empty where it is not."""
+    if not query:
+        return "empty_query"
+    if not positive:
+        return "empty_positive"
+    if query == positive:
+        return "identical"
+    if negative is None:
+        return ""
+    if not negative:
+        return "empty_negative"
+    if negative == positive:
+        return "negative_is_positive"
+    return "negative_is_query" if negative == query else ""
 
 
 def judge(
-    source: SourceConfig, read: int, bad: int, max_bad_share: float, shown: Sequence[ShownBad]
+    source: SourceConfig, read: int, bad: int, max_bad_share: float, shown: Sequence[BadRecord]
 ) -> None:
     """Stops a preparation whose source has too many bad records.
 
@@ -247,14 +227,12 @@ def judge(
     """
     if bad <= max_bad_share * read:
         return
-    examples = "\n".join(f"  {b.file}:{b.row} {b.reason}: {b.detail}" for b in shown[:_SHOWN_BAD])
+    examples = "\n".join(
+        f"  {origin.file}:{origin.row} {reason}: {detail}"
+        for reason, detail, origin in shown[:_SHOWN_BAD]
+    )
     raise UnusableError(
         f"source {source.name!r}: {bad:,} of the first {read:,} records cannot be read "
         f"({bad / read:.1%}; data.max_bad_share allows {max_bad_share:.1%}). The first ones:\n"
         f"{examples}"
     )
-
-
-def at_base(shown: ShownBad, row_base: int) -> ShownBad:
-    """The record with its row counted from the start of the file."""
-    return replace(shown, row=shown.row + row_base)

@@ -22,8 +22,6 @@ from jina_jax.prepare.ingest import (
     CLEAN_VERSION,
     Block,
     ReadResult,
-    ShownBad,
-    at_base,
     judge,
     read_task,
 )
@@ -42,6 +40,7 @@ from jina_jax.system.hashing import content_key
 from jina_jax.system.terminal import track
 from jina_jax.system.workspace import Workspace
 from jina_jax.text.identity import NORMALISE_VERSION
+from jina_jax.types import BadRecord, Origin
 
 _PARTITION_BYTES = 32 << 20
 """Aim for partitions of this size, of which a task holds one: it bounds memory."""
@@ -160,7 +159,7 @@ def read_stage(run: Pipeline) -> tuple[Reads, Path]:
     results: list[ReadResult] = []
     runs: list[Run] = []
     read = bad = row = 0
-    shown: list[ShownBad] = []
+    shown: list[BadRecord] = []
     current = -1
     shown_results = track(
         run_tasks(run.engine, tasks, run.space.markers), "read", total=len(tasks), unit="blocks",
@@ -174,7 +173,8 @@ def read_stage(run: Pipeline) -> tuple[Reads, Path]:
         runs += [Run(path, row, read) for path in result.runs]
         results.append(result)
         read, bad = read + result.read, bad + sum(result.bad.values())
-        shown += [at_base(record, row) for record in result.shown]
+        for reason, detail, origin in result.shown:
+            shown.append(BadRecord(reason, detail, Origin(origin.file, origin.row + row)))
         row += result.lines
         judge(config.sources[current], read, bad, config.max_bad_share, shown)
     reads = Reads(blocks, results, [task.key for task in tasks])
