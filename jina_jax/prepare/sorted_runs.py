@@ -22,7 +22,7 @@ from jina_jax.text.identity import HASH_BYTES
 KEYS = 1 << 64
 _RUN_BYTES = 48 << 20
 """Records held in memory before a run is written."""
-_BATCH_ROWS = 4096
+BATCH_ROWS = 4096
 TEXTS = ("query", "positive", "negative")
 
 
@@ -183,7 +183,7 @@ def count_sources(source_N: np.ndarray, sources: int) -> tuple[int, ...]:
     return tuple(int(n) for n in np.bincount(source_N, minlength=sources))
 
 
-def batches(table: pa.Table, rows: np.ndarray, most: int = _BATCH_ROWS) -> Iterator[pa.Table]:
+def batches(table: pa.Table, rows: np.ndarray, most: int = BATCH_ROWS) -> Iterator[pa.Table]:
     """The numbered rows of a table, at most so many at a time."""
     for start in range(0, len(rows), most):
         yield table.take(pa.array(rows[start : start + most]))

@@ -19,7 +19,6 @@ from jina_jax.prepare.tokenise import EncodedShard
 from jina_jax.shards.manifest import (
     InputFile,
     LengthStats,
-    ShardFile,
     SourceSummary,
     StageCounts,
 )
@@ -141,16 +140,7 @@ def summaries(
                 query_tokens=query,
                 positive_tokens=positive,
                 negative_tokens=negative[0] if negative else None,
-                shards=tuple(
-                    ShardFile(
-                        shard_path(source.name, number),
-                        s.records,
-                        s.size_bytes,
-                        s.sha256,
-                        s.ends_xxh3,
-                    )
-                    for number, s in enumerate(shards)
-                ),
+                shards=tuple(shard.file for shard in shards),
                 eval_path=eval_path(source.name) if held else None,
                 has_scores=all(shard.has_scores for shard in shards),
             )

@@ -13,10 +13,10 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 
 from jina_jax.config import TokenizerConfig
-from jina_jax.prepare.sorted_runs import TEXTS, batches
+from jina_jax.prepare.sorted_runs import BATCH_ROWS, TEXTS, batches
 from jina_jax.prepare.stages import Partition
 from jina_jax.shards.array_record import SMALL_VOCABULARY, ShardWriter, encode_record
-from jina_jax.shards.manifest import ends_xxh3
+from jina_jax.shards.manifest import ShardFile, ends_xxh3
 from jina_jax.system.atomic import atomic_file, atomic_folder
 from jina_jax.system.hashing import file_sha256
 from jina_jax.text.identity import HASH_BYTES, hash_words
@@ -26,8 +26,6 @@ from jina_jax.text.tokenizer import (
     largest_id,
     load_tokenizer,
 )
-
-_BATCH_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -129,10 +127,7 @@ def cut_shards(counts: Sequence[int], records_per_shard: int) -> list[list[Span]
 class EncodedShard:
     """A shard of one source."""
 
-    records: int
-    size_bytes: int
-    sha256: str
-    ends_xxh3: str
+    file: ShardFile
     lengths: tuple[tuple[int, ...], ...]
     """Of queries, positives and negatives: how many have 0, 1, 2, ... tokens, up to the longest."""
     has_scores: bool
@@ -169,8 +164,8 @@ def encode_task(
             has_scores = scores is not None
             records = _Records(writer, 2 + negatives, wide)
             begins = _begins(table, mine, negatives)
-            for start in range(0, len(mine), _BATCH_ROWS):
-                rows = slice(start, start + _BATCH_ROWS)
+            for start in range(0, len(mine), BATCH_ROWS):
+                rows = slice(start, start + BATCH_ROWS)
                 batch = table.take(pa.array(mine[rows]))
                 ids = _tokenised(batch, names, begins[rows], tokenizer)
                 hashes = [batch.column(f"{name}_hash").to_pylist() for name in names]
@@ -180,13 +175,10 @@ def encode_task(
                     lengths[text] += np.bincount(sizes, minlength=max_text_tokens + 1)
             records.finish()
     texts = tuple(tuple(np.trim_zeros(row, "b").tolist()) for row in lengths if row.any())
+    name = str(shard.relative_to(shard.parents[1]))
+    size_bytes, sha256, ends = shard.stat().st_size, file_sha256(shard), ends_xxh3(shard)
     return EncodedShard(
-        writer.records,
-        shard.stat().st_size,
-        file_sha256(shard),
-        ends_xxh3(shard),
-        texts,
-        has_scores,
+        ShardFile(name, writer.records, size_bytes, sha256, ends), texts, has_scores
     )
 
 

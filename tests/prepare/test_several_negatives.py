@@ -31,7 +31,7 @@ def prepared(tmp_path_factory):
     np.random.default_rng(0).shuffle(rows)
     pairs = write(folder / "pairs.jsonl", [pair(i) for i in range(500, 600)])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encode, "_BATCH_ROWS", 7)  # records reach over batches
+        patch.setattr(encode, "BATCH_ROWS", 7)  # records reach over batches
         out = folder / "out"
         settings = config(
             write(folder / "triplets.jsonl", rows), pairs, negatives_per_record=MOST,
