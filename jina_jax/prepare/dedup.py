@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jina_jax.prepare.ledger import LedgerWriter, dropped_rows
+from jina_jax.prepare.ledger import dropped_rows, open_ledger
 from jina_jax.prepare.sorted_runs import batches, count_sources, load_runs, read_range, schema
 from jina_jax.system.arrow import write_table
 from jina_jax.text.identity import hash_words
@@ -70,7 +70,7 @@ def dedup_task(
 
     first_of_group = order[np.maximum.accumulate(np.where(is_first, np.arange(len(order)), 0))]
     lost, kept = order[~is_first], first_of_group[~is_first]
-    with LedgerWriter(ledger) as writer:
+    with open_ledger(ledger) as writer:
         for rows, same in zip(batches(table, lost), batches(table, kept), strict=True):
             twin = pa.array(names, pa.string()).take(same.column("source"))
             row = same.column("row").cast(pa.string())

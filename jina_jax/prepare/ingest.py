@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jina_jax.config import SourceConfig
 from jina_jax.errors import UnusableError
-from jina_jax.prepare.ledger import Dropped, LedgerWriter
+from jina_jax.prepare.ledger import Dropped, LedgerWriter, open_ledger
 from jina_jax.prepare.sorted_runs import RunWriter, schema
 from jina_jax.sources.chunks import Chunk, chunked
 from jina_jax.sources.extract import GROUPED
@@ -145,7 +145,7 @@ def read_task(
     dropped: Counter[str] = Counter()
     shown: list[BadRecord] = []
     read = lines = 0
-    with LedgerWriter(ledger) as writer:
+    with open_ledger(ledger) as writer:
         for chunk in _read(source, block):
             lines = chunk.last_row
             for place, record in chunk.bad:

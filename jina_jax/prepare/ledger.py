@@ -3,10 +3,11 @@
 One Parquet file, so that any tool can query it.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -92,11 +93,20 @@ def dropped_rows(
     return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
-class LedgerWriter:
-    """Writes rows in batches; the same rows give the same bytes. No rows leave no file.
+@contextmanager
+def open_ledger(path: Path) -> Iterator["LedgerWriter"]:
+    """Writes a ledger, which appears when the block ends well. No rows leave no file."""
+    with atomic_file(path) as part:
+        writer = LedgerWriter(part)
+        try:
+            yield writer
+            writer.flush()
+        finally:
+            writer.close()
 
-    The file appears when the writer is left without an error.
-    """
+
+class LedgerWriter:
+    """Writes rows in batches; the same rows give the same bytes."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -107,9 +117,10 @@ class LedgerWriter:
         """Appends a row."""
         self._rows.append(dropped)
         if len(self._rows) == _BUFFERED_ROWS:
-            self._flush()
+            self.flush()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Writes the rows that are held."""
         if self._rows:
             columns = list(zip(*self._rows, strict=True))
             arrays = [pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)]
@@ -118,29 +129,15 @@ class LedgerWriter:
 
     def write_table(self, table: pa.Table) -> None:
         """Appends rows that already are in a table of `SCHEMA`."""
-        self._flush()
+        self.flush()
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self._part, SCHEMA, compression="zstd")
+            self._writer = pq.ParquetWriter(self._path, SCHEMA, compression="zstd")
         self._writer.write_table(table)
 
-    def __enter__(self) -> "LedgerWriter":
-        self._file = atomic_file(self._path)
-        self._part = self._file.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
-            if kind is None:
-                self._flush()
-        finally:
-            if self._writer is not None:
-                self._writer.close()
-            self._file.__exit__(kind, error, traceback)
+    def close(self) -> None:
+        """Ends the file."""
+        if self._writer is not None:
+            self._writer.close()
 
 
 @dataclass(frozen=True)
@@ -156,10 +153,10 @@ def merge_ledgers(parts: Iterable[LedgerPart], path: Path) -> None:
     """Joins ledgers into one file, which is written even when there is no row.
 
     Args:
-      parts: of LedgerWriters, in order; those whose file does not exist are passed over.
+      parts: of `open_ledger`, in order; those whose file does not exist are passed over.
       path: the file to write.
     """
-    with LedgerWriter(path) as writer:
+    with open_ledger(path) as writer:
         writer.write_table(SCHEMA.empty_table())
         for part in parts:
             if part.path.exists():
@@ -170,25 +167,23 @@ def merge_ledgers(parts: Iterable[LedgerPart], path: Path) -> None:
                         writer.write_table(table.set_column(2, SCHEMA.field("row"), row))
 
 
-def _open(folder: Path) -> pq.ParquetFile:
-    path = folder / LEDGER_FILE
-    try:
-        return pq.ParquetFile(path)
-    except FileNotFoundError:
-        raise UserError(f"no ledger in {folder}: run `jina-jax prepare` first") from None
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} cannot be read: {error}; prepare the data again") from error
-
-
-def ledger_batches(folder: Path) -> Iterator[pa.RecordBatch]:
+def ledger_batches(folder: Path, columns: Sequence[str] = SCHEMA.names) -> Iterator[pa.RecordBatch]:
     """The rows of `SCHEMA`, a few thousand at a time.
 
     Args:
       folder: the prepared folder.
+      columns: to read.
     Raises: UserError when there is no readable ledger.
     """
-    with _open(folder) as file:
-        yield from file.iter_batches(_BUFFERED_ROWS)
+    path = folder / LEDGER_FILE
+    try:
+        file = pq.ParquetFile(path)
+    except FileNotFoundError:
+        raise UserError(f"no ledger in {folder}: run `jina-jax prepare` first") from None
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path} cannot be read: {error}; prepare the data again") from error
+    with file:
+        yield from file.iter_batches(_BUFFERED_ROWS, columns=columns)
 
 
 def dropped_texts(folder: Path, stage: str) -> Iterator[pa.RecordBatch]:
@@ -214,13 +209,11 @@ def ledger_counts(folder: Path) -> dict[tuple[str, str], int]:
     Returns: (source, reason) → rows, the most first.
     Raises: UserError when there is no readable ledger.
     """
-    counts: dict[tuple[str, str], int] = {}
-    with _open(folder) as file:
-        for batch in file.iter_batches(columns=["source", "reason"]):
-            groups = pa.Table.from_batches([batch]).group_by(["source", "reason"])
-            for row in groups.aggregate([([], "count_all")]).to_pylist():
-                key = (row["source"], row["reason"])
-                counts[key] = counts.get(key, 0) + row["count_all"]
+    names, counts = ["source", "reason"], Counter[tuple[str, str]]()
+    for batch in ledger_batches(folder, names):
+        groups = pa.Table.from_batches([batch]).group_by(names)
+        for row in groups.aggregate([([], "count_all")]).to_pylist():
+            counts[row["source"], row["reason"]] += row["count_all"]
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
@@ -237,12 +230,11 @@ def ledger_samples(
     Raises: UserError when there is no readable ledger.
     """
     found: list[Dropped] = []
-    with _open(folder) as file:
-        for batch in file.iter_batches(_BUFFERED_ROWS):
-            for name, wanted in (("source", source), ("reason", reason)):
-                if wanted is not None:
-                    batch = batch.filter(pc.equal(batch.column(name), wanted))
-            found += [Dropped(**row) for row in batch.slice(0, most - len(found)).to_pylist()]
-            if len(found) >= most:
-                break
+    for batch in ledger_batches(folder):
+        for name, wanted in (("source", source), ("reason", reason)):
+            if wanted is not None:
+                batch = batch.filter(pc.equal(batch.column(name), wanted))
+        found += [Dropped(**row) for row in batch.slice(0, most - len(found)).to_pylist()]
+        if len(found) >= most:
+            break
     return found

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jina_jax.prepare.ledger import LedgerWriter, dropped_rows
+from jina_jax.prepare.ledger import dropped_rows, open_ledger
 from jina_jax.prepare.sorted_runs import TEXTS, batches, count_sources, write_rows
 from jina_jax.prepare.stages import Partition
 from jina_jax.system.arrow import map_table, write_table
@@ -113,7 +113,7 @@ def split_task(
     train = np.flatnonzero(is_left & ~shares_text)
     shared = np.flatnonzero(is_left & shares_text)
     write_rows(train, out)
-    with LedgerWriter(ledger) as writer:
+    with open_ledger(ledger) as writer:
         detail = "a text of it is held out for evaluation"
         for batch in batches(table, shared):
             writer.write_table(dropped_rows(batch, names, "split", "held_out", detail))

@@ -14,7 +14,7 @@ from jina_jax.prepare.filters.filter import Filter, Scorer, Verdict
 from jina_jax.prepare.filters.language import language_filter
 from jina_jax.prepare.filters.lengths import LengthFilter, is_unbounded
 from jina_jax.prepare.filters.near_duplicates import NearDuplicateFilter
-from jina_jax.prepare.ledger import LedgerWriter, dropped_rows
+from jina_jax.prepare.ledger import dropped_rows, open_ledger
 from jina_jax.prepare.sorted_runs import TEXTS, batches, read_rows, write_rows
 from jina_jax.shards.manifest import ScoreHistogram, StageCounts
 from jina_jax.system.arrow import map_table
@@ -140,7 +140,7 @@ def apply_verdicts(
     records, dropped = Counter[int](), [Counter[str]() for _ in names]
     found: dict[int, ScoreHistogram] = {}
     lost = [np.zeros(0, np.int64)]
-    with LedgerWriter(ledger) as writer:
+    with open_ledger(ledger) as writer:
         for source, part, rows, verdict in judged:
             records[source] += len(rows)
             is_lost = verdict.reason_N != ""

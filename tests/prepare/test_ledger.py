@@ -6,10 +6,10 @@ from jina_jax.prepare.ledger import (
     SCHEMA,
     Dropped,
     LedgerPart,
-    LedgerWriter,
     ledger_counts,
     ledger_samples,
     merge_ledgers,
+    open_ledger,
 )
 from jina_jax.shards.manifest import LEDGER_FILE
 
@@ -19,7 +19,7 @@ OTHER = Dropped("t", "g", 1, "dedup", "duplicate", "", None, "q", "p")
 
 
 def write(path, rows):
-    with LedgerWriter(path) as writer:
+    with open_ledger(path) as writer:
         for row in rows:
             writer.write(row)
 
