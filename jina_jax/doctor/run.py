@@ -5,7 +5,6 @@ from pathlib import Path
 
 from jina_jax.checkpoint.checkpoints import BEST_FOLDER, load_checkpoint
 from jina_jax.config import RunConfig, SourceConfig
-from jina_jax.config.files import difference
 from jina_jax.config.validation import check_credentials, validate
 from jina_jax.doctor.machine import Check, Checks, Verdict, folder_checks, guarded
 from jina_jax.errors import UserError
@@ -15,10 +14,9 @@ from jina_jax.shards.array_record import ShardSet
 from jina_jax.shards.manifest import (
     MANIFEST_FILE,
     Manifest,
+    changed_fields,
     data_problems,
-    flat_config,
     load_manifest,
-    prepared_config,
 )
 from jina_jax.sources.read import FILE_KINDS, matched_files
 from jina_jax.system.files import file_state
@@ -105,8 +103,7 @@ def _held_out(manifest: Manifest, folder: Path) -> Checks:
 
 def _fits(manifest: Manifest, config: RunConfig) -> Checks:
     """Whether the data are those that a configuration asks for, and enough for it."""
-    changes = difference(flat_config(manifest.config), flat_config(prepared_config(config.data)))
-    if changes:
+    if changes := changed_fields(manifest, config.data):
         yield Check(
             "data and config", "failed", "prepared otherwise: " + "; ".join(changes[:_SHOWN]),
             "undo the change, or prepare into another folder (--data-dir)",

@@ -73,12 +73,8 @@ def dedup_task(
     with open_ledger(ledger) as writer:
         for rows, same in zip(batches(table, lost), batches(table, kept), strict=True):
             twin = pa.array(names, pa.string()).take(same.column("source"))
-            row = same.column("row").cast(pa.string())
-            detail = pc.binary_join_element_wise(
-                pc.binary_join_element_wise("same as", twin, " "), " ", ""
-            )
-            place = pc.binary_join_element_wise(same.column("file").cast(pa.string()), row, ":")
-            detail = pc.binary_join_element_wise(detail, place, "")
+            file, row = (same.column(name).cast(pa.string()) for name in ("file", "row"))
+            detail = pc.binary_join_element_wise("same as ", twin, " ", file, ":", row, "")
             writer.write_table(dropped_rows(rows, names, "dedup", "duplicate", detail))
     return DedupResult(
         count_sources(source_N[order[is_first]], len(names)),

@@ -56,11 +56,9 @@ def explain(folder: Path, text: str) -> Iterator[Fate]:
 
 def _dropped(folder: Path, wanted: str) -> Iterator[Fate]:
     for batch in ledger_batches(folder):
-        rows = range(len(batch))
         for name in TEXTS:
-            column = batch.column(name).to_pylist()
-            for i in rows:
-                if column[i] is not None and normalise(column[i]) == wanted:
+            for i, text in enumerate(batch.column(name).to_pylist()):
+                if text is not None and normalise(text) == wanted:
                     lost = Dropped(**batch.slice(i, 1).to_pylist()[0])
                     yield Fate("dropped", lost.source, name, lost.file, lost.row, lost)
 

@@ -45,7 +45,7 @@ from jina_jax.shards.manifest import (
     LEDGER_FILE,
     MANIFEST_FILE,
     Manifest,
-    flat_config,
+    changed_fields,
     load_manifest,
     prepared_config,
     save_manifest,
@@ -76,7 +76,8 @@ def prepare(config: DataConfig, out_dir: Path, progress: bool = True) -> Manifes
         raise UserError("data.sources is empty: name at least one source of pairs")
     out_dir = out_dir.absolute()
     filters, scorers = configured_filters(config), configured_scorers(config)
-    keys = _stage_keys(filters, scorers)
+    stages: list[Filter | Scorer] = [*filters, *scorers]
+    keys = {stage.name: filter_key(stage) for stage in stages}
     prepared = _already_prepared(config, keys, out_dir)
     if prepared is not None:
         say(f"{out_dir} is already prepared with this configuration", enabled=progress)
@@ -94,7 +95,7 @@ def prepare(config: DataConfig, out_dir: Path, progress: bool = True) -> Manifes
         run.blocks = plan_blocks(config.sources)
         run.engine = build_engine(config.engine, sum(b.size_bytes for b in run.blocks))
         try:
-            manifest = _run(run, filters, scorers, vocabulary)
+            manifest = _run(run, filters, scorers, keys, vocabulary)
         except UnusableError as error:
             merge_ledgers(run.ledgers, rejected)
             raise UnusableError(f"{error}\nEach such record and its reason: {rejected}") from error
@@ -116,7 +117,7 @@ def _already_prepared(config: DataConfig, keys: dict[str, str], out_dir: Path) -
         )
     manifest = load_manifest(out_dir)
     discard_leftovers(out_dir)
-    fields = difference(flat_config(manifest.config), flat_config(prepared_config(config)))
+    fields = changed_fields(manifest, config)
     fields += difference(manifest.stages, keys) if not fields else []
     if fields:
         raise UserError(
@@ -136,6 +137,7 @@ def _run(
     run: Pipeline,
     filters: Sequence[Filter],
     scorers: Sequence[Scorer],
+    keys: dict[str, str],
     vocabulary: Vocabulary | None,
 ) -> Manifest:
     config, folder = run.config, run.space.result
@@ -163,7 +165,7 @@ def _run(
         filters=VERSIONS,
         tokenizer_sha256=vocabulary.sha256,
         vocab_size=vocabulary.size,
-        stages=_stage_keys(filters, scorers),
+        stages=keys,
         models=_models([*filters, *scorers]),
         sources=summaries(config, inputs, outcome, encoded),
         leaks={},
@@ -175,11 +177,6 @@ def _run(
         if str(path.relative_to(folder)) not in listed:
             path.unlink()
     return manifest
-
-
-def _stage_keys(filters: Sequence[Filter], scorers: Sequence[Scorer]) -> dict[str, str]:
-    keys = {stage.name: filter_key(stage) for stage in filters}
-    return keys | {stage.name: filter_key(stage) for stage in scorers}
 
 
 def _models(stages: Sequence[Filter | Scorer]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from typing import Any
 import xxhash
 
 from jina_jax.config import DataConfig
-from jina_jax.config.files import unchangeable_fields
+from jina_jax.config.files import difference, unchangeable_fields
 from jina_jax.errors import UserError
 from jina_jax.system.hashing import file_sha256
 from jina_jax.system.untrusted import from_json, inner_path, parse_json, read_bounded
@@ -167,17 +167,21 @@ def prepared_config(config: DataConfig) -> dict[str, Any]:
     return values
 
 
-def flat_config(values: Any, prefix: str = "") -> dict[str, Any]:
-    """`{"a": [{"b": 1}]}` as `{"a.0.b": 1}`, for `config.difference`."""
-    if isinstance(values, list) and not all(isinstance(v, dict) for v in values):
-        return {prefix: values}
-    if not isinstance(values, dict | list):
+def changed_fields(manifest: Manifest, config: DataConfig) -> list[str]:
+    """What the data were prepared with → what is configured, for each field that differs."""
+    return difference(_flat(manifest.config), _flat(prepared_config(config)))
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """`{"a": [{"b": 1}]}` as `{"a.0.b": 1}`."""
+    is_plain = isinstance(values, list) and not all(isinstance(v, dict) for v in values)
+    if is_plain or not isinstance(values, dict | list):
         return {prefix: values}
     items = values.items() if isinstance(values, dict) else enumerate(values)
     return {
         path: leaf
         for key, value in items
-        for path, leaf in flat_config(value, f"{prefix}.{key}" if prefix else str(key)).items()
+        for path, leaf in _flat(value, f"{prefix}.{key}" if prefix else str(key)).items()
     }
 
 

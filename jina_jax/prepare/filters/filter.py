@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from jina_jax.config.files import unchangeable_fields
+from jina_jax.errors import UserError
 from jina_jax.system.hashing import content_key
 
 Records = Literal["pair", "triplet"]
@@ -121,6 +122,15 @@ def score_key(scorer: Scorer) -> str:
     assert set(scorer.thresholds) <= set(fields), f"{scorer.name} lacks a field of its thresholds"
     kept = {name: value for name, value in fields.items() if name not in scorer.thresholds}
     return content_key(scorer.name, scorer.version, kept)
+
+
+def check_unchanged(model: str | Path, sha256: str, expected: str) -> None:
+    """Raises UserError where a model is another one than the preparation began with."""
+    if sha256 != expected:
+        raise UserError(
+            f"{model} is another model than the preparation began with (sha256 is not {expected}): "
+            f"use the same file on every machine"
+        )
 
 
 def verdict(

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from jina_jax.config import LanguageConfig
 from jina_jax.errors import UserError
-from jina_jax.prepare.filters.filter import Records, Verdict, verdict
+from jina_jax.prepare.filters.filter import Records, Verdict, check_unchanged, verdict
 from jina_jax.system.files import in_package
 from jina_jax.system.hashing import file_sha256
 
@@ -139,11 +139,7 @@ def load_model(model: str, sha256: str) -> Any:
     Raises: UserError when it is missing, is no such model or another one, or its reader is missing.
     """
     path = model_path(model)
-    if file_sha256(path) != sha256:
-        raise UserError(
-            f"{path} is another model than the preparation began with (sha256 is not {sha256}): "
-            f"use the same file on every machine"
-        )
+    check_unchanged(path, file_sha256(path), sha256)
     try:
         import fasttext
     except ImportError as error:

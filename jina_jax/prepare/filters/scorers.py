@@ -18,11 +18,17 @@ import pyarrow as pa
 import xxhash
 
 from jina_jax.config import ConsistencyConfig, DataConfig, MarginConfig
-from jina_jax.errors import UserError
 from jina_jax.inference.embedder import Embedder
 from jina_jax.inference.model_folder import model_sha256
 from jina_jax.prepare.filters.consistency import Ranker, Sample, keep_by_rank
-from jina_jax.prepare.filters.filter import Batches, Records, Scorer, Verdict, verdict
+from jina_jax.prepare.filters.filter import (
+    Batches,
+    Records,
+    Scorer,
+    Verdict,
+    check_unchanged,
+    verdict,
+)
 from jina_jax.prepare.filters.margin import CrossEncoder, keep_by_margin, margins, triplet_logits
 from jina_jax.system.atomic import atomic_file
 from jina_jax.text.identity import hash_words
@@ -176,7 +182,7 @@ def sentence_encoder(model: str, sha256: str) -> Embedder:
       sha256: of its files, as `model_sha256` gives it.
     Raises: UserError when it is missing or is another one.
     """
-    _check_model(model, sha256)
+    check_unchanged(model, model_sha256(model), sha256)
     is_cpu = jax.default_backend() == "cpu"
     return Embedder.load(model, compute_dtype="float32" if is_cpu else "bfloat16")
 
@@ -184,16 +190,8 @@ def sentence_encoder(model: str, sha256: str) -> Embedder:
 @functools.lru_cache(maxsize=1)
 def cross_encoder(model: str, sha256: str) -> CrossEncoder:
     """Opens a cross-encoder, once in a process; as `sentence_encoder`."""
-    _check_model(model, sha256)
+    check_unchanged(model, model_sha256(model), sha256)
     return CrossEncoder(model)
-
-
-def _check_model(model: str, sha256: str) -> None:
-    if model_sha256(model) != sha256:
-        raise UserError(
-            f"{model} is another model than the preparation began with (sha256 is not {sha256}): "
-            f"use the same files on every machine"
-        )
 
 
 def contents_key(parts: Iterable[str]) -> str:
