@@ -48,8 +48,6 @@ from jina_jax.text.tokenizer import load_tokenizer
 from jina_jax.train.loop import train
 from jina_jax.types import BadRecord
 
-_AT_ONCE = 65_536
-
 
 def source_task(source: SourceConfig) -> RetrievalTask:
     """The pairs of a source as a retrieval task, equal texts as one; negatives are ignored.
@@ -91,11 +89,9 @@ def check_unseen(tasks: Sequence[RetrievalTask], manifest: Manifest, data: Path,
     shared = 0
     for source in manifest.sources:
         shards = ShardSet([data / shard.path for shard in source.shards])
-        for first in range(0, source.records, _AT_ONCE):
-            rows = range(first, min(first + _AT_ONCE, source.records))
+        for records in shards.batches():
             # Half of a hash tells texts apart but for 2⁻⁶⁴ a comparison.
-            word_NS = shards.read(rows).hashes_NSx2[..., 0]
-            shared += int(np.isin(word_NS, held).any(axis=1).sum())
+            shared += int(np.isin(records.hashes_NSx2[..., 0], held).any(axis=1).sum())
     if shared:
         raise UserError(
             f"arm {arm!r} would train on {shared:,} records that hold a held-out text: take "

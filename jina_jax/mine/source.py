@@ -21,9 +21,8 @@ from jina_jax.system.arrow import map_table
 from jina_jax.system.atomic import atomic_file, join_files, write_atomically, write_jsonl
 from jina_jax.system.terminal import say, track
 from jina_jax.system.workspace import Workspace
-from jina_jax.text.identity import HASH_BYTES, hash_words, text_hash
+from jina_jax.text.identity import HASH_BYTES, find_keys, hash_words, row_keys, text_hash
 
-_RECORDS_AT_ONCE = 16_384
 _SCHEMA = pa.schema(
     {
         "query": pa.large_string(),
@@ -45,7 +44,7 @@ def collect_pairs(source: SourceConfig, shards: ShardSet, out: Path) -> int:
       out: an Arrow IPC file for columns query, positive, query_hash and positive_hash.
     Returns: pairs written; fewer than `len(shards)` where the source has changed.
     """
-    wanted = np.unique(_trained_keys(shards))
+    wanted = np.unique(np.concatenate([_keys(r.hashes_NSx2) for r in shards.batches()]))
     is_left = np.ones(len(wanted), bool)
     pairs = 0
     with (
@@ -60,19 +59,9 @@ def collect_pairs(source: SourceConfig, shards: ShardSet, out: Path) -> int:
     return pairs
 
 
-def _trained_keys(shards: ShardSet) -> np.ndarray:
-    """Both hashes of each record, as one value that can be ordered."""
-    keys = [
-        _keys(shards.read(range(first, min(first + _RECORDS_AT_ONCE, len(shards)))).hashes_NSx2)
-        for first in range(0, len(shards), _RECORDS_AT_ONCE)
-    ]
-    return np.concatenate(keys)
-
-
 def _keys(hashes_NSx2: np.ndarray) -> np.ndarray:
-    """Both hashes of N pairs as one value each, S32 [N]."""
-    words = np.ascontiguousarray(hashes_NSx2).reshape(len(hashes_NSx2), -1)
-    return words.view(f"S{2 * HASH_BYTES}").reshape(-1)
+    """Both hashes of N pairs as one value each."""
+    return row_keys(hashes_NSx2.reshape(len(hashes_NSx2), 4))
 
 
 def _wanted_of(chunk: Chunk, wanted: np.ndarray, is_left: np.ndarray) -> Iterator[pa.RecordBatch]:
@@ -84,8 +73,8 @@ def _wanted_of(chunk: Chunk, wanted: np.ndarray, is_left: np.ndarray) -> Iterato
     keys_N = _keys(words.reshape(-1, 2, 2))
     # The first of those that are the same, and only where a chunk before did not have it.
     _, first = np.unique(keys_N, return_index=True)
-    place = np.minimum(np.searchsorted(wanted, keys_N[first]), len(wanted) - 1)
-    is_wanted = (wanted[place] == keys_N[first]) & is_left[place]
+    place, is_wanted = find_keys(wanted, keys_N[first])
+    is_wanted &= is_left[place]
     is_left[place[is_wanted]] = False
     rows = np.sort(first[is_wanted])
     if len(rows):
@@ -128,7 +117,7 @@ def different_texts(pairs: pa.Table, name: str) -> Texts:
       pairs: as `collect_pairs` writes them; may be memory-mapped.
       name: `query` or `positive`.
     """
-    hash_N = hash_words(pairs.column(f"{name}_hash")).view(f"S{HASH_BYTES}").reshape(-1)
+    hash_N = row_keys(hash_words(pairs.column(f"{name}_hash")))
     hash_U, first_U, of_N = np.unique(hash_N, return_index=True, return_inverse=True)
     order = np.argsort(first_U)
     number_U = np.empty(len(order), np.int64)
@@ -155,9 +144,7 @@ class Known:
 
     def __call__(self, query_N: np.ndarray, passage_NK: np.ndarray) -> np.ndarray:
         """Bool [N, K]: whether each passage is known to match its query."""
-        code_NK = query_N[:, None] * self._passages + passage_NK
-        place_NK = np.minimum(np.searchsorted(self._code, code_NK), len(self._code) - 1)
-        return self._code[place_NK] == code_NK
+        return find_keys(self._code, query_N[:, None] * self._passages + passage_NK)[1]
 
 
 TAKEN, SAME_TEXT, TOO_NEAR, MARGIN, NOT_LOOKED_AT = range(5)

@@ -85,9 +85,7 @@ def dedup_task(
 def _order(table: pa.Table, rank_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows in shuffle order, equal pairs together, and which of them begin a group of equals."""
     key_N, position_N = table.column("key").to_numpy(), table.column("position").to_numpy()
-    words_Nx = np.hstack(
-        [hash_words(table.column(c)) for c in table.column_names if c.endswith("_hash")]
-    )
+    words_Nx = hash_words(*[table.column(c) for c in table.column_names if c.endswith("_hash")])
     order = np.argsort(key_N, kind="stable")
     same_key = key_N[order[1:]] == key_N[order[:-1]]
     # Sorting by all columns is slow and matters only among rows that share a key.

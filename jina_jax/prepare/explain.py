@@ -16,8 +16,6 @@ from jina_jax.shards.manifest import Manifest, ScoreHistogram, SourceSummary, lo
 from jina_jax.system.plots import save_figure, style
 from jina_jax.text.identity import normalise, text_hash
 
-_RECORDS = 8192
-
 
 class Fate(NamedTuple):
     """Where a record that holds the text is now."""
@@ -77,12 +75,12 @@ def _held_out(folder: Path, source: SourceSummary, wanted: bytes) -> Iterator[Fa
 def _trained(folder: Path, source: SourceSummary, wanted: bytes) -> Iterator[Fate]:
     half_2 = np.frombuffer(wanted, "<u8")
     for shard in source.shards:
-        reader = ShardSet([folder / shard.path])
-        for start in range(0, shard.records, _RECORDS):
-            end = min(start + _RECORDS, shard.records)
-            same_NS = (reader.read(range(start, end)).hashes_NSx2 == half_2[None, None]).all(2)
+        before = 0
+        for records in ShardSet([folder / shard.path]).batches():
+            same_NS = (records.hashes_NSx2 == half_2[None, None]).all(2)
             for record, text in np.argwhere(same_NS).tolist():
-                yield Fate("trained", source.name, TEXTS[min(text, 2)], shard.path, start + record)
+                yield Fate("trained", source.name, TEXTS[min(text, 2)], shard.path, before + record)
+            before += len(records)
 
 
 def score_histograms(manifest: Manifest) -> dict[tuple[str, str], ScoreHistogram]:

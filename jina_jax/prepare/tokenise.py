@@ -188,7 +188,7 @@ def _begins(table: pa.Table, row_N: np.ndarray, negatives: int) -> np.ndarray:
     if negatives <= 1:
         return is_other
     rows = table.select([f"{name}_hash" for name in TEXTS[:2]]).take(pa.array(row_N))
-    words_Nx = np.hstack([hash_words(column) for column in rows.columns])
+    words_Nx = hash_words(*rows.columns)
     is_other[1:] = (words_Nx[1:] != words_Nx[:-1]).any(axis=1)
     number = np.arange(len(row_N))
     first = np.maximum.accumulate(np.where(is_other, number, 0))

@@ -11,7 +11,7 @@ uint16, or uint32 where the highest bit of the first byte is set: of vocabularie
 
 import bisect
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import accumulate
@@ -34,6 +34,7 @@ on 117k records of 200 bytes, in batches of 1,024: 186k/s against 87k/s a core; 
 16 differ by less than 10%, and 16 makes the smallest index)."""
 _DAMAGE = (RuntimeError, ValueError, IndexError, OSError)
 """What the library raises."""
+_BATCH_RECORDS = 16_384
 _READ_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 
 
@@ -231,6 +232,11 @@ class ShardSet:
         except ValueError as error:
             shards = ", ".join(str(self._paths[shard]) for shard in sorted(of_shard))
             raise UserError(f"damaged records in {shards}: {error}; prepare again") from error
+
+    def batches(self) -> Iterator[TokenisedRecords]:
+        """All records in their order, some thousand at a time; errors as for `read`."""
+        for first in range(0, len(self), _BATCH_RECORDS):
+            yield self.read(range(first, min(first + _BATCH_RECORDS, len(self))))
 
     def _read(self, shard: int, rows: list[int]) -> Sequence[bytes]:
         try:

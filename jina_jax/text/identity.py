@@ -50,12 +50,36 @@ def normalise_all(texts: Iterable[str]) -> list[str]:
     return [" ".join(t.lower().split()) if t.isascii() else normalise(t) for t in texts]
 
 
-def hash_words(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """A hash column as uint64 [N, 2], equal where the hashes are."""
-    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-    joined = b"".join(chunk.buffers()[1][_span(chunk)] for chunk in chunks if len(chunk))
-    return np.frombuffer(joined, "<u8").reshape(-1, 2)
+def hash_words(*columns: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """Hash columns beside each other as uint64 [N, 2 · columns], equal where the hashes are."""
+    words = []
+    for column in columns:
+        chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+        joined = b"".join(chunk.buffers()[1][_span(chunk)] for chunk in chunks if len(chunk))
+        words.append(np.frombuffer(joined, "<u8").reshape(-1, 2))
+    return np.hstack(words)
 
 
 def _span(chunk: pa.Array) -> slice:
     return slice(chunk.offset * HASH_BYTES, (chunk.offset + len(chunk)) * HASH_BYTES)
+
+
+def row_keys(words_Nx: np.ndarray) -> np.ndarray:
+    """Each row of uint64 words as one value, which can be compared and ordered."""
+    words_Nx = np.ascontiguousarray(words_Nx, np.uint64)
+    return words_Nx.view(f"S{words_Nx.itemsize * words_Nx.shape[1]}").reshape(-1)
+
+
+def find_keys(known_K: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Looks values up.
+
+    Args:
+      known_K: ascending.
+      wanted: of any shape.
+    Returns: for each wanted value its place among the known ones, and whether it is there; where it
+      is not, the place means nothing.
+    """
+    if not len(known_K):
+        return np.zeros(wanted.shape, np.int64), np.zeros(wanted.shape, bool)
+    place = np.minimum(np.searchsorted(known_K, wanted), len(known_K) - 1)
+    return place, known_K[place] == wanted

@@ -29,6 +29,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Int32, UInt64
 
 from jina_jax.config import ConsistencyConfig
 from jina_jax.devices.mesh import DATA, split_first_axis
+from jina_jax.text.identity import find_keys, row_keys
 
 _NOT_SAMPLED = -1
 _PADDING = -2
@@ -116,8 +117,7 @@ class Ranker:
         """
         self._config, self._mesh = config, mesh
         self._query_block = -(-config.query_block // mesh.size) * mesh.size
-        words, identity_M = np.unique(_as_keys(sample.hash_Mx2), return_inverse=True)
-        self._words = words
+        self._known, identity_M = np.unique(row_keys(sample.hash_Mx2), return_inverse=True)
         per_device = -(-len(sample.z_MD) // mesh.size)
         # A power of two, so that sources of many sizes share a few compiled shapes.
         self._sample_block = min(config.sample_block, max(1 << (per_device - 1).bit_length(), 128))
@@ -167,16 +167,8 @@ class Ranker:
 
     def _identities(self, hash_Nx2: np.ndarray) -> np.ndarray:
         """Number of each text among those sampled, or _NOT_SAMPLED."""
-        keys_N = _as_keys(hash_Nx2)
-        if not len(self._words):
-            return np.full(len(keys_N), _NOT_SAMPLED, np.int32)
-        place_N = np.minimum(np.searchsorted(self._words, keys_N), len(self._words) - 1)
-        return np.where(self._words[place_N] == keys_N, place_N, _NOT_SAMPLED).astype(np.int32)
-
-
-def _as_keys(hash_Nx2: np.ndarray) -> np.ndarray:
-    """Both words of a hash as one value that can be compared and ordered."""
-    return np.ascontiguousarray(hash_Nx2, np.uint64).view("S16").reshape(-1)
+        place_N, is_sampled_N = find_keys(self._known, row_keys(hash_Nx2))
+        return np.where(is_sampled_N, place_N, _NOT_SAMPLED).astype(np.int32)
 
 
 def _padded(x: np.ndarray, rows: int, value: int) -> np.ndarray:

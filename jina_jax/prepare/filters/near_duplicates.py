@@ -22,7 +22,7 @@ from datasketch import MinHash, MinHashLSH
 from jina_jax.config import NearDuplicateConfig
 from jina_jax.prepare.filters.filter import Batches, Records, Verdict, verdict
 from jina_jax.system.arrow import map_table, write_table
-from jina_jax.text.identity import hash_words, normalise
+from jina_jax.text.identity import find_keys, hash_words, normalise, row_keys
 
 _LSH_WEIGHTS = (0.1, 0.9)
 """Of false candidates, which are weeded out, and of missed ones, which are lost."""
@@ -131,8 +131,7 @@ def _sketch(
 
 
 def _pair_hashes(batch: pa.RecordBatch) -> np.ndarray:
-    names = ("query_hash", "positive_hash")
-    return np.hstack([hash_words(batch.column(name)) for name in names])
+    return hash_words(batch.column("query_hash"), batch.column("positive_hash"))
 
 
 class _Link(NamedTuple):
@@ -216,10 +215,7 @@ def _queries(wanted: set[int], batches: Batches) -> dict[int, str]:
 
 def _places(batch: pa.RecordBatch, found: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     """For each pair of a batch its row in `found`, and whether it is there."""
-    mine = np.ascontiguousarray(_pair_hashes(batch)).view("S32").reshape(-1)
-    if not len(found):
-        return np.zeros(len(mine), np.int64), np.zeros(len(mine), bool)
-    # As it lies in the mapped file, which holds one batch.
-    known = np.frombuffer(found.column("hash").chunk(0).buffers()[1], "S32", len(found))
-    place_N = np.minimum(np.searchsorted(known, mine), len(known) - 1)
-    return place_N, known[place_N] == mine
+    known = np.zeros(0, "S32")
+    if len(found):  # As it lies in the mapped file, which holds one batch.
+        known = np.frombuffer(found.column("hash").chunk(0).buffers()[1], "S32", len(found))
+    return find_keys(known, row_keys(_pair_hashes(batch)))
