@@ -21,10 +21,10 @@ from jina_jax.config import InjectionConfig, SourceConfig
 from jina_jax.errors import UserError
 from jina_jax.prepare.ledger import ledger_batches
 from jina_jax.shards.manifest import SourceSummary
-from jina_jax.sources.read import FILE_KINDS, matched_files, read_source
+from jina_jax.sources.read import matched_files, read_source
 from jina_jax.sources.records import read_file_records
 from jina_jax.system.atomic import write_json, write_jsonl
-from jina_jax.system.files import find_files, is_url
+from jina_jax.system.files import is_url, matched
 from jina_jax.system.hashing import content_key, file_xxh3
 from jina_jax.system.terminal import say
 from jina_jax.system.workspace import discard_leftovers, workspace
@@ -81,8 +81,7 @@ def inject(config: InjectionConfig, out: Path, *, progress: bool = True) -> Inje
 
 
 def _inputs(config: InjectionConfig) -> list[list[str]]:
-    files = matched_files(config.clean) if config.clean.kind in FILE_KINDS else []
-    files += [path for pattern in config.foreign_paths for path in find_files(pattern)]
+    files = [*matched_files(config.clean), *_foreign_files(config)]
     return [[path, "" if is_url(path) else file_xxh3(path)] for path in files]
 
 
@@ -169,16 +168,16 @@ def _clean(source: SourceConfig) -> Iterator[Texts]:
         yield Texts(record.query, record.positive)
 
 
+def _foreign_files(config: InjectionConfig) -> Iterator[str]:
+    return matched(config.foreign_paths, "injection.foreign_paths")
+
+
 def _foreign(config: InjectionConfig) -> Iterator[Texts]:
-    for pattern in config.foreign_paths:
-        files = find_files(pattern)
-        if not files:
-            raise UserError(f"injection.foreign_paths: {pattern!r} matches no file")
-        for path in files:
-            for record in read_file_records(path, "jsonl"):
-                if isinstance(record, BadRecord):
-                    raise UserError(f"{path}:{record.origin.row}: {record.detail}")
-                yield from _halves(config, record.value, f"{path}:{record.origin.row}")
+    for path in _foreign_files(config):
+        for record in read_file_records(path, "jsonl"):
+            if isinstance(record, BadRecord):
+                raise UserError(f"{path}:{record.origin.row}: {record.detail}")
+            yield from _halves(config, record.value, f"{path}:{record.origin.row}")
 
 
 def _halves(config: InjectionConfig, value: Any, where: str) -> Iterator[Texts]:

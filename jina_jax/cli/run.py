@@ -27,9 +27,9 @@ def prepare(config: RunConfig) -> None:
     """
     from jina_jax.cli.tables import funnel
     from jina_jax.prepare.run import prepare as prepare_data
-    from jina_jax.shards.remote import fetch_if_there, upload_prepared
+    from jina_jax.shards.remote import fetch_prepared, upload_prepared
 
-    fetch_if_there(config)
+    fetch_prepared(config, must_be_there=False)
     manifest = prepare_data(config.data, config.data_path)
     print(funnel(manifest))
     upload_prepared(config)

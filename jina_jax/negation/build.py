@@ -19,7 +19,7 @@ from jina_jax.config import DataConfig, NegationConfig, SourceConfig
 from jina_jax.errors import UserError
 from jina_jax.negation.endpoint import Endpoint
 from jina_jax.negation.rules import flaw, negate, paraphrase
-from jina_jax.sources.read import FILE_KINDS, matched_files, read_source
+from jina_jax.sources.read import matched_files, read_source
 from jina_jax.system.atomic import join_files, write_atomically, write_json, write_jsonl
 from jina_jax.system.files import file_state
 from jina_jax.system.hashing import content_key
@@ -136,10 +136,9 @@ def _options(config: NegationConfig) -> dict[str, Any]:
 
 
 def _source_key(source: SourceConfig) -> list[Any]:
-    paths = matched_files(source) if source.kind in FILE_KINDS else []
     return [
         dataclasses.asdict(dataclasses.replace(source, weight=1.0)),
-        [[path, dataclasses.asdict(file_state(path))] for path in paths],
+        [[path, dataclasses.asdict(file_state(path))] for path in matched_files(source)],
     ]
 
 

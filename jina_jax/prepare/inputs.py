@@ -7,16 +7,14 @@ from jina_jax.errors import UserError
 from jina_jax.prepare.engine.task import Task
 from jina_jax.prepare.pipeline import Pipeline
 from jina_jax.shards.manifest import InputFile, Manifest
-from jina_jax.sources.read import FILE_KINDS, matched_files
+from jina_jax.sources.read import matched_files
 from jina_jax.system.files import file_state, is_url
 from jina_jax.system.hashing import content_key, file_xxh3
 
 
 def input_files(run: Pipeline) -> list[tuple[InputFile, ...]]:
     """Per source, its files with their hashes; none for sources that are no files."""
-    files = [
-        matched_files(source) if source.kind in FILE_KINDS else [] for source in run.config.sources
-    ]
+    files = [matched_files(source) for source in run.config.sources]
     every = list(dict.fromkeys(path for paths in files for path in paths))
     states = {path: file_state(path) for path in every}
     tasks = [
@@ -49,8 +47,6 @@ def changed_input(config: DataConfig, manifest: Manifest, manifest_path: Path) -
     """
     prepared_ns = manifest_path.stat().st_mtime_ns
     for source, summary in zip(config.sources, manifest.sources, strict=True):
-        if source.kind not in FILE_KINDS:
-            continue
         try:
             paths = matched_files(source)
         except UserError:

@@ -34,31 +34,26 @@ _UPLOADING = ".uploading"
 """At a URL: the sha256 of the manifest whose files are being put there."""
 
 
-def fetch_prepared(config: RunConfig) -> None:
+def fetch_prepared(config: RunConfig, *, must_be_there: bool = True) -> None:
     """Brings the prepared data of a run to `config.data_path`, when they lie at a URL.
 
     What is there and whole is not fetched again. Processes of one machine do it once.
 
+    Args:
+      config: of the run.
+      must_be_there: False for a preparation, which makes what is not at the URL yet.
     Raises:
       UserError: there are none, or they are not whole at the URL.
       Unreachable: the store did not answer in time.
     """
     if not is_url(config.data_dir):
         return
-    folder = config.data_path
-    with _alone(folder):
-        if not _fetch(config.data_dir, folder):
+    with _alone(config.data_path):
+        if not _fetch(config.data_dir, config.data_path) and must_be_there:
             raise UserError(
                 f"no prepared data in {config.data_dir}: run `jina-jax prepare` with the same "
                 f"--data-dir first"
             )
-
-
-def fetch_if_there(config: RunConfig) -> None:
-    """`fetch_prepared` for a preparation: an empty URL is no error."""
-    if is_url(config.data_dir):
-        with _alone(config.data_path):
-            _fetch(config.data_dir, config.data_path)
 
 
 def upload_prepared(config: RunConfig) -> None:

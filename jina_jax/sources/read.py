@@ -10,7 +10,7 @@ from jina_jax.sources.extract import read_extracted, reads_records
 from jina_jax.sources.pydocs import read_pydocs
 from jina_jax.sources.records import read_jsonl, text_fields
 from jina_jax.sources.tables import read_delimited, read_parquet
-from jina_jax.system.files import find_files
+from jina_jax.system.files import matched
 
 FILE_KINDS = ("jsonl", "parquet", "csv", "tsv", "text")
 
@@ -43,8 +43,7 @@ def _records(source: SourceConfig) -> Iterator[Item]:
     if source.kind == "pydocs":
         yield from read_pydocs(source.paths)
     elif reads_records(source):
-        files = matched_files(source) if source.kind in FILE_KINDS else []
-        yield from read_extracted(source, files)
+        yield from read_extracted(source, matched_files(source))
     else:
         for path in matched_files(source):
             for chunk in read_file(source, path):
@@ -52,20 +51,13 @@ def _records(source: SourceConfig) -> Iterator[Item]:
 
 
 def matched_files(source: SourceConfig) -> list[str]:
-    """Files of a source, each once, in the order of its paths and sorted within a glob.
+    """Files of a source, each once, in the order of its paths and sorted within a glob; none of a
+    source whose kind is not of `FILE_KINDS`.
 
     Raises: UserError naming the path that matches nothing.
     """
-    files: dict[str, None] = {}
-    for pattern in source.paths:
-        found = find_files(pattern)
-        if not found:
-            raise UserError(
-                f"source {source.name!r}: {pattern!r} matches no file; "
-                f"check data.sources[...].paths"
-            )
-        files |= dict.fromkeys(found)
-    return list(files)
+    paths = source.paths if source.kind in FILE_KINDS else ()
+    return list(dict.fromkeys(matched(paths, f"source {source.name!r}")))
 
 
 def read_file(

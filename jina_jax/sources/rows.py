@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 from jina_jax.errors import UserError
 from jina_jax.sources.lines import MAX_LINE_BYTES, read_lines
 from jina_jax.sources.records import decode, read_file_records
-from jina_jax.system.files import find_files
+from jina_jax.system.files import matched
 from jina_jax.types import BadRecord, Origin
 
 
@@ -66,13 +66,7 @@ def evaluation_files(evaluation: EvaluationFiles) -> Iterator[str]:
 
     Raises: UserError naming the path that matches nothing.
     """
-    for pattern in evaluation.paths:
-        found = find_files(pattern)
-        if not found:
-            raise UserError(
-                f"evaluation set {evaluation.name!r}: {pattern!r} matches no file; check its paths"
-            )
-        yield from found
+    return matched(evaluation.paths, f"evaluation set {evaluation.name!r}")
 
 
 def evaluation_rows(evaluation: EvaluationFiles) -> Iterator[Row]:

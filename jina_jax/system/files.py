@@ -2,7 +2,7 @@
 
 import glob
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +68,18 @@ def find_files(pattern: str) -> list[str]:
             # What was unpacked there may hold a link to any file of this machine.
             inner_path(folder, Path(name).relative_to(folder).as_posix())
     return found
+
+
+def matched(patterns: Iterable[str], owner: str) -> Iterator[str]:
+    """Files that each of some paths and globs matches, sorted within a glob.
+
+    Raises: UserError naming the owner and the path that matches nothing.
+    """
+    for pattern in patterns:
+        found = find_files(pattern)
+        if not found:
+            raise UserError(f"{owner}: {pattern!r} matches no file; check its paths")
+        yield from found
 
 
 def _folder(pattern: Path) -> Path:

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from pathlib import Path
 
 from jina_jax.prepare.engine.task import Task, WorkerLostError, execute
@@ -50,10 +51,7 @@ class LocalEngine:
         running: dict[Future[None], int] = {}
         try:
             while True:
-                while len(running) < _QUEUED_PER_WORKER * self._workers:
-                    index = next(waiting, None)
-                    if index is None:
-                        break
+                for index in islice(waiting, _QUEUED_PER_WORKER * self._workers - len(running)):
                     running[self._pool.submit(execute, tasks[index], markers)] = index
                 if not running:
                     return

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from jina_jax.errors import UserError
@@ -64,10 +65,8 @@ class RayEngine:
         try:
             while True:
                 cores = int(ray.cluster_resources().get("CPU", 1))
-                while len(running) < _QUEUED_PER_CORE * max(cores, 1):
-                    index = next(waiting, None)
-                    if index is None:
-                        break
+                room = _QUEUED_PER_CORE * max(cores, 1) - len(running)
+                for index in islice(waiting, max(room, 0)):
                     task = tasks[index]
                     placed = call.options(**self._accelerator()) if task.needs_accelerator else call
                     pickled = ray.cloudpickle.dumps(task)
