@@ -19,7 +19,7 @@ import jax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float32
 
-from jina_jax.devices.mesh import split_first_axis
+from jina_jax.devices.mesh import ROWS, split_first_axis
 
 
 def encode_in_chunks(
@@ -42,13 +42,12 @@ def encode_in_chunks(
       to `params` encodes each chunk again.
     """
     divided = split_first_axis(mesh).spec
-    axes = _names(divided)
-    devices = math.prod(mesh.shape[axis] for axis in axes)
+    devices = math.prod(mesh.shape[axis] for axis in ROWS)
 
     def local(params: Any, rows: Any) -> Array:
         # The transpose of this cast is the sum over the devices. Here, outside of the loop, it is
         # made once a step; inside, every chunk would send a whole gradient around.
-        params = jax.tree.map(lambda x: jax.lax.pcast(x, axes, to="varying"), params)
+        params = jax.tree.map(lambda x: jax.lax.pcast(x, ROWS, to="varying"), params)
         chunks = jax.tree.map(lambda x: x.reshape(-1, chunk_rows // devices, *x.shape[1:]), rows)
         # What a step of the loop saves for its gradient is what `checkpoint` lets it: the rows.
         recomputed = jax.checkpoint(encode, prevent_cse=False)
@@ -57,10 +56,5 @@ def encode_in_chunks(
 
     return jax.shard_map(
         local, mesh=mesh, in_specs=(PartitionSpec(), divided), out_specs=divided,
-        axis_names=set(axes),
+        axis_names=set(ROWS),
     )(params, rows)  # fmt: skip
-
-
-def _names(divided: PartitionSpec) -> tuple[str, ...]:
-    first = divided[0]
-    return (first,) if isinstance(first, str) else tuple(first)

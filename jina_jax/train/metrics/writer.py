@@ -7,7 +7,7 @@ import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
@@ -20,30 +20,6 @@ from jina_jax.system.terminal import say
 TENSORBOARD_FOLDER = "tensorboard"
 WANDB_ID_FILE = "wandb_id.txt"
 """The run's id there, so that a resumption goes on in the same curves."""
-
-
-class Board(Protocol):
-    """A place for curves of the metrics. None of its methods ends a run when it fails."""
-
-    def draw(self, values: dict[str, float], step: int) -> None:
-        """Adds a point to the curve of each name."""
-
-    def alarm(self, message: str, step: int) -> None:
-        """Adds the text of an alarm."""
-
-    def close(self) -> None:
-        """Writes what is left."""
-
-
-def open_boards(config: RunConfig, start: int) -> list[Board]:
-    """The boards of a run that goes on after step `start`.
-
-    Raises: UserError when Weights & Biases is asked for and not installed or not reached.
-    """
-    boards: list[Board] = [TensorBoard(config, start)]
-    if config.train.wandb_project:
-        boards.append(WeightsAndBiases(config))
-    return boards
 
 
 class TensorBoard:
@@ -136,6 +112,15 @@ class WeightsAndBiases:
         except self._failures as error:
             self._is_lost = True
             say(f"WEIGHTS & BIASES LOST: no more goes there until the next start: {error}")
+
+
+def open_boards(config: RunConfig, start: int) -> list[TensorBoard | WeightsAndBiases]:
+    """The boards of a run that goes on after step `start`; none ends the run when it fails.
+
+    Raises: UserError when Weights & Biases is asked for and not installed or not reached.
+    """
+    asked = [WeightsAndBiases(config)] if config.train.wandb_project else []
+    return [TensorBoard(config, start), *asked]
 
 
 METRICS_FILE = "metrics.jsonl"
