@@ -1,7 +1,6 @@
 """Compiles in a process of its own, and keeps the result in the cache folder of the user."""
 
 import dataclasses
-import hashlib
 import importlib.util
 import json
 import os
@@ -21,6 +20,7 @@ from jina_jax.plan.compile import Compiled, Request
 from jina_jax.plan.topology import LOCAL
 from jina_jax.system.atomic import write_atomically
 from jina_jax.system.environment import package_key, package_version
+from jina_jax.system.hashing import content_key
 from jina_jax.system.terminal import say
 
 _SECTIONS = ("model", "mesh", "feed", "loss", "optim", "train")
@@ -36,6 +36,28 @@ _TPU_COMPILER = {
     # Arrays and attached devices have no part in it.
     "JAX_PLATFORMS": "cpu",
 }
+
+
+def compiled_step(request: Request, *, timeout_s: float, fresh: bool) -> Compiled:
+    """The result of an earlier run, or else that of `run_compile`, which is kept.
+
+    Nothing is kept of this machine's own devices.
+
+    Args:
+      request: what to compile.
+      timeout_s: as for `run_compile`.
+      fresh: compile what was compiled before.
+    Raises: UserError as `run_compile` does.
+    """
+    if request.topology == LOCAL:
+        return run_compile(request, timeout_s=timeout_s)
+    path = cache_folder() / f"{cache_key(request)}.json"
+    if path.exists() and not fresh:
+        return Compiled(**json.loads(path.read_text(encoding="utf-8")))
+    compiled = run_compile(request, timeout_s=timeout_s)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(dataclasses.asdict(compiled)).encode())
+    return compiled
 
 
 def run_compile(request: Request, *, timeout_s: float) -> Compiled:
@@ -133,25 +155,4 @@ def cache_key(request: Request) -> str:
         },
         "code": package_key(),
     }
-    return hashlib.sha256(json.dumps(dependencies, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def load_compiled(request: Request) -> Compiled | None:
-    """The result of an earlier run; None where there is none, or for this machine's devices."""
-    if request.topology == LOCAL:
-        return None
-    path = _path(request)
-    return Compiled(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
-
-
-def store_compiled(request: Request, compiled: Compiled) -> None:
-    """Keeps a result, whole or not at all; not one for this machine's devices."""
-    if request.topology == LOCAL:
-        return
-    path = _path(request)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(dataclasses.asdict(compiled)).encode())
-
-
-def _path(request: Request) -> Path:
-    return cache_folder() / f"{cache_key(request)}.json"
+    return content_key(dependencies)

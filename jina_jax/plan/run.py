@@ -11,7 +11,7 @@ from jina_jax.devices.memory import remedies
 from jina_jax.errors import UserError
 from jina_jax.model.flops import StepFlops, step_flops
 from jina_jax.plan.compile import BatchShape, Compiled, Request, batch_shape
-from jina_jax.plan.compiler import load_compiled, run_compile, store_compiled
+from jina_jax.plan.compiler import compiled_step
 from jina_jax.plan.topology import LOCAL, find_topology
 from jina_jax.plan.traffic import BETWEEN_SLICES
 from jina_jax.system.terminal import say
@@ -174,10 +174,7 @@ def _plan(config: RunConfig, options: PlanOptions, remedy: str) -> Plan:
         negatives = config.data.negatives_per_record if has_triplets else 0
     shape = batch_shape(config.feed, options.tokens, negatives)
     request = Request(config, shape, options.topology)
-    compiled = None if options.fresh else load_compiled(request)
-    if compiled is None:
-        compiled = run_compile(request, timeout_s=options.timeout_s)
-        store_compiled(request, compiled)
+    compiled = compiled_step(request, timeout_s=options.timeout_s, fresh=options.fresh)
     available = compiled.available_bytes
     if options.topology != LOCAL:
         available = available or find_topology(options.topology).family.usable_hbm_bytes or 0

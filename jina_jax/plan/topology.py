@@ -4,7 +4,6 @@ import math
 import re
 from dataclasses import dataclass
 
-from jina_jax.devices.accelerators import Accelerator, accelerator
 from jina_jax.errors import UserError
 
 LOCAL = "local"
@@ -64,13 +63,6 @@ class Topology:
     def chips_per_host(self) -> int:
         """Chips that one process sees as its own devices."""
         return min(self.chips // self.slices, _CHIPS_A_HOST)
-
-    @property
-    def accelerator(self) -> Accelerator:
-        """What one of its chips can do."""
-        known = accelerator(self.family.device_kind)
-        assert known is not None
-        return known
 
 
 def find_topology(name: str) -> Topology:

@@ -32,7 +32,7 @@ def test_results_are_kept_until_something_changes(monkeypatch):
         asked.append(request)
         return FITTING
 
-    monkeypatch.setattr(run, "run_compile", compiled)
+    monkeypatch.setattr(compiler, "run_compile", compiled)
     options = PlanOptions(topology="v5e:4x4")
     assert plan(CONFIG, options)[0].compiled == plan(CONFIG, options)[0].compiled == FITTING
     assert len(asked) == 1
@@ -49,7 +49,7 @@ def test_results_are_kept_until_something_changes(monkeypatch):
 
 def test_remedies_are_compiled_until_one_fits(monkeypatch):
     monkeypatch.setattr(
-        run, "run_compile",
+        compiler, "run_compile",
         lambda request, *, timeout_s: NOT_FITTING if request.shape.pairs > 8 else FITTING,
     )  # fmt: skip
     options = PlanOptions(topology="v5e:4x4")
@@ -78,7 +78,7 @@ def test_remedies_divide_parameters_within_a_slice():
 
 
 def test_where_nothing_fits_that_is_said(monkeypatch, capsys):
-    monkeypatch.setattr(run, "run_compile", lambda request, *, timeout_s: NOT_FITTING)
+    monkeypatch.setattr(compiler, "run_compile", lambda request, *, timeout_s: NOT_FITTING)
     assert cli.main(["plan", "demo_from_scratch", "--topology", "v5e:4x4"]) == 2
     captured = capsys.readouterr()
     assert "nothing that was tried fits" in captured.out
@@ -86,7 +86,7 @@ def test_where_nothing_fits_that_is_said(monkeypatch, capsys):
 
 
 def test_time_and_cost_by_hand(monkeypatch):
-    monkeypatch.setattr(run, "run_compile", lambda request, *, timeout_s: FITTING)
+    monkeypatch.setattr(compiler, "run_compile", lambda request, *, timeout_s: FITTING)
     options = PlanOptions(topology="v5e:4x4", pairs=115_200_000, price_per_chip_hour=1.5)
     (found,) = plan(CONFIG, options)
     work = Work.of_rows(found.shape.rows, 16)

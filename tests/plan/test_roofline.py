@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jina_jax.config import FeedConfig, T5Config
-from jina_jax.devices.accelerators import Accelerator
+from jina_jax.devices.accelerators import Accelerator, accelerator
 from jina_jax.errors import UserError
 from jina_jax.feed.packing import place
 from jina_jax.model.flops import StepFlops, Work
@@ -77,12 +77,12 @@ def test_hard_negatives_are_texts_like_positives():
 
 def test_topologies():
     found = find_topology("v5p:4x4x8")
-    assert (found.chips, found.accelerator.name) == (128, "TPU v5p")
+    assert (found.chips, accelerator(found.family.device_kind).name) == (128, "TPU v5p")
     two = find_topology("2xv5p:4x4x8")
     assert (two.chips, two.slices, two.slice_name) == (256, 2, "v5p:4x4x8")
     for family in FAMILIES:
         for size in family.slices:
-            known = find_topology(f"{family.name}:{size}").accelerator
+            known = accelerator(find_topology(f"{family.name}:{size}").family.device_kind)
             if family.usable_hbm_bytes is None:
                 assert family.name == "v4"
                 continue
