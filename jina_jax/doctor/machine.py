@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from jina_jax.errors import UserError
+from jina_jax.system.environment import package_version
 
 Verdict = Literal["ok", "warning", "failed"]
 
@@ -104,9 +105,7 @@ def _packages() -> Checks:
     ]
     tested, missing, others = tested_versions(), [], []
     for name in wanted:
-        try:
-            version = metadata.version(name)
-        except metadata.PackageNotFoundError:
+        if not (version := package_version(name)):
             missing.append(name)
             continue
         known = tested.get(_canonical(name), version)

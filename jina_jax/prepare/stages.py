@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from jina_jax.config import DataConfig
+from jina_jax.config import DataConfig, LengthConfig
 from jina_jax.prepare.filters.decontaminate import decontamination_filter
 from jina_jax.prepare.filters.filter import Filter, Scorer, Verdict
 from jina_jax.prepare.filters.language import language_filter
-from jina_jax.prepare.filters.lengths import LengthFilter, is_unbounded
+from jina_jax.prepare.filters.lengths import LengthFilter
 from jina_jax.prepare.filters.near_duplicates import NearDuplicateFilter
 from jina_jax.prepare.ledger import dropped_rows, open_ledger
 from jina_jax.prepare.sorted_runs import TEXTS, batches, read_rows, write_rows
@@ -25,7 +25,7 @@ _BINS = 50
 def configured_filters(config: DataConfig) -> list[Filter]:
     """Filters that the configuration asks for, in the order in which they are applied."""
     filters: list[Filter] = []
-    if not is_unbounded(config.lengths):
+    if config.lengths != LengthConfig():
         filters.append(LengthFilter(config.lengths))
     if config.language.enabled:
         filters.append(language_filter(config.language))

@@ -48,8 +48,3 @@ class LengthFilter:
 
 def _words(column: pa.Array) -> pa.Array:
     return pc.list_value_length(pc.utf8_split_whitespace(pc.utf8_trim_whitespace(column)))
-
-
-def is_unbounded(config: LengthConfig) -> bool:
-    """Whether the bounds let everything pass."""
-    return config == LengthConfig()
