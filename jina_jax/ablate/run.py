@@ -259,7 +259,8 @@ def _references(arm: _Prepared, seed: int, root: Path) -> dict[str, dict[str, fl
             initial_params(config, make_mesh()),
             config.model,
             load_tokenizer(config.data_path / "tokenizer"),
-            pooling=config.pooling.mode,
+            pooling=config.pooling,
+            prompts=config.data.prompts,
             max_tokens=max(config.feed.query_tokens, config.feed.positive_tokens),
             batch_rows=config.evaluate.batch_rows,
         )

@@ -25,7 +25,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from jina_jax.checkpoint.state import TrainState
-from jina_jax.config import FeedConfig, ModelConfig, Pooling, PoolingConfig
+from jina_jax.config import FeedConfig, ModelConfig, PoolingConfig, PromptConfig
 from jina_jax.config.files import RUN_FILE, read_section
 from jina_jax.errors import SaveFailed, UserError
 from jina_jax.model.encoder import init_params
@@ -284,7 +284,8 @@ class Trained(NamedTuple):
 
     params: Any
     config: ModelConfig
-    pooling: Pooling
+    pooling: PoolingConfig
+    prompts: PromptConfig
     max_tokens: int
     """Tokens of the longest text that training could see."""
     step: int
@@ -309,11 +310,13 @@ def load_checkpoint(run_path: Path) -> Trained:
     # Only these parts, so that a run of another version is read as long as they are the same.
     model: ModelConfig = read_section(run_path, "model", ModelConfig)
     pooling = read_section(run_path, "pooling", PoolingConfig, PoolingConfig())
+    prompts = read_section(run_path, "data.prompts", PromptConfig, PromptConfig())
     feed = read_section(run_path, "feed", FeedConfig)
     check_shape(dataclasses.asdict(model), config_path)
     config, max_tokens = model, max(feed.query_tokens, feed.positive_tokens)
-    like = jax.eval_shape(partial(init_params, config), jax.random.key(0))
+    like = jax.eval_shape(partial(init_params, config, pooling=pooling), jax.random.key(0))
     place_at = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place_at), like)
     checkpoints, step = open_for_reading(run_path / BEST_FOLDER, run_path / "checkpoints")
-    return Trained(checkpoints.restore_params(step, like), config, pooling.mode, max_tokens, step)
+    params = checkpoints.restore_params(step, like)
+    return Trained(params, config, pooling, prompts, max_tokens, step)

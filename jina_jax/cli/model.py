@@ -8,6 +8,7 @@ import tyro
 
 from jina_jax.errors import UserError
 from jina_jax.system.atomic import write_json
+from jina_jax.system.terminal import say
 
 # Heavy imports happen inside the verbs, so that --help and errors are quick.
 
@@ -19,6 +20,8 @@ def encode(
     texts: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN")],
     output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")],
     field: str = "text",
+    prompt_name: str | None = None,
+    prompt: str | None = None,
     truncate_dim: int | None = None,
     compute_dtype: Literal["float32", "bfloat16"] = "float32",
     output_dtype: Literal["float32", "float16"] = "float32",
@@ -36,6 +39,9 @@ def encode(
       output: .npy ([texts, dimensions]), .safetensors (the same as `embeddings`) or .parquet
         (columns text, embedding); what is there is replaced.
       field: field or column that holds the text.
+      prompt_name: name of the model's prompt to put before each text, such as query or document;
+        its default, which most models have none of, where nothing is given.
+      prompt: any other text to put before each.
       truncate_dim: only the first dimensions, at unit length again; for models trained with
         loss.matryoshka_dims.
       compute_dtype: of the matrix products; bfloat16 is faster on TPU and GPU, and rounds.
@@ -45,12 +51,20 @@ def encode(
     from jina_jax.inference.embedder import Embedder
     from jina_jax.inference.encode_file import check_output, count_texts, encode_file
 
+    if prompt is not None and prompt_name is not None:
+        raise UserError("give --prompt-name or --prompt, not both")
     check_output(output)
     count = count_texts(texts, field)
     embedder = Embedder.load(
-        model, batch_rows=batch_rows, truncate_dim=truncate_dim, compute_dtype=compute_dtype
-    )
-    encode_file(embedder, texts, count, output, field=field, dtype=output_dtype)
+        model, batch_rows=batch_rows, truncate_dim=truncate_dim, normalize=None,
+        compute_dtype=compute_dtype,
+    )  # fmt: skip
+    if prompt_name is not None:
+        prompt = embedder.prompts.find(prompt_name)
+    elif prompt is None and embedder.prompts.named:
+        names = " or ".join(f"--prompt-name {name}" for name, _ in embedder.prompts.named)
+        say(f"encoded with the model's default prompt {embedder.prompts.other!r}; else {names}")
+    encode_file(embedder, texts, count, output, field=field, prompt=prompt, dtype=output_dtype)
     print(f"{count:,} embeddings of {embedder.dimensions} dimensions: {output}")
 
 
@@ -89,7 +103,8 @@ def search(
 ) -> None:
     """Find the passages of a file that are nearest to each query.
 
-    The search is exact. The file may be of any size: it is embedded and searched block by block.
+    The search is exact, with the model's prompts for queries and documents. The file may be of
+    any size: it is embedded and searched block by block.
 
     example: jina-jax search runs/demo/export passages.txt "read a file line by line"
 

@@ -28,6 +28,7 @@ from jina_jax.config.filters import (
 from jina_jax.config.loss import LossConfig
 from jina_jax.config.mine import MineConfig
 from jina_jax.config.model import (
+    Activation,
     BertConfig,
     ModelConfig,
     ModernBertConfig,
@@ -50,4 +51,4 @@ from jina_jax.config.run import (
     TokenizerConfig,
     TrainConfig,
 )
-from jina_jax.config.source import MixtureConfig, SourceConfig, StageConfig
+from jina_jax.config.source import MixtureConfig, PromptConfig, SourceConfig, StageConfig

@@ -241,18 +241,20 @@ def read_section(run_path: Path, name: str, kind: Any, default: Any = None) -> A
 
     Args:
       run_path: the folder.
-      name: of the section.
+      name: of the section; `a.b` is one within another.
       kind: its dataclass, or a union of several.
       default: of a section that earlier versions did not write.
     Raises: UserError naming the field that is wrong, or that this version doesn't know.
     """
     path = run_path / RUN_FILE
-    values = read_json(path, finite=False)
-    if name not in values and default is not None:
-        return default
-    if name not in values:
-        raise UserError(f"{path} has no section {name!r}: it is no configuration of a run")
-    return _typed(kind, values[name], path, f"{name}.")
+    values: Any = read_json(path, finite=False)
+    for part in name.split("."):
+        if not isinstance(values, dict) or part not in values:
+            if default is not None:
+                return default
+            raise UserError(f"{path} has no section {name!r}: it is no configuration of a run")
+        values = values[part]
+    return _typed(kind, values, path, f"{name}.")
 
 
 def _typed(kind: type[_T], values: Any, path: Path, prefix: str) -> _T:

@@ -16,12 +16,30 @@ Pooling = Literal["mean", "cls", "lasttoken"]
 """From the hidden states of a text to its embedding: their mean, the first or the last."""
 
 
+Activation = Literal["identity", "tanh", "relu", "gelu", "sigmoid", "silu"]
+"""Of a Dense layer."""
+
+
 @dataclass(frozen=True)
 class PoolingConfig:
-    """From hidden states to an embedding, which is always scaled to length 1."""
+    """From hidden states to an embedding, as the modules of sentence-transformers do it."""
 
     mode: Pooling = "mean"
     """Mean over the tokens of a text, or the hidden state of its first or last token."""
+    include_prompt: bool = True
+    """Whether the mean counts the tokens of a prompt too."""
+    dense_dimensions: NonNegativeInt = 0
+    """Outputs of a Dense layer behind the pooling; 0 for none."""
+    dense_bias: bool = True
+    dense_activation: Activation = "tanh"
+    """Follows the Dense layer."""
+    normalize: bool = True
+    """Whether `encode` and the exported folder scale embeddings to length 1. The losses, search and
+    evaluation compare by cosine either way."""
+
+    def dimensions(self, model: "ModelConfig") -> int:
+        """Of an embedding."""
+        return self.dense_dimensions or model.dimensions
 
 
 @dataclass(frozen=True)

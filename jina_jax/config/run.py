@@ -31,7 +31,7 @@ from jina_jax.config.loss import LossConfig
 from jina_jax.config.mine import MineConfig
 from jina_jax.config.model import ModelConfig, PoolingConfig, T5Config
 from jina_jax.config.negation import NegationConfig
-from jina_jax.config.source import MixtureConfig, SourceConfig
+from jina_jax.config.source import MixtureConfig, PromptConfig, SourceConfig
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,7 @@ class DataConfig:
     """At most this many pairs or triplets in a shard file; a source has as many as that takes."""
     seed: int = 0
     """Seed of the global shuffle and of the evaluation split."""
+    prompts: PromptConfig = PromptConfig()
     source_priority: tuple[str, ...] = ()
     """Names of sources, the first keeps what several hold; the others follow as listed."""
     lengths: LengthConfig = LengthConfig()

@@ -5,6 +5,49 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jina_jax.config.fields import PositiveFloat, PositiveInt
+from jina_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    """Words before a text that tell the model what it is for, such as `query: `."""
+
+    named: tuple[tuple[str, str], ...] = ()
+    """Name and prompt of each. `query` stands before queries; `document`, or else `passage` or
+    `corpus`, before what they search. They are exported, and `encode` takes any by its name."""
+    default: str = ""
+    """Name of the one for texts that are neither query nor document; empty for none."""
+
+    def find(self, name: str) -> str:
+        """The prompt of that name; an empty name is that of no prompt.
+
+        Raises: UserError where there is none.
+        """
+        if name and name not in dict(self.named):
+            known = ", ".join(name for name, _ in self.named)
+            raise UserError(
+                f"no prompt is named {name!r}; {f'there are {known}' if known else 'it has none'}"
+            )
+        return dict(self.named).get(name, "")
+
+    @property
+    def query(self) -> str:
+        """Before a query."""
+        return self._first("query")
+
+    @property
+    def document(self) -> str:
+        """Before what is searched. Source: sentence-transformers, `encode_document`."""
+        return self._first("document", "passage", "corpus")
+
+    @property
+    def other(self) -> str:
+        """Before a text that is neither."""
+        return self.find(self.default)
+
+    def _first(self, *names: str) -> str:
+        found = dict(self.named)
+        return next((found[name] for name in names if name in found), self.other)
 
 
 @dataclass(frozen=True)
@@ -38,6 +81,12 @@ class SourceConfig:
     negative_field: str = ""
     """Field or column that holds the hard negative of a triplet; empty for pairs. Triplets are not
     deduplicated, and no filter for pairs looks at them."""
+    query_prompt: str | None = None
+    """Stands before each query of this source, for the tokenizer alone: filters, negations and
+    mining see the text without it. None takes the one of `data.prompts`."""
+    positive_prompt: str | None = None
+    """Stands before each positive and hard negative; None takes the document's of
+    `data.prompts`."""
     weight: PositiveFloat | None = None
     """Relative share of batches drawn from this source; None leaves it to `mixture`: 1, or by the
     source's records. `mixture.stages` change it during a run."""
@@ -113,3 +162,12 @@ def mixture_problems(mixture: MixtureConfig, weights: dict[str, float | None]) -
             weights[name] = weight
         if weights and all(weight == 0 for weight in weights.values()):
             yield f"{which} leaves no source: all weights are 0"
+
+
+def prompts_of(source: SourceConfig, prompts: PromptConfig) -> tuple[str, str]:
+    """What stands before the queries of a source, and before its other texts."""
+    query, positive = source.query_prompt, source.positive_prompt
+    return (
+        prompts.query if query is None else query,
+        prompts.document if positive is None else positive,
+    )

@@ -50,6 +50,15 @@ def _data_problems(config: RunConfig) -> Iterator[str]:
         yield from _source_problems(f"data.sources.{i} ({source.name})", source)
     yield from mixture_problems(config.mixture, {s.name: s.weight for s in config.data.sources})
     yield from filter_problems(config.data.language, config.data.decontamination)
+    prompts = config.data.prompts
+    names = [name for name, _ in prompts.named]
+    if len(set(names)) < len(names):
+        yield f"data.prompts.named gives a name twice: {', '.join(names)}"
+    if prompts.default and prompts.default not in names:
+        yield (
+            f"data.prompts.default={prompts.default!r} is none of data.prompts.named: "
+            f"{', '.join(names) or 'there are none'}"
+        )
 
 
 def _feed_problems(config: RunConfig) -> Iterator[str]:
@@ -87,7 +96,9 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
     if config.train.attention == "cudnn":
         yield from _cudnn_problems(config)
     yield from loss_problems(
-        config.loss, model.dimensions, [s.name for s in config.data.sources if not s.negative_field]
+        config.loss,
+        config.pooling.dimensions(model),
+        [s.name for s in config.data.sources if not s.negative_field],
     )
     if optim.optimizer == "adafactor" and optim.moment_dtype != "float32":
         yield "optim.moment_dtype=bfloat16: adafactor keeps no first moment; leave it at float32"

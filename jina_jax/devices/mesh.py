@@ -19,7 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jina_jax.config import MeshConfig, ModelConfig, RunConfig
 from jina_jax.errors import UserError, multiples_near
-from jina_jax.model.encoder import family_of
+from jina_jax.model.encoder import DENSE, family_of
 
 DATA, FSDP, TENSOR = AXES = ("data", "fsdp", "tensor")
 ROWS = (DATA, FSDP)
@@ -104,7 +104,7 @@ def param_shardings(params: Any, mesh: Mesh, model: ModelConfig) -> Any:
         norms and biases, are everywhere.
     Returns: a pytree like `params`.
     """
-    rules = family_of(model).shardings
+    rules = {**family_of(model).shardings, f"{DENSE}/kernel": PartitionSpec("fsdp", None)}
 
     def of(path: Any, leaf: Any) -> NamedSharding:
         name = jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")

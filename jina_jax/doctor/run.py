@@ -8,8 +8,8 @@ from jina_jax.config import RunConfig, SourceConfig
 from jina_jax.config.validation import check_credentials, validate
 from jina_jax.doctor.machine import Check, Checks, Verdict, folder_checks, guarded
 from jina_jax.errors import UserError
-from jina_jax.inference.model_folder import read_sentence_config, read_weights
-from jina_jax.model.encoder import from_huggingface, parameter_count
+from jina_jax.inference.model_folder import read_params, read_sentence_config
+from jina_jax.model.encoder import parameter_count
 from jina_jax.shards.array_record import ShardSet
 from jina_jax.shards.manifest import (
     MANIFEST_FILE,
@@ -150,7 +150,7 @@ def run_checks(config: RunConfig, *, full: bool) -> Checks:
     except UserError as error:
         problems = [line.strip() for line in str(error).splitlines()[1:]]
         yield Check("configuration", "failed", "; ".join(problems), "change these fields")
-    parameters = parameter_count(config.model)
+    parameters = parameter_count(config.model, config.pooling)
     kept = (config.train.keep_checkpoints + 1) * parameters * _BYTES_PER_PARAMETER
     yield from folder_checks("run folder", config.run_path, kept)
     is_prepared = (config.data_path / MANIFEST_FILE).exists()
@@ -244,11 +244,12 @@ def model_checks(folder: Path) -> Checks:
 
 
 def _model(folder: Path) -> Checks:
-    shape, _, max_tokens = read_sentence_config(folder)
-    from_huggingface(read_weights(folder, shape), shape)
+    model = read_sentence_config(folder)
+    read_params(folder, model)
+    shape = model.config
     yield Check(
         "model", "ok",
-        f"{shape.layers} layers, {shape.dimensions} dimensions, texts of {max_tokens} tokens",
+        f"{shape.layers} layers, {shape.dimensions} dimensions, texts of {model.max_tokens} tokens",
     )  # fmt: skip
     check_ids(load_tokenizer(folder), shape.vocab_size, folder)
     yield Check("tokenizer of the model", "ok", os.fspath(folder / TOKENIZER_FILE))

@@ -113,13 +113,24 @@ def mean_average_precision(
 
 def score_reranking(task: RerankingTask, embedder: Embedder, k: int) -> dict[str, float]:
     """MAP@k of ranking each query's passages by their cosines with it."""
-    texts = dict.fromkeys(t for c in task.queries for t in (c.query, *c.positives, *c.negatives))
-    number = {text: i for i, text in enumerate(texts)}
-    z_ND = embedder.encode(list(texts))
+    queries, q_QD = _embedded(embedder, (c.query for c in task.queries), embedder.prompts.query)
+    passages, p_CD = _embedded(
+        embedder,
+        (p for c in task.queries for p in (*c.positives, *c.negatives)),
+        embedder.prompts.document,
+    )
 
-    def cosines(passages: Sequence[str], query: str) -> np.ndarray:
-        return z_ND[[number[p] for p in passages]] @ z_ND[number[query]]
+    def cosines(compared: Sequence[str], query: str) -> np.ndarray:
+        return p_CD[[passages[p] for p in compared]] @ q_QD[queries[query]]
 
     positives = [cosines(c.positives, c.query) for c in task.queries]
     negatives = [cosines(c.negatives, c.query) for c in task.queries]
     return {f"map@{k}": mean_average_precision(positives, negatives, k)}
+
+
+def _embedded(
+    embedder: Embedder, texts: Iterable[str], prompt: str
+) -> tuple[dict[str, int], np.ndarray]:
+    """Each different text and its row, and the embeddings."""
+    rows = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+    return rows, embedder.encode(list(rows), prompt=prompt)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -46,27 +46,33 @@ class RetrievalTask:
     queries: dict[str, str]
     corpus: Corpus
     relevant: dict[str, dict[str, int]]
+    prompts: tuple[str, str] | None = None
+    """Before queries and passages; None for those of the model."""
 
 
-def load_task(name: str, path: Path) -> RetrievalTask:
+def load_task(name: str, path: Path, prompts: tuple[str, str] | None = None) -> RetrievalTask:
     """Reads the held-out pairs of one source; equal texts (same hash) are one query or passage.
 
     Args:
       name: of the source.
       path: Parquet with columns query, positive, query_hash and positive_hash.
+      prompts: that the source is trained with.
     """
     if not path.is_file():
         raise UserError(f"no held-out pairs at {path}: prepare the data again")
     rows = pq.read_table(path).to_pylist()
-    return task_of_pairs(
+    task = task_of_pairs(
         name,
         ((r["query_hash"], r["query"], r["positive_hash"], r["positive"]) for r in rows),
     )
+    return replace(task, prompts=prompts)
 
 
 def held_out_retrieval(manifest: Manifest, folder: Path) -> list[RetrievalTask]:
     """The held-out pairs of every source of a prepared folder."""
-    return [load_task(s.name, folder / s.eval_path) for s in manifest.sources if s.eval_path]
+    return [
+        load_task(s.name, folder / s.eval_path, s.prompts) for s in manifest.sources if s.eval_path
+    ]
 
 
 def task_of_pairs(name: str, pairs: Iterable[tuple[bytes, str, bytes, str]]) -> RetrievalTask:
@@ -88,8 +94,9 @@ def task_of_pairs(name: str, pairs: Iterable[tuple[bytes, str, bytes, str]]) -> 
 
 def rank_by_embedding(task: RetrievalTask, embedder: Embedder, k: int) -> Ranking:
     """The k passages of highest cosine per query; holds a block of their embeddings at a time."""
-    q_QD = embedder.encode(list(task.queries.values()))
-    parts = embedder.stream(task.corpus.texts())
+    query, document = task.prompts or (embedder.prompts.query, embedder.prompts.document)
+    q_QD = embedder.encode(list(task.queries.values()), prompt=query)
+    parts = embedder.stream(task.corpus.texts(), document)
     found = stream_top_k(q_QD, parts, k, mesh=embedder.mesh)
     return ranking(task.queries, task.corpus.ids, *found)
 

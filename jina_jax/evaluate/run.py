@@ -123,8 +123,8 @@ def evaluate(config: RunConfig) -> Evaluation:
     trained = Embedder.from_run(config.run_path, batch_rows=config.evaluate.batch_rows)
     untrained = Embedder(
         initial_params(config, make_mesh()), config.model, trained.tokenizer,
-        pooling=config.pooling.mode,
-        max_tokens=trained.max_tokens, batch_rows=config.evaluate.batch_rows,
+        pooling=config.pooling, prompts=config.data.prompts, max_tokens=trained.max_tokens,
+        batch_rows=config.evaluate.batch_rows,
     )  # fmt: skip
     models = {"untrained": untrained, "trained": trained}
     evaluation = score_tasks(tasks, models, config.evaluate.top_k, with_bm25=True)

@@ -13,7 +13,6 @@ from jina_jax.config import (
     DataConfig,
     FeedConfig,
     ModelConfig,
-    PoolingConfig,
     RunConfig,
     T5Config,
     TokenizerConfig,
@@ -24,10 +23,9 @@ from jina_jax.errors import UserError
 from jina_jax.inference.model_folder import (
     SentenceModel,
     find_folder,
+    read_params,
     read_sentence_config,
-    read_weights,
 )
-from jina_jax.model.encoder import from_huggingface
 from jina_jax.system.atomic import atomic_folder, write_atomically
 from jina_jax.system.untrusted import inner_path, objects_within, read_json
 from jina_jax.text.tokenizer import (
@@ -53,14 +51,15 @@ def import_folder(path_or_id: str, run_path: Path) -> RunConfig:
         raise UserError(f"{run_path} is there already; name a folder that isn't, or remove it")
     folder = find_folder(path_or_id)
     model = read_sentence_config(folder)
-    shape, tensors = model.config, read_weights(folder, model.config)
+    params = read_params(folder, model)
     config = _run_config(path_or_id, run_path, model)
     with atomic_folder(run_path) as partial:
         (partial / "tokenizer").mkdir()
-        _write_tokenizer(folder, partial / "tokenizer", shape)
-        params = jax.tree.map(jnp.asarray, from_huggingface(tensors, shape))
+        _write_tokenizer(folder, partial / "tokenizer", model.config)
         with Checkpoints(partial / "checkpoints", keep=1) as checkpoints:
-            checkpoints.save_params(0, params, {"imported": str(path_or_id)})
+            checkpoints.save_params(
+                0, jax.tree.map(jnp.asarray, params), {"imported": str(path_or_id)}
+            )
         (partial / "config.json").write_text(to_json(config) + "\n", encoding="utf-8")
     return config
 
@@ -73,11 +72,12 @@ def _run_config(name: str, run_path: Path, model: SentenceModel) -> RunConfig:
         workdir=str(run_path.absolute()),
         data=DataConfig(
             tokenizer=TokenizerConfig(source=str(run_path.absolute() / "tokenizer")),
+            prompts=model.prompts,
             max_text_tokens=max_tokens,
         ),
         feed=FeedConfig(query_tokens=max_tokens, positive_tokens=max_tokens, row_tokens=max_tokens),
         model=model.config,
-        pooling=PoolingConfig(model.pooling),
+        pooling=model.pooling,
         train=TrainConfig(initial_weights=name),
     )
 

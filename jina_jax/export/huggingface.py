@@ -10,11 +10,26 @@ import numpy as np
 from flax import nnx
 from safetensors.numpy import save_file
 
-from jina_jax.config import ModelConfig, Pooling
+from jina_jax.config import Activation, ModelConfig, PoolingConfig, PromptConfig
 from jina_jax.errors import UserError
-from jina_jax.export.onnx import ONNX_DATA, ONNX_FILE, ONNX_FOLDER, embed, verify_onnx, write_onnx
-from jina_jax.inference.model_folder import CONFIG_FILE, WEIGHTS_FILE, read_encoder
-from jina_jax.model.encoder import config_to_huggingface, from_huggingface, to_huggingface
+from jina_jax.export.onnx import (
+    ONNX_DATA,
+    ONNX_FILE,
+    ONNX_FOLDER,
+    embed_padded,
+    verify_onnx,
+    write_onnx,
+)
+from jina_jax.inference.model_folder import (
+    CONFIG_FILE,
+    LIMITS_FILE,
+    MODULES_FILE,
+    PROMPTS_FILE,
+    WEIGHTS_FILE,
+    read_params,
+    read_sentence_config,
+)
+from jina_jax.model.encoder import DENSE, config_to_huggingface, to_huggingface
 from jina_jax.system.atomic import sync
 from jina_jax.system.untrusted import read_json
 from jina_jax.text.tokenizer import (
@@ -26,26 +41,27 @@ from jina_jax.text.tokenizer import (
 )
 
 _SPECIAL_TOKENS = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
-# Names of classes and options as sentence-transformers 2 wrote them: 5 and 6 read them too.
-_MODULES = [
-    {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{name}"}
-    for i, (path, name) in enumerate(
-        [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
-    )
-]
+_DENSE_FOLDER = "2_Dense"
+_ACTIVATIONS: dict[Activation, str] = {
+    "identity": "torch.nn.modules.linear.Identity",
+    "tanh": "torch.nn.modules.activation.Tanh",
+    "relu": "torch.nn.modules.activation.ReLU",
+    "gelu": "torch.nn.modules.activation.GELU",
+    "sigmoid": "torch.nn.modules.activation.Sigmoid",
+    "silu": "torch.nn.modules.activation.SiLU",
+}
 _SENTENCE_TRANSFORMERS = {
     # The oldest versions that the folder is made for: a newer number makes those warn.
     "__version__": {"sentence_transformers": "2.7.0", "transformers": "4.44.2", "pytorch": "2.3.0"},
     "model_type": "SentenceTransformer",
-    "prompts": {},
-    "default_prompt_name": None,
     "similarity_fn_name": "cosine",
 }
 _WRITTEN = frozenset(
     (
         CONFIG_FILE, WEIGHTS_FILE, SPIECE_FILE, TOKENIZER_FILE, *TOKENIZER_EXTRAS, "modules.json",
         "1_Pooling", "1_Pooling/config.json",
-        "sentence_bert_config.json", "config_sentence_transformers.json", "README.md",
+        _DENSE_FOLDER, f"{_DENSE_FOLDER}/{CONFIG_FILE}", f"{_DENSE_FOLDER}/{WEIGHTS_FILE}",
+        LIMITS_FILE, PROMPTS_FILE, "README.md",
         ONNX_FOLDER, f"{ONNX_FOLDER}/{ONNX_FILE}", f"{ONNX_FOLDER}/{ONNX_DATA}",
     )
 )  # fmt: skip
@@ -61,7 +77,8 @@ def export_huggingface(
     tokenizer_dir: Path,
     out_dir: Path,
     *,
-    pooling: Pooling = "mean",
+    pooling: PoolingConfig = PoolingConfig(),
+    prompts: PromptConfig = PromptConfig(),
     max_tokens: int,
     card: str,
     onnx: bool = False,
@@ -71,11 +88,12 @@ def export_huggingface(
     The folder appears whole or not at all; an earlier export at the same place is replaced.
 
     Args:
-      params: parameters of the encoder.
+      params: parameters of the encoder and its Dense layer.
       config: their shape.
       tokenizer_dir: holds `tokenizer.json` and what belongs to it.
       out_dir: folder to write.
-      pooling: of the hidden states of a text.
+      pooling: from hidden states to an embedding.
+      prompts: that sentence-transformers knows by their names.
       max_tokens: texts are cut to this many tokens, end-of-sequence included.
       card: content of `README.md`, from `model_card.render_card`.
       onnx: also write the graph that `write_onnx` describes.
@@ -90,9 +108,9 @@ def export_huggingface(
     earlier = out_dir.with_name(f".{out_dir.name}.earlier")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        _write_folder(partial, params, config, tokenizer_dir, pooling, max_tokens, card)
+        _write_folder(partial, params, config, tokenizer_dir, pooling, prompts, max_tokens, card)
         if onnx:
-            write_onnx(partial, config, pooling)
+            write_onnx(partial, params, config, pooling)
         if out_dir.exists():
             # A leftover is the only copy only while out_dir is missing.
             shutil.rmtree(earlier, ignore_errors=True)
@@ -121,7 +139,8 @@ def _write_folder(
     params: nnx.State,
     config: ModelConfig,
     tokenizer_dir: Path,
-    pooling: Pooling,
+    pooling: PoolingConfig,
+    prompts: PromptConfig,
     max_tokens: int,
     card: str,
 ) -> None:
@@ -130,22 +149,58 @@ def _write_folder(
         if (tokenizer_dir / name).is_file():
             shutil.copyfile(tokenizer_dir / name, folder / name)
     check_ids(load_tokenizer(folder), config.vocab_size, tokenizer_dir)
-    modes = {f"pooling_mode_{mode}": name == pooling for name, mode in _POOLING_MODES.items()}
+    modes = {f"pooling_mode_{mode}": name == pooling.mode for name, mode in _POOLING_MODES.items()}
     documents: dict[str, Any] = {
         CONFIG_FILE: config_to_huggingface(config),
         **_tokenizer_documents(folder, max_tokens),
-        "modules.json": _MODULES,
-        "1_Pooling/config.json": {"word_embedding_dimension": config.dimensions, **modes},
-        "sentence_bert_config.json": {"max_seq_length": max_tokens, "do_lower_case": False},
-        "config_sentence_transformers.json": _SENTENCE_TRANSFORMERS,
+        MODULES_FILE: _modules(pooling),
+        "1_Pooling/config.json": {
+            "word_embedding_dimension": config.dimensions,
+            **modes,
+            "include_prompt": pooling.include_prompt,
+        },
+        LIMITS_FILE: {"max_seq_length": max_tokens, "do_lower_case": False},
+        PROMPTS_FILE: {
+            **_SENTENCE_TRANSFORMERS,
+            "prompts": dict(prompts.named),
+            "default_prompt_name": prompts.default or None,
+        },
     }
+    tensors = to_huggingface(params, config, pooling)
+    if pooling.dense_dimensions:
+        (folder / _DENSE_FOLDER).mkdir()
+        documents[f"{_DENSE_FOLDER}/{CONFIG_FILE}"] = {
+            "in_features": config.dimensions,
+            "out_features": pooling.dense_dimensions,
+            "bias": pooling.dense_bias,
+            "activation_function": _ACTIVATIONS[pooling.dense_activation],
+        }
+        behind = {n: tensors.pop(n) for n in list(tensors) if n.startswith(f"{DENSE}.")}
+        linear = {name.replace(DENSE, "linear", 1): x for name, x in behind.items()}
+        _save(linear, folder / _DENSE_FOLDER / WEIGHTS_FILE)
     for name, document in documents.items():
         (folder / name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(card, encoding="utf-8")
+    _save(tensors, folder / WEIGHTS_FILE)
+
+
+def _save(tensors: dict[str, np.ndarray], path: Path) -> None:
     # transformers 4 refuses a file without this metadata.
-    tensors = to_huggingface(params, config)
-    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    sync(folder / WEIGHTS_FILE)
+    save_file(tensors, path, metadata={"format": "pt"})
+    sync(path)
+
+
+def _modules(pooling: PoolingConfig) -> list[dict[str, Any]]:
+    """Names of classes as sentence-transformers 2 wrote them: 5 and 6 read them too."""
+    kinds = ["Transformer", "Pooling"]
+    kinds += ["Dense"] * (pooling.dense_dimensions > 0) + ["Normalize"] * pooling.normalize
+    return [
+        {
+            "idx": i, "name": str(i), "path": f"{i}_{kind}" if i else "",
+            "type": f"sentence_transformers.models.{kind}",
+        }
+        for i, kind in enumerate(kinds)
+    ]  # fmt: skip
 
 
 def _tokenizer_documents(folder: Path, max_tokens: int) -> dict[str, Any]:
@@ -176,7 +231,7 @@ def verify_export(
     params: nnx.State,
     config: ModelConfig,
     texts: Sequence[str],
-    pooling: Pooling = "mean",
+    pooling: PoolingConfig = PoolingConfig(),
 ) -> float:
     """Reads an exported folder back and compares its embeddings with those of `params`.
 
@@ -185,31 +240,30 @@ def verify_export(
       params: what was exported.
       config: their shape.
       texts: at least one.
-      pooling: of the hidden states of a text.
+      pooling: from hidden states to an embedding.
     Returns: the largest absolute difference of an embedding's coordinate, at most 1e-6.
     Raises: RuntimeError when the folder gives another shape or other embeddings, or its ONNX graph
       ones that differ by more than 1e-5; UserError when it cannot be read.
     """
     if not texts:
         raise ValueError("verify_export needs at least one text to compare")
-    read_config, tensors = read_encoder(out_dir)
-    written, read = config_to_huggingface(config), config_to_huggingface(read_config)
+    model = read_sentence_config(out_dir)
+    written, read = config_to_huggingface(config), config_to_huggingface(model.config)
     if written != read:
         raise RuntimeError(f"{out_dir}/{CONFIG_FILE} gives {read}, expected {written}")
-    document = json.loads((out_dir / "sentence_bert_config.json").read_text(encoding="utf-8"))
     tokenizer = load_tokenizer(out_dir)
-    tokenizer.enable_truncation(document["max_seq_length"])
+    tokenizer.enable_truncation(model.max_tokens)
     tokenizer.enable_padding(pad_id=0, pad_token="<pad>")  # noqa: S106  No secret.
     encodings = tokenizer.encode_batch(list(texts))
     ids_NL = np.array([e.ids for e in encodings])
     mask_NL = np.array([e.attention_mask for e in encodings])
     ours_ND, read_ND = (
-        np.asarray(embed(config, pooling, p, ids_NL, mask_NL))
-        for p in (params, from_huggingface(tensors, read_config))
+        np.asarray(embed_padded(config, pooling, p, ids_NL, mask_NL))
+        for p in (params, read_params(out_dir, model))
     )
     difference = float(np.abs(ours_ND - read_ND).max())
     # Written so that NaN fails too.
-    if not difference <= _LARGEST_DIFFERENCE:
+    if not difference <= _LARGEST_DIFFERENCE * max(1.0, float(np.abs(ours_ND).max())):
         raise RuntimeError(
             f"embeddings of {out_dir} differ from the model's by {difference:.1e}, expected at "
             f"most {_LARGEST_DIFFERENCE:.0e}: the export is damaged; export again"

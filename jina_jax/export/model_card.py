@@ -9,7 +9,7 @@ import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
 from jina_jax.checkpoint.checkpoints import Trained
-from jina_jax.config import LossConfig, RunConfig
+from jina_jax.config import LossConfig, PoolingConfig, RunConfig
 from jina_jax.model.encoder import family_of, parameter_count
 from jina_jax.shards.manifest import SourceSummary
 
@@ -46,11 +46,23 @@ def render_card(
     return environment.get_template("model_card.md").render(
         config=config, trained=trained, sources=sources, scores=scores, has_triplets=has_triplets,
         front_matter=_front_matter(config, family, scores), name=json.dumps(config.name),
-        parameters=parameter_count(trained.config), loss=_loss(config.loss, has_triplets),
-        dims=sorted(config.loss.matryoshka_dims), family=family, pooled=_POOLED[trained.pooling],
+        parameters=parameter_count(trained.config, trained.pooling),
+        loss=_loss(config.loss, has_triplets),
+        dims=sorted(config.loss.matryoshka_dims), family=family, pooled=_pooled(trained.pooling),
+        dimensions=trained.pooling.dimensions(trained.config), prompts=trained.prompts,
         # The path of a local folder stays private.
         initial_weights=start.name if start.exists() else config.train.initial_weights,
     ).strip() + "\n"  # fmt: skip
+
+
+def _pooled(pooling: PoolingConfig) -> str:
+    """In words."""
+    words = _POOLED[pooling.mode]
+    if not pooling.include_prompt and pooling.mode == "mean":
+        words += " but those of a prompt"
+    if pooling.dense_dimensions:
+        words += f", a Dense layer ({pooling.dense_activation})"
+    return words + (", normalised" if pooling.normalize else "")
 
 
 def _front_matter(config: RunConfig, family: str, scores: Sequence[EvalResult]) -> str:

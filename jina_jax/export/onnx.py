@@ -12,31 +12,40 @@ import numpy as np
 from flax import nnx
 from tokenizers import Tokenizer
 
-from jina_jax.config import ModelConfig, Pooling, T5Config
+from jina_jax.config import ModelConfig, PoolingConfig, T5Config
 from jina_jax.errors import UserError
-from jina_jax.model.encoder import apply
-from jina_jax.model.pooling import pool
+from jina_jax.model.encoder import DENSE, embed, to_huggingface
 
 ONNX_FOLDER, ONNX_FILE = "onnx", "model.onnx"
 ONNX_DATA = f"{ONNX_FILE}.data"
 """Weights beside the graph, where both together pass the 2 GiB of a protobuf message."""
+_DENSE = (f"{DENSE}.weight", f"{DENSE}.bias")
 _LARGEST_DIFFERENCE = 1e-5
 _PROTOBUF_BYTES = 2**31 - 2**26
 
 
-def write_onnx(folder: Path, config: ModelConfig, pooling: Pooling) -> None:
+def write_onnx(
+    folder: Path, params: nnx.State, config: ModelConfig, pooling: PoolingConfig
+) -> None:
     """Adds `onnx/model.onnx` to an exported folder.
 
     Inputs are input_ids and attention_mask, int64 [batch, tokens]; outputs last_hidden_state,
-    float32 [batch, tokens, D], and sentence_embedding, float32 [batch, D] of unit length. Batch and
-    tokens are free.
+    float32 [batch, tokens, D], and sentence_embedding, float32 [batch, E]. Batch and tokens are
+    free.
 
     Args:
       folder: as written by `export_huggingface`.
+      params: what was exported.
       config: shape of the encoder.
-      pooling: of the hidden states of a text.
-    Raises: UserError when a package that this takes is missing.
+      pooling: from hidden states to an embedding.
+    Raises: UserError when a package that this takes is missing, or the graph could not know which
+      tokens are pooled.
     """
+    if not pooling.include_prompt:
+        raise UserError(
+            "export.onnx: the graph sees no prompts, and pooling.include_prompt=False leaves their "
+            "tokens out of the mean; export without it"
+        )
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
@@ -60,14 +69,23 @@ def write_onnx(folder: Path, config: ModelConfig, pooling: Pooling) -> None:
                 input_ids=input_ids, attention_mask=attention_mask
             ).last_hidden_state
             mask = attention_mask[..., None].to(hidden.dtype)
-            if pooling == "mean":
+            if pooling.mode == "mean":
                 pooled = (hidden * mask).sum(1) / mask.sum(1)
-            elif pooling == "cls":
+            elif pooling.mode == "cls":
                 pooled = hidden[:, 0]
             else:
                 last = (attention_mask.sum(1) - 1)[:, None, None].expand(-1, 1, hidden.shape[-1])
                 pooled = hidden.gather(1, last)[:, 0]
-            return hidden, torch.nn.functional.normalize(pooled, dim=-1)
+            z = activation(pooled if dense is None else torch.nn.functional.linear(pooled, *dense))
+            return hidden, torch.nn.functional.normalize(z, dim=-1) if pooling.normalize else z
+
+    tensors, dense, activation = to_huggingface(params, config, pooling), None, torch.nn.Identity()
+    if pooling.dense_dimensions:
+        dense = [torch.from_numpy(x) for n in _DENSE if (x := tensors.get(n)) is not None]
+        activation = {
+            "identity": torch.nn.Identity, "tanh": torch.nn.Tanh, "relu": torch.nn.ReLU,
+            "gelu": torch.nn.GELU, "sigmoid": torch.nn.Sigmoid, "silu": torch.nn.SiLU,
+        }[pooling.dense_activation]()  # fmt: skip
 
     path = folder / ONNX_FOLDER / ONNX_FILE
     path.parent.mkdir()
@@ -92,7 +110,7 @@ def verify_onnx(
     folder: Path,
     params: nnx.State,
     config: ModelConfig,
-    pooling: Pooling,
+    pooling: PoolingConfig,
     tokenizer: Tokenizer,
     texts: Sequence[str],
 ) -> float:
@@ -102,7 +120,7 @@ def verify_onnx(
       folder: with what `write_onnx` wrote.
       params: what was exported.
       config: their shape.
-      pooling: of the hidden states of a text.
+      pooling: from hidden states to an embedding.
       tokenizer: cuts texts; padding is set here.
       texts: at least two.
     Returns: the largest absolute difference of an embedding's coordinate, at most 1e-5.
@@ -121,7 +139,7 @@ def verify_onnx(
         (theirs_ND,) = session.run(
             ["sentence_embedding"], {"input_ids": ids_NL, "attention_mask": mask_NL}
         )
-        ours_ND = np.asarray(embed(config, pooling, params, ids_NL, mask_NL))
+        ours_ND = np.asarray(embed_padded(config, pooling, params, ids_NL, mask_NL))
         largest = max(largest, float(np.abs(theirs_ND - ours_ND).max()))
     # Written so that NaN fails too.
     if not largest <= _LARGEST_DIFFERENCE:
@@ -133,13 +151,13 @@ def verify_onnx(
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def embed(
+def embed_padded(
     config: ModelConfig,
-    pooling: Pooling,
+    pooling: PoolingConfig,
     params: nnx.State,
     ids_NL: np.ndarray,
     mask_NL: np.ndarray,
 ) -> jax.Array:
-    """Unit vectors [N, D] of padded texts, as the exported folder and its graph must give them."""
+    """Embeddings [N, E] of padded texts, as the exported folder and its graph must give them."""
     ids, mask = jnp.asarray(ids_NL, jnp.int32), jnp.asarray(mask_NL, jnp.int32)
-    return pool(apply(config, params, ids, mask), mask, 1, pooling)[:, 0]
+    return embed(config, pooling, params, ids, mask, 1, normalize=pooling.normalize)[:, 0]

@@ -34,7 +34,7 @@ def export(config: RunConfig) -> Path:
     trained = load_checkpoint(config.run_path)
     export_huggingface(
         trained.params, trained.config, config.run_path / "tokenizer", config.export_path,
-        pooling=trained.pooling, max_tokens=trained.max_tokens,
+        pooling=trained.pooling, prompts=trained.prompts, max_tokens=trained.max_tokens,
         card=render_card(config, trained, sources, list(_scores(config))),
         onnx=config.export.onnx,
     )  # fmt: skip

@@ -7,7 +7,7 @@ import xxhash
 from jaxtyping import Float32, Int32
 
 from jina_jax.config import FeedConfig
-from jina_jax.feed.packing import bucket_rows, fill, place
+from jina_jax.feed.packing import bucket_rows, fill, place, spread
 from jina_jax.shards.array_record import TokenisedRecords
 
 
@@ -25,6 +25,8 @@ class PackedBatch(NamedTuple):
     the text isn't there."""
     teacher_BS: Float32[np.ndarray, "B S"]
     """A teacher's score of each query with its other texts; NaN where there is none."""
+    pooled_RL: Int32[np.ndarray, "R L"] | None = None
+    """`segments_RL` with 0 for the tokens of prompts; None where the mean counts them too."""
 
 
 class Batch(NamedTuple):
@@ -44,13 +46,16 @@ class Batch(NamedTuple):
         return xxhash.xxh3_64_hexdigest(numbers.tobytes())
 
 
-def pack_batch(records: TokenisedRecords, config: FeedConfig) -> PackedBatch:
+def pack_batch(
+    records: TokenisedRecords, config: FeedConfig, unpooled: tuple[int, int] | None = None
+) -> PackedBatch:
     """Packs the texts of B records.
 
     Args:
       records: B records of T texts that end in end-of-sequence. A hard negative of no tokens isn't
         there: records may have fewer than the T - 2 that they have places for.
       config: lengths and row shape. A text cut to its limit keeps its end-of-sequence.
+      unpooled: tokens at the start of a query, and of any other text, that the mean leaves out.
     """
     records_B, texts_T = records.lengths_NS.shape
     limit_T = np.array([config.query_tokens] + [config.positive_tokens] * (texts_T - 1))
@@ -74,4 +79,14 @@ def pack_batch(records: TokenisedRecords, config: FeedConfig) -> PackedBatch:
     teacher_BS = records.scores_NS
     if teacher_BS is None:
         teacher_BS = np.full((records_B, texts_T - 1), np.nan, np.float32)
-    return PackedBatch(ids_RL, segments_RL, slot_BT, identity_BT.astype(np.int32), teacher_BS)
+    pooled_RL = None
+    if unpooled is not None:
+        query, other = unpooled
+        skipped_BT = np.array([query] + [other] * (texts_T - 1)) * np.ones((records_B, 1), np.int64)
+        skipped_N = np.minimum(skipped_BT[is_text_BT], length_N)
+        where_T = spread(placement.row_N * config.row_tokens + placement.start_N, skipped_N)
+        pooled_RL = segments_RL.copy()
+        pooled_RL.reshape(-1)[where_T] = 0
+    return PackedBatch(
+        ids_RL, segments_RL, slot_BT, identity_BT.astype(np.int32), teacher_BS, pooled_RL
+    )

@@ -64,6 +64,12 @@ def bucket_rows(num_rows: int, multiple: int) -> int:
     return -(-max(num_rows, 1) // step) * step
 
 
+def spread(first_N: np.ndarray, length_N: np.ndarray) -> np.ndarray:
+    """Int64 [T]: the numbers first, first + 1, ... of each span, one span after another."""
+    before_N = np.cumsum(length_N) - length_N
+    return np.arange(length_N.sum()) + np.repeat(first_N - before_N, length_N)
+
+
 def fill(
     ids_T: np.ndarray,
     start_N: np.ndarray,
@@ -84,12 +90,9 @@ def fill(
       row_tokens: length of a row.
     Returns: (ids_RL, segments_RL). A text in slot s has segment s + 1; padding is 0 in both.
     """
-    # Number of every token within its text, then where it comes from and where it goes.
-    number_T = np.arange(length_N.sum()) - np.repeat(np.cumsum(length_N) - length_N, length_N)
-    first_N = placement.row_N.astype(np.int64) * row_tokens + placement.start_N
-    where_T = np.repeat(first_N, length_N) + number_T
+    where_T = spread(placement.row_N.astype(np.int64) * row_tokens + placement.start_N, length_N)
     ids_RL = np.zeros((num_rows, row_tokens), np.int32)
     segments_RL = np.zeros((num_rows, row_tokens), np.int32)
-    ids_RL.reshape(-1)[where_T] = ids_T[np.repeat(start_N, length_N) + number_T]
+    ids_RL.reshape(-1)[where_T] = ids_T[spread(start_N, length_N)]
     segments_RL.reshape(-1)[where_T] = np.repeat(placement.slot_N + 1, length_N)
     return ids_RL, segments_RL

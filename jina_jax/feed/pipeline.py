@@ -68,11 +68,16 @@ class _ReadBatch(grain.transforms.Map):
     """Step number → Batch."""
 
     def __init__(
-        self, sources: Sequence[ShardSet], mixture: Mixture, config: FeedConfig, seed: int
+        self,
+        sources: Sequence[ShardSet],
+        mixture: Mixture,
+        config: FeedConfig,
+        seed: int,
+        unpooled: Sequence[tuple[int, int]] | None,
     ):
         self._sources = list(sources)
         self._config = config
-        self._seed = seed
+        self._seed, self._unpooled = seed, unpooled
         self._source_T, self._ordinal_T = mixture.source_T, mixture.ordinal_T
 
     def map(self, element: int) -> Batch:
@@ -87,7 +92,8 @@ class _ReadBatch(grain.transforms.Map):
             record_B[of_epoch] = permute(
                 position_B[of_epoch] % len(shards), len(shards), self._seed, source, epoch
             )
-        packed = pack_batch(shards.read(record_B), self._config)
+        unpooled = None if self._unpooled is None else self._unpooled[source]
+        packed = pack_batch(shards.read(record_B), self._config, unpooled)
         return Batch(int(element), source, record_B, packed)
 
 
@@ -104,6 +110,7 @@ def batches(
     *,
     seed: int,
     start: int = 0,
+    unpooled: Sequence[tuple[int, int]] | None = None,
 ) -> Iterator[Batch]:
     """The batches of steps start, start + 1, ... to the end of the mixture.
 
@@ -113,6 +120,7 @@ def batches(
       config: batch size, lengths, packing, workers.
       seed: of the order of rows.
       start: first step wanted; resuming is starting here.
+      unpooled: of each source, as for `pack_batch`.
     Raises: UserError when a source has fewer records than a batch; DataLost, from the iterator,
       when a worker was killed.
     """
@@ -124,7 +132,7 @@ def batches(
                 f"leave the source out"
             )
     dataset = grain.MapDataset.range(start, len(mixture.source_T)).map(
-        _ReadBatch(list(sources.values()), mixture, config, seed)
+        _ReadBatch(list(sources.values()), mixture, config, seed, unpooled)
     )
     if config.workers == 0:
         read = grain.ReadOptions(num_threads=2, prefetch_buffer_size=config.prefetch_batches)
@@ -179,5 +187,10 @@ def feed_of_run(config: RunConfig, manifest: Manifest, start: int = 0) -> RunFee
         config.data.sources, records, config.mixture,
         batch_size=config.feed.global_batch_size, num_steps=config.train.num_steps,
     )  # fmt: skip
-    drawn = batches(sources, mixture, config.feed, seed=config.train.seed, start=start)
+    unpooled = (
+        None if config.pooling.include_prompt else [s.prompt_tokens for s in manifest.sources]
+    )
+    drawn = batches(
+        sources, mixture, config.feed, seed=config.train.seed, start=start, unpooled=unpooled
+    )
     return RunFeed(sources, records, mixture, drawn)

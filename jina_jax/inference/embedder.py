@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from jina_jax.checkpoint.checkpoints import is_run, load_checkpoint
-from jina_jax.config import ModelConfig, Pooling
+from jina_jax.config import ModelConfig, PoolingConfig, PromptConfig
 from jina_jax.devices.mesh import all_on_data, make_mesh
 from jina_jax.errors import UserError
 from jina_jax.inference.model_folder import (
@@ -23,8 +23,8 @@ from jina_jax.inference.model_folder import (
     find_folder,
     has_weights,
     read_folder_tokenizer,
+    read_params,
     read_sentence_config,
-    read_weights,
 )
 from jina_jax.inference.packed_encoder import (
     PackedEncoder,
@@ -32,10 +32,10 @@ from jina_jax.inference.packed_encoder import (
     inference_execution,
     row_shapes,
 )
-from jina_jax.model.encoder import apply, from_huggingface
+from jina_jax.model.encoder import embed
 from jina_jax.model.family import Execution
-from jina_jax.model.pooling import first_dimensions, pool
-from jina_jax.text.tokenizer import check_ids, load_tokenizer
+from jina_jax.model.pooling import first_dimensions
+from jina_jax.text.tokenizer import check_ids, load_tokenizer, prompt_length
 
 TEXTS_AT_ONCE = 4096
 """Texts of a block: tokenised and packed before they are encoded."""
@@ -56,10 +56,12 @@ class Embedder:
         config: ModelConfig,
         tokenizer: Tokenizer,
         *,
-        pooling: Pooling = "mean",
+        pooling: PoolingConfig = PoolingConfig(),
+        prompts: PromptConfig = PromptConfig(),
         max_tokens: int = 512,
         batch_rows: int = 32,
         truncate_dim: int | None = None,
+        normalize: bool | None = True,
         compute_dtype: Literal["float32", "bfloat16"] = "float32",
         mesh: Mesh | None = None,
     ):
@@ -69,23 +71,29 @@ class Embedder:
           params: of `model.encoder.init_params`.
           config: shape of the encoder.
           tokenizer: adds the special tokens that every text has.
-          pooling: of the hidden states of a text.
+          pooling: from hidden states to an embedding.
+          prompts: that the model knows.
           max_tokens: longer texts are cut.
           batch_rows: packed rows encoded at once.
           truncate_dim: give only the first dimensions, at unit length again; None for all.
+          normalize: scale embeddings to length 1, for cosines; None does as `pooling` says.
           compute_dtype: of the matrix products.
           mesh: all devices by default; where it is of several processes, each calls with the same
             texts and gets all embeddings.
         Raises: UserError when the model has fewer dimensions.
         """
-        if truncate_dim is not None and not 0 < truncate_dim <= config.dimensions:
+        dimensions = pooling.dimensions(config)
+        if truncate_dim is not None and not 0 < truncate_dim <= dimensions:
             raise UserError(
-                f"truncate_dim={truncate_dim} must lie in 1..{config.dimensions}, the dimensions "
-                f"of the model"
+                f"truncate_dim={truncate_dim} must lie in 1..{dimensions}, the dimensions of the "
+                f"model"
             )
         config = dataclasses.replace(config, compute_dtype=compute_dtype)
-        self.config, self.tokenizer, self._pooling = config, tokenizer, pooling
-        self.dimensions, self.max_tokens = truncate_dim or config.dimensions, max_tokens
+        if normalize is not None:
+            pooling = dataclasses.replace(pooling, normalize=normalize)
+        self.config, self.tokenizer = config, tokenizer
+        self.prompts, self._pooling = prompts, pooling
+        self.dimensions, self.max_tokens = truncate_dim or dimensions, max_tokens
         """Of an embedding, and of the longest text."""
         self._cutting = Tokenizer.from_str(tokenizer.to_str())
         self._cutting.enable_truncation(max_tokens)
@@ -103,7 +111,7 @@ class Embedder:
 
         Args:
           path: of a run, of an exported or other Hugging Face folder, or an id of the hub.
-          options: batch_rows, truncate_dim, compute_dtype and mesh of `Embedder`.
+          options: batch_rows, truncate_dim, normalize, compute_dtype and mesh of `Embedder`.
         Raises: UserError when `path` is none of these, or the folder's embeddings are made in a way
           that isn't known here.
         """
@@ -116,11 +124,10 @@ class Embedder:
             )
         folder = find_folder(path)
         model = read_sentence_config(folder)
-        tensors = read_weights(folder, model.config)
         tokenizer = read_folder_tokenizer(folder, model.config)
         return cls(
-            from_huggingface(tensors, model.config), model.config, tokenizer,
-            pooling=model.pooling, max_tokens=model.max_tokens, **options,
+            read_params(folder, model), model.config, tokenizer, pooling=model.pooling,
+            prompts=model.prompts, max_tokens=model.max_tokens, **options,
         )  # fmt: skip
 
     @classmethod
@@ -133,32 +140,46 @@ class Embedder:
         tokenizer = load_tokenizer(run_path / "tokenizer")
         check_ids(tokenizer, trained.config.vocab_size, run_path)
         return cls(
-            trained.params, trained.config, tokenizer,
-            pooling=trained.pooling, max_tokens=trained.max_tokens, **options,
+            trained.params, trained.config, tokenizer, pooling=trained.pooling,
+            prompts=trained.prompts, max_tokens=trained.max_tokens, **options,
         )  # fmt: skip
 
-    def encode(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
+    def encode(
+        self, texts: Sequence[str], *, prompt: str | None = None, progress: bool = False
+    ) -> np.ndarray:
         """Embeddings of the texts.
 
-        Returns: float32 [N, D], unit length, in the order given.
+        Args:
+          texts: any number.
+          prompt: stands before each text, such as `embedder.prompts.query`; None takes the model's
+            for texts that are neither query nor document.
+          progress: show it on standard error.
+        Returns: float32 [N, D], in the order given.
         """
         z_ND = np.empty((len(texts), self.dimensions), np.float32)
         first = 0
         with tqdm(total=len(texts), unit="text", disable=not progress, desc="encode") as bar:
-            for part_ND in self.stream(texts):
+            for part_ND in self.stream(texts, prompt):
                 z_ND[first : first + len(part_ND)] = part_ND
                 first += len(part_ND)
                 bar.update(len(part_ND))
         return z_ND
 
-    def stream(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
+    def stream(self, texts: Iterable[str], prompt: str | None = None) -> Iterator[np.ndarray]:
         """Embeds texts as they come.
 
         Args:
           texts: any number; at most two blocks of `TEXTS_AT_ONCE` are read ahead.
+          prompt: as for `encode`.
         Returns: an iterator over float32 [n, D], a block each, in the order of the texts.
         """
-        return self._encoder.stream(texts, self._tokenised, TEXTS_AT_ONCE)
+        prompt = self.prompts.other if prompt is None else prompt
+        unpooled = 0
+        if self._pooling.mode == "mean" and not self._pooling.include_prompt:
+            unpooled = prompt_length(self.tokenizer, prompt)
+        return self._encoder.stream(
+            texts, partial(self._tokenised, prompt, unpooled), TEXTS_AT_ONCE
+        )
 
     def use(self, params: Any) -> None:
         """Encodes with other parameters of the same shape from now on, without compiling again."""
@@ -170,28 +191,38 @@ class Embedder:
         for leaf in jax.tree.leaves(self._encoder.params):
             digest.update(np.ascontiguousarray(leaf).tobytes())
         digest.update(self.tokenizer.to_str().encode())
-        values = [
-            dataclasses.asdict(self.config), self._pooling, self.max_tokens, self.dimensions,
-        ]  # fmt: skip
+        configs = [dataclasses.asdict(c) for c in (self.config, self._pooling, self.prompts)]
+        values = [*configs, self.max_tokens, self.dimensions]
         digest.update(json.dumps(values, sort_keys=True).encode())
         return digest.hexdigest()
 
-    def _tokenised(self, texts: list[str]) -> Tokens:
+    def _tokenised(self, prompt: str, unpooled: int, texts: list[str]) -> Tokens:
         """Tokens of a block of texts; a cut one keeps its special tokens."""
-        return Tokens.of([e.ids for e in self._cutting.encode_batch_fast(texts)])
+        if prompt:
+            texts = [prompt + text for text in texts]
+        ids = [e.ids for e in self._cutting.encode_batch_fast(texts)]
+        if not unpooled:
+            return Tokens.of(ids)
+        return Tokens.of(ids, [[int(i >= unpooled) for i in range(len(of))] for of in ids])
 
 
 def _encode_rows(
     config: ModelConfig,
-    pooling: Pooling,
+    pooling: PoolingConfig,
     dimensions: int,
     execution: Execution,
     params: Any,
     segments_RL: jax.Array,
     ids_RL: jax.Array,
+    is_pooled_RL: jax.Array | None = None,
     *,
     texts_per_row: int,
 ) -> jax.Array:
-    hidden_RLD = apply(config, params, ids_RL, segments_RL, None, execution)
-    z_RSD = pool(hidden_RLD, segments_RL, texts_per_row, pooling)
-    return z_RSD if dimensions == config.dimensions else first_dimensions(z_RSD, dimensions)
+    z_RSD = embed(
+        config, pooling, params, ids_RL, segments_RL, texts_per_row,
+        pooled_RL=None if is_pooled_RL is None else segments_RL * is_pooled_RL,
+        execution=execution, normalize=pooling.normalize,
+    )  # fmt: skip
+    if dimensions == z_RSD.shape[-1]:
+        return z_RSD
+    return first_dimensions(z_RSD, dimensions) if pooling.normalize else z_RSD[..., :dimensions]

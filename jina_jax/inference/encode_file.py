@@ -88,6 +88,7 @@ def embed_to_file(
     path: Path,
     marker: Path,
     *,
+    prompt: str | None = None,
     header: bytes = b"",
     dtype: Literal["float32", "float16"] = "float32",
     progress: bool = False,
@@ -100,14 +101,15 @@ def embed_to_file(
       count: of texts.
       path: file for the vectors.
       marker: file that says how many of them are on the disk; its name is shown.
+      prompt: as for `Embedder.encode`.
       header: what the file begins with.
       dtype: of the file.
       progress: show it on standard error.
-    Returns: [count, D], unit vectors, memory-mapped.
+    Returns: [count, D], memory-mapped.
     """
     width = embedder.dimensions * np.dtype(dtype).itemsize
     done = int(marker.read_text()) if marker.is_file() else 0
-    left = embedder.stream(texts_from(done)) if done < count else iter(())
+    left = embedder.stream(texts_from(done), prompt) if done < count else iter(())
     shown = track(
         left, f"embed {marker.name}", unit="blocks", total=-(-(count - done) // TEXTS_AT_ONCE),
         records=len, enabled=progress and done < count,
@@ -153,6 +155,7 @@ def encode_file(
     output: Path,
     *,
     field: str = "text",
+    prompt: str | None = None,
     dtype: Literal["float32", "float16"] = "float32",
     progress: bool = True,
 ) -> None:
@@ -168,26 +171,27 @@ def encode_file(
       count: of the texts, by `count_texts`.
       output: .npy, .safetensors (tensor `embeddings`) or .parquet (columns text, embedding).
       field: field or column that holds the text.
+      prompt: as for `Embedder.encode`.
       dtype: of the numbers in the file.
       progress: show it on standard error.
     Raises: UserError naming what cannot be read or written; what is embedded stays.
     """
     check_output(output)
     header = {".npy": _npy_header, ".safetensors": _safetensors_header}.get(output.suffix)
-    with workspace(output, _identity(embedder, texts, field, dtype), is_file=True) as space:
+    with workspace(output, _identity(embedder, texts, field, prompt, dtype), is_file=True) as space:
         z_ND = embed_to_file(
             embedder, lambda first: islice(stream_texts(texts, field), first, None), count,
             space.result if header else space.work / "embeddings", space.markers / "embeddings",
-            header=header((count, embedder.dimensions), dtype) if header else b"", dtype=dtype,
-            progress=progress,
+            prompt=prompt, dtype=dtype, progress=progress,
+            header=header((count, embedder.dimensions), dtype) if header else b"",
         )  # fmt: skip
         if not header:
             _write_parquet(z_ND, stream_texts(texts, field), space.result)
 
 
-def _identity(embedder: Embedder, texts: Path, field: str, dtype: str) -> str:
+def _identity(embedder: Embedder, texts: Path, field: str, prompt: str | None, dtype: str) -> str:
     state = texts.stat()
-    values = [str(texts.absolute()), state.st_size, state.st_mtime_ns, field, dtype]
+    values = [str(texts.absolute()), state.st_size, state.st_mtime_ns, field, prompt, dtype]
     return json.dumps([embedder.identity(), TEXTS_AT_ONCE, *values])
 
 

@@ -9,19 +9,25 @@ import jax
 from jax.sharding import Mesh
 
 from jina_jax.checkpoint.checkpoints import is_run, load_checkpoint
-from jina_jax.config import ModelConfig, PoolingConfig, RunConfig, TokenizerConfig
+from jina_jax.config import (
+    ModelConfig,
+    PoolingConfig,
+    PromptConfig,
+    RunConfig,
+    TokenizerConfig,
+)
 from jina_jax.config.files import difference
 from jina_jax.devices.mesh import param_shardings, put
 from jina_jax.errors import UserError
-from jina_jax.inference.model_folder import find_folder, read_encoder, read_sentence_config
-from jina_jax.model.encoder import from_huggingface, init_params
+from jina_jax.inference.model_folder import find_folder, read_params, read_sentence_config
+from jina_jax.model.encoder import init_params
 
 
 def with_named_model(config: RunConfig) -> RunConfig:
     """A configuration whose `model` is a folder or an id, with what that folder says in its place.
 
-    Shape, weights, tokenizer, pooling and the longest text come from there. Fields that the config
-    has set to something else than their defaults stay as they are.
+    Shape, weights, tokenizer, pooling, prompts and the longest text come from there. Fields that
+    the config has set to something else than their defaults stay as they are.
 
     Args:
       config: as a config file gives it; any whose model is a shape is given back as it is.
@@ -33,15 +39,16 @@ def with_named_model(config: RunConfig) -> RunConfig:
     found = read_sentence_config(find_folder(name))
     data, feed, longest = config.data, config.feed, found.max_tokens
     source = name if data.tokenizer == TokenizerConfig() else data.tokenizer.source
-    is_default = config.pooling == PoolingConfig()
+    has_pooling, has_prompts = config.pooling != PoolingConfig(), data.prompts != PromptConfig()
     replace = dataclasses.replace
     return replace(
         config,
         model=found.config,
-        pooling=PoolingConfig(found.pooling) if is_default else config.pooling,
+        pooling=config.pooling if has_pooling else found.pooling,
         data=replace(
             data,
             tokenizer=replace(data.tokenizer, source=source),
+            prompts=data.prompts if has_prompts else found.prompts,
             max_text_tokens=min(data.max_text_tokens, longest),
         ),
         feed=replace(
@@ -61,29 +68,37 @@ def initial_params(config: RunConfig, mesh: Mesh) -> Any:
       mesh: each of its devices makes or takes its own part.
     Raises: UserError when the folder is of another shape than `config.model`.
     """
-    draw, key = partial(init_params, config.model), jax.random.key(config.train.seed)
+    draw = partial(init_params, config.model, pooling=config.pooling)
+    key = jax.random.key(config.train.seed)
     shardings = param_shardings(jax.eval_shape(draw, key), mesh, config.model)
     if not config.train.initial_weights:
         return jax.jit(draw, out_shardings=shardings)(key)
-    shape, params = _read(config)
-    wanted, found = (
-        {k: v for k, v in vars(c).items() if "dropout" not in k and k != "compute_dtype"}
-        for c in (config.model, shape)
-    )
-    if wanted != found:
+    found, params = _read(config)
+    if problems := difference(_shape(config.model, config.pooling), _shape(*found)):
         raise UserError(
             f"{config.train.initial_weights} has another shape than the config's model "
-            f"(config → folder):\n  "
-            + "\n  ".join(f"model.{line}" for line in difference(wanted, found))
+            f"(config → folder):\n  " + "\n  ".join(problems)
         )
     return put(params, shardings)
 
 
-def _read(config: RunConfig) -> tuple[ModelConfig, Any]:
+def _shape(model: ModelConfig, pooling: PoolingConfig) -> dict[str, Any]:
+    """What parameters must agree in."""
+    of_model = {k: v for k, v in vars(model).items() if "dropout" not in k and k != "compute_dtype"}
+    of_pooling = {"dense_dimensions": pooling.dense_dimensions}
+    if pooling.dense_dimensions:
+        of_pooling["dense_bias"] = pooling.dense_bias
+    return {f"model.{k}": v for k, v in of_model.items()} | {
+        f"pooling.{k}": v for k, v in of_pooling.items()
+    }
+
+
+def _read(config: RunConfig) -> tuple[tuple[ModelConfig, PoolingConfig], Any]:
     """Shape and parameters of a run's newest checkpoint, or of a Hugging Face model."""
     folder = Path(config.train.initial_weights).expanduser()
     if is_run(folder):
         trained = load_checkpoint(folder)
-        return trained.config, trained.params
-    shape, tensors = read_encoder(config.train.initial_weights)
-    return shape, from_huggingface(tensors, shape)
+        return (trained.config, trained.pooling), trained.params
+    folder = find_folder(config.train.initial_weights)
+    model = read_sentence_config(folder)
+    return (model.config, model.pooling), read_params(folder, model)

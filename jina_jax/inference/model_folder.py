@@ -8,17 +8,24 @@ import math
 import os
 import re
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import ml_dtypes  # noqa: F401  Importing it teaches NumPy the dtype bfloat16.
 import numpy as np
+from flax import nnx
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
-from jina_jax.config import ModelConfig, Pooling
+from jina_jax.config import Activation, ModelConfig, Pooling, PoolingConfig, PromptConfig
 from jina_jax.errors import UserError
-from jina_jax.model.encoder import config_from_huggingface, family_of
+from jina_jax.model.encoder import (
+    DENSE,
+    config_from_huggingface,
+    family_of,
+    from_huggingface,
+)
 from jina_jax.system.files import in_package
 from jina_jax.system.hashing import file_sha256
 from jina_jax.system.untrusted import inner_path, parse_json, read_json, refuse_code
@@ -35,21 +42,25 @@ WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 MODULES_FILE = "modules.json"
 LIMITS_FILE = "sentence_bert_config.json"
+PROMPTS_FILE = "config_sentence_transformers.json"
 POOLING_FILE = f"1_Pooling/{CONFIG_FILE}"
 LONGEST_TOKENS = 512
 """Of a text, where a folder doesn't say."""
 # Nothing that could run code on loading is ever fetched or opened.
 _FETCHED = (
     CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE, "model-*.safetensors", SPIECE_FILE, TOKENIZER_FILE,
-    *TOKENIZER_EXTRAS, MODULES_FILE, LIMITS_FILE, "config_sentence_transformers.json",
-    f"*/{CONFIG_FILE}",
+    *TOKENIZER_EXTRAS, MODULES_FILE, LIMITS_FILE, PROMPTS_FILE,
+    f"*/{CONFIG_FILE}", f"*_Dense/{WEIGHTS_FILE}",
 )  # fmt: skip
 _PICKLES = ("*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
 _FLOATS = ("F32", "F16", "BF16", "F64")
 _MAX_HEADER_BYTES = 16 << 20
 """A model of 10,000 tensors has a header of 1 MB."""
 _LONGEST_STORED = 65535
-_MODULE_CHAINS = (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
+_BEHIND_POOLING: tuple[list[str], ...] = ([], ["Dense"], ["Normalize"], ["Dense", "Normalize"])
+_EMBEDDING = "sentence_embedding"
+_MOST_OUTPUTS = 1 << 16
+_LONGEST_PROMPT = 10_000
 
 
 def read_encoder(path_or_id: str | Path) -> tuple[ModelConfig, dict[str, np.ndarray]]:
@@ -239,9 +250,12 @@ class SentenceModel(NamedTuple):
     """What a folder says of its embeddings."""
 
     config: ModelConfig
-    pooling: Pooling
+    pooling: PoolingConfig
+    prompts: PromptConfig
     max_tokens: int
     """Of the longest text."""
+    dense_folder: str = ""
+    """Below the model's folder; of the Dense layer, where there is one."""
 
 
 def read_sentence_config(folder: Path) -> SentenceModel:
@@ -253,49 +267,116 @@ def read_sentence_config(folder: Path) -> SentenceModel:
       a damaged file, or a limit beyond the model's positions.
     """
     config = config_from_huggingface(read_config(folder))
-    return SentenceModel(config, find_pooling(folder), _max_tokens(folder, config.max_positions))
+    modules = _module_folders(folder)
+    pooling = PoolingConfig(normalize="Normalize" in modules or not modules)
+    if "Pooling" in modules:
+        mode, include_prompt = read_pooling(
+            inner_path(folder, f"{modules['Pooling']}/{CONFIG_FILE}")
+        )
+        pooling = replace(pooling, mode=mode, include_prompt=include_prompt)
+    if dense := modules.get("Dense", ""):
+        pooling = _with_dense(pooling, folder, dense, config.dimensions)
+    longest = _max_tokens(folder, config.max_positions)
+    return SentenceModel(config, pooling, _prompts(folder), longest, dense)
 
 
-def find_pooling(folder: Path) -> Pooling:
-    """The pooling that a folder's modules say; the mean where there are none.
+def read_params(folder: Path, model: SentenceModel) -> nnx.State:
+    """The parameters of a folder's model.
 
-    Raises: UserError for modules or poolings that are not known here.
+    Args:
+      folder: from `find_folder`.
+      model: what `read_sentence_config` gives of it.
+    Returns: float32 parameters in host memory, as `model.encoder.init_params` describes them.
+    Raises: UserError when they are missing, damaged or of another shape.
     """
-    if (folder / MODULES_FILE).is_file():
-        modules = read_json(inner_path(folder, MODULES_FILE), kind=list)
-        name = f"{_pooling_folder(folder / MODULES_FILE, modules)}/{CONFIG_FILE}"
-        return read_pooling(inner_path(folder, name))
-    if (folder / POOLING_FILE).is_file():
-        return read_pooling(inner_path(folder, POOLING_FILE))
-    return "mean"
+    tensors = read_weights(folder, model.config)
+    if model.dense_folder:
+        behind = read_tensors(inner_path(folder, model.dense_folder))
+        tensors |= {f"{DENSE}.{name.removeprefix('linear.')}": x for name, x in behind.items()}
+    return from_huggingface(tensors, model.config, model.pooling)
 
 
-def _pooling_folder(path: Path, modules: list[Any]) -> str:
-    """The folder of the second module; the first lies in the root."""
-    kinds = []
-    for module in modules:
+def _module_folders(folder: Path) -> dict[str, str]:
+    """Class of each module → its folder below; none where the folder is of transformers alone.
+
+    Raises: UserError for modules that are not known here, or in another order.
+    """
+    path = folder / MODULES_FILE
+    if not path.is_file():
+        return {"Pooling": "1_Pooling"} if (folder / POOLING_FILE).is_file() else {}
+    found = []
+    for module in read_json(inner_path(folder, MODULES_FILE), kind=list):
         kind = str(module.get("type")) if isinstance(module, dict) else repr(module)
         if kind.partition(".")[0] != "sentence_transformers":
             raise UserError(
                 f"{path} has a module {kind[:200]!r}, which would be code of the model's own; it "
                 f"is never run here"
             )
-        kinds.append(kind.rpartition(".")[2])
-    if kinds not in _MODULE_CHAINS:
+        found.append((kind.rpartition(".")[2], str(module.get("path", ""))))
+    kinds = [kind for kind, _ in found]
+    if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in _BEHIND_POOLING:
         raise UserError(
             f"{path} has the modules {', '.join(kinds)[:200] or 'of none'}; the encoder here is a "
-            f"Transformer with Pooling and Normalize, and nothing behind them"
+            f"Transformer with Pooling, and then Dense or Normalize or both in this order"
         )
-    first, pooling = (str(module.get("path", "")) for module in modules[:2])
-    if first not in ("", "."):
+    if found[0][1] not in ("", "."):
         raise UserError(
-            f"{path}: its Transformer lies in {first!r:.200}; move the files of that folder up "
-            f"beside {MODULES_FILE} and set its path to ''"
+            f"{path}: its Transformer lies in {found[0][1]!r:.200}; move the files of that folder "
+            f"up beside {MODULES_FILE} and set its path to ''"
         )
-    return pooling
+    return dict(found)
 
 
-def read_pooling(path: Path) -> Pooling:
+def _with_dense(pooling: PoolingConfig, folder: Path, dense: str, dimensions: int) -> PoolingConfig:
+    """A pooling with the Dense layer that a module's `config.json` describes."""
+    path = inner_path(folder, f"{dense}/{CONFIG_FILE}")
+    values = read_json(path)
+    refuse_code(path, values)
+    activation = str(values.get("activation_function", "torch.nn.modules.activation.Tanh"))
+    known: dict[str, Activation] = {name: name for name in get_args(Activation)}
+    name = activation.rpartition(".")[2].lower()
+    if not activation.startswith("torch.nn.") or name not in known:
+        raise UserError(
+            f"{path}: activation_function={activation!r:.200} is not known here; there are "
+            f"{', '.join(get_args(Activation))} of torch.nn"
+        )
+    inputs, outputs, bias = (values.get(n) for n in ("in_features", "out_features", "bias"))
+    if inputs != dimensions or type(outputs) is not int or not 0 < outputs <= _MOST_OUTPUTS:
+        raise UserError(
+            f"{path}: in_features={inputs!r:.50} and out_features={outputs!r:.50}; expected the "
+            f"model's {dimensions} dimensions, and 1..{_MOST_OUTPUTS}"
+        )
+    odd = {"use_residual": False, "module_input_name": _EMBEDDING, "module_output_name": _EMBEDDING}
+    for option, usual in odd.items():
+        if values.get(option) not in (None, usual):
+            raise UserError(f"{path}: {option}={values[option]!r:.200} is not supported")
+    return replace(
+        pooling,
+        dense_dimensions=outputs,
+        dense_bias=bias is not False,
+        dense_activation=known[name],
+    )
+
+
+def _prompts(folder: Path) -> PromptConfig:
+    """Those that sentence-transformers would take; none where it has no file for them."""
+    path = folder / PROMPTS_FILE
+    if not path.is_file():
+        return PromptConfig()
+    values = read_json(inner_path(folder, PROMPTS_FILE))
+    refuse_code(path, values)
+    named, default = values.get("prompts") or {}, values.get("default_prompt_name") or ""
+    is_texts = isinstance(named, dict) and all(isinstance(p, str | None) for p in named.values())
+    if not is_texts or any(len(p or "") > _LONGEST_PROMPT for p in named.values()):
+        raise UserError(f"{path}: prompts must be an object of names and texts")
+    # sentence-transformers 5 writes empty ones for query and document where there are none.
+    prompts = PromptConfig(tuple((n, p) for n, p in named.items() if p), str(default))
+    if default and default not in named:
+        raise UserError(f"{path}: default_prompt_name={default!r:.200} is none of its prompts")
+    return prompts if default in dict(prompts.named) else replace(prompts, default="")
+
+
+def read_pooling(path: Path) -> tuple[Pooling, bool]:
     """How the hidden states of a text become one vector.
 
     Args:
@@ -316,7 +397,7 @@ def read_pooling(path: Path) -> Pooling:
             f"{', '.join(get_args(Pooling))}, one at a time"
         )
     mode: Pooling = modes.pop()
-    return mode
+    return mode, config.get("include_prompt") is not False
 
 
 def _max_tokens(folder: Path, positions: int | None) -> int:
@@ -364,7 +445,12 @@ def model_sha256(path_or_id: str | Path) -> str:
     digest = hashlib.sha256()
     names = [CONFIG_FILE, TOKENIZER_FILE]
     names += [name for name in (LIMITS_FILE, POOLING_FILE) if (folder / name).is_file()]
-    for path in (*(inner_path(folder, name) for name in names), *weight_files(folder)):
+    names += [PROMPTS_FILE] if _prompts(folder).named else []
+    weights = weight_files(folder)
+    if dense := _module_folders(folder).get("Dense"):
+        names.append(f"{dense}/{CONFIG_FILE}")
+        weights += weight_files(inner_path(folder, dense))
+    for path in (*(inner_path(folder, name) for name in names), *weights):
         if not path.is_file():
             raise UserError(f"{folder} holds no {path.name}: it is no folder of a model")
         digest.update(bytes.fromhex(file_sha256(path)))

@@ -201,7 +201,7 @@ class Hit(NamedTuple):
 def search(
     embedder: Embedder, passages: Callable[[], Iterable[str]], queries: Sequence[str], k: int
 ) -> dict[str, list[Hit]]:
-    """The k passages nearest to each query, best first.
+    """The k passages nearest to each query, best first; with the model's prompts for both.
 
     Args:
       embedder: the model.
@@ -211,10 +211,11 @@ def search(
       k: passages for each.
     """
     shown = track(
-        embedder.stream(passages()), "encode", unit="blocks", records=len,
-        enabled=sys.stderr.isatty(),
+        embedder.stream(passages(), embedder.prompts.document), "encode", unit="blocks",
+        records=len, enabled=sys.stderr.isatty(),
     )  # fmt: skip
-    score_QK, index_QK = stream_top_k(embedder.encode(queries), shown, k, mesh=embedder.mesh)
+    q_QD = embedder.encode(queries, prompt=embedder.prompts.query)
+    score_QK, index_QK = stream_top_k(q_QD, shown, k, mesh=embedder.mesh)
     wanted = set(index_QK.ravel().tolist())
     text = {i: passage for i, passage in enumerate(passages()) if i in wanted}
     return {

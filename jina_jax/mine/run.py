@@ -90,7 +90,7 @@ def mine(config: RunConfig, *, progress: bool = True) -> MineReport:
     options = {k: v for k, v in vars(config.mine).items() if k != "output_dir"}
     embedder = Embedder(
         trained.params, trained.config, load_tokenizer(config.run_path / "tokenizer"),
-        pooling=trained.pooling, max_tokens=trained.max_tokens,
+        pooling=trained.pooling, prompts=trained.prompts, max_tokens=trained.max_tokens,
         batch_rows=config.evaluate.batch_rows,
     )  # fmt: skip
     report = MineReport(

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from jina_jax.config import MineConfig, SourceConfig
+from jina_jax.config.source import prompts_of
 from jina_jax.errors import UserError
 from jina_jax.inference.embedder import Embedder
 from jina_jax.inference.encode_file import embed_to_file
@@ -230,6 +231,7 @@ class SourceMiner:
           progress: show it on standard error.
         """
         self._source, self._space, self._embedder = source, space, embedder
+        self._prompts = prompts_of(source, embedder.prompts)
         self._config, self._progress = config, progress
 
     def run(self, shards: Sequence[Path]) -> dict[str, Any]:
@@ -244,9 +246,11 @@ class SourceMiner:
         q_QD, p_CD = (
             embed_to_file(
                 self._embedder, texts.read_from, len(texts), self._work(f"{name}.f32"),
-                self._marker(name), progress=self._progress,
+                self._marker(name), prompt=prompt, progress=self._progress,
             )
-            for name, texts in (("queries", queries), ("passages", passages))
+            for name, texts, prompt in zip(
+                ("queries", "passages"), (queries, passages), self._prompts, strict=True
+            )
         )  # fmt: skip
         total = self._search(queries, passages, q_QD, p_CD)
         blocks = -(-len(queries) // self._config.query_block)

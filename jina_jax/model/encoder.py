@@ -10,13 +10,17 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jina_jax.config import ModelConfig
+from jina_jax.config import ModelConfig, PoolingConfig
 from jina_jax.errors import UserError
 from jina_jax.model import bert, modernbert, mpnet, qwen3, t5
 from jina_jax.model.dropout import DropoutKey
 from jina_jax.model.family import AT_ONCE, Execution, Family
-from jina_jax.model.huggingface import fill_params, read_params
+from jina_jax.model.huggingface import Layout, fill_params, read_params
 from jina_jax.model.layers import graphdef
+from jina_jax.model.pooling import dense, pool, unit
+
+DENSE = "dense"
+"""Of the parameters behind the encoder's, where pooling ends in a Dense layer."""
 
 FAMILIES = (t5.FAMILY, bert.FAMILY, mpnet.FAMILY, modernbert.FAMILY, qwen3.FAMILY)
 
@@ -26,16 +30,28 @@ def family_of(config: ModelConfig) -> Family:
     return next(family for family in FAMILIES if family.config is type(config))
 
 
-def init_params(config: ModelConfig, key: jax.Array) -> nnx.State:
-    """Random weights of an encoder, drawn as its family draws them.
+def init_params(
+    config: ModelConfig, key: jax.Array, pooling: PoolingConfig = PoolingConfig()
+) -> nnx.State:
+    """Random weights of an encoder, drawn as its family draws them, and of its Dense layer.
 
     Args:
       config: shape of the model.
       key: a key of `jax.random.key`.
+      pooling: says whether there is a Dense layer.
     Returns: a pytree of float32 arrays; traceable, so that `jax.jit(init_params, ...)` can place
       them on a mesh and `jax.eval_shape` can describe them.
     """
-    return nnx.state(family_of(config).encoder(config, rngs=nnx.Rngs(key)), nnx.Param)
+    params = nnx.state(family_of(config).encoder(config, rngs=nnx.Rngs(key)), nnx.Param)
+    if not pooling.dense_dimensions:
+        return params
+    rngs = nnx.Rngs(jax.random.fold_in(key, 1))
+    layer = nnx.Linear(
+        config.dimensions, pooling.dense_dimensions, use_bias=pooling.dense_bias, rngs=rngs
+    )
+    behind = nnx.to_flat_state(nnx.state(layer, nnx.Param))
+    flat = [*nnx.to_flat_state(params), *(((DENSE, *path), leaf) for path, leaf in behind)]
+    return nnx.from_flat_state(flat)
 
 
 def apply(
@@ -57,43 +73,105 @@ def apply(
       execution: how the layers are run.
     Returns: float32 [R, L, D]; positions of padding hold no meaning.
     """
-    encoder = nnx.merge(graphdef(family_of(config).encoder, config), params)
+    flat = nnx.to_flat_state(params)
+    own = nnx.from_flat_state([(path, leaf) for path, leaf in flat if path[0] != DENSE])
+    encoder = nnx.merge(graphdef(family_of(config).encoder, config), own)
     hidden_RLD: Array = encoder(ids_RL, segments_RL, dropout_key=dropout_key, execution=execution)
     return hidden_RLD
 
 
-def from_huggingface(tensors: Mapping[str, np.ndarray], config: ModelConfig) -> nnx.State:
+def embed(
+    config: ModelConfig,
+    pooling: PoolingConfig,
+    params: nnx.State,
+    ids_RL: Int[Array, "R L"],
+    segments_RL: Int[Array, "R L"],
+    texts_per_row: int,
+    *,
+    pooled_RL: Int[Array, "R L"] | None = None,
+    dropout_key: DropoutKey | None = None,
+    execution: Execution = AT_ONCE,
+    normalize: bool = True,
+) -> Float[Array, "R S E"]:
+    """Encodes packed rows, and gives one embedding per text.
+
+    Args:
+      config: that `params` were made for.
+      pooling: from hidden states to an embedding.
+      params: from `init_params` or `from_huggingface`, of the same pooling.
+      ids_RL: int token ids in 0..vocab_size-1.
+      segments_RL: int, 0 for padding, 1.. for the texts of a row.
+      texts_per_row: slots S of a row.
+      pooled_RL: `segments_RL` with 0 where a token is not pooled, which the first and last token
+        always are; None pools all.
+      dropout_key: as for `apply`.
+      execution: how the layers are run.
+      normalize: scale to length 1.
+    Returns: float32 [R, S, E]; slot s - 1 holds the text of segment s. What a slot without a text
+      holds has no meaning, unless there is no Dense layer: then it is zeros.
+    """
+    hidden_RLD = apply(config, params, ids_RL, segments_RL, dropout_key, execution)
+    tokens_RL = segments_RL if pooled_RL is None or pooling.mode != "mean" else pooled_RL
+    z_RSE = pool(hidden_RLD, tokens_RL, texts_per_row, pooling.mode)
+    if pooling.dense_dimensions:
+        layer = params[DENSE]
+        bias_E = layer["bias"][...] if pooling.dense_bias else None
+        z_RSE = dense(z_RSE, layer["kernel"][...], bias_E, pooling.dense_activation)
+    return unit(z_RSE) if normalize else z_RSE
+
+
+def _layout(config: ModelConfig, pooling: PoolingConfig) -> Layout:
+    layout = family_of(config).layout(config)
+    if not pooling.dense_dimensions:
+        return layout
+    behind = {f"{DENSE}.weight": f"{DENSE}/kernel"}
+    if pooling.dense_bias:
+        behind[f"{DENSE}.bias"] = f"{DENSE}/bias"
+    return {**layout, **behind}
+
+
+def from_huggingface(
+    tensors: Mapping[str, np.ndarray], config: ModelConfig, pooling: PoolingConfig = PoolingConfig()
+) -> nnx.State:
     """Parameters from the tensors of a model of Hugging Face.
 
     Args:
       tensors: name → array, as in `model.safetensors`; any float dtype. Heads and decoders are
-        left out.
+        left out. Those of a Dense layer are `dense.weight` and `dense.bias`.
       config: the shape that the tensors must have.
+      pooling: says whether there is a Dense layer.
     Returns: float32 parameters in host memory, in the structure of `init_params`.
     Raises: UserError naming each missing, unexpected and mis-shaped tensor.
     """
     family = family_of(config)
-    init = partial(init_params, config)
-    return fill_params(family.layout(config), family.used(tensors), init, f"{family.name} encoder")
+    behind = {name: x for name, x in tensors.items() if name.startswith(f"{DENSE}.")}
+    own = family.used({name: x for name, x in tensors.items() if name not in behind})
+    init = partial(init_params, config, pooling=pooling)
+    what = f"{family.name} encoder"
+    return fill_params(_layout(config, pooling), {**own, **behind}, init, what)
 
 
-def to_huggingface(params: nnx.State, config: ModelConfig) -> dict[str, np.ndarray]:
+def to_huggingface(
+    params: nnx.State, config: ModelConfig, pooling: PoolingConfig = PoolingConfig()
+) -> dict[str, np.ndarray]:
     """The tensors of an encoder, as transformers 4 and 5 write and read them.
 
     Args:
       params: from `init_params`, training or `from_huggingface`.
       config: the shape of `params`.
+      pooling: says whether there is a Dense layer, whose tensors are then `dense.weight` and
+        `dense.bias`.
     Returns: name → C-contiguous float32 array on the host.
     """
-    return read_params(family_of(config).layout(config), params)
+    return read_params(_layout(config, pooling), params)
 
 
-def parameter_count(config: ModelConfig) -> int:
+def parameter_count(config: ModelConfig, pooling: PoolingConfig = PoolingConfig()) -> int:
     """Numbers in the weights.
 
     Example: 35,330,816 for T5-small and 109,628,544 for T5-base.
     """
-    shapes = jax.eval_shape(partial(init_params, config), jax.random.key(0))
+    shapes = jax.eval_shape(partial(init_params, config, pooling=pooling), jax.random.key(0))
     return sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))
 
 

@@ -1,35 +1,73 @@
-"""From hidden states of packed rows to one unit vector per text."""
+"""From hidden states of packed rows to one vector per text."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int
 
-from jina_jax.config import Pooling
+from jina_jax.config import Activation, Pooling
+
+ACTIVATIONS = {
+    "identity": lambda x: x,
+    "tanh": jnp.tanh,
+    "relu": jax.nn.relu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "sigmoid": jax.nn.sigmoid,
+    "silu": jax.nn.silu,
+}
 
 
 def pool(
     hidden_RLD: Float[Array, "R L D"],
     segments_RL: Int[Array, "R L"],
     texts_per_row: int,
-    pooling: Pooling = "mean",
-) -> Float[Array, "R S D"]:
-    """One vector per text, scaled to length 1.
+    mode: Pooling = "mean",
+) -> Float32[Array, "R S D"]:
+    """One vector per text.
 
     Args:
       hidden_RLD: hidden states, any float dtype.
-      segments_RL: int, 0 for padding, s for the s-th text of the row, at most `texts_per_row`.
+      segments_RL: int, 0 for padding and what is not pooled, s for the s-th text of the row, at
+        most `texts_per_row`.
       texts_per_row: slots S of a row.
-      pooling: `mean` over the tokens of a text, or the hidden state of its first token (`cls`) or
+      mode: `mean` over the tokens of a text, or the hidden state of its first token (`cls`) or
         last one (`lasttoken`).
     Returns: float32 [R, S, D]; slot s - 1 holds the text of segment s. A slot without tokens
       holds zeros, and its gradient is zero.
+    Source: the mean is that of Günther et al. 2023 (arXiv 2307.11224), section 3.1.
     """
-    if pooling == "mean":
-        return mean_pool(hidden_RLD, segments_RL, texts_per_row)
     belongs_RSL = _belongs(segments_RL, texts_per_row)
-    chosen_RSD = _take_token(hidden_RLD, belongs_RSL, last=pooling == "lasttoken")
+    if mode == "mean":
+        # HIGHEST: the default precision of TPU and GPU would round the hidden states.
+        sum_RSD = jnp.einsum(
+            "rsl,rld->rsd",
+            belongs_RSL.astype(jnp.float32),
+            hidden_RLD.astype(jnp.float32),
+            precision=jax.lax.Precision.HIGHEST,
+        )
+        tokens_RS1 = belongs_RSL.astype(jnp.float32).sum(axis=-1, keepdims=True)
+        return sum_RSD / jnp.maximum(tokens_RS1, 1.0)
+    chosen_RSD = _take_token(hidden_RLD, belongs_RSL, last=mode == "lasttoken")
     is_text_RS1 = belongs_RSL.any(axis=-1, keepdims=True)
-    return _unit(jnp.where(is_text_RS1, chosen_RSD.astype(jnp.float32), 0.0))
+    return jnp.where(is_text_RS1, chosen_RSD.astype(jnp.float32), 0.0)
+
+
+def dense(
+    pooled_RSD: Float32[Array, "R S D"],
+    kernel_DE: Float32[Array, "D E"],
+    bias_E: Float32[Array, " E"] | None,
+    activation: Activation,
+) -> Float32[Array, "R S E"]:
+    """The Dense layer of sentence-transformers. An empty slot doesn't stay one."""
+    out_RSE = jnp.einsum("rsd,de->rse", pooled_RSD, kernel_DE, precision=jax.lax.Precision.HIGHEST)
+    return ACTIVATIONS[activation](out_RSE if bias_E is None else out_RSE + bias_E[None, None])
+
+
+def unit(x_RSD: Float32[Array, "R S D"]) -> Float32[Array, "R S D"]:
+    """Vectors at length 1; a vector of zeros stays one, and its gradient is zero."""
+    square_RS1 = jnp.sum(jnp.square(x_RSD), axis=-1, keepdims=True)
+    # The root of 0 has no finite gradient, so an empty slot takes the root of 1 instead.
+    is_zero_RS1 = square_RS1 == 0.0
+    return x_RSD / jnp.sqrt(jnp.where(is_zero_RS1, 1.0, square_RS1))
 
 
 def _belongs(segments_RL: Int[Array, "R L"], texts_per_row: int) -> Bool[Array, "R S L"]:
@@ -47,38 +85,6 @@ def _take_token(
     else:
         index_RS = jnp.argmax(belongs_RSL, axis=-1)
     return jnp.take_along_axis(hidden_RLD, index_RS[:, :, None], axis=1)
-
-
-def _unit(x_RSD: Float32[Array, "R S D"]) -> Float32[Array, "R S D"]:
-    square_RS1 = jnp.sum(jnp.square(x_RSD), axis=-1, keepdims=True)
-    # The root of 0 has no finite gradient, so an empty slot takes the root of 1 instead.
-    is_zero_RS1 = square_RS1 == 0.0
-    return x_RSD / jnp.sqrt(jnp.where(is_zero_RS1, 1.0, square_RS1))
-
-
-def mean_pool(
-    hidden_RLD: Float[Array, "R L D"], segments_RL: Int[Array, "R L"], texts_per_row: int
-) -> Float[Array, "R S D"]:
-    """Mean over the tokens of each text, scaled to length 1.
-
-    Args:
-      hidden_RLD: hidden states, any float dtype.
-      segments_RL: int, 0 for padding, s for the s-th text of the row, at most `texts_per_row`.
-      texts_per_row: slots S of a row.
-    Returns: float32 [R, S, D]; slot s - 1 holds the text of segment s. A slot without tokens
-      holds zeros, and its gradient is zero.
-    Source: Günther et al. 2023 (arXiv 2307.11224), section 3.1.
-    """
-    belongs_RSL = _belongs(segments_RL, texts_per_row).astype(jnp.float32)
-    # HIGHEST: the default precision of TPU and GPU would round the hidden states.
-    sum_RSD = jnp.einsum(
-        "rsl,rld->rsd",
-        belongs_RSL,
-        hidden_RLD.astype(jnp.float32),
-        precision=jax.lax.Precision.HIGHEST,
-    )
-    tokens_RS1 = belongs_RSL.sum(axis=-1, keepdims=True)
-    return _unit(sum_RSD / jnp.maximum(tokens_RS1, 1.0))
 
 
 def first_dimensions(z_XD: Float32[Array, "... D"], dimensions: int) -> Float32[Array, "... E"]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from mteb.models import ModelMeta, SearchEncoderWrapper
+from mteb.types import PromptType
 
 from jina_jax.evaluate.retrieval import ranking
 from jina_jax.inference.embedder import TEXTS_AT_ONCE, Embedder
@@ -31,12 +32,23 @@ class MtebModel:
             languages=["eng-Latn"], n_parameters=None, memory_usage_mb=None,
             max_tokens=encoder.max_tokens, embed_dim=encoder.dimensions, license=None,
             open_weights=True, public_training_code=None, public_training_data=None, framework=[],
-            similarity_fn_name="cosine", use_instructions=False, training_datasets=None,
+            similarity_fn_name="cosine", use_instructions=bool(encoder.prompts.named),
+            training_datasets=None,
         )  # fmt: skip
 
-    def encode(self, inputs: Iterable[dict[str, Any]], **_: Any) -> np.ndarray:
-        """Embeds the texts of all batches at once: packing wants many. Float32 [N, D]."""
-        return self._encoder.encode([text for batch in inputs for text in batch["text"]])
+    def encode(
+        self, inputs: Iterable[dict[str, Any]], *, prompt_type: Any = None, **_: Any
+    ) -> np.ndarray:
+        """Embeds the texts of all batches at once: packing wants many. Float32 [N, D].
+
+        Queries and documents take the model's prompts for them, other texts its default.
+        """
+        prompts = self._encoder.prompts
+        prompt = {PromptType.query: prompts.query, PromptType.document: prompts.document}.get(
+            prompt_type
+        )
+        texts = [text for batch in inputs for text in batch["text"]]
+        return self._encoder.encode(texts, prompt=prompt)
 
     def similarity(self, a_ND: Any, b_MD: Any) -> torch.Tensor:
         """Cosines of all pairs, [N, M]."""
@@ -69,10 +81,11 @@ class MtebModel:
             return wrapper.search(queries, top_k=top_k, top_ranked=top_ranked, **more)
         ids, texts = self._corpus["id"], (_document(row) for row in self._corpus)
         shown = track(
-            self._encoder.stream(texts), "search the corpus", total=-(-len(ids) // TEXTS_AT_ONCE),
-            unit="blocks", records=len,
+            self._encoder.stream(texts, self._encoder.prompts.document), "search the corpus",
+            total=-(-len(ids) // TEXTS_AT_ONCE), unit="blocks", records=len,
         )  # fmt: skip
-        found = stream_top_k(self._encoder.encode(list(queries["text"])), shown, top_k)
+        q_QD = self._encoder.encode(list(queries["text"]), prompt=self._encoder.prompts.query)
+        found = stream_top_k(q_QD, shown, top_k)
         return ranking(queries["id"], list(ids), *found)
 
 

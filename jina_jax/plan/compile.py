@@ -121,7 +121,9 @@ def abstract_arguments(config: RunConfig, shape: BatchShape) -> tuple[Any, Any]:
     rows = jax.ShapeDtypeStruct((shape.rows, shape.row_tokens), jnp.int32)
     texts = jax.ShapeDtypeStruct((shape.pairs, len(shape.lengths)), jnp.int32)
     scores = jax.ShapeDtypeStruct((shape.pairs, len(shape.lengths) - 1), jnp.float32)
-    return state_shapes(config), PackedBatch(rows, rows, texts, texts, scores)
+    return state_shapes(config), PackedBatch(
+        rows, rows, texts, texts, scores, None if config.pooling.include_prompt else rows
+    )
 
 
 def topology_devices(name: str) -> Sequence[Any]:

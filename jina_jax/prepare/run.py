@@ -13,6 +13,7 @@ from pathlib import Path
 
 from jina_jax.config import DataConfig
 from jina_jax.config.files import difference, unchangeable_fields
+from jina_jax.config.source import prompts_of
 from jina_jax.errors import UnusableError, UserError
 from jina_jax.prepare.engine.build import build_engine
 from jina_jax.prepare.engine.task import Task
@@ -167,7 +168,7 @@ def _run(
         vocab_size=vocabulary.size,
         stages=keys,
         models=_models([*filters, *scorers]),
-        sources=summaries(config, inputs, outcome, encoded),
+        sources=summaries(config, inputs, outcome, encoded, vocabulary.prompt_tokens),
         leaks={},
     )
     # Input that changed while the work was interrupted may have left files of what it was before.
@@ -194,9 +195,11 @@ def _leaks(folder: Path, filters: Sequence[Filter]) -> dict[str, dict[str, int]]
 def _vocabulary(run: Pipeline, selected: Selected | None) -> Vocabulary:
     config = run.config.tokenizer
     partitions = selected.partitions if selected else []
-    key = content_key("vocabulary", unchangeable_fields(config), selected.keys if selected else [])
+    prompts = [prompts_of(source, run.config.prompts) for source in run.config.sources]
+    depends = selected.keys if selected else []
+    key = content_key("vocabulary", unchangeable_fields(config), prompts, depends)
     folder = run.space.result / "tokenizer"
-    task = Task("vocabulary", vocabulary_task, (config, list(partitions), folder), key)
+    task = Task("vocabulary", vocabulary_task, (config, list(partitions), prompts, folder), key)
     (vocabulary,) = run.run([task], "vocabulary", "vocabularies")
     return vocabulary
 
@@ -209,14 +212,15 @@ def _encode(
     tasks, of_source, records = [], [], []
     for source, name in enumerate(run.names):
         negatives = run.config.negatives_per_record if run.triplets[source] else 0
+        prompts = prompts_of(run.config.sources[source], run.config.prompts)
         shards = cut_shards([part.train[source] for part in splits], run.config.records_per_shard)
         for number, spans in enumerate(shards):
             parts = [(selected.partitions[s.part], s.first, s.end) for s in spans]
             path = folder / shard_path(name, number)
-            arguments = (parts, source, folder / "tokenizer", most, negatives, path)
+            arguments = (parts, source, folder / "tokenizer", most, negatives, prompts, path)
             depends = [(selected.keys[s.part], s.first, s.end) for s in spans]
             key = content_key(
-                "encode", vocabulary.sha256, most, negatives, run.names, source, depends
+                "encode", vocabulary.sha256, most, negatives, prompts, run.names, source, depends
             )
             tasks.append(Task(f"encode-{source:03d}-{number:06d}", encode_task, arguments, key))
             of_source.append(source)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from jina_jax.config import DataConfig
+from jina_jax.config.source import prompts_of
 from jina_jax.errors import UnusableError
 from jina_jax.prepare.dedup import DEDUP_VERSION, DedupResult
 from jina_jax.prepare.ingest import CLEAN_VERSION
@@ -108,7 +109,7 @@ def _sum(counts: Iterable[dict[str, int]]) -> dict[str, int]:
 
 def summaries(
     config: DataConfig, inputs: Sequence[tuple[InputFile, ...]], outcome: Outcome,
-    encoded: Sequence[Sequence[EncodedShard]],
+    encoded: Sequence[Sequence[EncodedShard]], prompt_tokens: Sequence[tuple[int, int]],
 ) -> tuple[SourceSummary, ...]:  # fmt: skip
     """The manifest's entry for each source.
 
@@ -117,6 +118,7 @@ def summaries(
       inputs: files of each source.
       outcome: of all stages.
       encoded: shards of each source, in order.
+      prompt_tokens: of each source, as `Vocabulary` has them.
     """
     found = []
     for index, source in enumerate(config.sources):
@@ -143,6 +145,8 @@ def summaries(
                 shards=tuple(shard.file for shard in shards),
                 eval_path=eval_path(source.name) if held else None,
                 has_scores=all(shard.has_scores for shard in shards),
+                prompts=prompts_of(source, config.prompts),
+                prompt_tokens=prompt_tokens[index],
             )
         )
     return tuple(found)

@@ -25,6 +25,7 @@ from jina_jax.text.tokenizer import (
     build_tokenizer,
     largest_id,
     load_tokenizer,
+    prompt_length,
 )
 
 
@@ -35,23 +36,30 @@ class Vocabulary:
     sha256: str
     """Of tokenizer.json."""
     size: int
+    prompt_tokens: tuple[tuple[int, int], ...]
+    """Of each source, before its queries and before its other texts."""
 
 
 def vocabulary_task(
-    config: TokenizerConfig, partitions: Sequence[Partition], folder: Path
+    config: TokenizerConfig,
+    partitions: Sequence[Partition],
+    prompts: Sequence[tuple[str, str]],
+    folder: Path,
 ) -> Vocabulary:
     """Fetches the vocabulary, or learns it.
 
     Args:
       config: says which.
       partitions: of training records, to learn from; empty to fetch.
+      prompts: of each source, which are counted.
       folder: appears, with the tokenizer.
     """
     texts = training_texts(partitions, config.train_texts) if partitions else None
     with atomic_folder(folder) as part:
         build_tokenizer(config, texts, part)
-    size = load_tokenizer(folder).get_vocab_size()
-    return Vocabulary(file_sha256(folder / TOKENIZER_FILE), size)
+    tokenizer = load_tokenizer(folder)
+    counts = tuple((prompt_length(tokenizer, q), prompt_length(tokenizer, p)) for q, p in prompts)
+    return Vocabulary(file_sha256(folder / TOKENIZER_FILE), tokenizer.get_vocab_size(), counts)
 
 
 def training_texts(partitions: Sequence[Partition], most: int) -> Iterator[str]:
@@ -136,7 +144,7 @@ class EncodedShard:
 
 def encode_task(
     parts: Sequence[tuple[Partition, int, int]], source: int, tokenizer_dir: Path,
-    max_text_tokens: int, negatives: int, shard: Path,
+    max_text_tokens: int, negatives: int, prompts: tuple[str, str], shard: Path,
 ) -> EncodedShard:  # fmt: skip
     """Tokenises training records of one source into a shard.
 
@@ -147,6 +155,7 @@ def encode_task(
       max_text_tokens: texts are cut to this many tokens, </s> included.
       negatives: most hard negatives of a record: 0 for pairs. Triplets of one query and positive
         that follow each other make a record; where they are fewer, texts of no tokens fill it up.
+      prompts: before each query, and before each other text.
       shard: the file to write.
     """
     tokenizer = load_tokenizer(tokenizer_dir)
@@ -167,7 +176,7 @@ def encode_task(
             for start in range(0, len(mine), BATCH_ROWS):
                 rows = slice(start, start + BATCH_ROWS)
                 batch = table.take(pa.array(mine[rows]))
-                ids = _tokenised(batch, names, begins[rows], tokenizer)
+                ids = _tokenised(batch, names, begins[rows], tokenizer, prompts)
                 hashes = [batch.column(f"{name}_hash").to_pylist() for name in names]
                 records.add(begins[rows], hashes, ids, None if scores is None else scores[rows])
                 for text, found in enumerate(ids):
@@ -196,14 +205,19 @@ def _begins(table: pa.Table, row_N: np.ndarray, negatives: int) -> np.ndarray:
 
 
 def _tokenised(
-    batch: pa.Table, names: Sequence[str], begins: np.ndarray, tokenizer: Tokenizer
+    batch: pa.Table,
+    names: Sequence[str],
+    begins: np.ndarray,
+    tokenizer: Tokenizer,
+    prompts: tuple[str, str],
 ) -> list[list[list[int] | None]]:
     """Ids of each text of each row; None where the row before has the same query and positive."""
     found: list[list[list[int] | None]] = []
     for name in names:
         column = batch.column(name)
         needed = begins if name in TEXTS[:2] else np.ones_like(begins)
-        texts = column.filter(pa.array(needed)).to_pylist()
+        prompt = prompts[name != TEXTS[0]]
+        texts = [f"{prompt}{text}" for text in column.filter(pa.array(needed)).to_pylist()]
         ids = iter(tokenizer.encode_batch_fast(texts))
         found.append([next(ids).ids if is_needed else None for is_needed in needed.tolist()])
     return found

@@ -16,7 +16,7 @@ from typing import Any
 
 import xxhash
 
-from jina_jax.config import DataConfig
+from jina_jax.config import DataConfig, SourceConfig
 from jina_jax.config.files import difference, unchangeable_fields
 from jina_jax.errors import UserError
 from jina_jax.system.hashing import file_sha256
@@ -121,6 +121,10 @@ class SourceSummary:
     """Held-out pairs as Parquet, relative to the prepared folder; None when there are none."""
     has_scores: bool
     """Whether its training records hold a teacher's scores."""
+    prompts: tuple[str, str] = ("", "")
+    """Before each query, and before each other text."""
+    prompt_tokens: tuple[int, int] = (0, 0)
+    """How many tokens a text begins with because of them."""
 
     @property
     def records(self) -> int:
@@ -168,8 +172,14 @@ def prepared_config(config: DataConfig) -> dict[str, Any]:
 
 
 def changed_fields(manifest: Manifest, config: DataConfig) -> list[str]:
-    """What the data were prepared with → what is configured, for each field that differs."""
-    return difference(_flat(manifest.config), _flat(prepared_config(config)))
+    """What the data were prepared with → what is configured, for each field that differs.
+
+    Of a field that earlier versions did not write, the default is what they did.
+    """
+    blank = DataConfig(sources=(SourceConfig(""),) * len(config.sources))
+    now, defaults = (_flat(prepared_config(c)) for c in (config, blank))
+    usual = {field: value for field, value in defaults.items() if field in now}
+    return difference(usual | _flat(manifest.config), now)
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

@@ -116,6 +116,17 @@ def read_tokenizer(folder: Path, name: str) -> Tokenizer:
     return tokenizer
 
 
+def prompt_length(tokenizer: Tokenizer, prompt: str) -> int:
+    """Tokens that a text begins with because of its prompt; 0 without one.
+
+    Source: sentence-transformers, which leaves out a special token at the end alone.
+    """
+    if not prompt:
+        return 0
+    encoding = tokenizer.encode(prompt)
+    return len(encoding.ids) - encoding.special_tokens_mask[-1]
+
+
 def largest_id(tokenizer: Tokenizer) -> int:
     """The largest of its pieces' and special tokens' ids; -1 where it has none."""
     return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)

@@ -89,7 +89,7 @@ class StepEvaluation:
             feed = self._config.feed
             self._embedder = Embedder(
                 params, self._config.model, load_tokenizer(self._config.data_path / "tokenizer"),
-                pooling=self._config.pooling.mode,
+                pooling=self._config.pooling, prompts=self._config.data.prompts,
                 max_tokens=max(feed.query_tokens, feed.positive_tokens),
                 batch_rows=self._config.evaluate.batch_rows, mesh=self._mesh,
             )  # fmt: skip

@@ -88,8 +88,9 @@ def _train_on(config: RunConfig, manifest: Manifest, mesh: Mesh, goodput: Goodpu
         state = _first_state(config, checkpoints, metadata, mesh, goodput)
         if is_first():
             _write_run_files(config, int(state.step))
+        parameters = parameter_count(config.model, config.pooling)
         say(
-            f"{config.name}: {parameter_count(config.model):,} parameters on {_words(mesh)}, from "
+            f"{config.name}: {parameters:,} parameters on {_words(mesh)}, from "
             f"step {int(state.step)} of {config.train.num_steps}; "
             f"configuration in {config.run_path / 'config.json'}",
             enabled=is_first(),
@@ -214,7 +215,9 @@ def _run_steps(
         say(of_sources.planned(), enabled=is_first())
         log = StepLog(config, mesh, writer, of_sources, skipped, saves, goodput)
         goodput.enter("step")
-        for batch, arrays in _on_devices(feed.batches, mesh, log.throughput, watchdog, goodput):
+        for batch, arrays in _on_devices(
+            feed.batches, batch_shardings(mesh, config.pooling), log.throughput, watchdog, goodput
+        ):
             profiler.before(batch.step, state)
             done = batch.step + 1
             if not step_fn.knows(arrays):
@@ -249,10 +252,13 @@ def _run_steps(
 
 
 def _on_devices(
-    feed: Iterator[Batch], mesh: Mesh, throughput: Throughput, watchdog: Watchdog, goodput: Goodput
+    feed: Iterator[Batch],
+    shardings: PackedBatch,
+    throughput: Throughput,
+    watchdog: Watchdog,
+    goodput: Goodput,
 ) -> Iterator[tuple[Batch, PackedBatch]]:
     """Puts each batch on the devices while the step before it still runs."""
-    shardings = batch_shardings(mesh)
     is_first_batch = True
     while True:
         began = time.perf_counter()

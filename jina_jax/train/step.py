@@ -12,14 +12,14 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float32
 
 from jina_jax.checkpoint.state import Params, TemperatureState, TrainState
-from jina_jax.config import LossConfig, ModelConfig, OptimConfig, Pooling, RunConfig
+from jina_jax.config import LossConfig, ModelConfig, OptimConfig, PoolingConfig, RunConfig
 from jina_jax.devices.memory import as_out_of_memory, does_not_fit, local_memory_bytes
 from jina_jax.devices.mesh import param_shardings, replicated, split_first_axis
 from jina_jax.feed.batch import PackedBatch
 from jina_jax.model.dropout import DropoutKey
-from jina_jax.model.encoder import apply, init_params
+from jina_jax.model.encoder import embed, init_params
 from jina_jax.model.family import Execution
-from jina_jax.model.pooling import first_dimensions, pool
+from jina_jax.model.pooling import first_dimensions
 from jina_jax.train.gradcache import encode_in_chunks
 from jina_jax.train.loss.contrastive import LossOutput, Terms, contrastive_loss
 from jina_jax.train.loss.log_sums import LossSharding
@@ -92,7 +92,7 @@ def embed_texts(
     batch: PackedBatch,
     config: ModelConfig,
     *,
-    pooling: Pooling = "mean",
+    pooling: PoolingConfig = PoolingConfig(),
     texts_per_row: int,
     chunk_rows: int,
     execution: Execution,
@@ -105,13 +105,16 @@ def embed_texts(
     pooled texts are gathered, since a text may lie on another device than its partner.
     """
 
-    def encode(params: Params, rows: tuple[Array, Array, Array], execution: Execution) -> Array:
-        ids_ML, segments_ML, row_M = rows
+    def encode(params: Params, rows: tuple[Array, ...], execution: Execution) -> Array:
+        ids_ML, segments_ML, pooled_ML, row_M = rows
         key = None if dropout_key is None else DropoutKey(dropout_key, row_M)
-        hidden_MLD = apply(config, params, ids_ML, segments_ML, key, execution)
-        return pool(hidden_MLD, segments_ML, texts_per_row, pooling)
+        return embed(
+            config, pooling, params, ids_ML, segments_ML, texts_per_row,
+            pooled_RL=pooled_ML, dropout_key=key, execution=execution,
+        )  # fmt: skip
 
-    rows = batch.ids_RL, batch.segments_RL, jnp.arange(len(batch.ids_RL))
+    pooled_RL = batch.segments_RL if batch.pooled_RL is None else batch.pooled_RL
+    rows = batch.ids_RL, batch.segments_RL, pooled_RL, jnp.arange(len(batch.ids_RL))
     if chunk_rows:
         # Each device has its own rows there, and nothing is left to pin.
         z_RSD = encode_in_chunks(
@@ -140,7 +143,7 @@ def batch_loss(
     # Each device compares its own pairs with all others, whatever the axes of the mesh are for.
     sharding = LossSharding(mesh, config.loss.gather, config.loss.tile_bytes)
     z_BTD = embed_texts(
-        params, batch, config.model, pooling=config.pooling.mode,
+        params, batch, config.model, pooling=config.pooling,
         texts_per_row=config.feed.texts_per_row, chunk_rows=config.train.grad_cache_rows,
         execution=Execution(
             config.train.scan_layers, config.train.remat,
@@ -238,7 +241,9 @@ def _update_temperature(
 def state_shapes(config: RunConfig) -> TrainState:
     """Shapes and dtypes of a state, without values."""
     key = jax.eval_shape(lambda: jax.random.key(0))
-    return jax.eval_shape(lambda key: init_state(config, init_params(config.model, key)), key)
+    return jax.eval_shape(
+        lambda key: init_state(config, init_params(config.model, key, config.pooling)), key
+    )
 
 
 def state_shardings(config: RunConfig, mesh: Mesh) -> TrainState:
@@ -257,10 +262,11 @@ def state_shardings(config: RunConfig, mesh: Mesh) -> TrainState:
     return TrainState(everywhere, params, opt_state, temperature)
 
 
-def batch_shardings(mesh: Mesh) -> PackedBatch:
+def batch_shardings(mesh: Mesh, pooling: PoolingConfig = PoolingConfig()) -> PackedBatch:
     """Sharding of a batch: rows are divided, the index of texts is replicated."""
     rows, everywhere = split_first_axis(mesh), replicated(mesh)
-    return PackedBatch(rows, rows, everywhere, everywhere, everywhere)
+    pooled = None if pooling.include_prompt else rows
+    return PackedBatch(rows, rows, everywhere, everywhere, everywhere, pooled)
 
 
 def make_train_step(
@@ -270,7 +276,7 @@ def make_train_step(
     state = state_shardings(config, mesh)
     return jax.jit(
         partial(_train_step, config=config, mesh=mesh),
-        in_shardings=(state, batch_shardings(mesh)),
+        in_shardings=(state, batch_shardings(mesh, config.pooling)),
         out_shardings=(state, replicated(mesh)),
         donate_argnums=0,
     )
@@ -319,4 +325,4 @@ class CompiledStep:
 
 
 def _shape(batch: PackedBatch) -> tuple[tuple[int, ...], ...]:
-    return tuple(array.shape for array in batch)
+    return tuple(array.shape for array in batch if array is not None)

@@ -3,7 +3,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jina_jax.config import NegationSet
+from jina_jax.config import NegationSet, PromptConfig
 from jina_jax.errors import UserError
 from jina_jax.evaluate.negation import (
     NegationTask,
@@ -39,10 +39,12 @@ def test_by_hand():
 class Angles(Embedder):
     """Reads the embedding off the text: any embedder will do."""
 
+    prompts = PromptConfig()
+
     def __init__(self):
         pass
 
-    def encode(self, texts, *, progress=False):
+    def encode(self, texts, *, prompt=None, progress=False):
         return unit(*map(float, texts))
 
 

@@ -160,7 +160,7 @@ class Counted(Angles):
     def __init__(self):
         self.parts = []
 
-    def stream(self, texts):
+    def stream(self, texts, prompt=None):
         texts = list(texts)
         for first in range(0, len(texts), 3):
             self.parts.append(len(texts[first : first + 3]))
@@ -189,10 +189,10 @@ class Unkept(Angles):
         self.corpus_CD, self.rows = corpus_CD, rows
         self.held, self.most = 0, 0
 
-    def encode(self, texts, *, progress=False):
+    def encode(self, texts, *, prompt=None, progress=False):
         return self.corpus_CD[[int(t) for t in texts]]
 
-    def stream(self, texts):
+    def stream(self, texts, prompt=None):
         texts = iter(texts)
         while part := list(islice(texts, self.rows)):
             z_ND = self.encode(part)

@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
 
-from jina_jax.config import EvaluateConfig, RerankingSet, StsSet
+from jina_jax.config import EvaluateConfig, PromptConfig, RerankingSet, StsSet
 from jina_jax.config.evaluate import evaluate_problems
 from jina_jax.errors import UserError
 from jina_jax.evaluate.results import score_all
@@ -68,10 +68,12 @@ def test_correlation_equals_sentence_transformers(exported):
 class Angles(Embedder):
     """Reads the embedding off the text."""
 
+    prompts = PromptConfig()
+
     def __init__(self):
         pass
 
-    def encode(self, texts, *, progress=False):
+    def encode(self, texts, *, prompt=None, progress=False):
         angles = np.deg2rad([float(t) for t in texts])
         return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
 

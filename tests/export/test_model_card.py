@@ -10,6 +10,8 @@ from jina_jax.config import (
     ExportConfig,
     FeedConfig,
     LossConfig,
+    PoolingConfig,
+    PromptConfig,
     RunConfig,
     SourceConfig,
     T5Config,
@@ -25,7 +27,7 @@ CONFIG = RunConfig(
     feed=FeedConfig(global_batch_size=64),
     export=ExportConfig("apache-2.0", "en", ("English only.",)),
 )
-TRAINED = Trained(None, T5Config(), "mean", 128, 1000)
+TRAINED = Trained(None, T5Config(), PoolingConfig(), PromptConfig(), 128, 1000)
 SCORE = EvalResult("retrieval", "docs-held-out", "docs (held out)", "ndcg@10", 0.51234)
 
 

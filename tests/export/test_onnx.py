@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from jina_jax.config import T5Config, TokenizerConfig
+from jina_jax.config import PoolingConfig, T5Config, TokenizerConfig
 from jina_jax.export.huggingface import export_huggingface, verify_export
 from jina_jax.export.onnx import verify_onnx
 from jina_jax.model.encoder import init_params
@@ -37,7 +37,9 @@ def exported(request, tmp_path_factory):
 def test_the_graph_agrees_at_two_batch_sizes_and_lengths(exported):
     folder, params, config = exported
     assert verify_export(folder, params, config, TEXTS) <= 1e-6
-    assert verify_onnx(folder, params, config, "mean", load_tokenizer(folder), TEXTS) <= 1e-5
+    assert (
+        verify_onnx(folder, params, config, PoolingConfig(), load_tokenizer(folder), TEXTS) <= 1e-5
+    )
 
 
 def test_its_outputs_are_those_of_sentence_transformers(exported):
@@ -60,4 +62,4 @@ def test_a_graph_of_other_parameters_is_found_out(exported):
     folder, params, config = exported
     other = jax.tree.map(lambda x: x * 1.01, params)
     with pytest.raises(RuntimeError, match=r"model\.onnx differ from the model's by"):
-        verify_onnx(folder, other, config, "mean", load_tokenizer(folder), TEXTS)
+        verify_onnx(folder, other, config, PoolingConfig(), load_tokenizer(folder), TEXTS)

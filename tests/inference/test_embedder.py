@@ -55,7 +55,7 @@ def test_long_texts_are_cut_and_keep_their_end(params, tokenizer):
     model = embedder(params, tokenizer, max_tokens=10)
     ids = tokenizer.encode("things " * 50).ids
     assert len(ids) > 40
-    (cut,), length = model._tokenised(["things " * 50])
+    (cut,), length = model._tokenised("", 0, ["things " * 50])
     assert cut.tolist() == [*ids[:9], 1] and length.tolist() == [10]
     other = "things " * 70
     np.testing.assert_allclose(*model.encode(["things " * 50, other]), atol=1e-6)

@@ -109,8 +109,8 @@ def test_a_failure_loses_nothing_and_the_next_call_goes_on(
     encode(embedder, texts, whole)
     stream, seen = Embedder.stream, []
 
-    def failing(self, texts):
-        for block in stream(self, texts):
+    def failing(self, texts, prompt):
+        for block in stream(self, texts, prompt):
             seen.append(len(block))
             yield block
             if len(seen) == 2:

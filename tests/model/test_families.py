@@ -14,6 +14,7 @@ from jina_jax.config import (
     MeshConfig,
     ModernBertConfig,
     MPNetConfig,
+    PoolingConfig,
     Qwen3Config,
     T5Config,
 )
@@ -23,13 +24,13 @@ from jina_jax.model.encoder import (
     apply,
     config_from_huggingface,
     config_to_huggingface,
+    embed,
     family_of,
     from_huggingface,
     init_params,
     to_huggingface,
 )
 from jina_jax.model.family import Execution
-from jina_jax.model.pooling import pool
 from tests.bert_oracle import TINY_BERT, torch_bert
 from tests.model.torch_oracle import TINY, numpy_tensors, torch_encoder
 
@@ -144,7 +145,7 @@ def test_hidden_states_of_packed_rows_are_those_of_texts_alone(family, packed):
 def test_embeddings(family, packed, pooling):
     config, model, params = family
     ids, segments, texts = packed
-    got = np.asarray(pool(apply(config, params, ids, segments), segments, 5, pooling))
+    got = np.asarray(embed(config, PoolingConfig(pooling), params, ids, segments, 5))
     for row, of_row in enumerate(texts):
         for slot, text in enumerate(of_row):
             expected = torch_pooled(model, text, pooling).detach().numpy()
@@ -155,8 +156,10 @@ def test_embeddings(family, packed, pooling):
 
 def triplet_loss(config, params, ids, segments, dropout_key=None, execution=Execution()):
     """InfoNCE both ways over the positives, and a margin on the negatives."""
-    hidden = apply(config, params, ids, segments, dropout_key, execution)
-    z = pool(hidden, segments, 5)
+    z = embed(
+        config, PoolingConfig(), params, ids, segments, 5,
+        dropout_key=dropout_key, execution=execution,
+    )  # fmt: skip
     q, p, n = (jnp.stack([z[t[i]] for t in TRIPLETS]) for i in range(3))
     logits = q @ p.T / 0.05
     nce = -jnp.diagonal(jax.nn.log_softmax(logits) + jax.nn.log_softmax(logits.T)).mean()

@@ -12,7 +12,7 @@ from jina_jax.config import T5Config
 from jina_jax.model.attention import relative_position_buckets, segment_mask
 from jina_jax.model.encoder import apply, from_huggingface, to_huggingface
 from jina_jax.model.layers import RMSNorm
-from jina_jax.model.pooling import mean_pool
+from jina_jax.model.pooling import pool, unit
 from jina_jax.model.t5 import T5Encoder
 from tests.model.torch_oracle import numpy_tensors, torch_encoder
 
@@ -151,7 +151,7 @@ def test_pooled_embeddings_of_packed_rows(encoder):
     model, config, params = encoder
     rows = packed_rows(config.vocab_size)
     ids, segments = pack(rows)
-    got = np.array(mean_pool(apply(config, params, ids, segments), segments, 5))
+    got = np.array(unit(pool(apply(config, params, ids, segments), segments, 5)))
     for r, texts in enumerate(rows):
         expected = torch_pooled(model, texts).detach().numpy()
         np.testing.assert_allclose(got[r, : len(texts)], expected, rtol=0, atol=1e-6)
@@ -165,7 +165,7 @@ def test_loss_and_gradients(encoder):
     ids, segments = pack([queries, passages[:1] + passages[2:3], passages[1:2], passages[3:]])
 
     def loss(params):
-        z_RSD = mean_pool(apply(config, params, ids, segments), segments, 4)
+        z_RSD = unit(pool(apply(config, params, ids, segments), segments, 4))
         q_BD = z_RSD[0]
         p_BD = jnp.stack([z_RSD[1, 0], z_RSD[2, 0], z_RSD[1, 1], z_RSD[3, 0]])
         logits_BB = q_BD @ p_BD.T / 0.05

@@ -2,7 +2,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jina_jax.model.pooling import mean_pool
+from jina_jax.model.pooling import pool, unit
+
+
+def mean_pool(*arguments):
+    return unit(pool(*arguments))
+
 
 HIDDEN = jnp.array([[[3.0, 0.0], [3.0, 8.0], [0.0, 2.0], [50.0, 50.0]]])
 SEGMENTS = jnp.array([[1, 1, 2, 0]])

@@ -106,11 +106,13 @@ class ConsistencyFilter:
 
     def _embed(self, batch: pa.RecordBatch, column: str, cache: Path) -> np.ndarray:
         encoder = sentence_encoder(self.config.model, self.model_sha256)
+        prompts = encoder.prompts
+        prompt = prompts.query if column == "query" else prompts.document
         texts: Sequence[str] = batch.column(column).to_pylist()
         if not self.config.keep_embeddings:
-            return encoder.encode(texts)
-        path = cache / f"embeddings-{contents_key([encoder.identity(), *texts])}.npy"
-        return cached_array(path, lambda: encoder.encode(texts))
+            return encoder.encode(texts, prompt=prompt)
+        path = cache / f"embeddings-{contents_key([encoder.identity(), prompt, *texts])}.npy"
+        return cached_array(path, lambda: encoder.encode(texts, prompt=prompt))
 
 
 def _hashes(batch: pa.RecordBatch) -> np.ndarray:

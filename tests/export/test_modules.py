@@ -1,0 +1,224 @@
+"""Folders with a Dense layer, prompts, or vectors of any length: in, trained, and out again."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
+
+from jina_jax.cli.main import main
+from jina_jax.config import PromptConfig
+from jina_jax.config.files import read_run
+from jina_jax.devices.mesh import make_mesh
+from jina_jax.errors import UserError
+from jina_jax.export.from_folder import import_folder
+from jina_jax.export.run import export
+from jina_jax.feed.pipeline import feed_of_run
+from jina_jax.inference.embedder import Embedder
+from jina_jax.inference.initial import initial_params
+from jina_jax.inference.model_folder import read_sentence_config
+from jina_jax.model.family import Execution
+from jina_jax.shards.manifest import load_manifest
+from jina_jax.train.loss.log_sums import LossSharding
+from jina_jax.train.step import embed_texts
+from tests.random_texts import texts
+
+TEXTS = ["", "the sea", "Ärger at SEA", "zzz 東京 !", *texts(20), "whale " * 150]
+PROMPTS = {"document": "the text: ", "query": "find: ", "topic": "topic of "}
+KINDS = {
+    "dense": lambda: [
+        Pooling(24, "mean", include_prompt=False),
+        Dense(24, 16, activation_function=torch.nn.Tanh()),
+        Normalize(),
+    ],
+    "long": lambda: [
+        Pooling(24, "cls"),
+        Dense(24, 40, bias=False, activation_function=torch.nn.GELU()),
+    ],
+    "plain": lambda: [Pooling(24, "mean")],
+}
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
+def folder(request, sentence_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("modules") / request.param
+    first = Transformer(str(sentence_folder), max_seq_length=100)
+    torch.manual_seed(1)
+    model = SentenceTransformer(
+        modules=[first, *KINDS[request.param]()], device="cpu", prompts=PROMPTS,
+        default_prompt_name="topic" if request.param == "plain" else None,
+    )  # fmt: skip
+    model.save(str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(folder, tmp_path_factory):
+    path = tmp_path_factory.mktemp("imported") / "run"
+    import_folder(str(folder), path)
+    return export(read_run(path))
+
+
+def opened(folder):
+    model = SentenceTransformer(str(folder), device="cpu")
+    return lambda **options: model.encode(TEXTS, batch_size=1, **options)
+
+
+@pytest.mark.parametrize("name", [None, *PROMPTS])
+def test_embeddings_are_those_of_sentence_transformers(folder, exported, name):
+    theirs, after = opened(folder), opened(exported)
+    wanted = theirs(prompt_name=name)
+    np.testing.assert_allclose(after(prompt_name=name), wanted, rtol=0, atol=1e-6)
+    for path in (folder, exported, exported.parent):
+        ours = Embedder.load(path, normalize=None)
+        prompt = None if name is None else ours.prompts.find(name)
+        got = ours.encode(TEXTS, prompt=prompt)
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-6)
+    if name is not None:
+        assert np.abs(wanted - theirs(prompt="")).max() > 1e-3  # Prompts do something.
+
+
+def test_query_and_document_take_their_own_prompts(folder):
+    model = SentenceTransformer(str(folder), device="cpu")
+    ours = Embedder.load(folder, normalize=None)
+    for prompt, encode in (
+        (ours.prompts.query, model.encode_query), (ours.prompts.document, model.encode_document),
+    ):  # fmt: skip
+        got = ours.encode(TEXTS, prompt=prompt)
+        np.testing.assert_allclose(got, encode(TEXTS, batch_size=1), rtol=0, atol=1e-6)
+
+
+def test_tensors_go_round_bit_by_bit(folder, exported):
+    for path in folder.rglob("model.safetensors"):
+        name = path.relative_to(folder)
+        before, after = load_file(path), load_file(exported / name)
+        assert {k for k in before if not k.startswith("pooler.")} == set(after), name
+        for tensor, array in after.items():
+            np.testing.assert_array_equal(array, before[tensor])
+    assert read_sentence_config(exported) == read_sentence_config(folder)
+
+
+CONFIG = """
+from jina_jax.config import *
+def get_config():
+    source = SourceConfig("pairs", "jsonl", paths=({pairs!r},), positive_prompt="answer: ")
+    return RunConfig(
+        name="tuned", workdir={workdir!r}, model={model!r},
+        data=DataConfig(sources=(source,), eval_pairs=20),
+        feed=FeedConfig(global_batch_size=16, query_tokens=64, positive_tokens=96, row_tokens=96),
+        optim=OptimConfig(learning_rate=2e-3, warmup_steps=5),
+        train=TrainConfig(num_steps=30, log_every_steps=1),
+    )
+"""
+
+
+@pytest.fixture(scope="module")
+def tuned(folder, tmp_path_factory):
+    base = tmp_path_factory.mktemp("tuned")
+    words = texts(240)
+    pairs = [{"query": q, "positive": f"{p} {q}"} for q, p in zip(words, words[::-1])]
+    (base / "pairs.jsonl").write_text("".join(json.dumps(p) + "\n" for p in pairs))
+    (base / "config.py").write_text(
+        CONFIG.format(workdir=str(base / "run"), model=str(folder), pairs=str(base / "pairs.jsonl"))
+    )
+    for verb in ("prepare", "train", "evaluate", "export"):
+        assert main([verb, str(base / "config.py")]) == 0
+    return read_run(base / "run")
+
+
+def test_training_embeds_texts_behind_the_prompts_of_their_source(tuned, folder):
+    feed = feed_of_run(tuned, load_manifest(tuned.data_path))
+    batch = next(feed.batches)
+    start = Embedder.load(folder)
+    pairs = Path(tuned.data.sources[0].paths[0]).read_text()
+    lines = [json.loads(line) for line in pairs.splitlines()]
+    known = {
+        tuple(start.tokenizer.encode(f"{prompt}{line[name]}").ids): f"{prompt}{line[name]}"
+        for line in lines
+        for name, prompt in (("query", "find: "), ("positive", "answer: "))
+    }
+    arrays = batch.arrays
+    mesh = make_mesh()
+    z_BTD = embed_texts(
+        initial_params(tuned, mesh), jax.tree.map(jnp.asarray, arrays), tuned.model,
+        pooling=tuned.pooling,
+        texts_per_row=tuned.feed.texts_per_row, chunk_rows=0, execution=Execution(),
+        sharding=LossSharding(mesh, "all_gather", 1 << 20), dropout_key=None,
+    )  # fmt: skip
+    z_BTD = np.asarray(jax.device_get(z_BTD))
+    short = 0
+    for pair, slots in zip(z_BTD, arrays.slot_BT):
+        for side, (z, slot) in enumerate(zip(pair, slots)):
+            row, number = divmod(int(slot), tuned.feed.texts_per_row)
+            ids = arrays.ids_RL[row][arrays.segments_RL[row] == number + 1]
+            if text := known.get(tuple(ids.tolist())):  # One that was not cut.
+                short += 1
+                prompt = ("find: ", "answer: ")[side]
+                got = start.encode([text.removeprefix(prompt)], prompt=prompt)[0]
+                np.testing.assert_allclose(z, got, rtol=0, atol=1e-6)
+    assert short > 10
+    losses = [json.loads(line)["loss"] for line in (tuned.run_path / "metrics.jsonl").open()]
+    assert np.mean(losses[-6:]) < 0.98 * np.mean(losses[:3])
+
+
+def test_every_parameter_is_trained(tuned, folder):
+    after = Embedder.load(tuned.run_path)
+    before = initial_params(tuned, make_mesh())
+    for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after._encoder.params)):
+        assert not np.array_equal(old, new) or "plain" in folder.name or old.ndim < 2
+    model = SentenceTransformer(str(tuned.export_path), device="cpu")
+    got = Embedder.load(tuned.run_path, normalize=None).encode(TEXTS, prompt="find: ")
+    theirs = model.encode(TEXTS, batch_size=1, prompt_name="query")
+    np.testing.assert_allclose(got, theirs, rtol=0, atol=1e-6)
+
+
+def test_the_verb_takes_a_prompt_by_its_name_and_names_those_there_are(folder, tmp_path, capsys):
+    (tmp_path / "in.txt").write_text("\n".join(TEXTS[1:]) + "\n")
+    arguments = ["encode", str(folder), str(tmp_path / "in.txt"), str(tmp_path / "out.npy")]
+    assert main([*arguments, "--prompt-name", "query"]) == 0
+    wanted = opened(folder)(prompt_name="query")[1:]
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), wanted, rtol=0, atol=1e-6)
+    assert main([*arguments, "--prompt-name", "summary"]) == 2
+    message = "no prompt is named 'summary'; there are document, query, topic"
+    assert message in capsys.readouterr().err
+    assert main([*arguments, "--prompt-name", "query", "--prompt", "x"]) == 2
+    assert main(arguments) == 0
+    assert "--prompt-name query" in capsys.readouterr().err
+
+
+def test_prompts_of_old_names():
+    old = PromptConfig((("passage", "passage: "), ("query", "query: ")))
+    assert (old.query, old.document, old.other) == ("query: ", "passage: ", "")
+
+
+def test_prompts_of_a_model_without_any():
+    assert PromptConfig().query == PromptConfig().document == PromptConfig().other == ""
+    with pytest.raises(UserError, match="no prompt is named 'query'; it has none"):
+        PromptConfig().find("query")
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("2_Dense/config.json", {"activation_function": "my.own.Thing"}, "is not known here"),
+        ("2_Dense/config.json", {"in_features": 25}, "expected the model's 24 dimensions"),
+        ("2_Dense/config.json", {"use_residual": True}, "use_residual=True is not supported"),
+        ("config_sentence_transformers.json", {"prompts": {"query": 3}}, "names and texts"),
+        ("config_sentence_transformers.json", {"default_prompt_name": "no"}, "none of its prompts"),
+    ],
+)
+def test_what_cannot_be_computed_is_refused_by_name(folder, tmp_path, file, change, message):
+    if not (folder / file).is_file():
+        pytest.skip("has no Dense layer")
+    for path in folder.rglob("*"):
+        target = tmp_path / path.relative_to(folder)
+        target.mkdir(parents=True) if path.is_dir() else target.write_bytes(path.read_bytes())
+    (tmp_path / file).write_text(json.dumps(json.loads((folder / file).read_text()) | change))
+    with pytest.raises(UserError, match=message):
+        read_sentence_config(tmp_path)
