@@ -1,9 +1,11 @@
 """Folders of every family: read, made a run of, exported, and loaded by sentence-transformers."""
 
+import dataclasses
 import json
 import shutil
 
 import numpy as np
+import onnxruntime
 import pytest
 import sentence_transformers
 import torch
@@ -12,7 +14,13 @@ from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from jina_jax.cli.main import main
-from jina_jax.config import BertConfig, ModernBertConfig, MPNetConfig, Qwen3Config
+from jina_jax.config import (
+    BertConfig,
+    ExportConfig,
+    ModernBertConfig,
+    MPNetConfig,
+    Qwen3Config,
+)
 from jina_jax.config.files import read_run
 from jina_jax.devices.mesh import make_mesh
 from jina_jax.errors import UserError
@@ -20,6 +28,7 @@ from jina_jax.export.from_folder import import_folder
 from jina_jax.export.run import export
 from jina_jax.inference.embedder import Embedder
 from jina_jax.inference.initial import initial_params
+from jina_jax.inference.model_folder import read_folder_tokenizer
 from jina_jax.model.encoder import config_to_huggingface, to_huggingface
 from tests.random_texts import WORDS, texts
 
@@ -186,6 +195,21 @@ def test_training_starts_from_its_weights_and_learns(folder, tuned):
     before = load_file(folder / "model.safetensors")
     for name, array in begun.items():
         np.testing.assert_array_equal(array, before[name])
+
+
+@pytest.mark.slow
+def test_the_onnx_graph_gives_the_same_embeddings(run):
+    config = dataclasses.replace(read_run(run), export=ExportConfig(onnx=True))
+    folder = export(config)  # Compares the graph with the checkpoint at two batch sizes.
+    session = onnxruntime.InferenceSession(folder / "onnx" / "model.onnx")
+    tokenizer = read_folder_tokenizer(folder, config.model)
+    wanted = Embedder.load(folder).encode(TEXTS[:4])
+    for text, z in zip(TEXTS[:4], wanted):
+        ids = np.array([tokenizer.encode(text).ids])
+        (got,) = session.run(
+            ["sentence_embedding"], {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+        )
+        np.testing.assert_allclose(got[0], z, rtol=0, atol=1e-5)
 
 
 def test_weights_that_are_pickled_are_refused_by_name(folder, tmp_path, capsys):

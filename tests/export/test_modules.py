@@ -162,7 +162,7 @@ def test_training_embeds_texts_behind_the_prompts_of_their_source(tuned, folder)
                 prompt = ("find: ", "answer: ")[side]
                 got = start.encode([text.removeprefix(prompt)], prompt=prompt)[0]
                 np.testing.assert_allclose(z, got, rtol=0, atol=1e-6)
-    assert short > 10
+    assert short > 5
     losses = [json.loads(line)["loss"] for line in (tuned.run_path / "metrics.jsonl").open()]
     assert np.mean(losses[-6:]) < 0.98 * np.mean(losses[:3])
 

@@ -10,7 +10,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.evaluation import EmbeddingSimilarityEvaluator
 
 from jina_jax.cli.main import main
-from jina_jax.config import MeshConfig, Suite, SuiteTask
+from jina_jax.config import MeshConfig, PromptConfig, Suite, SuiteTask
 from jina_jax.config.files import load_suite
 from jina_jax.devices.mesh import make_mesh
 from jina_jax.errors import UserError
@@ -130,7 +130,11 @@ def test_results_are_mtebs_own_and_no_task_runs_twice(mirror, model, tmp_path):
 
     meta = model.mteb_model_meta
     encoder = SimpleNamespace(
-        encode=fail, identity=lambda: meta.revision, dimensions=384, max_tokens=256
+        encode=fail,
+        identity=lambda: meta.revision,
+        dimensions=384,
+        max_tokens=256,
+        prompts=PromptConfig(),
     )
     again = MtebModel(encoder, meta.name)
     after = run_suite(again, SMALL, tmp_path, mirror)

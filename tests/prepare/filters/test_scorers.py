@@ -121,9 +121,9 @@ class Counted:
     def __getattr__(self, name):
         return getattr(self._encoder, name)
 
-    def encode(self, texts):
+    def encode(self, texts, *, prompt):
         self.texts += len(texts)
-        return self._encoder.encode(texts)
+        return self._encoder.encode(texts, prompt=prompt)
 
 
 @pytest.fixture
