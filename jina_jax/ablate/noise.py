@@ -21,7 +21,7 @@ from jina_jax.config import InjectionConfig, SourceConfig
 from jina_jax.errors import UserError
 from jina_jax.prepare.ledger import ledger_batches
 from jina_jax.shards.manifest import SourceSummary
-from jina_jax.sources.read import matched_files, read_source
+from jina_jax.sources.read import matched_files, read_whole
 from jina_jax.sources.records import read_file_records
 from jina_jax.system.atomic import write_json, write_jsonl
 from jina_jax.system.files import is_url, matched
@@ -160,10 +160,7 @@ def _new(pairs: Iterable[Texts], seen: set[bytes]) -> Iterator[Texts]:
 
 
 def _clean(source: SourceConfig) -> Iterator[Texts]:
-    for record in read_source(source):
-        if isinstance(record, BadRecord):
-            where = f"{record.origin.file}:{record.origin.row}"
-            raise UserError(f"source {source.name!r}: {where}: {record.reason}: {record.detail}")
+    for record in read_whole(source):
         assert not isinstance(record, Triplet)
         yield Texts(record.query, record.positive)
 

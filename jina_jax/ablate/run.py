@@ -39,14 +39,13 @@ from jina_jax.inference.initial import initial_params
 from jina_jax.prepare.run import prepare
 from jina_jax.shards.array_record import ShardSet
 from jina_jax.shards.manifest import MANIFEST_FILE, Manifest, prepared_config
-from jina_jax.sources.read import read_source
+from jina_jax.sources.read import read_whole
 from jina_jax.system.atomic import write_json
 from jina_jax.system.hashing import content_key, file_sha256
 from jina_jax.system.terminal import say
 from jina_jax.text.identity import text_hash
 from jina_jax.text.tokenizer import load_tokenizer
 from jina_jax.train.loop import train
-from jina_jax.types import BadRecord
 
 
 def source_task(source: SourceConfig) -> RetrievalTask:
@@ -58,10 +57,7 @@ def source_task(source: SourceConfig) -> RetrievalTask:
 
 
 def _pairs(source: SourceConfig) -> Iterator[tuple[bytes, str, bytes, str]]:
-    for record in read_source(source):
-        if isinstance(record, BadRecord):
-            where = f"{record.origin.file}:{record.origin.row}"
-            raise UserError(f"held-out pairs: {where}: {record.reason}: {record.detail}")
+    for record in read_whole(source):
         query, positive = record.query, record.positive
         yield text_hash(query), query, text_hash(positive), positive
 

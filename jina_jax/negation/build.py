@@ -164,7 +164,10 @@ def _build(
         if not marker.exists():
             bad = [record for record in part if isinstance(record, BadRecord)]
             good = [record[:-1] for record in part if not isinstance(record, BadRecord)]
-            made = [_checked(m, config) for m in _make(good, endpoint)]
+            made = [
+                m if m.reason else m._replace(reason=flaw(*m[:3], config.check))
+                for m in _make(good, endpoint)
+            ]
             for ending, is_rejected in (("jsonl", False), ("rejected.jsonl", True)):
                 chosen = (m._asdict().items() for m in made if bool(m.reason) == is_rejected)
                 rows = ({name: value for name, value in row if value} for row in chosen)
@@ -215,7 +218,3 @@ def _by_rules(query: str, positive: str) -> _Made:
     else:
         negative = negate(positive)
     return _Made(query, positive, negative or "", "" if negative else "no_rule")
-
-
-def _checked(made: _Made, config: NegationConfig) -> _Made:
-    return made if made.reason else made._replace(reason=flaw(*made[:3], config.check))

@@ -11,6 +11,7 @@ from jina_jax.sources.pydocs import read_pydocs
 from jina_jax.sources.records import read_jsonl, text_fields
 from jina_jax.sources.tables import read_delimited, read_parquet
 from jina_jax.system.files import matched
+from jina_jax.types import BadRecord, Pair, Triplet
 
 FILE_KINDS = ("jsonl", "parquet", "csv", "tsv", "text")
 
@@ -31,6 +32,18 @@ def read_source(source: SourceConfig) -> Iterator[Item]:
         raise empty_source(source)
     yield first
     yield from records
+
+
+def read_whole(source: SourceConfig) -> Iterator[Pair | Triplet]:
+    """As `read_source`, for sources of which no record is passed over.
+
+    Raises: UserError, also for the first record that cannot be read.
+    """
+    for record in read_source(source):
+        if isinstance(record, BadRecord):
+            where = f"{record.origin.file}:{record.origin.row}"
+            raise UserError(f"source {source.name!r}: {where}: {record.reason}: {record.detail}")
+        yield record
 
 
 def empty_source(source: SourceConfig) -> UserError:
