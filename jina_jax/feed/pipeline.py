@@ -6,7 +6,6 @@ one number.
 """
 
 import os
-import signal
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -21,7 +20,7 @@ from jina_jax.feed.batch import Batch, pack_batch
 from jina_jax.feed.mixture import Mixture, plan_mixture
 from jina_jax.shards.array_record import ShardSet
 from jina_jax.shards.manifest import Manifest
-from jina_jax.system.processes import die_with_parent
+from jina_jax.system.processes import begin_worker
 
 _ROUNDS = 6
 
@@ -97,12 +96,6 @@ class _ReadBatch(grain.transforms.Map):
         return Batch(int(element), source, record_B, packed)
 
 
-def _start_worker(parent: int, *_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's to handle.
-    # A worker must not outlive a trainer that was killed, holding its memory and its stdout.
-    die_with_parent(parent)
-
-
 def batches(
     sources: Mapping[str, ShardSet],
     mixture: Mixture,
@@ -145,7 +138,7 @@ def batches(
         grain.MultiprocessingOptions(
             num_workers=config.workers, per_worker_buffer_size=config.prefetch_batches
         ),
-        worker_init_fn=partial(_start_worker, os.getpid()),
+        worker_init_fn=partial(begin_worker, os.getpid()),
     )
     return _or_lost(iter(from_workers))
 

@@ -6,7 +6,6 @@ reads the folder compares first.
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -42,7 +41,8 @@ _THREADS = 8
 
 def seal(folder: Path) -> None:
     """Writes `seal.json` into a folder whose files are complete; they are on the disk before it."""
-    names = _files(folder)
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != SEAL_FILE)
+    names = sorted(path.relative_to(folder).as_posix() for path in paths)
     for name in names:
         sync(folder / name)
     for inner in {(folder / name).parent for name in names}:
@@ -78,19 +78,8 @@ def damage(folder: Path, *, below: Sequence[str] = (), share: tuple[int, int] = 
     return ""
 
 
-def _files(folder: Path) -> list[str]:
-    return sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != SEAL_FILE
-    )
-
-
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return (
-            f"{os.fstat(file.fileno()).st_size}:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-        )
+    return f"{path.stat().st_size}:{file_sha256(path)}"
 
 
 def _problem(path: Path, sealed: object) -> str:

@@ -24,6 +24,14 @@ def die_with_parent(parent: int | None = None) -> None:
         os._exit(1)
 
 
+def begin_worker(parent: int, *_: int) -> None:
+    """What a worker of the process `parent` does first: it leaves Ctrl-C to that, and ends with it,
+    or it would hold memory and write beside whoever resumes the work of a killed one.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent(parent)
+
+
 def end_at_once(code: ExitCode, message: str) -> NoReturn:
     """Ends a process that hangs: says why and where each thread is, and leaves nothing running.
 

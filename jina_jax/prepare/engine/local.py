@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -10,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from jina_jax.prepare.engine.task import Task, WorkerLostError, execute
-from jina_jax.system.processes import die_with_parent
+from jina_jax.system.processes import begin_worker
 
 _QUEUED_PER_WORKER = 8
 """Tasks handed out ahead, which bounds what a cancelled stage still does."""
@@ -77,7 +76,5 @@ class LocalEngine:
 
 
 def _start_worker(parent: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle.
-    # A worker must not go on writing beside the run that resumes the work of a killed one.
-    die_with_parent(parent)
+    begin_worker(parent)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # The processes are the parallelism.
