@@ -7,9 +7,9 @@ its configuration and the keys of the tasks whose files it reads, back to the st
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -92,14 +92,20 @@ class Pipeline:
           unit: what a task works on, in the plural.
           records: how many each task works through; None when it is not records that count.
         """
-        results = run_tasks(self.engine, tasks, self.space.markers)
         if records is None:
-            return list(track(results, what, total=len(tasks), unit=unit, enabled=self.progress))
-        shown = track(
-            zip(results, records, strict=True), what, total=len(tasks), unit=unit,
-            records=itemgetter(1), enabled=self.progress,
-        )  # fmt: skip
-        return [result for result, _ in shown]
+            return list(self.results(tasks, what, unit))
+        sizes = iter(records)  # Results come in the order of their tasks.
+        return list(self.results(tasks, what, unit, lambda _: next(sizes)))
+
+    def results(
+        self, tasks: Sequence[Task], what: str, unit: str,
+        records: Callable[[Any], int] | None = None,
+    ) -> Iterator[Any]:  # fmt: skip
+        """As `run`, one by one; `records` tells from a result how many there were."""
+        done = run_tasks(self.engine, tasks, self.space.markers)
+        return track(
+            done, what, total=len(tasks), unit=unit, records=records, enabled=self.progress
+        )
 
     def ledger(self, name: str) -> Path:
         """The ledger of a task; it is merged after those before it."""
@@ -161,11 +167,8 @@ def read_stage(run: Pipeline) -> tuple[Reads, Path]:
     read = bad = row = 0
     shown: list[BadRecord] = []
     current = -1
-    shown_results = track(
-        run_tasks(run.engine, tasks, run.space.markers), "read", total=len(tasks), unit="blocks",
-        records=attrgetter("read"), enabled=run.progress,
-    )  # fmt: skip
-    for block, task, result in zip(blocks, tasks, shown_results, strict=True):
+    done = run.results(tasks, "read", "blocks", attrgetter("read"))
+    for block, task, result in zip(blocks, tasks, done, strict=True):
         if block.source != current:
             read, bad, shown, current = 0, 0, [], block.source
         row = row if block.start else 0

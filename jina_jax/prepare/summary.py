@@ -5,6 +5,7 @@ import operator
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import numpy as np
 
@@ -125,8 +126,8 @@ def summaries(
         shards = encoded[index]
         held = sum(part[index] for part in outcome.taken)
         lengths = zip(*(shard.lengths for shard in shards), strict=True)
-        counts = [_added_lengths(of_text) for of_text in lengths]
-        query, positive, *negative = map(length_stats, counts)
+        counts = ([sum(n) for n in zip_longest(*parts, fillvalue=0)] for parts in lengths)
+        query, positive, *negative = (length_stats(np.array(count_L)) for count_L in counts)
         found.append(
             SourceSummary(
                 name=source.name,
@@ -150,13 +151,6 @@ def summaries(
             )
         )
     return tuple(found)
-
-
-def _added_lengths(parts: Sequence[Sequence[int]]) -> np.ndarray:
-    total_L = np.zeros(max(map(len, parts)), np.int64)
-    for part in parts:
-        total_L[: len(part)] += part
-    return total_L
 
 
 def length_stats(count_L: np.ndarray) -> LengthStats:

@@ -80,7 +80,7 @@ class ConsistencyFilter:
         with (folder / _EMBEDDINGS).open("wb") as z_file, (folder / _HASHES).open("wb") as h_file:
             for batch in batches():
                 z_ND = self._embed(batch, "positive", cache)[:left]
-                hash_Nx2 = _hashes(batch)[:left]
+                hash_Nx2 = hash_words(batch.column("positive_hash"))[:left]
                 for file, data in ((z_file, z_ND.tobytes()), (h_file, hash_Nx2.tobytes())):
                     file.write(data)
                     digest.update(data)
@@ -93,7 +93,7 @@ class ConsistencyFilter:
         """Ranks and cosines, float32 [N, 2]."""
         ranker = _ranker(folder, (folder / _DIGEST).read_text(), self.config, self.model_sha256)
         q_ND, p_ND = (self._embed(batch, name, cache) for name in ("query", "positive"))
-        rank_N = ranker.ranks(q_ND, p_ND, _hashes(batch))
+        rank_N = ranker.ranks(q_ND, p_ND, hash_words(batch.column("positive_hash")))
         return np.stack([rank_N, np.einsum("nd,nd->n", q_ND, p_ND)], axis=1).astype(np.float32)
 
     def decide(self, batch: pa.RecordBatch, score_NS: np.ndarray, folder: Path) -> Verdict:
@@ -113,10 +113,6 @@ class ConsistencyFilter:
             return encoder.encode(texts, prompt=prompt)
         path = cache / f"embeddings-{contents_key([encoder.identity(), prompt, *texts])}.npy"
         return cached_array(path, lambda: encoder.encode(texts, prompt=prompt))
-
-
-def _hashes(batch: pa.RecordBatch) -> np.ndarray:
-    return hash_words(batch.column("positive_hash"))
 
 
 @functools.lru_cache(maxsize=1)
