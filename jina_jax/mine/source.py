@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -210,29 +211,18 @@ _MOST_KNOWN = 64
 may be left with fewer than `last_rank` others."""
 
 
+@dataclass(frozen=True)
 class SourceMiner:
     """Steps that each go on from what lies in the workspace."""
 
-    def __init__(
-        self,
-        source: SourceConfig,
-        space: Workspace,
-        embedder: Embedder,
-        config: MineConfig,
-        progress: bool,
-    ) -> None:
-        """Begins nothing yet.
-
-        Args:
-          source: of pairs.
-          space: where files and markers lie.
-          embedder: the trained model.
-          config: ranks, margin and blocks.
-          progress: show it on standard error.
-        """
-        self._source, self._space, self._embedder = source, space, embedder
-        self._prompts = prompts_of(source, embedder.prompts)
-        self._config, self._progress = config, progress
+    source: SourceConfig
+    """Of pairs."""
+    space: Workspace
+    embedder: Embedder
+    """The trained model."""
+    config: MineConfig
+    progress: bool
+    """Show it on standard error."""
 
     def run(self, shards: Sequence[Path]) -> dict[str, Any]:
         """Makes the files of the source.
@@ -245,42 +235,43 @@ class SourceMiner:
         queries, passages = (different_texts(pairs, name) for name in ("query", "positive"))
         q_QD, p_CD = (
             embed_to_file(
-                self._embedder, texts.read_from, len(texts), self._work(f"{name}.f32"),
-                self._marker(name), prompt=prompt, progress=self._progress,
+                self.embedder, texts.read_from, len(texts), self._work(f"{name}.f32"),
+                self._marker(name), prompt=prompt, progress=self.progress,
             )
             for name, texts, prompt in zip(
-                ("queries", "passages"), (queries, passages), self._prompts, strict=True
+                ("queries", "passages"), (queries, passages),
+                prompts_of(self.source, self.embedder.prompts), strict=True,
             )
         )  # fmt: skip
         total = self._search(queries, passages, q_QD, p_CD)
-        blocks = -(-len(queries) // self._config.query_block)
+        blocks = -(-len(queries) // self.config.query_block)
         for ending in ("jsonl", "dropped.jsonl"):
             join_files(
                 (self._part(ending, number) for number in range(blocks)),
-                self._space.result / f"{self._source.name}.{ending}",
+                self.space.result / f"{self.source.name}.{ending}",
             )
         sizes = {"pairs": len(pairs), "queries": len(queries), "passages": len(passages)}
         return sizes | total
 
     def _work(self, name: str) -> Path:
-        return self._space.work / f"{self._source.name}.{name}"
+        return self.space.work / f"{self.source.name}.{name}"
 
     def _marker(self, name: str) -> Path:
-        return self._space.markers / f"{self._source.name}.{name}"
+        return self.space.markers / f"{self.source.name}.{name}"
 
     def _collect(self, shards: ShardSet) -> Path:
         path, marker = self._work("pairs.arrow"), self._marker("pairs")
         if not marker.exists():
-            say(f"{self._source.name}: read the training pairs", enabled=self._progress)
-            pairs = collect_pairs(self._source, shards, path)
+            say(f"{self.source.name}: read the training pairs", enabled=self.progress)
+            pairs = collect_pairs(self.source, shards, path)
             if not pairs:
                 raise UserError(
-                    f"source {self._source.name!r} holds none of the pairs that the run was "
+                    f"source {self.source.name!r} holds none of the pairs that the run was "
                     f"trained on: has it changed since it was prepared?"
                 )
             if missing := len(shards) - pairs:
-                say(f"{self._source.name}: {missing:,} of {len(shards):,} training pairs are no "
-                    f"longer in the source", enabled=self._progress)  # fmt: skip
+                say(f"{self.source.name}: {missing:,} of {len(shards):,} training pairs are no "
+                    f"longer in the source", enabled=self.progress)  # fmt: skip
             write_atomically(marker, b"")
         return path
 
@@ -289,26 +280,26 @@ class SourceMiner:
     ) -> dict[str, Any]:
         """Searches block by block of queries, and adds up the counts."""
         known = Known(queries, passages)
-        most = self._config.last_rank + min(known.most, _MOST_KNOWN)
+        most = self.config.last_rank + min(known.most, _MOST_KNOWN)
         order = np.argsort(queries.of_pair_N, kind="stable")
         query_N, passage_N = queries.of_pair_N[order], passages.of_pair_N[order]
-        rows = self._config.query_block
+        rows = self.config.query_block
         firsts = range(0, len(queries), rows)
         totals: Counter[str] = Counter()
         dropped: Counter[str] = Counter()
-        name = f"search {self._source.name}"
-        for first in track(firsts, name, total=len(firsts), unit="blocks", enabled=self._progress):
+        name = f"search {self.source.name}"
+        for first in track(firsts, name, total=len(firsts), unit="blocks", enabled=self.progress):
             marker = self._marker(f"block-{first // rows:06d}")
             if not marker.exists():
                 score_QK, index_QK = top_k(
                     q_QD[first : first + rows], p_CD, most,
-                    query_block=rows, block=self._config.corpus_block,
+                    query_block=rows, block=self.config.corpus_block,
                 )  # fmt: skip
                 mine = slice(*np.searchsorted(query_N, [first, first + len(index_QK)]))
                 of_N, positive_N = query_N[mine], passage_N[mine]
                 score_NK, index_NK = score_QK[of_N - first], index_QK[of_N - first]
                 cosine_N = np.einsum("nd,nd->n", q_QD[of_N], p_CD[positive_N])
-                judged = judge(score_NK, known(of_N, index_NK), cosine_N, self._config)
+                judged = judge(score_NK, known(of_N, index_NK), cosine_N, self.config)
                 lines = _Lines(queries, passages, of_N, positive_N, cosine_N)
                 for ending, wanted in (("jsonl", (TAKEN,)), ("dropped.jsonl", tuple(RULES))):
                     part = self._part(ending, first // rows)
@@ -323,15 +314,14 @@ class SourceMiner:
         return self._work(f"{number:06d}.{ending}")
 
 
-class _Lines:
+class _Lines(NamedTuple):
     """Candidates of a block of pairs as lines."""
 
-    def __init__(
-        self, queries: Texts, passages: Texts, query_N: np.ndarray, positive_N: np.ndarray,
-        cosine_N: np.ndarray,
-    ) -> None:  # fmt: skip
-        self._queries, self._passages = queries, passages
-        self._query_N, self._positive_N, self._cosine_N = query_N, positive_N, cosine_N
+    queries: Texts
+    passages: Texts
+    query_N: np.ndarray
+    positive_N: np.ndarray
+    cosine_N: np.ndarray
 
     def of(
         self, judged: Judged, score_NK: np.ndarray, index_NK: np.ndarray, wanted: tuple[int, ...]
@@ -340,11 +330,11 @@ class _Lines:
         row_X, column_X = np.nonzero(np.isin(judged.verdict_NK, wanted))
         at = row_X, column_X
         texts = (
-            self._queries.read(self._query_N[row_X]),
-            self._passages.read(self._positive_N[row_X]),
-            self._passages.read(index_NK[at]),
+            self.queries.read(self.query_N[row_X]),
+            self.passages.read(self.positive_N[row_X]),
+            self.passages.read(index_NK[at]),
         )
-        numbers = (judged.verdict_NK[at], judged.rank_NK[at], self._cosine_N[row_X], score_NK[at])
+        numbers = (judged.verdict_NK[at], judged.rank_NK[at], self.cosine_N[row_X], score_NK[at])
         for query, positive, passage, verdict, rank, cosine, score in zip(
             *texts, *(x.tolist() for x in numbers), strict=True
         ):
