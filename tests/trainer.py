@@ -12,6 +12,7 @@ from typing import IO
 from jina_jax.cli.arguments import config_verb
 from jina_jax.feed.pipeline import feed_of_run
 from jina_jax.shards.manifest import load_manifest
+from jina_jax.train.evaluation import EVALUATIONS_FILE
 from jina_jax.train.metrics.writer import read_metrics
 
 ROOT = Path(__file__).parents[1]
@@ -114,3 +115,8 @@ def curve(folder: Path, run: str) -> list[tuple[int, str, float, float]]:
         (v["step"], v["source"], v["loss"], v["gradient_norm"])
         for v in read_metrics(folder / run / "metrics.jsonl")
     ]
+
+
+def evaluations(run_path: Path) -> list[dict[str, float]]:
+    """The lines of a run's evaluations: `step`, and KIND/TASK/MEASURE → value."""
+    return read_metrics(run_path / EVALUATIONS_FILE)

@@ -261,18 +261,6 @@ def _free_name(path: Path) -> Path:
     return free
 
 
-def open_for_reading(*folders: Path) -> tuple[Checkpoints, int]:
-    """Opens the first folder that has one, to read the parameters of its newest good step.
-
-    Raises: UserError when none has.
-    """
-    for checkpoints in map(Checkpoints, folders):
-        step = checkpoints.newest_good(parts=("params",))
-        if step is not None:
-            return checkpoints, step
-    raise UserError(f"no undamaged checkpoint in {folders[-1]}: run `jina-jax train` first")
-
-
 STARTS_FILE = "starts.jsonl"
 """Of the run folder: when, at which step and on what each start of its training was."""
 BEST_FOLDER = "best"
@@ -317,6 +305,10 @@ def load_checkpoint(run_path: Path) -> Trained:
     like = jax.eval_shape(partial(init_params, config, pooling=pooling), jax.random.key(0))
     place_at = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place_at), like)
-    checkpoints, step = open_for_reading(run_path / BEST_FOLDER, run_path / "checkpoints")
-    params = checkpoints.restore_params(step, like)
-    return Trained(params, config, pooling, prompts, max_tokens, step)
+    for folder in (run_path / BEST_FOLDER, run_path / "checkpoints"):
+        checkpoints = Checkpoints(folder)
+        step = checkpoints.newest_good(parts=("params",))
+        if step is not None:
+            params = checkpoints.restore_params(step, like)
+            return Trained(params, config, pooling, prompts, max_tokens, step)
+    raise UserError(f"no undamaged checkpoint in {folder}: run `jina-jax train` first")

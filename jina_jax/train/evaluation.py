@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
@@ -115,8 +114,3 @@ def _flat(found: Evaluation) -> Iterator[tuple[str, float]]:
         for task, systems in results.items():
             for measure, value in systems[_MODEL].items():
                 yield f"{kind}/{task}/{measure}", value
-
-
-def evaluations(run_path: Path) -> list[dict[str, float]]:
-    """The lines of a run's evaluations: `step`, and KIND/TASK/MEASURE → value."""
-    return read_metrics(run_path / EVALUATIONS_FILE)

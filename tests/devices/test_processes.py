@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 
 from jina_jax.config import MeshConfig
-from jina_jax.train.evaluation import evaluations
 from tests.devices.test_mesh import WHOLE, assert_equal, value_and_grad
-from tests.trainer import ROOT, curve, finish, start, wait_for_step
+from tests.trainer import ROOT, curve, evaluations, finish, start, wait_for_step
 
 GRADIENT = """
 import sys

@@ -5,9 +5,8 @@ import signal
 import pytest
 
 from jina_jax.checkpoint.checkpoints import Checkpoints
-from jina_jax.train.evaluation import evaluations
 from jina_jax.train.metrics.writer import read_metrics
-from tests.trainer import curve, finish, start, wait_until
+from tests.trainer import curve, evaluations, finish, start, wait_until
 
 pytestmark = pytest.mark.slow
 

@@ -19,9 +19,8 @@ from jina_jax.evaluate.retrieval import load_task, rank_by_embedding, score
 from jina_jax.evaluate.run import measures, read_tasks
 from jina_jax.inference.embedder import Embedder
 from jina_jax.shards.manifest import load_manifest
-from jina_jax.train.evaluation import evaluations
 from tests.prepared import tiny_config
-from tests.trainer import curve, finish, start
+from tests.trainer import curve, evaluations, finish, start
 
 pytestmark = pytest.mark.slow
 
