@@ -44,9 +44,14 @@ def configured_scorers(config: DataConfig) -> list[Scorer]:
         scorers.append(NearDuplicateFilter(config.near_duplicates))
     if config.consistency.enabled or config.margin.enabled:
         # With JAX and a model; preparation without them does without JAX.
-        from jina_jax.prepare.filters.scorers import model_filters
+        from jina_jax.inference.model_folder import model_sha256
+        from jina_jax.prepare.filters.scorers import ConsistencyFilter, MarginFilter
 
-        scorers += model_filters(config)
+        if config.consistency.enabled:
+            sha256 = model_sha256(config.consistency.model)
+            scorers.append(ConsistencyFilter(config.consistency, sha256))
+        if config.margin.enabled:
+            scorers.append(MarginFilter(config.margin, model_sha256(config.margin.model)))
     return scorers
 
 

@@ -106,8 +106,8 @@ Line = Sequence[tuple[float, float]]
 
 
 def curves(
-    about: About, lines: Mapping[str, Line], *, y_label: str = "",
-    x_label: str = "step", log: bool = False, from_zero: bool = False, digits: int = 4,
+    about: About, lines: Mapping[str, Line], *, y_label: str = "", log: bool = False,
+    from_zero: bool = False,
 ) -> Plot:  # fmt: skip
     """Lines over steps, told apart by colour and dash.
 
@@ -115,10 +115,8 @@ def curves(
       about: the picture.
       lines: by name, at least one.
       y_label: with the unit, where there is one.
-      x_label: likewise.
       log: a logarithmic y axis.
       from_zero: the y axis begins at 0.
-      digits: significant, of the numbers beside the plot.
     """
     with style():
         figure, axes = _axes(2.5)
@@ -126,15 +124,15 @@ def curves(
             marker = "o" if len(points) < 15 else ""
             axes.plot(*np.transpose(points), label=label, marker=marker, markersize=3.5,
                       linestyle=_DASHES[number % len(_DASHES)])  # fmt: skip
-        axes.set(xlabel=x_label, ylabel=y_label, yscale="log" if log else "linear")
+        axes.set(xlabel="step", ylabel=y_label, yscale="log" if log else "linear")
         if from_zero:
             axes.set_ylim(0, 1.08 * max(y for points in lines.values() for _, y in points) or 1)
         _legend(figure, list(lines))
     rows = []
     for label, points in lines.items():
         at = np.unique(np.linspace(0, len(points) - 1, _POINTS_SHOWN).round().astype(int))
-        rows += [[label, f"{x:g}", f"{y:.{digits}g}"] for x, y in (points[i] for i in at)]
-    header = ["line", x_label, y_label or about.title]
+        rows += [[label, f"{x:g}", f"{y:.4g}"] for x, y in (points[i] for i in at)]
+    header = ["line", "step", y_label or about.title]
     return Plot(about, figure, Table(about.title, header, rows))
 
 

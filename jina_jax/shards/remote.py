@@ -9,7 +9,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -72,7 +72,7 @@ def upload_prepared(config: RunConfig) -> None:
     mark = hashlib.sha256(ours).hexdigest().encode()
     there = _listing(url) if _read(url, _UPLOADING) == mark else {}
     _try(url, partial(_remove, f"{url}/{MANIFEST_FILE}"))
-    _try(url, partial(_put_bytes, f"{url}/{_UPLOADING}", mark))
+    _try(url, partial(_put, mark, f"{url}/{_UPLOADING}"))
     names = [
         str(path.relative_to(folder))
         for path in sorted(folder.rglob("*"))
@@ -80,7 +80,7 @@ def upload_prepared(config: RunConfig) -> None:
     ]
     names = [n for n in names if there.get(n) != (folder / n).stat().st_size]
     _each({n: partial(_put, folder / n, f"{url}/{n}") for n in names}, f"put into {url}")
-    _try(url, partial(_put_bytes, f"{url}/{MANIFEST_FILE}", ours))
+    _try(url, partial(_put, ours, f"{url}/{MANIFEST_FILE}"))
     _try(url, partial(_remove, f"{url}/{_UPLOADING}"))
     say(f"prepared data are in {url}")
 
@@ -162,16 +162,13 @@ def _get(url: str, folder: Path, file: _Wanted) -> None:
             raise OSError("what came is not what the manifest has: its size or sha256 differs")
 
 
-def _put(path: Path, url: str) -> None:
+def _put(content: Path | bytes, url: str) -> None:
     with store(url) as (system, name):
         system.makedirs(system._parent(name), exist_ok=True)
-        system.put_file(str(path), name)
-
-
-def _put_bytes(url: str, content: bytes) -> None:
-    with store(url) as (system, name):
-        system.makedirs(system._parent(name), exist_ok=True)
-        system.pipe_file(name, content)
+        if isinstance(content, bytes):
+            system.pipe_file(name, content)
+        else:
+            system.put_file(str(content), name)
 
 
 def _remove(url: str) -> None:
@@ -184,12 +181,10 @@ def _read(url: str, name: str) -> bytes | None:
     """A small file at a URL; None when there is none."""
 
     def read() -> bytes | None:
-        with store(f"{url}/{name}") as (system, path):
+        with store(f"{url}/{name}") as (system, path), suppress(FileNotFoundError):
             system.invalidate_cache()
-            try:
-                return bytes(system.cat_file(path))
-            except FileNotFoundError:
-                return None
+            return bytes(system.cat_file(path))
+        return None
 
     return _try(url, read)
 

@@ -134,17 +134,14 @@ def _read_module(module: str, path: Path) -> Iterator[Pair | BadRecord]:
 def _documented(node: _Documented, name: str) -> Iterator[tuple[str, _Documented]]:
     """The node and what it defines, in the order of the file, but nothing local to a function."""
     yield name, node
-    pending: list[ast.AST] = [] if _is_function(node) else list(reversed(node.body))
+    is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    pending: list[ast.AST] = [] if is_function else list(reversed(node.body))
     while pending:
         child = pending.pop()
         if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield from _documented(child, f"{name}.{child.name}")
         elif isinstance(child, ast.If | ast.Try):
             pending.extend(reversed(child.body))
-
-
-def _is_function(node: ast.AST) -> bool:
-    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
 
 
 def docstring_pair(name: str, docstring: str | None, origin: Origin) -> Pair | None:

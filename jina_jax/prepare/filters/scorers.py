@@ -17,14 +17,13 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from jina_jax.config import ConsistencyConfig, DataConfig, MarginConfig
+from jina_jax.config import ConsistencyConfig, MarginConfig
 from jina_jax.inference.embedder import Embedder
 from jina_jax.inference.model_folder import model_sha256
 from jina_jax.prepare.filters.consistency import Ranker, Sample, keep_by_rank
 from jina_jax.prepare.filters.filter import (
     Batches,
     Records,
-    Scorer,
     Verdict,
     check_unchanged,
     verdict,
@@ -34,20 +33,6 @@ from jina_jax.system.atomic import atomic_file
 from jina_jax.text.identity import hash_words
 
 _EMBEDDINGS, _HASHES, _DIGEST = "embeddings.f32", "hashes.u64", "xxh3"
-
-
-def model_filters(config: DataConfig) -> list[Scorer]:
-    """The filters with a model that the configuration asks for, in the order of their use.
-
-    Raises: UserError when a model cannot be found, with the way to get it.
-    """
-    scorers: list[Scorer] = []
-    if config.consistency.enabled:
-        model = config.consistency.model
-        scorers.append(ConsistencyFilter(config.consistency, model_sha256(model)))
-    if config.margin.enabled:
-        scorers.append(MarginFilter(config.margin, model_sha256(config.margin.model)))
-    return scorers
 
 
 @dataclass(frozen=True)
