@@ -54,14 +54,11 @@ def hash_words(*columns: pa.ChunkedArray | pa.Array) -> np.ndarray:
     """Hash columns beside each other as uint64 [N, 2 · columns], equal where the hashes are."""
     words = []
     for column in columns:
-        chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-        joined = b"".join(chunk.buffers()[1][_span(chunk)] for chunk in chunks if len(chunk))
-        words.append(np.frombuffer(joined, "<u8").reshape(-1, 2))
+        array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+        data = array.buffers()[1] or b""
+        rows = slice(array.offset * HASH_BYTES, (array.offset + len(array)) * HASH_BYTES)
+        words.append(np.frombuffer(data[rows], "<u8").reshape(-1, 2))
     return np.hstack(words)
-
-
-def _span(chunk: pa.Array) -> slice:
-    return slice(chunk.offset * HASH_BYTES, (chunk.offset + len(chunk)) * HASH_BYTES)
 
 
 def row_keys(words_Nx: np.ndarray) -> np.ndarray:
