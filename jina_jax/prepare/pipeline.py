@@ -17,7 +17,7 @@ from jina_jax.config import DataConfig
 from jina_jax.prepare.dedup import DEDUP_VERSION, DedupResult, DedupRules, dedup_task, source_ranks
 from jina_jax.prepare.engine.local import LocalEngine
 from jina_jax.prepare.engine.task import Engine, Task, run_tasks
-from jina_jax.prepare.filters.filter import Filter, Scorer, filter_key
+from jina_jax.prepare.filters.filter import Filter, Stage, filter_key
 from jina_jax.prepare.ingest import (
     CLEAN_VERSION,
     Block,
@@ -71,7 +71,7 @@ class Pipeline:
         """Which sources are of triplets."""
         return tuple(bool(source.negative_field) for source in self.config.sources)
 
-    def looked_at(self, stage: Filter | Scorer) -> list[int]:
+    def looked_at(self, stage: Stage) -> list[int]:
         """Which sources have records of a kind that a filter looks at."""
         kinds = ["triplet" if is_triplets else "pair" for is_triplets in self.triplets]
         return [source for source, kind in enumerate(kinds) if kind in stage.records]

@@ -8,17 +8,18 @@ folder/ledger.parquet       what was left out, and why
 """
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from jina_jax.config import DataConfig
+from jina_jax.config import DataConfig, EngineConfig
 from jina_jax.config.files import difference, unchangeable_fields
 from jina_jax.config.source import prompts_of
 from jina_jax.errors import UnusableError, UserError
-from jina_jax.prepare.engine.build import build_engine
-from jina_jax.prepare.engine.task import Task
+from jina_jax.prepare.engine.local import LocalEngine
+from jina_jax.prepare.engine.task import Engine, Task
 from jina_jax.prepare.filters.decontaminate import DecontaminationFilter, leak_report
-from jina_jax.prepare.filters.filter import Filter, Scorer, filter_key
+from jina_jax.prepare.filters.filter import Filter, Scorer, Stage, filter_key
 from jina_jax.prepare.ingest import plan_blocks
 from jina_jax.prepare.inputs import changed_input, input_files
 from jina_jax.prepare.ledger import dropped_texts, merge_ledgers
@@ -33,7 +34,7 @@ from jina_jax.prepare.pipeline import (
 from jina_jax.prepare.scoring import score_stage
 from jina_jax.prepare.split import SplitResult
 from jina_jax.prepare.stages import configured_filters, configured_scorers
-from jina_jax.prepare.summary import VERSIONS, Outcome, eval_path, shard_path, summaries
+from jina_jax.prepare.summary import VERSIONS, Outcome, eval_path, summaries
 from jina_jax.prepare.tokenise import (
     EncodedShard,
     Vocabulary,
@@ -54,6 +55,8 @@ from jina_jax.shards.manifest import (
 from jina_jax.system.hashing import content_key
 from jina_jax.system.terminal import say
 from jina_jax.system.workspace import discard_hidden, discard_leftovers, workspace
+
+_SMALL_BYTES = 16 << 20
 
 
 def prepare(config: DataConfig, out_dir: Path, progress: bool = True) -> Manifest:
@@ -77,7 +80,7 @@ def prepare(config: DataConfig, out_dir: Path, progress: bool = True) -> Manifes
         raise UserError("data.sources is empty: name at least one source of pairs")
     out_dir = out_dir.absolute()
     filters, scorers = configured_filters(config), configured_scorers(config)
-    stages: list[Filter | Scorer] = [*filters, *scorers]
+    stages: list[Stage] = [*filters, *scorers]
     keys = {stage.name: filter_key(stage) for stage in stages}
     prepared = _already_prepared(config, keys, out_dir)
     if prepared is not None:
@@ -94,7 +97,7 @@ def prepare(config: DataConfig, out_dir: Path, progress: bool = True) -> Manifes
         run = Pipeline(config, space, scores_dir, progress)
         vocabulary = None if config.tokenizer.source == "train" else _vocabulary(run, None)
         run.blocks = plan_blocks(config.sources)
-        run.engine = build_engine(config.engine, sum(b.size_bytes for b in run.blocks))
+        run.engine = _engine(config.engine, sum(b.size_bytes for b in run.blocks))
         try:
             manifest = _run(run, filters, scorers, keys, vocabulary)
         except UnusableError as error:
@@ -107,6 +110,18 @@ def prepare(config: DataConfig, out_dir: Path, progress: bool = True) -> Manifes
         save_manifest(manifest, space.result)
     say(f"prepared {manifest.train_records:,} training records in {out_dir}", enabled=progress)
     return manifest
+
+
+def _engine(config: EngineConfig, input_bytes: int) -> Engine:
+    """The engine that a configuration asks for; no processes for so little input that starting them
+    takes longer than the work.
+    """
+    if config.kind == "ray":
+        from jina_jax.prepare.engine.ray import RayEngine
+
+        return RayEngine(config.ray_address, config.workers)
+    cores = len(os.sched_getaffinity(0))
+    return LocalEngine(config.workers or (1 if input_bytes < _SMALL_BYTES else cores))
 
 
 def _already_prepared(config: DataConfig, keys: dict[str, str], out_dir: Path) -> Manifest | None:
@@ -180,7 +195,7 @@ def _run(
     return manifest
 
 
-def _models(stages: Sequence[Filter | Scorer]) -> dict[str, str]:
+def _models(stages: Sequence[Stage]) -> dict[str, str]:
     return {s.name: str(s.model_sha256) for s in stages if hasattr(s, "model_sha256")}
 
 
@@ -216,7 +231,7 @@ def _encode(
         shards = cut_shards([part.train[source] for part in splits], run.config.records_per_shard)
         for number, spans in enumerate(shards):
             parts = [(selected.partitions[s.part], s.first, s.end) for s in spans]
-            path = folder / shard_path(name, number)
+            path = folder / f"train/{name}-{number:05d}.arrayrecord"
             arguments = (parts, source, folder / "tokenizer", most, negatives, prompts, path)
             depends = [(selected.keys[s.part], s.first, s.end) for s in spans]
             key = content_key(

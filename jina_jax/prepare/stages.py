@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from jina_jax.config import DataConfig, LengthConfig
 from jina_jax.prepare.filters.decontaminate import decontamination_filter
-from jina_jax.prepare.filters.filter import Filter, Scorer, Verdict
+from jina_jax.prepare.filters.filter import Filter, Scorer, Stage, Verdict
 from jina_jax.prepare.filters.language import language_filter
 from jina_jax.prepare.filters.lengths import LengthFilter
 from jina_jax.prepare.filters.near_duplicates import NearDuplicateFilter
@@ -130,7 +130,7 @@ def filter_task(
 
 def apply_verdicts(
     judged: Iterator[tuple[int, pa.Table, np.ndarray, Verdict]], row_N: np.ndarray,
-    stage: Filter | Scorer, names: Sequence[str], out: Path, ledger: Path,
+    stage: Stage, names: Sequence[str], out: Path, ledger: Path,
 ) -> StageResult:  # fmt: skip
     """Counts verdicts, writes the ledger and the numbers of the rows that go on.
 

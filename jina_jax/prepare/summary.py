@@ -35,11 +35,6 @@ VERSIONS = {
 """Of everything that decides what is kept, beside the configured filters."""
 
 
-def shard_path(source: str, shard: int) -> str:
-    """Of a source's shard, relative to the prepared folder."""
-    return f"train/{source}-{shard:05d}.arrayrecord"
-
-
 def eval_path(source: str) -> str:
     """Of a source's held-out records, relative to the prepared folder."""
     return f"eval/{source}.parquet"

@@ -35,8 +35,8 @@ class Verdict(NamedTuple):
 
 
 @runtime_checkable
-class Filter(Protocol):
-    """A filter that is cheap enough to run again when its configuration changes."""
+class Stage(Protocol):
+    """What filters of both kinds have."""
 
     name: ClassVar[str]
     """Names the stage in the ledger and the manifest."""
@@ -50,6 +50,11 @@ class Filter(Protocol):
         """Ends of the histogram of its scores."""
         ...
 
+
+@runtime_checkable
+class Filter(Stage, Protocol):
+    """A filter that is cheap enough to run again when its configuration changes."""
+
     def __call__(self, batch: pa.RecordBatch) -> Verdict:
         """Judges a few thousand records at most."""
         ...
@@ -61,16 +66,13 @@ n of them are a random sample that depends on the seed alone."""
 
 
 @runtime_checkable
-class Scorer(Protocol):
+class Scorer(Stage, Protocol):
     """A filter in two halves: scores that cost much and are kept, and a cheap decision.
 
     When only fields of `thresholds` change, the scores of an earlier preparation are used again,
     and so is what was learnt.
     """
 
-    name: ClassVar[str]
-    version: ClassVar[int]
-    records: ClassVar[tuple[Records, ...]]
     thresholds: ClassVar[tuple[str, ...]]
     """Fields that scores do not depend on, such as `config.top_k`."""
     needs_accelerator: ClassVar[bool]
@@ -78,11 +80,6 @@ class Scorer(Protocol):
     teaches: ClassVar[slice | None]
     """Columns of its scores that are of the query with each other text, to be distilled from; None
     where none are."""
-
-    @property
-    def score_range(self) -> tuple[float, float]:
-        """Ends of the histogram of its scores."""
-        ...
 
     def fit(self, batches: Batches, folder: Path, cache: Path) -> None:
         """Learns once per source what its scores depend on besides the record itself.
@@ -111,7 +108,7 @@ class Scorer(Protocol):
         ...
 
 
-def filter_key(stage: Filter | Scorer) -> str:
+def filter_key(stage: Stage) -> str:
     """A hash of everything that decides what a filter does."""
     return content_key(stage.name, stage.version, unchangeable_fields(stage))
 
