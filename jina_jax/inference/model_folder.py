@@ -34,7 +34,7 @@ from jina_jax.text.tokenizer import (
     TOKENIZER_EXTRAS,
     TOKENIZER_FILE,
     check_ids,
-    read_tokenizer,
+    load_tokenizer,
 )
 
 CONFIG_FILE = "config.json"
@@ -431,7 +431,7 @@ def read_folder_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer:
     """
     if not (folder / TOKENIZER_FILE).is_file():
         raise UserError(f"{folder} holds no {TOKENIZER_FILE}: save its fast tokenizer there")
-    tokenizer = read_tokenizer(folder, TOKENIZER_FILE)
+    tokenizer = load_tokenizer(folder)
     check_ids(tokenizer, config.vocab_size, folder)
     return tokenizer
 

@@ -75,7 +75,7 @@ def build_tokenizer(config: TokenizerConfig, texts: Iterator[str] | None, out_di
 
 def _copy_tokenizer(folder: Path, out_dir: Path) -> None:
     """Takes a fast tokenizer as it is, with what transformers reads beside it."""
-    tokenizer = read_tokenizer(folder, TOKENIZER_FILE)
+    tokenizer = load_tokenizer(folder)
     if len(tokenizer.encode("").ids) == 0:
         raise UserError(
             f"{folder / TOKENIZER_FILE} adds no special token to a text, so that an empty text has "
@@ -90,24 +90,13 @@ def _copy_tokenizer(folder: Path, out_dir: Path) -> None:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """Reads `tokenizer.json`: </s> is appended, nothing is cut or padded.
+    """Reads `tokenizer.json`; whatever it says, nothing is cut or padded.
 
     Args:
-      folder: as written by `build_tokenizer`.
-    Raises: UserError when the file is missing or damaged.
-    """
-    return read_tokenizer(folder, TOKENIZER_FILE)
-
-
-def read_tokenizer(folder: Path, name: str) -> Tokenizer:
-    """Reads any `tokenizer.json`; whatever it says, nothing is cut or padded.
-
-    Args:
-      folder: of a model.
-      name: of the file in it.
+      folder: as written by `build_tokenizer`, or of a model.
     Raises: UserError when the file is missing, larger than any, or damaged.
     """
-    path = inner_path(folder, name)
+    path = inner_path(folder, TOKENIZER_FILE)
     content = read_bounded(path, MAX_JSON_BYTES)
     with _as_user_error(f"{path} cannot be read as a tokenizer"):
         tokenizer = Tokenizer.from_buffer(content)
