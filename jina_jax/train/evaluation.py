@@ -1,7 +1,6 @@
 """Evaluation during training: metrics of a step, and the best parameters so far."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 from jax.sharding import Mesh
@@ -11,7 +10,7 @@ from jina_jax.checkpoint.state import TrainState
 from jina_jax.config import RunConfig
 from jina_jax.devices.distributed import is_first
 from jina_jax.errors import UserError
-from jina_jax.evaluate.run import Evaluation, Tasks, measures, read_tasks, score_tasks
+from jina_jax.evaluate.run import Tasks, measures, read_tasks, score_tasks
 from jina_jax.inference.embedder import Embedder
 from jina_jax.system.terminal import say
 from jina_jax.text.tokenizer import load_tokenizer
@@ -75,7 +74,12 @@ class StepEvaluation:
         assert self._tasks is not None
         embedder = self._embedder_of(state.params)
         found = score_tasks(self._tasks, {_MODEL: embedder}, options.top_k, with_bm25=False)
-        values = dict(_flat(found))
+        values = {
+            f"{kind}/{task}/{measure}": value
+            for kind, results in found._asdict().items()
+            for task, systems in results.items()
+            for measure, value in systems[_MODEL].items()
+        }
         if options.keep_best:
             self._keep_best(step, values, state.params)
         self._seen[step] = values
@@ -106,11 +110,3 @@ class StepEvaluation:
             file.write(json.dumps({"step": step} | values) + "\n")
         shown = "  ".join(f"{n} {v:.4f}" for n, v in values.items() if "/average/" in n)
         say(f"evaluation at step {step}: {shown}")
-
-
-def _flat(found: Evaluation) -> Iterator[tuple[str, float]]:
-    """KIND/TASK/MEASURE and its value."""
-    for kind, results in found._asdict().items():
-        for task, systems in results.items():
-            for measure, value in systems[_MODEL].items():
-                yield f"{kind}/{task}/{measure}", value

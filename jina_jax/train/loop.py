@@ -204,7 +204,7 @@ def _run_steps(
     with (
         StopLatch() as latch,
         MetricsWriter(config, first) if is_first() else nullcontext() as writer,
-        Profiler.of_run(config, first) as profiler,
+        Profiler(config, first) as profiler,
     ):
         if evaluation.due(first):
             with watchdog.step(f"the evaluation after step {first}"), goodput.of("evaluation"):

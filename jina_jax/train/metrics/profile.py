@@ -1,7 +1,5 @@
 """Traces of a few steps for TensorBoard and Perfetto."""
 
-from pathlib import Path
-
 import jax
 
 from jina_jax.config import RunConfig
@@ -13,26 +11,12 @@ _WARM_UP_STEPS = 10
 class Profiler:
     """Writes a `jax.profiler` trace of some steps below the run folder."""
 
-    def __init__(self, run_path: Path, *, first_step: int, num_steps: int):
-        """Plans a trace.
-
-        Args:
-          run_path: the trace goes to `profile/` below it.
-          first_step: the first step traced.
-          num_steps: steps traced; 0 traces nothing.
-        """
-        self._folder = run_path / "profile"
-        self._first, self._end = first_step, first_step + num_steps
+    def __init__(self, config: RunConfig, start: int):
+        """Plans the trace that a run configures, which starts or resumes at step `start`."""
+        self._folder = config.run_path / "profile"
+        self._first = start + _WARM_UP_STEPS
+        self._end = self._first + config.train.profile_steps
         self._running = False
-
-    @classmethod
-    def of_run(cls, config: RunConfig, start: int) -> "Profiler":
-        """The trace that a run configures, which starts or resumes at step `start`."""
-        return cls(
-            config.run_path,
-            first_step=start + _WARM_UP_STEPS,
-            num_steps=config.train.profile_steps,
-        )
 
     def __enter__(self) -> "Profiler":
         return self

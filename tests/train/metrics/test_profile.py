@@ -12,11 +12,10 @@ def traces(folder):
     return sorted(folder.rglob("*.xplane.pb"))
 
 
-def run(folder, steps, **planned):
-    return run_with(Profiler(folder, **planned), folder, steps)
-
-
-def run_with(profiler, folder, steps):
+def run(folder, steps, *, first_step, num_steps):
+    """What is written before each step where a run was started 10 steps before `first_step`."""
+    train = TrainConfig(profile_steps=num_steps)
+    profiler = Profiler(RunConfig("x", workdir=str(folder), train=train), first_step - 10)
     double = jax.jit(lambda x: 2 * x)
     x, written = jnp.ones(4), []
     with profiler:
@@ -39,9 +38,7 @@ def test_a_run_that_ends_within_the_trace_writes_it(tmp_path):
 
 
 def test_a_run_is_traced_from_its_tenth_step_on(tmp_path):
-    train = TrainConfig(profile_steps=2)
-    config = RunConfig(name="x", workdir=str(tmp_path), train=train)
-    written = run_with(Profiler.of_run(config, 100), tmp_path, (100, 115))
+    written = run(tmp_path, (100, 115), first_step=110, num_steps=2)
     assert written.index(1) == 12  # steps 110 and 111 are traced; 112 ends it
     assert len(traces(tmp_path / "profile")) == 1
 
