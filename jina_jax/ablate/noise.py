@@ -29,7 +29,7 @@ from jina_jax.system.hashing import content_key, file_xxh3
 from jina_jax.system.terminal import say
 from jina_jax.system.workspace import discard_leftovers, workspace
 from jina_jax.text.identity import text_hash
-from jina_jax.types import BadRecord, Triplet
+from jina_jax.types import BadRecord
 
 MISMATCHED, FOREIGN = "mismatched", "foreign"
 _VERSION = 1
@@ -107,7 +107,8 @@ def _load(config: InjectionConfig, out: Path, identity: str) -> Injected:
 def _write(config: InjectionConfig, folder: Path) -> dict[str, int]:
     chance = np.random.default_rng(config.seed)
     seen: set[bytes] = set()
-    clean = _shuffled(list(_new(_clean(config.clean), seen)), chance)
+    given = (Texts(record.query, record.positive) for record in read_whole(config.clean))
+    clean = _shuffled(list(_new(given, seen)), chance)
     foreign = _shuffled(list(_new(_foreign(config), seen)), chance)
     held_out, clean = clean[: config.held_out], clean[config.held_out :]
     total = _total(config, len(clean), len(foreign))
@@ -157,12 +158,6 @@ def _new(pairs: Iterable[Texts], seen: set[bytes]) -> Iterator[Texts]:
         if all(text.strip() for text in pair) and len({*hashes} - seen) == 2:
             yield pair
             seen.update(hashes)
-
-
-def _clean(source: SourceConfig) -> Iterator[Texts]:
-    for record in read_whole(source):
-        assert not isinstance(record, Triplet)
-        yield Texts(record.query, record.positive)
 
 
 def _foreign_files(config: InjectionConfig) -> Iterator[str]:

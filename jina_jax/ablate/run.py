@@ -10,7 +10,7 @@ WORKDIR/ablation.png, .svg
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -53,13 +53,11 @@ def source_task(source: SourceConfig) -> RetrievalTask:
 
     Raises: UserError naming the first record that cannot be read: none is skipped.
     """
-    return task_of_pairs(source.name, _pairs(source))
-
-
-def _pairs(source: SourceConfig) -> Iterator[tuple[bytes, str, bytes, str]]:
-    for record in read_whole(source):
-        query, positive = record.query, record.positive
-        yield text_hash(query), query, text_hash(positive), positive
+    pairs = (
+        (text_hash(record.query), record.query, text_hash(record.positive), record.positive)
+        for record in read_whole(source)
+    )
+    return task_of_pairs(source.name, pairs)
 
 
 def tasks_key(tasks: Sequence[RetrievalTask]) -> str:
