@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from jina_jax.doctor.machine import Check, Checks
+from jina_jax.doctor.machine import Check, Checks, guarded
 from jina_jax.errors import UserError
 from jina_jax.system.credentials import masked
 
@@ -61,7 +61,7 @@ def _of(what: str, full: bool) -> Checks:
     if (folder / MANIFEST_FILE).exists():
         yield from prepared_checks(folder, full=full)
     elif has_weights(folder):
-        yield from model_checks(folder)
+        yield from guarded("model", lambda: model_checks(folder))
     elif folder.is_dir() and not (folder / RUN_FILE).exists():
         raise UserError(
             f"{what} is neither a prepared folder (manifest.json) nor a run folder (config.json) "

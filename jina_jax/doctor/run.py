@@ -239,11 +239,10 @@ def _run_tokenizer(config: RunConfig) -> Checks:
 
 
 def model_checks(folder: Path) -> Checks:
-    """The checks of an exported or other Hugging Face folder."""
-    yield from guarded("model", lambda: _model(folder))
+    """The checks of an exported or other Hugging Face folder.
 
-
-def _model(folder: Path) -> Checks:
+    Raises: UserError when it cannot be read.
+    """
     model = read_sentence_config(folder)
     read_params(folder, model)
     shape = model.config

@@ -7,6 +7,7 @@ one number.
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -63,36 +64,30 @@ def permute(index_N: np.ndarray, size: int, *seeds: int) -> np.ndarray:
     return value_N.astype(np.int64)
 
 
+@dataclass(frozen=True)
 class _ReadBatch(grain.transforms.Map):
     """Step number → Batch."""
 
-    def __init__(
-        self,
-        sources: Sequence[ShardSet],
-        mixture: Mixture,
-        config: FeedConfig,
-        seed: int,
-        unpooled: Sequence[tuple[int, int]] | None,
-    ):
-        self._sources = list(sources)
-        self._config = config
-        self._seed, self._unpooled = seed, unpooled
-        self._source_T, self._ordinal_T = mixture.source_T, mixture.ordinal_T
+    sources: Sequence[ShardSet]
+    mixture: Mixture
+    config: FeedConfig
+    seed: int
+    unpooled: Sequence[tuple[int, int]] | None
 
     def map(self, element: int) -> Batch:
-        source = int(self._source_T[element])
-        shards = self._sources[source]
-        size = self._config.global_batch_size
-        position_B = int(self._ordinal_T[element]) * size + np.arange(size)
+        source = int(self.mixture.source_T[element])
+        shards = self.sources[source]
+        size = self.config.global_batch_size
+        position_B = int(self.mixture.ordinal_T[element]) * size + np.arange(size)
         record_B = np.empty(size, np.int64)
         epoch_B = position_B // len(shards)
         for epoch in np.unique(epoch_B).tolist():
             of_epoch = epoch_B == epoch
             record_B[of_epoch] = permute(
-                position_B[of_epoch] % len(shards), len(shards), self._seed, source, epoch
+                position_B[of_epoch] % len(shards), len(shards), self.seed, source, epoch
             )
-        unpooled = None if self._unpooled is None else self._unpooled[source]
-        packed = pack_batch(shards.read(record_B), self._config, unpooled)
+        unpooled = None if self.unpooled is None else self.unpooled[source]
+        packed = pack_batch(shards.read(record_B), self.config, unpooled)
         return Batch(int(element), source, record_B, packed)
 
 

@@ -59,6 +59,7 @@ OF_SOURCES = (
     Curve("source-positive", "Cosine of own positives, by source", {"": "positive_cosine"},
           "cosine"),
 )  # fmt: skip
+_NO_PEAK = "The peak of these devices is not known, so that there is no utilisation (MFU) to tell."
 
 
 def training_section(run: RunFacts, key: str, title: str) -> Section | None:
@@ -72,7 +73,7 @@ def training_section(run: RunFacts, key: str, title: str) -> Section | None:
         Group(
             "Speed and memory",
             [*_plots(run.metrics, SPEED, key), *_goodput(last, key)],
-            _no_peak(last),
+            "" if "mfu" in last else _NO_PEAK,
         ),
         *_alarms(run.metrics),
     ]
@@ -166,12 +167,6 @@ def _goodput(last: Mapping[str, Any], key: str) -> Iterator[Plot]:
             "Seconds of the run, all its resumptions together, by what they were spent on.",
         )  # fmt: skip
         yield stacked(about, {"all starts": seconds}, x_label="seconds")
-
-
-def _no_peak(last: Mapping[str, Any]) -> str:
-    if "mfu" in last:
-        return ""
-    return "The peak of these devices is not known, so that there is no utilisation (MFU) to tell."
 
 
 def _alarms(metrics: Sequence[Mapping[str, Any]]) -> Iterator[Group]:

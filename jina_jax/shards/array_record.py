@@ -171,9 +171,6 @@ class ShardSet:
           paths: shard files, in order.
         """
         self._paths = [Path(path) for path in paths]
-        self._close()
-
-    def _close(self) -> None:
         self._pid = 0
         self._readers: list[Any] = []
         self._ends: list[int] = []
