@@ -47,15 +47,10 @@ class Instruction:
         """Names of the instructions it reads."""
         return _NAME.findall(self.operand_text)
 
-    def attribute_name(self, key: str) -> str | None:
-        """The computation that an attribute such as `body=%x` names."""
-        found = re.search(rf"\b{key}=%([\w.\-]+)", self.attributes)
-        return found.group(1) if found else None
-
-    def attribute_number(self, key: str) -> int | None:
-        """The number of an attribute such as `channel_id=3`."""
-        found = re.search(rf"\b{key}=(\d+)", self.attributes)
-        return int(found.group(1)) if found else None
+    def attribute(self, key: str) -> str:
+        """The `x` of `body=%x`, or the `3` of `channel_id=3`; empty where there is none."""
+        found = re.search(rf"\b{key}=%?([\w.\-]+)", self.attributes)
+        return found.group(1) if found else ""
 
 
 @dataclass(frozen=True)
@@ -178,15 +173,16 @@ def trip_count(module: Module, computation: Computation, loop: Instruction) -> i
     noted = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.attributes)
     if noted:
         return int(noted.group(1))
-    condition = module.computations[loop.attribute_name("condition") or ""]
-    body = module.computations[loop.attribute_name("body") or ""]
+    condition = module.computations[loop.attribute("condition")]
+    body = module.computations[loop.attribute("body")]
     compare = condition.root
     if compare.opcode != "compare" or "direction=LT" not in compare.attributes:
         return None
-    counter = condition.instructions[compare.operands[0]].attribute_number("index")
+    index = condition.instructions[compare.operands[0]].attribute("index")
     initial = computation.instructions.get(loop.operands[0])
-    if counter is None or initial is None or initial.opcode != "tuple":
+    if not index or initial is None or initial.opcode != "tuple":
         return None
+    counter = int(index)
     limit = _constant(condition, compare.operands[1])
     first = _constant(computation, initial.operands[counter])
     step = _step(body, counter)
@@ -237,24 +233,24 @@ def measure(module: Module) -> Traffic:
 
 
 def _visit(
-    module: Module, name: str, times: int, is_fused: bool, traffic: Traffic, seen: set[int]
+    module: Module, name: str, times: int, is_fused: bool, traffic: Traffic, seen: set[str]
 ) -> None:
     computation = module.computations[name]
     for instruction in computation.instructions.values():
         if instruction.opcode == "while":
             trips = trip_count(module, computation, instruction)
             traffic.unknown_loops += trips is None
-            body = instruction.attribute_name("body") or ""
+            body = instruction.attribute("body")
             _visit(module, body, times * (1 if trips is None else trips), False, traffic, seen)
             continue
         kind = instruction.opcode.removesuffix("-start")
         if kind in _COLLECTIVES:
             # The compiler spreads a collective over several fusions, to overlap it with their
             # work; equal channels mean that they are one.
-            channel = instruction.attribute_number("channel_id")
+            channel = instruction.attribute("channel_id")
             if not (is_fused and channel in seen):
                 _add_collective(module, computation, instruction, kind, times, traffic)
-            if is_fused and channel is not None:
+            if is_fused and channel:
                 seen.add(channel)
         elif kind == "recv" and "xla_megascale_runtime" in instruction.attributes:
             _add(traffic, BETWEEN_SLICES, times, _from_other_slices(module, instruction))
@@ -359,7 +355,7 @@ def instruction_bytes(module: Module, computation: Computation, instruction: Ins
         # In the background: the result names the source, the target and a signal.
         return _transfer_bytes(*split_tuple(instruction.shape)[:2])
     if opcode == "fusion":
-        fused = module.computations.get(instruction.attribute_name("calls") or "")
+        fused = module.computations.get(instruction.attribute("calls"))
         if fused is not None:
             return _fusion_bytes(computation, instruction, fused)
     shapes = list(_operand_shapes(computation, instruction))
