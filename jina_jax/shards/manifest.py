@@ -215,27 +215,22 @@ def load_manifest(folder: Path) -> Manifest:
     try:
         values = parse_json(read_bounded(path, _MAX_BYTES))
         version = values["format_version"]
+        manifest = from_json(Manifest, values) if version == FORMAT_VERSION else None
     except (ValueError, KeyError, TypeError) as error:
-        raise _malformed(path, error) from error
-    if version != FORMAT_VERSION:
+        what = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"{path} is damaged ({what}): restore it or prepare the data again"
+        ) from error
+    if manifest is None:
         raise UserError(
             f"{path} has format version {version}, this jina-jax reads {FORMAT_VERSION}: delete "
             f"{folder} and run `jina-jax prepare` again (scores beside it are kept)"
         )
-    try:
-        manifest = from_json(Manifest, values)
-    except ValueError as error:
-        raise _malformed(path, error) from error
     for source in manifest.sources:
         for name in (*(shard.path for shard in source.shards), source.eval_path):
             if name is not None:
                 inner_path(folder, name)
     return manifest
-
-
-def _malformed(path: Path, error: Exception) -> UserError:
-    what = f"{type(error).__name__}: {error}"
-    return UserError(f"{path} is damaged ({what}): restore it or prepare the data again")
 
 
 _END_BYTES = 1 << 16

@@ -133,16 +133,12 @@ def read_lines(
         held += len(first)
         for other in others:
             if not skipping:
-                yield row, _joined(parts, bom if row == 1 else b"")
-            row, parts, held, skipping = row + 1, [other], len(other), False
+                yield row, b"".join(parts).removeprefix(bom)
+            row, parts, held, skipping, bom = row + 1, [other], len(other), False, b""
         if held > MAX_LINE_BYTES and not skipping:
             yield row, Damage("too_long", f"a line of more than {MAX_LINE_BYTES:,} bytes")
             skipping = True
         if skipping:
             parts = []
     if held and not skipping:
-        yield row, _joined(parts, bom if row == 1 else b"")
-
-
-def _joined(parts: list[bytes], bom: bytes) -> bytes:
-    return b"".join(parts).removeprefix(bom)
+        yield row, b"".join(parts).removeprefix(bom)
