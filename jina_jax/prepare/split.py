@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from jina_jax.prepare.ledger import dropped_rows, open_ledger
 from jina_jax.prepare.sorted_runs import TEXTS, batches, count_sources, write_rows
-from jina_jax.prepare.stages import Partition
+from jina_jax.prepare.stages import Partition, record_batch
 from jina_jax.system.arrow import map_table, write_table
 from jina_jax.system.atomic import atomic_file
 from jina_jax.text.identity import HASH_BYTES
@@ -62,9 +62,8 @@ def hold_out_task(
     texts = [name for name in TEXTS if name in records.column_names]
     for index, path in enumerate(files):
         mine = records.filter(pc.equal(records.column("source"), index))
-        has = [name for name in texts if mine.column(name).null_count == 0]
         if len(mine):
-            columns = mine.select([*has, *[f"{name}_hash" for name in has]]).combine_chunks()
+            columns = pa.Table.from_batches([record_batch(mine)])
             with atomic_file(path) as part:
                 pq.write_table(columns, part, compression="zstd")
     held = [chunk.drop_null() for name in texts for chunk in records.column(f"{name}_hash").chunks]

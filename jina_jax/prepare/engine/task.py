@@ -8,7 +8,6 @@ they finish changes a byte.
 """
 
 import dataclasses
-import functools
 import json
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -63,17 +62,12 @@ def _marker(task: Task, markers: Path) -> Path:
     return markers / f"{task.name}.json"
 
 
-@functools.cache
-def _result_type(function: Callable[..., Any]) -> Any:
-    return typing.get_type_hints(function)["return"]
-
-
 def _result(task: Task, markers: Path) -> Any:
     """What the task returned when it ran; None when it has not, or otherwise."""
     try:
         marker = json.loads(_marker(task, markers).read_bytes())
-        is_same = marker["key"] == task.key
-        return from_json(_result_type(task.function), marker["result"]) if is_same else None
+        kind = typing.get_type_hints(task.function)["return"]
+        return from_json(kind, marker["result"]) if marker["key"] == task.key else None
     except (FileNotFoundError, ValueError):
         return None
 

@@ -7,7 +7,7 @@ that a model may see).
 """
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -97,7 +97,10 @@ class ConsistencyFilter:
         if not self.config.keep_embeddings:
             return encoder.encode(texts, prompt=prompt)
         path = cache / f"embeddings-{contents_key([encoder.identity(), prompt, *texts])}.npy"
-        return cached_array(path, lambda: encoder.encode(texts, prompt=prompt))
+        if not path.exists():
+            with atomic_file(path) as part, part.open("wb") as file:
+                np.save(file, encoder.encode(texts, prompt=prompt), allow_pickle=False)
+        return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 @functools.lru_cache(maxsize=1)
@@ -191,19 +194,3 @@ def contents_key(parts: Iterable[str]) -> str:
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.hexdigest()
-
-
-def cached_array(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
-    """The array of a .npy file, which is made when there is none; memory-mapped.
-
-    Whoever is killed while writing leaves nothing under the name. When two processes write the
-    same path, the last one's file stays whole.
-
-    Args:
-      path: of the file; its folder exists.
-      compute: gives the array.
-    """
-    if not path.exists():
-        with atomic_file(path) as part, part.open("wb") as file:
-            np.save(file, compute(), allow_pickle=False)
-    return np.load(path, mmap_mode="r", allow_pickle=False)
