@@ -1,4 +1,4 @@
-"""What the five sizes share: the paper's pairs, one batch, and settings for a machine."""
+"""What the sizes of all families share: the paper's pairs, one batch, settings for a machine."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,9 +8,12 @@ from jina_jax.config import (
     FeedConfig,
     LossConfig,
     MeshConfig,
+    ModelConfig,
     OptimConfig,
+    Pooling,
+    PoolingConfig,
     RunConfig,
-    T5Config,
+    TokenizerConfig,
     TrainConfig,
 )
 from jina_jax.configs.jina_v1_pairs import get_config as jina_v1_pairs
@@ -29,11 +32,13 @@ class Setting:
 
 def sized(
     name: str,
-    model: T5Config,
+    model: ModelConfig,
     settings: Mapping[str, Setting],
     machine: str,
     *,
     initial_weights: str = "",
+    tokenizer: str = TokenizerConfig().source,
+    pooling: Pooling = "mean",
 ) -> RunConfig:
     """A run of the pair phase at a global batch of 16,384 pairs of up to 128 + 128 tokens.
 
@@ -43,6 +48,8 @@ def sized(
       settings: machine → how the run lies on it; a slice as `jina-jax plan` names it, or h100:8.
       machine: one of them; empty takes the first.
       initial_weights: where training starts.
+      tokenizer: where the model's vocabulary is; T5's sizes have one, and share prepared data.
+      pooling: from hidden states to an embedding.
     Raises: UserError naming the machines that there are settings for.
     """
     machine = machine or next(iter(settings))
@@ -55,7 +62,7 @@ def sized(
     return RunConfig(
         name=name,
         machine=machine,
-        data=jina_v1_pairs().data,
+        data=replace(jina_v1_pairs().data, tokenizer=TokenizerConfig(tokenizer)),
         feed=FeedConfig(
             global_batch_size=16_384,
             query_tokens=128,
@@ -65,6 +72,7 @@ def sized(
             rows_multiple=1024,
         ),
         model=replace(model, compute_dtype="bfloat16"),
+        pooling=PoolingConfig(pooling),
         mesh=MeshConfig(fsdp=setting.fsdp),
         loss=LossConfig(gather=setting.gather),
         optim=OptimConfig(warmup_steps=1000),
