@@ -96,7 +96,7 @@ def _measure(options: Options) -> None:
             subprocess.run(
                 [
                     sys.executable, str(Path(__file__).with_name("train_speed.py")),
-                    f"--size={size}", f"--max-tokens={limit}",
+                    f"--model={size}", f"--max-tokens={limit}",
                     f"--batch-size={tokens // (2 * limit)}",
                     f"--rounds={1 if options.toy else options.rounds}", "--batches=4",
                     "--compute-dtype=bfloat16", f"--device={'cpu' if options.toy else 'cuda'}",

@@ -43,7 +43,7 @@ def main() -> None:
             sys.executable, str(Path(__file__).with_name("train_speed.py")), "--fixed-length",
             f"--mini-batch={mini_batch}", f"--batch-size={options.batch_size}",
             f"--max-tokens={options.max_tokens}", f"--batches={options.batches}",
-            f"--rounds={options.rounds}", f"--size={options.size}",
+            f"--rounds={options.rounds}", f"--model={options.size}",
         ]  # fmt: skip
         subprocess.run(command, check=True)
 

