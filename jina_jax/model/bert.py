@@ -74,7 +74,7 @@ class BertAttention(nnx.Module):
           mask_RLL: from `segment_mask`.
           bias_HLL: float32, added to the scores.
           dropout_key: the layer's key, or None for no dropout.
-          kernel: how; dropout of the weights goes with `at_once` alone.
+          kernel: how; with `cudnn` no weights are dropped.
         Returns: [N, D] in the compute dtype.
         """
         rows, length, _ = mask_RLL.shape

@@ -77,7 +77,7 @@ class ModernBertAttention(nnx.Module):
           position_RL: of each token in its text.
           theta: of the rotary positions.
           dropout_key: the layer's key, or None for no dropout.
-          kernel: how; dropout of the weights goes with `at_once` alone.
+          kernel: how; with `cudnn` no weights are dropped.
         Returns: [N, D] in the compute dtype.
         """
         rows, length = position_RL.shape

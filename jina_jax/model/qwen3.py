@@ -77,7 +77,7 @@ class Qwen3Attention(nnx.Module):
           mask_RLL: which key each query may attend to.
           position_RL: of each token in its text.
           dropout_key: the layer's key, or None for no dropout.
-          kernel: how; dropout of the weights goes with `at_once` alone.
+          kernel: how; with `cudnn` no weights are dropped.
         Returns: [N, D] in the compute dtype.
         """
         config, (rows, length) = self.config, position_RL.shape

@@ -12,10 +12,18 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float32
 
 from jina_jax.checkpoint.state import Params, TemperatureState, TrainState
-from jina_jax.config import LossConfig, ModelConfig, OptimConfig, PoolingConfig, RunConfig
+from jina_jax.config import (
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    PoolingConfig,
+    RunConfig,
+    TrainConfig,
+)
 from jina_jax.devices.memory import as_out_of_memory, does_not_fit, local_memory_bytes
 from jina_jax.devices.mesh import param_shardings, replicated, split_first_axis
 from jina_jax.feed.batch import PackedBatch
+from jina_jax.model.attention import Kernel
 from jina_jax.model.dropout import DropoutKey
 from jina_jax.model.encoder import embed, init_params
 from jina_jax.model.family import Execution
@@ -145,11 +153,7 @@ def batch_loss(
     z_BTD = embed_texts(
         params, batch, config.model, pooling=config.pooling,
         texts_per_row=config.feed.texts_per_row, chunk_rows=config.train.grad_cache_rows,
-        execution=Execution(
-            config.train.scan_layers, config.train.remat,
-            "cudnn" if config.train.attention == "cudnn" else "at_once",
-        ),
-        sharding=sharding, dropout_key=dropout_key,
+        execution=_execution(config.train, mesh), sharding=sharding, dropout_key=dropout_key,
     )  # fmt: skip
     temperature: float | Array = config.loss.temperature
     if log_temperature is not None:
@@ -165,6 +169,14 @@ def batch_loss(
         loss += weight * output.loss
         metrics |= {f"loss_at_{count}": output.loss, f"accuracy_at_{count}": output.accuracy}
     return loss, {name: value for name, value in metrics.items() if value is not None}
+
+
+def _execution(config: TrainConfig, mesh: Mesh) -> Execution:
+    """How layers are run; a CPU attends row by row, where the rows are not divided."""
+    kernel: Kernel = "cudnn" if config.attention == "cudnn" else "at_once"
+    if mesh.size == 1 and mesh.devices.flat[0].platform == "cpu":
+        kernel = "by_row"
+    return Execution(config.scan_layers, config.remat, kernel)
 
 
 def _loss(

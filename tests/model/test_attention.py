@@ -1,14 +1,18 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jina_jax.model.attention import (
+    WeightDropout,
     attend,
     attend_by_row,
     attend_cudnn,
     segment_mask,
 )
+from jina_jax.model.dropout import DropoutKey
 
 ROWS, LENGTH, HEADS, WIDTH = 5, 24, 3, 16
 SEGMENTS = jnp.asarray(np.sort(np.random.default_rng(0).integers(0, 4, (ROWS, LENGTH)), axis=1))
@@ -89,6 +93,33 @@ def test_large_scores_row_by_row(dtype, tolerance):
     np.testing.assert_allclose(
         np.asarray(got, np.float32), np.asarray(expected, np.float32), rtol=0, atol=tolerance
     )
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_row_by_row_has_the_same_gradients_and_drops_the_same_weights(rate):
+    # Rows of a batch that are not its first.
+    drop = WeightDropout.of(DropoutKey(jax.random.key(7), 3 + jnp.arange(ROWS)), rate)
+    by_row, at_once = (
+        value_and_gradients(functools.partial(how, drop=drop)) for how in (attend_by_row, attend)
+    )
+    for one, other in zip(by_row, at_once, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=5e-6)
+
+
+def test_row_by_row_keeps_no_scores():
+    (q, k, v), _, target = inputs()
+    rows = [jnp.tile(x, (20, 1, 1, 1)) for x in (q, k, v, target)]
+    mask = jnp.tile(segment_mask(SEGMENTS), (20, 1, 1))
+
+    def loss(how, q, k, v, target):
+        return jnp.sum(how(q, k, v, mask) * target)
+
+    scores = 4 * mask.size * HEADS
+    needed = {}
+    for how in (attend, attend_by_row):
+        compiled = jax.jit(jax.grad(functools.partial(loss, how), (0, 1, 2))).lower(*rows).compile()
+        needed[how] = compiled.memory_analysis().temp_size_in_bytes
+    assert needed[attend_by_row] < scores / 2 < scores < needed[attend]
 
 
 @pytest.mark.gpu
