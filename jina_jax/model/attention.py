@@ -156,9 +156,9 @@ class WeightDropout(NamedTuple):
         """For the row of this number alone."""
         return self._replace(key=self.key._replace(row_R=row[None]))
 
-    def __call__(self, weights_RHLL: Array) -> Array:
+    def __call__(self, weights: Array) -> Array:
         """Drops weights of the rows of the key."""
-        return dropout(weights_RHLL, self.key, Site.ATTENTION_WEIGHTS, self.rate)
+        return dropout(weights, self.key, Site.ATTENTION_WEIGHTS, self.rate)
 
 
 def attend(
@@ -213,7 +213,7 @@ def attend_by_row(
         scores_HLL = jnp.where(row[3][None], scores_HLL, MASKED_SCORE)
         weights_HLL = jax.nn.softmax(scores_HLL, axis=-1).astype(v_HLK.dtype)
         if drop is not None and row[4] is not None:
-            weights_HLL = drop.of_row(row[4])(weights_HLL[None])[0]
+            weights_HLL = drop.of_row(row[4])(weights_HLL)
         return jnp.einsum("hqp,hpk->hqk", weights_HLL, v_HLK).transpose(1, 0, 2)
 
     row_R = None if drop is None else drop.key.row_R
