@@ -1,4 +1,4 @@
-"""The five sizes and their settings for machines."""
+"""The five sizes of T5, the large models of other families, and their settings for machines."""
 
 import math
 
@@ -17,6 +17,11 @@ PARAMETERS = {
     "xxl": 4_762_310_656,
 }  # fmt: skip
 """Of T5's encoders, as transformers counts them."""
+OTHERS = {
+    "bert_large": 334_092_288, "xlmr_large": 558_840_832, "modernbert_large": 394_781_696,
+    "qwen3_0_6b": 595_776_512,
+}  # fmt: skip
+"""Of the published models, without poolers and heads."""
 
 
 def machines(size):
@@ -25,12 +30,19 @@ def machines(size):
     return list(importlib.import_module(f"jina_jax.configs.{size}").MACHINES)
 
 
-@pytest.mark.parametrize("size", PARAMETERS)
+@pytest.mark.parametrize("size", PARAMETERS | OTHERS)
 def test_each_has_the_parameters_of_the_paper(size):
-    assert parameter_count(load_config(size).model) == PARAMETERS[size]
+    assert parameter_count(load_config(size).model) == (PARAMETERS | OTHERS)[size]
 
 
-@pytest.mark.parametrize("size", PARAMETERS)
+@pytest.mark.parametrize("size", OTHERS)
+def test_other_families_start_from_a_model_with_its_tokenizer(size):
+    config = load_config(size)
+    assert config.data.tokenizer.source == config.train.initial_weights != ""
+    assert config.pooling.mode == ("lasttoken" if size == "qwen3_0_6b" else "mean")
+
+
+@pytest.mark.parametrize("size", PARAMETERS | OTHERS)
 def test_settings_for_two_tpu_slices_and_eight_gpus_fit_their_devices(size):
     slices = 0
     for machine in machines(size):
@@ -48,7 +60,7 @@ def test_settings_for_two_tpu_slices_and_eight_gpus_fit_their_devices(size):
         assert math.prod(shape) == chips
         assert config.feed.global_batch_size >= 16_384
         assert config.model.compute_dtype == "bfloat16"
-    assert slices >= 2 and "h100:8" in machines(size)
+    assert slices >= (2 if size in PARAMETERS else 1) and "h100:8" in machines(size)
 
 
 def test_a_machine_without_settings_is_refused_with_those_that_have():

@@ -17,6 +17,8 @@ from jina_jax.plan.compile import Request, batch_shape
 from jina_jax.plan.run import PlanOptions, plan, report
 from jina_jax.plan.topology import FAMILIES
 from jina_jax.plan.traffic import BETWEEN_SLICES
+from tests.bert_oracle import TINY_BERT
+from tests.model.test_families import MODERNBERT, MPNET, QWEN3
 from tests.plan.planned import CONFIG
 
 needs_libtpu = pytest.mark.skipif(
@@ -24,10 +26,15 @@ needs_libtpu = pytest.mark.skipif(
 )
 
 
+MODELS = {"t5": CONFIG.model, "bert": TINY_BERT, "mpnet": MPNET, "modernbert": MODERNBERT,
+          "qwen3": QWEN3}  # fmt: skip
+
+
 @needs_libtpu
 @pytest.mark.tpu_compile
-def test_a_small_model_fits_a_real_slice():
-    model = dataclasses.replace(CONFIG.model, compute_dtype="bfloat16")
+@pytest.mark.parametrize("family", MODELS)
+def test_a_small_model_of_each_family_fits_a_real_slice(family):
+    model = dataclasses.replace(MODELS[family], compute_dtype="bfloat16")
     (found,) = plan(dataclasses.replace(CONFIG, model=model), PlanOptions(topology="v5e:2x2"))
     assert (found.compiled.device_kind, found.compiled.devices) == ("TPU v5 lite", 4)
     assert found.compiled.fits
