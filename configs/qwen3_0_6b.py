@@ -8,7 +8,7 @@ from jina_jax.config import Qwen3Config, RunConfig
 from jina_jax.configs._sizes import Setting, sized
 
 MACHINES = {
-    "v5e:4x4": Setting(grad_cache_rows=1024),
+    "v5e:4x4": Setting(fsdp=4, grad_cache_rows=512, remat="full"),
     "h100:8": Setting(grad_cache_rows=1024),
 }
 

@@ -150,7 +150,7 @@ def compile_step(request: Request, progress: Callable[[str], None]) -> Compiled:
     """
     import jax
 
-    from jina_jax.devices.memory import local_memory_bytes
+    from jina_jax.devices.memory import local_memory_bytes, program_bytes
     from jina_jax.devices.mesh import check_divides, make_mesh
     from jina_jax.plan.traffic import measure, parse
     from jina_jax.train.step import make_train_step
@@ -181,11 +181,11 @@ def compile_step(request: Request, progress: Callable[[str], None]) -> Compiled:
     memory = compiled.memory_analysis()
     assert memory is not None
     output = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes + output
+    needed = program_bytes(memory, devices[0].platform)
     available = local_memory_bytes(devices) if request.topology == LOCAL else 0
     return Compiled(
         kind, len(devices), not available or needed <= available, needed, available,
-        memory.argument_size_in_bytes, memory.temp_size_in_bytes, output,
+        memory.argument_size_in_bytes, needed - memory.argument_size_in_bytes - output, output,
         compile_s=compile_s, **dataclasses.asdict(traffic),
     )  # fmt: skip
 

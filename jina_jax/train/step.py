@@ -20,7 +20,12 @@ from jina_jax.config import (
     RunConfig,
     TrainConfig,
 )
-from jina_jax.devices.memory import as_out_of_memory, does_not_fit, local_memory_bytes
+from jina_jax.devices.memory import (
+    as_out_of_memory,
+    does_not_fit,
+    local_memory_bytes,
+    program_bytes,
+)
 from jina_jax.devices.mesh import param_shardings, replicated, split_first_axis
 from jina_jax.feed.batch import PackedBatch
 from jina_jax.model.attention import Kernel
@@ -317,11 +322,9 @@ class CompiledStep:
             raise as_out_of_memory(error, self._config, self._mesh.size) from error
         memory = compiled.memory_analysis()
         if memory is not None:
-            needed = (
-                memory.argument_size_in_bytes + memory.temp_size_in_bytes
-                + memory.output_size_in_bytes - memory.alias_size_in_bytes
-            )  # fmt: skip
-            available = local_memory_bytes(self._mesh.local_devices)
+            devices = self._mesh.local_devices
+            needed = program_bytes(memory, devices[0].platform)
+            available = local_memory_bytes(devices)
             if needed > available:
                 raise does_not_fit(
                     f"a step of {len(batch.ids_RL)} rows of {batch.ids_RL.shape[1]} tokens needs "
