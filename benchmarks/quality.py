@@ -27,7 +27,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,22 +146,15 @@ def _cpu_seconds() -> tuple[float, float]:
 def measured(options: Options, work: Path, seed: int, prepare_s: float) -> dict[str, Any]:
     """Trains and scores both sides with one seed."""
     from jina_jax.inference.embedder import Embedder
-    from jina_jax.inference.model_folder import read_encoder
-    from jina_jax.model.encoder import from_huggingface
 
     write_start(options, work, seed)
     config = run_config(options, work, seed)
     ours, theirs = (trained_side(options, work, side, seed) for side in SIDES)
     trained = Embedder.from_run(config.run_path)
-    shape, tensors = read_encoder(work / f"theirs-{seed}")
-    other = partial(
-        Embedder, config=shape, tokenizer=trained.tokenizer, max_tokens=options.max_tokens
-    )
-    start = read_encoder(work / f"initial-{seed}")[1]
     models = {
         SIDES[0]: trained,
-        SIDES[1]: other(from_huggingface(tensors, shape)),
-        "untrained": other(from_huggingface(start, shape)),
+        SIDES[1]: Embedder.load(work / f"theirs-{seed}"),
+        "untrained": Embedder.load(work / f"initial-{seed}"),
     }
     half = options.steps // 2
     found: dict[str, Any] = {name: scored(options, work, model) for name, model in models.items()}

@@ -180,21 +180,19 @@ def _ours(options: Options, work: Path) -> Figures:
         FeedConfig,
         LossConfig,
         OptimConfig,
-        PoolingConfig,
         RunConfig,
         TrainConfig,
     )
     from jina_jax.devices.mesh import make_mesh, replicated
     from jina_jax.feed.batch import pack_batch
-    from jina_jax.inference.model_folder import find_pooling, read_encoder
-    from jina_jax.model.encoder import from_huggingface
+    from jina_jax.inference.model_folder import read_params, read_sentence_config
     from jina_jax.shards.array_record import decode_records, encode_record
     from jina_jax.text.identity import text_hash
     from jina_jax.text.tokenizer import load_tokenizer
     from jina_jax.train.step import init_state, make_train_step
 
     tokenizer = load_tokenizer(work / "model")
-    shape, tensors = read_encoder(work / "model")
+    model = read_sentence_config(work / "model")
     length = options.max_tokens
     config = RunConfig(
         name="benchmark",
@@ -202,8 +200,8 @@ def _ours(options: Options, work: Path) -> Figures:
             options.batch_size, length, length, row_tokens=length,
             rows_multiple=max(options.mini_batch, 1),
         ),
-        model=replace(shape, compute_dtype=options.compute_dtype),
-        pooling=PoolingConfig(find_pooling(work / "model")),
+        model=replace(model.config, compute_dtype=options.compute_dtype),
+        pooling=model.pooling,
         loss=LossConfig(temperature=TEMPERATURE, mask_false_negatives=False),
         optim=OptimConfig(
             learning_rate=LEARNING_RATE, schedule="constant", warmup_steps=0, weight_decay=0.0,
@@ -212,7 +210,7 @@ def _ours(options: Options, work: Path) -> Figures:
         train=TrainConfig(num_steps=1000, grad_cache_rows=options.mini_batch),
     )  # fmt: skip
     mesh = make_mesh()
-    state = init_state(config, from_huggingface(tensors, shape))
+    state = init_state(config, read_params(work / "model", model))
     del tensors  # as memory is compared
     state = jax.device_put(jax.tree.map(jnp.array, state), replicated(mesh))
     train_step = make_train_step(config, mesh)
