@@ -34,7 +34,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 import psutil  # noqa: E402
 import pytest  # noqa: E402
 
-pytest_plugins = ["tests.folders"]
+pytest_plugins = ["tests.folders", "tests.export.versions"]
 
 
 @pytest.fixture(scope="session", autouse=True)

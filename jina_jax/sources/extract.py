@@ -184,6 +184,7 @@ PER_RECORD: dict[str, Callable[[Any], list[Texts]]] = {
     "ms_marco_pairs": lambda record: _ms_marco(record).pairs(),
     "ms_marco_triplets": lambda record: _ms_marco(record).triplets(),
     "nli_pairs": lambda record: _nli([record]).pairs(),
+    "nli_reversed": lambda record: [pair[::-1] for pair in _nli([record]).pairs()],
     "stack_exchange_votes": stack_exchange_votes,
     "sts_pairs": sts_pairs,
     "triviaqa_pairs": triviaqa_pairs,

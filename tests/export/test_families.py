@@ -198,6 +198,13 @@ def test_training_starts_from_its_weights_and_learns(folder, tuned):
 
 
 @pytest.mark.slow
+@pytest.mark.network
+def test_other_versions_of_sentence_transformers_give_the_same(run, encoded_by_them):
+    got = encoded_by_them(run / "export", TEXTS)
+    np.testing.assert_allclose(got, Embedder.load(run).encode(TEXTS), rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
 def test_the_onnx_graph_gives_the_same_embeddings(run):
     config = dataclasses.replace(read_run(run), export=ExportConfig(onnx=True))
     folder = export(config)  # Compares the graph with the checkpoint at two batch sizes.

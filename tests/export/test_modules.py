@@ -94,6 +94,15 @@ def test_query_and_document_take_their_own_prompts(folder):
         np.testing.assert_allclose(got, encode(TEXTS, batch_size=1), rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.network
+def test_other_versions_of_sentence_transformers_give_the_same(exported, encoded_by_them):
+    ours = Embedder.load(exported, normalize=None)
+    for name, prompt in PROMPTS.items():
+        got = encoded_by_them(exported, TEXTS, name)
+        np.testing.assert_allclose(got, ours.encode(TEXTS, prompt=prompt), rtol=0, atol=1e-6)
+
+
 def test_tensors_go_round_bit_by_bit(folder, exported):
     for path in folder.rglob("model.safetensors"):
         name = path.relative_to(folder)
