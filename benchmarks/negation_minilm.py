@@ -28,6 +28,7 @@ from jina_jax.inference.embedder import Embedder
 from jina_jax.inference.initial import with_named_model
 from jina_jax.negation.build import build_negations
 from jina_jax.prepare.run import prepare
+from jina_jax.system.atomic import write_atomically
 from jina_jax.train.loop import train
 
 _HELD_OUT = 5
@@ -57,7 +58,8 @@ def split(options: Options) -> None:
     for part, of_part in lines.items():
         folder = options.workdir / part
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "nli.jsonl").write_text("\n".join(of_part) + "\n", encoding="utf-8")
+        if not (folder / "nli.jsonl").exists():
+            write_atomically(folder / "nli.jsonl", "".join(f"{x}\n" for x in of_part).encode())
         sources = tuple(
             dataclasses.replace(
                 source, kind="jsonl", dataset="", paths=(str(folder.absolute() / "nli.jsonl"),)

@@ -65,6 +65,7 @@ _WRITTEN = frozenset(
         ONNX_FOLDER, f"{ONNX_FOLDER}/{ONNX_FILE}", f"{ONNX_FOLDER}/{ONNX_DATA}",
     )
 )  # fmt: skip
+_NEW_CLASS = "TokenizersBackend"
 _LARGEST_DIFFERENCE = 1e-6
 _POOLING_MODES = {
     "cls": "cls_token", "mean": "mean_tokens", "lasttoken": "lasttoken",
@@ -208,8 +209,10 @@ def _tokenizer_documents(folder: Path, max_tokens: int) -> dict[str, Any]:
     settings, special = TOKENIZER_EXTRAS
     if not (folder / SPIECE_FILE).is_file():
         given = read_json(folder / settings) if (folder / settings).is_file() else {}
-        base = {"tokenizer_class": "PreTrainedTokenizerFast"}
-        return {settings: base | given | {"model_max_length": max_tokens}}
+        kind = given.get("tokenizer_class", _NEW_CLASS)
+        # transformers 5 writes a class that 4 doesn't have; both have the older name of the same.
+        kind = "PreTrainedTokenizerFast" if kind == _NEW_CLASS else kind
+        return {settings: given | {"tokenizer_class": kind, "model_max_length": max_tokens}}
     tokens = load_tokenizer(folder).get_vocab(with_added_tokens=True)
     extra = sorted(
         (t for t in tokens if t.startswith("<extra_id_")), key=lambda t: tokens[t], reverse=True
