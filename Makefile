@@ -34,7 +34,8 @@ fuzz: $(VENV)/test  ## a minute of fuzzing for each file format that is read
 bench-cpu: $(VENV)/test  ## training and encoding beside sentence-transformers: minutes
 	$(BIN)/python benchmarks/train_speed.py
 	$(BIN)/python benchmarks/train_speed.py --fixed-length --batch-size 32
-	$(BIN)/python benchmarks/train_speed.py --fixed-length --mini-batch 16
+	$(BIN)/python benchmarks/train_speed.py --model small --batches 2
+	$(BIN)/python benchmarks/train_speed.py --model small --batches 2 --fixed-length --mini-batch 16
 	$(BIN)/python benchmarks/encode_speed.py
 
 bench-loss: $(VENV)/run  ## memory and time of the loss beside the full matrix
