@@ -39,7 +39,7 @@ from jina_jax.model.huggingface import (
     require_divides,
     shape_fields,
 )
-from jina_jax.model.layers import INITIAL_STD, LayerNorm, Linear, graphdef, table
+from jina_jax.model.layers import INITIAL_STD, LayerNorm, Linear, gelu, graphdef, table
 from jina_jax.model.pooling import first_token
 
 _C = TypeVar("_C", BertConfig, MPNetConfig)
@@ -120,7 +120,7 @@ class BertBlock(nnx.Module):
         )
         attended_ND = dropout(attended_ND, dropout_key, Site.ATTENTION_OUTPUT, self.dropout_rate)
         x_ND = self.attention_norm(x_ND + attended_ND)
-        mapped_ND = self.wo(jax.nn.gelu(self.wi(x_ND), approximate=False))
+        mapped_ND = self.wo(gelu(self.wi(x_ND)))
         mapped_ND = dropout(mapped_ND, dropout_key, Site.FEED_FORWARD_OUTPUT, self.dropout_rate)
         return self.feed_forward_norm(x_ND + mapped_ND)
 

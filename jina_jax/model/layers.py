@@ -43,6 +43,17 @@ class Linear(nnx.Module):
         return y + self.bias_O[...].astype(self.dtype)[None] if self.has_bias else y
 
 
+def gelu(x: Float[Array, "N F"]) -> Float[Array, "N F"]:
+    """`x Φ(x)`, by the error function as torch computes it.
+
+    In float32 on a CPU it takes half the time of `jax.nn.gelu`, whose complement of the error
+    function keeps the small numbers that bfloat16 needs.
+    """
+    if x.dtype != jnp.float32:
+        return jax.nn.gelu(x, approximate=False)
+    return 0.5 * x * (1.0 + jax.lax.erf(x * 2**-0.5))
+
+
 class RMSNorm(nnx.Module):
     """Scale-only layer norm of T5: no mean is taken off and no bias is added."""
 

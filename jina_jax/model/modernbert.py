@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
@@ -42,7 +41,7 @@ from jina_jax.model.huggingface import (
     require_divides,
     shape_fields,
 )
-from jina_jax.model.layers import INITIAL_STD, LayerNorm, Linear, table
+from jina_jax.model.layers import INITIAL_STD, LayerNorm, Linear, gelu, table
 
 
 class ModernBertAttention(nnx.Module):
@@ -129,7 +128,7 @@ class ModernBertBlock(nnx.Module):
             normal_ND, mask_RLL, position_RL, theta, dropout_key=dropout_key, kernel=kernel
         )
         normal_ND = self.feed_forward_norm(x_ND)
-        h_NF = jax.nn.gelu(self.wi(normal_ND), approximate=False) * self.wg(normal_ND)
+        h_NF = gelu(self.wi(normal_ND)) * self.wg(normal_ND)
         h_NF = dropout(h_NF, dropout_key, Site.ACTIVATION, self.dropout_rate)
         return x_ND + self.wo(h_NF)
 
