@@ -46,8 +46,9 @@ class Linear(nnx.Module):
 def gelu(x: Float[Array, "N F"]) -> Float[Array, "N F"]:
     """`x Φ(x)`, by the error function as torch computes it.
 
-    In float32 on a CPU it takes half the time of `jax.nn.gelu`, whose complement of the error
-    function keeps the small numbers that bfloat16 needs.
+    In float32 on a CPU it takes half the time of `jax.nn.gelu` forward, and less with the backward
+    pass; the complement of the error function that `jax.nn.gelu` takes keeps the small
+    numbers that bfloat16 needs.
     """
     if x.dtype != jnp.float32:
         return jax.nn.gelu(x, approximate=False)
