@@ -98,6 +98,7 @@ PER_RECORD_CASES = [
     ("sts_pairs", "main\tf\t2012\t1\t4.000\ta\tb\tlicence\tmore", [("a", "b")]),
     ("nli_pairs", nli("An animal moves.", 0), [(DOG, "An animal moves.")]),
     ("nli_pairs", nli("It sleeps.", 2), []),
+    ("nli_reversed", nli("An animal moves.", 0), [("An animal moves.", DOG)]),
     ("nli_pairs", nli("An animal moves.", "entailment"), [(DOG, "An animal moves.")]),
     ("esci_pairs", esci("USB-C cable", "Exact"), [("usb cable", "USB-C cable")]),
     ("esci_pairs", esci("USB-C cable", "E"), [("usb cable", "USB-C cable")]),
