@@ -19,7 +19,7 @@ from jina_jax.config.ablate import Ablation
 from jina_jax.config.evaluate import Suite
 from jina_jax.config.fields import field_problems, leaves
 from jina_jax.config.model import T5Config
-from jina_jax.config.run import DataConfig, RunConfig
+from jina_jax.config.run import DataConfig, RunConfig, SourceConfig
 from jina_jax.errors import UserError
 from jina_jax.system.untrusted import from_json, read_json
 
@@ -335,7 +335,9 @@ def with_defaults(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
         is what that version did.
     """
     defaults = unchangeable_fields(RunConfig(name=""))
-    return {k: v for k, v in defaults.items() if k in now} | saved
+    source = dataclasses.asdict(SourceConfig(name=""))
+    sources = {"data.sources": [source | one for one in saved.get("data.sources", [])]}
+    return {k: v for k, v in defaults.items() if k in now} | saved | sources
 
 
 def difference(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
