@@ -3,12 +3,20 @@
 import json
 from dataclasses import replace
 
+import numpy as np
+import pytest
+
+from jina_jax.cli.main import main
 from jina_jax.config.files import load_config
 from jina_jax.config.validation import validate
 from jina_jax.inference.initial import with_named_model
 from jina_jax.negation.build import build_negations
 from jina_jax.prepare.run import prepare
 from jina_jax.shards.manifest import load_manifest
+from jina_jax.train.metrics.writer import read_metrics
+from tests.minilm import minilm_folder
+from tests.negation.negation_runs import lines
+from tests.pairs import write
 
 SENTENCES = [
     ("Two dogs are running in the park.", "The dogs are outside.", "The dogs are not outside."),
@@ -48,3 +56,47 @@ def test_every_triplet_is_trained_on_both_ways(tmp_path):
     negated = [json.loads(x) for x in (triplets / "entailing.jsonl").read_text().splitlines()]
     assert [t["positive"] for t in negated] == [premise for premise, *_ in SENTENCES]
     assert "not" in negated[0]["negative"]
+
+
+NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+
+def nli_rows():
+    """Of 40 premises, one that is entailed and one that contradicts."""
+    for i in range(40):
+        place = f"house {NUMBERS[i // 10]} of street {NUMBERS[i % 10]}"
+        premise = f"The old dog is sleeping soundly in {place}."
+        yield {"premise": premise, "hypothesis": f"A dog is in {place}.", "label": "entailment"}
+        yield {"premise": premise, "hypothesis": f"No dog is in {place}.", "label": "contradiction"}
+
+
+@pytest.mark.parametrize("name", ["negation_triplets", "negation_minilm"])
+def test_data_are_looked_for_below_the_folder_that_one_works_in(name):
+    paths = [path for source in load_config(name).data.sources for path in source.paths]
+    assert not any(path.startswith(("/", "..")) for path in paths)
+
+
+def test_the_commands_that_the_configs_name_train_minilm(tmp_path, monkeypatch):
+    minilm_folder()
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "nli.jsonl", list(nli_rows()))
+    files = []
+    for i in range(3):
+        at = f"--data.sources.{i}"
+        files += [f"{at}.kind", "jsonl", f"{at}.dataset", "", f"{at}.paths", "nli.jsonl"]
+    assert main(["negation", "negation_triplets", *files]) == 0
+    folder = tmp_path / "runs" / "negation_triplets" / "negation"
+    first = "house one of street one."
+    for name, negative in (
+        ("contradicted", f"No dog is in {first}"),
+        ("entailed", f"A dog is not in {first}"),
+        ("entailing", f"The old dog is not sleeping soundly in {first}"),
+    ):
+        rows = lines(folder / f"{name}.jsonl")
+        assert (len(rows), rows[0]["negative"]) == (40, negative)
+    small = ["--data.eval-pairs", "4", "--feed.global-batch-size", "8", "--train.num-steps", "2"]
+    small += ["--train.log-every-steps", "1", "--optim.warmup-steps", "1"]
+    for verb in ("prepare", "train"):
+        assert main([verb, "negation_minilm", *small]) == 0
+    steps = read_metrics(tmp_path / "runs" / "negation_minilm" / "metrics.jsonl")
+    assert len(steps) == 2 and np.isfinite([step["loss"] for step in steps]).all()
