@@ -19,7 +19,7 @@ from jina_jax.config.ablate import Ablation
 from jina_jax.config.evaluate import Suite
 from jina_jax.config.fields import field_problems, leaves
 from jina_jax.config.model import T5Config
-from jina_jax.config.run import DataConfig, RunConfig, SourceConfig
+from jina_jax.config.run import DataConfig, RunConfig
 from jina_jax.errors import UserError
 from jina_jax.system.untrusted import from_json, read_json
 
@@ -326,18 +326,32 @@ def unchangeable_fields(config: Any) -> dict[str, Any]:
     }
 
 
-def with_defaults(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a run as an earlier version saved them, with those that came since.
+def changed_since(
+    saved: dict[str, Any], now: dict[str, Any], defaults: dict[str, Any]
+) -> list[str]:
+    """What was saved → what is configured, a line for each field that differs.
 
     Args:
-      saved: of `unchangeable_fields`.
-      now: the same of a configuration of today; of what it has and `saved` has not, the default
-        is what that version did.
+      saved: fields as an earlier version may have saved them, as JSON values.
+      now: the same of a configuration of today.
+      defaults: the same where nothing is set: of a field that `now` has and `saved` has not, the
+        default is what that version did.
     """
-    defaults = unchangeable_fields(RunConfig(name=""))
-    source = dataclasses.asdict(SourceConfig(name=""))
-    sources = {"data.sources": [source | one for one in saved.get("data.sources", [])]}
-    return {k: v for k, v in defaults.items() if k in now} | saved | sources
+    before, today, usual = (_flat(values) for values in (saved, now, defaults))
+    return difference({k: v for k, v in usual.items() if k in today} | before, today)
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """`{"a": [{"b": 1}]}` as `{"a.0.b": 1}`."""
+    has_parts = isinstance(values, dict | list) and values
+    if not has_parts or (isinstance(values, list) and not isinstance(values[0], dict)):
+        return {prefix: values}
+    items = values.items() if isinstance(values, dict) else enumerate(values)
+    return {
+        path: leaf
+        for key, value in items
+        for path, leaf in _flat(value, f"{prefix}.{key}" if prefix else str(key)).items()
+    }
 
 
 def difference(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any
 import xxhash
 
 from jina_jax.config import DataConfig, SourceConfig
-from jina_jax.config.files import difference, unchangeable_fields
+from jina_jax.config.files import changed_since, unchangeable_fields
 from jina_jax.errors import UserError
 from jina_jax.system.hashing import file_sha256
 from jina_jax.system.untrusted import from_json, inner_path, parse_json, read_bounded
@@ -171,28 +171,15 @@ def prepared_config(config: DataConfig) -> dict[str, Any]:
     return values
 
 
+def blank_data(config: DataConfig) -> DataConfig:
+    """As many sources, and nothing set."""
+    return DataConfig(sources=(SourceConfig(""),) * len(config.sources))
+
+
 def changed_fields(manifest: Manifest, config: DataConfig) -> list[str]:
-    """What the data were prepared with → what is configured, for each field that differs.
-
-    Of a field that earlier versions did not write, the default is what they did.
-    """
-    blank = DataConfig(sources=(SourceConfig(""),) * len(config.sources))
-    now, defaults = (_flat(prepared_config(c)) for c in (config, blank))
-    usual = {field: value for field, value in defaults.items() if field in now}
-    return difference(usual | _flat(manifest.config), now)
-
-
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """`{"a": [{"b": 1}]}` as `{"a.0.b": 1}`."""
-    is_plain = isinstance(values, list) and not all(isinstance(v, dict) for v in values)
-    if is_plain or not isinstance(values, dict | list):
-        return {prefix: values}
-    items = values.items() if isinstance(values, dict) else enumerate(values)
-    return {
-        path: leaf
-        for key, value in items
-        for path, leaf in _flat(value, f"{prefix}.{key}" if prefix else str(key)).items()
-    }
+    """What the data were prepared with → what is configured, for each field that differs."""
+    now, defaults = (prepared_config(c) for c in (config, blank_data(config)))
+    return changed_since(manifest.config, now, defaults)
 
 
 def save_manifest(manifest: Manifest, folder: Path) -> None:

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from jina_jax.checkpoint.checkpoints import STARTS_FILE, Checkpoints, is_run
 from jina_jax.checkpoint.state import TrainState
 from jina_jax.config import RunConfig
-from jina_jax.config.files import difference, to_json, unchangeable_fields, with_defaults
+from jina_jax.config.files import changed_since, to_json, unchangeable_fields
 from jina_jax.config.validation import validate
 from jina_jax.devices.distributed import HostWatch, check_agreement, is_first, start
 from jina_jax.devices.memory import as_out_of_memory
@@ -26,7 +26,13 @@ from jina_jax.feed.batch import Batch, PackedBatch
 from jina_jax.feed.pipeline import feed_of_run
 from jina_jax.inference.initial import initial_params
 from jina_jax.model.encoder import parameter_count
-from jina_jax.shards.manifest import MANIFEST_FILE, Manifest, load_manifest, verify_shards
+from jina_jax.shards.manifest import (
+    MANIFEST_FILE,
+    Manifest,
+    blank_data,
+    load_manifest,
+    verify_shards,
+)
 from jina_jax.system.environment import environment
 from jina_jax.system.hashing import file_sha256
 from jina_jax.system.terminal import say
@@ -159,7 +165,8 @@ def _first_state(
             f"{checkpoints.folder} holds an imported model, which no training goes on in: train in "
             f"another folder with --train.initial-weights={config.run_path}"
         )
-    changes = difference(with_defaults(saved["config"], metadata["config"]), metadata["config"])
+    blank = RunConfig(name="", data=blank_data(config.data))
+    changes = changed_since(saved["config"], metadata["config"], unchangeable_fields(blank))
     if saved["manifest_sha256"] != metadata["manifest_sha256"]:
         changes.append(f"the prepared data in {config.data_path} is not what the run began with")
     if changes:
