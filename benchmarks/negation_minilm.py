@@ -89,8 +89,9 @@ def run_config(options: Options, seed: int) -> RunConfig:
 
 def scores(options: Options, model: Embedder) -> dict[str, float]:
     """Each measure in percent."""
-    held_out = sorted((options.workdir / "held_out" / "triplets").glob("*[a-z].jsonl"))
-    paths = [p for p in held_out if "rejected" not in p.name] + [Path(p) for p in options.more]
+    names = [source.name for source in load_config("negation_triplets").data.sources]
+    held_out = options.workdir / "held_out" / "triplets"
+    paths = [*(held_out / f"{name}.jsonl" for name in names), *map(Path, options.more)]
     tasks = [
         read_negation(
             NegationSet(path.stem, (str(path),), "jsonl", ("query", "positive", "negative"))

@@ -37,6 +37,11 @@ class PoolingConfig:
     """Whether `encode` and the exported folder scale embeddings to length 1. The losses, search and
     evaluation compare by cosine either way."""
 
+    @property
+    def skips_prompt(self) -> bool:
+        """Whether tokens of prompts are left out, which the first and last token never are."""
+        return self.mode == "mean" and not self.include_prompt
+
     def dimensions(self, model: "ModelConfig") -> int:
         """Of an embedding."""
         return self.dense_dimensions or model.dimensions

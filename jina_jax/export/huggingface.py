@@ -10,9 +10,10 @@ import numpy as np
 from flax import nnx
 from safetensors.numpy import save_file
 
-from jina_jax.config import Activation, ModelConfig, PoolingConfig, PromptConfig
+from jina_jax.config import ModelConfig, PoolingConfig, PromptConfig
 from jina_jax.errors import UserError
 from jina_jax.export.onnx import (
+    ACTIVATIONS,
     ONNX_DATA,
     ONNX_FILE,
     ONNX_FOLDER,
@@ -42,14 +43,6 @@ from jina_jax.text.tokenizer import (
 
 _SPECIAL_TOKENS = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 _DENSE_FOLDER = "2_Dense"
-_ACTIVATIONS: dict[Activation, str] = {
-    "identity": "torch.nn.modules.linear.Identity",
-    "tanh": "torch.nn.modules.activation.Tanh",
-    "relu": "torch.nn.modules.activation.ReLU",
-    "gelu": "torch.nn.modules.activation.GELU",
-    "sigmoid": "torch.nn.modules.activation.Sigmoid",
-    "silu": "torch.nn.modules.activation.SiLU",
-}
 _SENTENCE_TRANSFORMERS = {
     # The oldest versions that the folder is made for: a newer number makes those warn.
     "__version__": {"sentence_transformers": "2.7.0", "transformers": "4.44.2", "pytorch": "2.3.0"},
@@ -58,14 +51,13 @@ _SENTENCE_TRANSFORMERS = {
 }
 _WRITTEN = frozenset(
     (
-        CONFIG_FILE, WEIGHTS_FILE, SPIECE_FILE, TOKENIZER_FILE, *TOKENIZER_EXTRAS, "modules.json",
+        CONFIG_FILE, WEIGHTS_FILE, SPIECE_FILE, TOKENIZER_FILE, *TOKENIZER_EXTRAS, MODULES_FILE,
         "1_Pooling", "1_Pooling/config.json",
         _DENSE_FOLDER, f"{_DENSE_FOLDER}/{CONFIG_FILE}", f"{_DENSE_FOLDER}/{WEIGHTS_FILE}",
         LIMITS_FILE, PROMPTS_FILE, "README.md",
         ONNX_FOLDER, f"{ONNX_FOLDER}/{ONNX_FILE}", f"{ONNX_FOLDER}/{ONNX_DATA}",
     )
 )  # fmt: skip
-_NEW_CLASS = "TokenizersBackend"
 _LARGEST_DIFFERENCE = 1e-6
 _POOLING_MODES = {
     "cls": "cls_token", "mean": "mean_tokens", "lasttoken": "lasttoken",
@@ -174,7 +166,7 @@ def _write_folder(
             "in_features": config.dimensions,
             "out_features": pooling.dense_dimensions,
             "bias": pooling.dense_bias,
-            "activation_function": _ACTIVATIONS[pooling.dense_activation],
+            "activation_function": ACTIVATIONS[pooling.dense_activation],
         }
         behind = {n: tensors.pop(n) for n in list(tensors) if n.startswith(f"{DENSE}.")}
         linear = {name.replace(DENSE, "linear", 1): x for name, x in behind.items()}
@@ -209,10 +201,10 @@ def _tokenizer_documents(folder: Path, max_tokens: int) -> dict[str, Any]:
     settings, special = TOKENIZER_EXTRAS
     if not (folder / SPIECE_FILE).is_file():
         given = read_json(folder / settings) if (folder / settings).is_file() else {}
-        kind = given.get("tokenizer_class", _NEW_CLASS)
         # transformers 5 writes a class that 4 doesn't have; both have the older name of the same.
-        kind = "PreTrainedTokenizerFast" if kind == _NEW_CLASS else kind
-        return {settings: given | {"tokenizer_class": kind, "model_max_length": max_tokens}}
+        if given.get("tokenizer_class") in (None, "TokenizersBackend"):
+            given["tokenizer_class"] = "PreTrainedTokenizerFast"
+        return {settings: given | {"model_max_length": max_tokens}}
     tokens = load_tokenizer(folder).get_vocab(with_added_tokens=True)
     extra = sorted(
         (t for t in tokens if t.startswith("<extra_id_")), key=lambda t: tokens[t], reverse=True
@@ -266,7 +258,7 @@ def verify_export(
     )
     difference = float(np.abs(ours_ND - read_ND).max())
     # Written so that NaN fails too.
-    if not difference <= _LARGEST_DIFFERENCE * max(1.0, float(np.abs(ours_ND).max())):
+    if not difference <= _LARGEST_DIFFERENCE:
         raise RuntimeError(
             f"embeddings of {out_dir} differ from the model's by {difference:.1e}, expected at "
             f"most {_LARGEST_DIFFERENCE:.0e}: the export is damaged; export again"

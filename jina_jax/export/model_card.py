@@ -58,7 +58,7 @@ def render_card(
 def _pooled(pooling: PoolingConfig) -> str:
     """In words."""
     words = _POOLED[pooling.mode]
-    if not pooling.include_prompt and pooling.mode == "mean":
+    if pooling.skips_prompt:
         words += " but those of a prompt"
     if pooling.dense_dimensions:
         words += f", a Dense layer ({pooling.dense_activation})"

@@ -12,14 +12,22 @@ import numpy as np
 from flax import nnx
 from tokenizers import Tokenizer
 
-from jina_jax.config import ModelConfig, PoolingConfig, T5Config
+from jina_jax.config import Activation, ModelConfig, PoolingConfig, T5Config
 from jina_jax.errors import UserError
-from jina_jax.model.encoder import DENSE, embed, to_huggingface
+from jina_jax.model.encoder import DENSE, embed
 
 ONNX_FOLDER, ONNX_FILE = "onnx", "model.onnx"
 ONNX_DATA = f"{ONNX_FILE}.data"
 """Weights beside the graph, where both together pass the 2 GiB of a protobuf message."""
-_DENSE = (f"{DENSE}.weight", f"{DENSE}.bias")
+ACTIVATIONS: dict[Activation, str] = {
+    "identity": "torch.nn.modules.linear.Identity",
+    "tanh": "torch.nn.modules.activation.Tanh",
+    "relu": "torch.nn.modules.activation.ReLU",
+    "gelu": "torch.nn.modules.activation.GELU",
+    "sigmoid": "torch.nn.modules.activation.Sigmoid",
+    "silu": "torch.nn.modules.activation.SiLU",
+}
+"""Of a Dense layer, as sentence-transformers writes them."""
 _LARGEST_DIFFERENCE = 1e-5
 _PROTOBUF_BYTES = 2**31 - 2**26
 
@@ -79,13 +87,12 @@ def write_onnx(
             z = activation(pooled if dense is None else torch.nn.functional.linear(pooled, *dense))
             return hidden, torch.nn.functional.normalize(z, dim=-1) if pooling.normalize else z
 
-    tensors, dense, activation = to_huggingface(params, config, pooling), None, torch.nn.Identity()
+    dense, activation = None, torch.nn.Identity()
     if pooling.dense_dimensions:
-        dense = [torch.from_numpy(x) for n in _DENSE if (x := tensors.get(n)) is not None]
-        activation = {
-            "identity": torch.nn.Identity, "tanh": torch.nn.Tanh, "relu": torch.nn.ReLU,
-            "gelu": torch.nn.GELU, "sigmoid": torch.nn.Sigmoid, "silu": torch.nn.SiLU,
-        }[pooling.dense_activation]()  # fmt: skip
+        layer = params[DENSE]
+        dense = [torch.tensor(np.asarray(layer["kernel"][...]).T)]
+        dense += [torch.tensor(np.asarray(layer["bias"][...]))] if pooling.dense_bias else []
+        activation = getattr(torch.nn, ACTIVATIONS[pooling.dense_activation].rpartition(".")[2])()
 
     path = folder / ONNX_FOLDER / ONNX_FILE
     path.parent.mkdir()

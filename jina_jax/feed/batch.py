@@ -82,8 +82,8 @@ def pack_batch(
     pooled_RL = None
     if unpooled is not None:
         query, other = unpooled
-        skipped_BT = np.array([query] + [other] * (texts_T - 1)) * np.ones((records_B, 1), np.int64)
-        skipped_N = np.minimum(skipped_BT[is_text_BT], length_N)
+        skipped_T = np.array([query] + [other] * (texts_T - 1))
+        skipped_N = np.minimum(skipped_T[None], length_BT)[is_text_BT]
         where_T = spread(placement.row_N * config.row_tokens + placement.start_N, skipped_N)
         pooled_RL = segments_RL.copy()
         pooled_RL.reshape(-1)[where_T] = 0

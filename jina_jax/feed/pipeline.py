@@ -175,9 +175,7 @@ def feed_of_run(config: RunConfig, manifest: Manifest, start: int = 0) -> RunFee
         config.data.sources, records, config.mixture,
         batch_size=config.feed.global_batch_size, num_steps=config.train.num_steps,
     )  # fmt: skip
-    unpooled = (
-        None if config.pooling.include_prompt else [s.prompt_tokens for s in manifest.sources]
-    )
+    unpooled = [s.prompt_tokens for s in manifest.sources] if config.pooling.skips_prompt else None
     drawn = batches(
         sources, mixture, config.feed, seed=config.train.seed, start=start, unpooled=unpooled
     )

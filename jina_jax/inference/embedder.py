@@ -174,9 +174,7 @@ class Embedder:
         Returns: an iterator over float32 [n, D], a block each, in the order of the texts.
         """
         prompt = self.prompts.other if prompt is None else prompt
-        unpooled = 0
-        if self._pooling.mode == "mean" and not self._pooling.include_prompt:
-            unpooled = prompt_length(self.tokenizer, prompt)
+        unpooled = prompt_length(self.tokenizer, prompt) if self._pooling.skips_prompt else 0
         return self._encoder.stream(
             texts, partial(self._tokenised, prompt, unpooled), TEXTS_AT_ONCE
         )

@@ -267,7 +267,7 @@ def read_sentence_config(folder: Path) -> SentenceModel:
       a damaged file, or a limit beyond the model's positions.
     """
     config = config_from_huggingface(read_config(folder))
-    modules = _module_folders(folder)
+    modules = module_folders(folder)
     pooling = PoolingConfig(normalize="Normalize" in modules or not modules)
     if "Pooling" in modules:
         mode, include_prompt = read_pooling(
@@ -296,7 +296,7 @@ def read_params(folder: Path, model: SentenceModel) -> nnx.State:
     return from_huggingface(tensors, model.config, model.pooling)
 
 
-def _module_folders(folder: Path) -> dict[str, str]:
+def module_folders(folder: Path) -> dict[str, str]:
     """Class of each module → its folder below; none where the folder is of transformers alone.
 
     Raises: UserError for modules that are not known here, or in another order.
@@ -446,11 +446,10 @@ def model_sha256(path_or_id: str | Path) -> str:
     names = [CONFIG_FILE, TOKENIZER_FILE]
     names += [name for name in (LIMITS_FILE, POOLING_FILE) if (folder / name).is_file()]
     names += [PROMPTS_FILE] if _prompts(folder).named else []
-    weights = weight_files(folder)
-    if dense := _module_folders(folder).get("Dense"):
-        names.append(f"{dense}/{CONFIG_FILE}")
-        weights += weight_files(inner_path(folder, dense))
-    for path in (*(inner_path(folder, name) for name in names), *weights):
+    # Found by its name: a cross-encoder, which is hashed here too, has other modules.
+    behind = (p for kind in (CONFIG_FILE, "*.safetensors") for p in folder.glob(f"*_Dense/{kind}"))
+    names += sorted(path.relative_to(folder).as_posix() for path in behind)
+    for path in (*(inner_path(folder, name) for name in names), *weight_files(folder)):
         if not path.is_file():
             raise UserError(f"{folder} holds no {path.name}: it is no folder of a model")
         digest.update(bytes.fromhex(file_sha256(path)))

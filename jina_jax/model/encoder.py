@@ -102,8 +102,8 @@ def embed(
       ids_RL: int token ids in 0..vocab_size-1.
       segments_RL: int, 0 for padding, 1.. for the texts of a row.
       texts_per_row: slots S of a row.
-      pooled_RL: `segments_RL` with 0 where a token is not pooled, which the first and last token
-        always are; None pools all.
+      pooled_RL: `segments_RL` with 0 where a token is not pooled; None pools all, as it must
+        unless `pooling.skips_prompt`.
       dropout_key: as for `apply`.
       execution: how the layers are run.
       normalize: scale to length 1.
@@ -111,7 +111,7 @@ def embed(
       holds has no meaning, unless there is no Dense layer: then it is zeros.
     """
     hidden_RLD = apply(config, params, ids_RL, segments_RL, dropout_key, execution)
-    tokens_RL = segments_RL if pooled_RL is None or pooling.mode != "mean" else pooled_RL
+    tokens_RL = segments_RL if pooled_RL is None else pooled_RL
     z_RSE = pool(hidden_RLD, tokens_RL, texts_per_row, pooling.mode)
     if pooling.dense_dimensions:
         layer = params[DENSE]

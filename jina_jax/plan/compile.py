@@ -122,7 +122,7 @@ def abstract_arguments(config: RunConfig, shape: BatchShape) -> tuple[Any, Any]:
     texts = jax.ShapeDtypeStruct((shape.pairs, len(shape.lengths)), jnp.int32)
     scores = jax.ShapeDtypeStruct((shape.pairs, len(shape.lengths) - 1), jnp.float32)
     return state_shapes(config), PackedBatch(
-        rows, rows, texts, texts, scores, None if config.pooling.include_prompt else rows
+        rows, rows, texts, texts, scores, rows if config.pooling.skips_prompt else None
     )
 
 

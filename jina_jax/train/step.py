@@ -282,7 +282,7 @@ def state_shardings(config: RunConfig, mesh: Mesh) -> TrainState:
 def batch_shardings(mesh: Mesh, pooling: PoolingConfig = PoolingConfig()) -> PackedBatch:
     """Sharding of a batch: rows are divided, the index of texts is replicated."""
     rows, everywhere = split_first_axis(mesh), replicated(mesh)
-    pooled = None if pooling.include_prompt else rows
+    pooled = rows if pooling.skips_prompt else None
     return PackedBatch(rows, rows, everywhere, everywhere, everywhere, pooled)
 
 

@@ -30,6 +30,7 @@ from jina_jax.inference.embedder import Embedder
 from jina_jax.inference.initial import initial_params
 from jina_jax.inference.model_folder import read_folder_tokenizer
 from jina_jax.model.encoder import config_to_huggingface, to_huggingface
+from tests.export.tuned import tune
 from tests.random_texts import WORDS, texts
 
 TEXTS = ["", "the sea", "Ärger at SEA", "zzz 東京 !", *texts(20), "whale " * 90]
@@ -143,33 +144,12 @@ def test_the_export_gives_sentence_transformers_the_same_embeddings(folder, run)
         np.testing.assert_allclose(Embedder.load(source).encode(TEXTS), got, rtol=0, atol=1e-6)
 
 
-CONFIG = """
-from jina_jax.config import *
-def get_config():
-    return RunConfig(
-        name="tuned", workdir={workdir!r}, model={model!r},
-        data=DataConfig(sources=(SourceConfig("pairs", "jsonl", paths=({pairs!r},)),),
-                        eval_pairs=20),
-        feed=FeedConfig(global_batch_size=16, query_tokens=16, positive_tokens=32, row_tokens=32),
-        optim=OptimConfig(learning_rate=2e-3, warmup_steps=5),
-        train=TrainConfig(num_steps=60, log_every_steps=1),
-    )
-"""
-
-
 @pytest.fixture(scope="module")
 def tuned(folder, tmp_path_factory):
     """A run that starts from the folder, trained for a few steps."""
     base = tmp_path_factory.mktemp("tuned")
-    words = texts(240)
-    lines = [json.dumps({"query": q, "positive": f"{p} {q}"}) for q, p in zip(words, words[::-1])]
-    (base / "pairs.jsonl").write_text("\n".join(lines) + "\n")
-    (base / "config.py").write_text(
-        CONFIG.format(workdir=str(base / "run"), model=str(folder), pairs=str(base / "pairs.jsonl"))
-    )
-    for verb in ("prepare", "train", "export"):
-        assert main([verb, str(base / "config.py")]) == 0
-    return base / "run"
+    verbs = ("prepare", "train", "export")
+    return tune(base, folder, verbs, query=16, positive=32, steps=60).run_path
 
 
 def test_a_run_takes_everything_from_the_folder(folder, tuned):

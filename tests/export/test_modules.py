@@ -1,19 +1,23 @@
 """Folders with a Dense layer, prompts, or vectors of any length: in, trained, and out again."""
 
+import dataclasses
+import functools
 import json
+import shutil
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import onnxruntime
 import pytest
 import torch
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
 
 from jina_jax.cli.main import main
-from jina_jax.config import PromptConfig
+from jina_jax.config import ExportConfig, PromptConfig
 from jina_jax.config.files import read_run
 from jina_jax.devices.mesh import make_mesh
 from jina_jax.errors import UserError
@@ -22,11 +26,12 @@ from jina_jax.export.run import export
 from jina_jax.feed.pipeline import feed_of_run
 from jina_jax.inference.embedder import Embedder
 from jina_jax.inference.initial import initial_params
-from jina_jax.inference.model_folder import read_sentence_config
+from jina_jax.inference.model_folder import model_sha256, read_sentence_config
 from jina_jax.model.family import Execution
 from jina_jax.shards.manifest import load_manifest
 from jina_jax.train.loss.log_sums import LossSharding
 from jina_jax.train.step import embed_texts
+from tests.export.tuned import tune
 from tests.random_texts import texts
 
 TEXTS = ["", "the sea", "Ärger at SEA", "zzz 東京 !", *texts(20), "whale " * 150]
@@ -45,17 +50,28 @@ KINDS = {
 }
 
 
+@pytest.fixture(scope="module")
+def made(sentence_folder, tmp_path_factory):
+    """(kind) → its folder, which sentence-transformers wrote."""
+    base = tmp_path_factory.mktemp("modules")
+
+    @functools.cache
+    def make(kind):
+        first = Transformer(str(sentence_folder), max_seq_length=100)
+        torch.manual_seed(1)
+        model = SentenceTransformer(
+            modules=[first, *KINDS[kind]()], device="cpu", prompts=PROMPTS,
+            default_prompt_name="topic" if kind == "plain" else None,
+        )  # fmt: skip
+        model.save(str(base / kind))
+        return base / kind
+
+    return make
+
+
 @pytest.fixture(scope="module", params=list(KINDS))
-def folder(request, sentence_folder, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("modules") / request.param
-    first = Transformer(str(sentence_folder), max_seq_length=100)
-    torch.manual_seed(1)
-    model = SentenceTransformer(
-        modules=[first, *KINDS[request.param]()], device="cpu", prompts=PROMPTS,
-        default_prompt_name="topic" if request.param == "plain" else None,
-    )  # fmt: skip
-    model.save(str(folder))
-    return folder
+def folder(request, made):
+    return made(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -113,32 +129,11 @@ def test_tensors_go_round_bit_by_bit(folder, exported):
     assert read_sentence_config(exported) == read_sentence_config(folder)
 
 
-CONFIG = """
-from jina_jax.config import *
-def get_config():
-    source = SourceConfig("pairs", "jsonl", paths=({pairs!r},), positive_prompt="answer: ")
-    return RunConfig(
-        name="tuned", workdir={workdir!r}, model={model!r},
-        data=DataConfig(sources=(source,), eval_pairs=20),
-        feed=FeedConfig(global_batch_size=16, query_tokens=64, positive_tokens=96, row_tokens=96),
-        optim=OptimConfig(learning_rate=2e-3, warmup_steps=5),
-        train=TrainConfig(num_steps=30, log_every_steps=1),
-    )
-"""
-
-
 @pytest.fixture(scope="module")
 def tuned(folder, tmp_path_factory):
     base = tmp_path_factory.mktemp("tuned")
-    words = texts(240)
-    pairs = [{"query": q, "positive": f"{p} {q}"} for q, p in zip(words, words[::-1])]
-    (base / "pairs.jsonl").write_text("".join(json.dumps(p) + "\n" for p in pairs))
-    (base / "config.py").write_text(
-        CONFIG.format(workdir=str(base / "run"), model=str(folder), pairs=str(base / "pairs.jsonl"))
-    )
-    for verb in ("prepare", "train", "evaluate", "export"):
-        assert main([verb, str(base / "config.py")]) == 0
-    return read_run(base / "run")
+    verbs = ("prepare", "train", "evaluate", "export")
+    return tune(base, folder, verbs, query=64, positive=96, steps=30, prompt="answer: ")
 
 
 def test_training_embeds_texts_behind_the_prompts_of_their_source(tuned, folder):
@@ -222,12 +217,41 @@ def test_prompts_of_a_model_without_any():
         ("config_sentence_transformers.json", {"default_prompt_name": "no"}, "none of its prompts"),
     ],
 )
-def test_what_cannot_be_computed_is_refused_by_name(folder, tmp_path, file, change, message):
-    if not (folder / file).is_file():
-        pytest.skip("has no Dense layer")
-    for path in folder.rglob("*"):
-        target = tmp_path / path.relative_to(folder)
-        target.mkdir(parents=True) if path.is_dir() else target.write_bytes(path.read_bytes())
-    (tmp_path / file).write_text(json.dumps(json.loads((folder / file).read_text()) | change))
+def test_what_cannot_be_computed_is_refused_by_name(made, tmp_path, file, change, message):
+    folder = shutil.copytree(made("dense"), tmp_path / "model")
+    (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | change))
     with pytest.raises(UserError, match=message):
-        read_sentence_config(tmp_path)
+        read_sentence_config(folder)
+
+
+def test_a_folder_with_other_modules_can_be_hashed(made, tmp_path):
+    """As a cross-encoder's: it is no sentence encoder, and a filter's model all the same."""
+    folder = shutil.copytree(made("dense"), tmp_path / "model")
+    before = model_sha256(folder)
+    modules = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps(modules[:1]))
+    assert model_sha256(folder) == before
+    with pytest.raises(UserError, match="has the modules Transformer"):
+        read_sentence_config(folder)
+    weights = folder / "2_Dense" / "model.safetensors"
+    save_file({name: x + 1 for name, x in load_file(weights).items()}, weights)
+    assert model_sha256(folder) != before
+
+
+@pytest.mark.slow
+def test_the_onnx_graph_has_what_is_behind_the_pooling(folder, exported):
+    config = dataclasses.replace(read_run(exported.parent), export=ExportConfig(onnx=True))
+    if not config.pooling.include_prompt:
+        with pytest.raises(UserError, match="the graph sees no prompts"):
+            export(config)
+        return
+    export(config)  # Compares the graph with the checkpoint.
+    session = onnxruntime.InferenceSession(exported / "onnx" / "model.onnx")
+    tokenizer = Embedder.load(exported).tokenizer
+    for text in TEXTS[:4]:
+        ids = np.array([tokenizer.encode(text).ids])
+        (got,) = session.run(
+            ["sentence_embedding"], {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+        )
+        wanted = Embedder.load(folder, normalize=None).encode([text], prompt="")
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5)

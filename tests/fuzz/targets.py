@@ -11,7 +11,7 @@ from jina_jax.config.validation import validate
 from jina_jax.errors import UserError
 from jina_jax.export.from_folder import _spiece
 from jina_jax.inference.model_folder import (
-    _module_folders,
+    module_folders,
     read_config,
     read_pooling,
     read_tensors,
@@ -133,7 +133,7 @@ TARGETS: dict[str, Read] = {
     "tokenizer": _file("tokenizer.json", _tokenize),
     "imported_tokenizer": _file("tokenizer.json", _import_tokenizer),
     "spiece": _file("spiece.model", _build),
-    "modules": _file("modules.json", _module_folders, "1_Pooling/config.json"),
+    "modules": _file("modules.json", module_folders, "1_Pooling/config.json"),
     "pooling": _file("config.json", lambda folder: read_pooling(folder / "config.json")),
     "features": _features,
     "answer": _answer,
