@@ -76,7 +76,8 @@ def export_huggingface(
     card: str,
     onnx: bool = False,
 ) -> None:
-    """Writes the model as a folder for sentence-transformers 2.7 and later.
+    """Writes the model as a folder for sentence-transformers 2.7 and later, which read a Dense
+    layer's safetensors only in versions after 2.7.
 
     The folder appears whole or not at all; an earlier export at the same place is replaced.
 
@@ -201,9 +202,11 @@ def _tokenizer_documents(folder: Path, max_tokens: int) -> dict[str, Any]:
     settings, special = TOKENIZER_EXTRAS
     if not (folder / SPIECE_FILE).is_file():
         given = read_json(folder / settings) if (folder / settings).is_file() else {}
-        # transformers 5 writes a class that 4 doesn't have; both have the older name of the same.
+        # transformers 5 writes a class that 4 doesn't have. Both have the older name of the same,
+        # which in 4 would give token types too, that not every model takes.
         if given.get("tokenizer_class") in (None, "TokenizersBackend"):
             given["tokenizer_class"] = "PreTrainedTokenizerFast"
+            given.setdefault("model_input_names", ["input_ids", "attention_mask"])
         return {settings: given | {"model_max_length": max_tokens}}
     tokens = load_tokenizer(folder).get_vocab(with_added_tokens=True)
     extra = sorted(

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import jax
@@ -114,6 +115,11 @@ def test_query_and_document_take_their_own_prompts(folder):
 @pytest.mark.network
 def test_other_versions_of_sentence_transformers_give_the_same(exported, encoded_by_them):
     ours = Embedder.load(exported, normalize=None)
+    if encoded_by_them.version == "2.7" and (exported / "2_Dense").is_dir():
+        # It takes the weights of a Dense layer from a pickle alone, which no export writes.
+        with pytest.raises(subprocess.CalledProcessError):
+            encoded_by_them(exported, TEXTS)
+        return
     for name, prompt in PROMPTS.items():
         got = encoded_by_them(exported, TEXTS, name)
         np.testing.assert_allclose(got, ours.encode(TEXTS, prompt=prompt), rtol=0, atol=1e-6)

@@ -42,4 +42,5 @@ def encoded_by_them(request, tmp_path_factory):
         assert ran.stdout.strip().startswith(request.param)
         return np.load(out)
 
+    encode.version = request.param
     return encode
