@@ -2,11 +2,12 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import tyro
 
-from jina_jax.config import RunConfig
+from jina_jax.config import Ablation, RunConfig
 from jina_jax.config.files import config_names, load_config
 from jina_jax.config.validation import validate
 from jina_jax.errors import UserError
@@ -45,12 +46,7 @@ def parse(
             f"`jina-jax {verb}` needs a config: a Python file with get_config(), or one of: "
             f"{', '.join(config_names())}. For example: jina-jax {verb} {example}"
         )
-    config = load(names[0]) if names else empty
-    if isinstance(config, RunConfig) and isinstance(config.model, str):
-        # Of the model's room, and so of jax, only where a folder is to be read.
-        from jina_jax.inference.initial import with_named_model
-
-        config = with_named_model(config)
+    config = _with_model(load(names[0]) if names else empty)
     _refuse_fullwidth(args)
     return tyro.cli(
         parsed,
@@ -61,6 +57,18 @@ def parse(
         # Of a model the family is that of the config.
         config=(tyro.conf.AvoidSubcommands,),
     )
+
+
+def _with_model(config: Any) -> Any:
+    """A run or an ablation, with the model that it names read."""
+    if isinstance(config, Ablation):
+        return replace(config, base=_with_model(config.base))
+    if not isinstance(config, RunConfig) or not isinstance(config.model, str):
+        return config
+    # Of the model's room, and so of jax, only where a folder is to be read.
+    from jina_jax.inference.initial import with_named_model
+
+    return with_named_model(config)
 
 
 def _refuse_fullwidth(args: Sequence[str]) -> None:

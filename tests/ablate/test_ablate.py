@@ -18,10 +18,12 @@ import pytest
 from jina_jax.ablate.run import ablate, source_task
 from jina_jax.cli.main import main
 from jina_jax.config import SourceConfig, T5Config, TrainConfig
+from jina_jax.config.files import read_run
 from jina_jax.devices.mesh import make_mesh
 from jina_jax.errors import UserError
 from jina_jax.inference.embedder import Embedder
 from jina_jax.inference.initial import initial_params
+from jina_jax.inference.model_folder import read_sentence_config
 from jina_jax.prepare.run import prepare
 from jina_jax.train.metrics.writer import read_metrics
 from tests.ablate.sources import CONFIG_FILE, STEPS, filters, losses
@@ -208,3 +210,29 @@ def test_preparation_alone_gives_what_the_ablation_prepared(folder, tmp_path):
     manifest = prepare(data, tmp_path / "data", progress=False)
     theirs = json.loads((folder / "run/data/none/manifest.json").read_text())
     assert dataclasses.asdict(manifest)["sources"][0]["train"] == theirs["sources"][0]["train"]
+
+
+NAMED_CONFIG = """
+from dataclasses import replace
+from pathlib import Path
+from jina_jax.config import Arm, TokenizerConfig
+from tests.ablate.sources import losses
+
+def get_config():
+    own = losses(Path({folder!r}))
+    data = replace(own.base.data, tokenizer=TokenizerConfig())
+    base = replace(own.base, model={model!r}, data=data)
+    arms = (Arm("usual"), Arm("none", {{"model.hidden_dropout_prob": 0}}))
+    return replace(own, base=base, arms=arms)
+"""
+
+
+def test_arms_start_from_a_named_model_and_may_change_it(sentence_folder, tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text(NAMED_CONFIG.format(folder=str(tmp_path), model=str(sentence_folder)))
+    assert main(["ablate", str(path), "--base.train.num-steps", "2"]) == 0
+    configs = {arm: read_run(tmp_path / "run" / arm / "seed-0") for arm in ("usual", "none")}
+    given = read_sentence_config(sentence_folder).config
+    assert configs["usual"].model == given
+    assert configs["none"].model == dataclasses.replace(given, hidden_dropout_prob=0.0)
+    assert {c.train.initial_weights for c in configs.values()} == {str(sentence_folder)}

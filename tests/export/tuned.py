@@ -15,7 +15,7 @@ def get_config():
         data=DataConfig(sources=(source,), eval_pairs=20),
         feed=FeedConfig(
             global_batch_size=16, query_tokens={query}, positive_tokens={positive},
-            row_tokens={positive},
+            row_tokens={positive}, rows_multiple=32,
         ),
         optim=OptimConfig(learning_rate=2e-3, warmup_steps=5),
         train=TrainConfig(num_steps={steps}, log_every_steps=1),
