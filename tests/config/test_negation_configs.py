@@ -76,6 +76,7 @@ def test_data_are_looked_for_below_the_folder_that_one_works_in(name):
     assert not any(path.startswith(("/", "..")) for path in paths)
 
 
+@pytest.mark.slow
 def test_the_commands_that_the_configs_name_train_minilm(tmp_path, monkeypatch):
     minilm_folder()
     monkeypatch.chdir(tmp_path)
@@ -95,7 +96,8 @@ def test_the_commands_that_the_configs_name_train_minilm(tmp_path, monkeypatch):
         rows = lines(folder / f"{name}.jsonl")
         assert (len(rows), rows[0]["negative"]) == (40, negative)
     small = ["--data.eval-pairs", "4", "--feed.global-batch-size", "8", "--train.num-steps", "2"]
-    small += ["--train.log-every-steps", "1", "--optim.warmup-steps", "1"]
+    # On one device: each would hold the model and its moments.
+    small += ["--train.log-every-steps", "1", "--optim.warmup-steps", "1", "--mesh.data", "1"]
     for verb in ("prepare", "train"):
         assert main([verb, "negation_minilm", *small]) == 0
     steps = read_metrics(tmp_path / "runs" / "negation_minilm" / "metrics.jsonl")

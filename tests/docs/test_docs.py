@@ -56,7 +56,8 @@ def folder(tmp_path_factory):
         table = csv.writer(file)
         table.writerow(["title", "body"])
         table.writerows([f"number {w}", f"{n} is spelt {w}."] for n, w in enumerate(words))
-    (folder / "passages.txt").write_text("".join(f"{row['answer']}\n" for row in rows))
+    for name, field in (("passages", "answer"), ("questions", "question")):
+        (folder / f"{name}.txt").write_text("".join(f"{row[field]}\n" for row in rows))
     (config,) = [b for b in blocks(ROOT / "docs" / "data.md", PYTHON) if b.startswith("# mine.py")]
     (folder / "mine.py").write_text(config)
     return folder
