@@ -185,8 +185,9 @@ def _ours(options: Options, work: Path) -> Figures:
     )
     from jina_jax.devices.mesh import make_mesh, replicated
     from jina_jax.feed.batch import pack_batch
+    from jina_jax.feed.buckets import count_rows, plan_buckets
     from jina_jax.inference.model_folder import read_params, read_sentence_config
-    from jina_jax.shards.array_record import decode_records, encode_record
+    from jina_jax.shards.array_record import TokenisedRecords, decode_records, encode_record
     from jina_jax.text.identity import text_hash
     from jina_jax.text.tokenizer import load_tokenizer
     from jina_jax.train.step import init_state, make_train_step
@@ -211,17 +212,23 @@ def _ours(options: Options, work: Path) -> Figures:
     )  # fmt: skip
     mesh = make_mesh()
     state = init_state(config, read_params(work / "model", model))
-    del tensors  # as memory is compared
     state = jax.device_put(jax.tree.map(jnp.array, state), replicated(mesh))
     train_step = make_train_step(config, mesh)
 
+    def tokenised(batch: list[list[str]]) -> TokenisedRecords:
+        return decode_records(
+            [
+                encode_record([text_hash(t) for t in pair], [tokenizer.encode(t).ids for t in pair])
+                for pair in batch
+            ]
+        )
+
+    count = count_rows(tokenised(json.loads((work / "pairs.json").read_text())), config.feed)
+    (planned,) = plan_buckets([count], [1.0], config.feed.rows_multiple).rows.values()
+
     def step(batch: list[list[str]]) -> float:
         nonlocal state
-        records = [
-            encode_record([text_hash(t) for t in pair], [tokenizer.encode(t).ids for t in pair])
-            for pair in batch
-        ]
-        packed = pack_batch(decode_records(records), config.feed)
+        packed = pack_batch(tokenised(batch), config.feed, planned_rows=planned)
         assert not options.fixed_length or packed.segments_RL.all(), "a text is not full"
         state, metrics = train_step(state, packed)
         # sentence-transformers takes the mean of the two directions, the paper their sum.

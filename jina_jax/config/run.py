@@ -168,6 +168,10 @@ class OptimConfig:
     warmup_steps: NonNegativeInt = 100
     final_share: float = 0.0
     weight_decay: float = 0.01
+    """Of the matrices of layers; norms, biases and T5's table of position biases don't decay."""
+    decay_embeddings: bool = False
+    """Whether the tables of tokens, positions and types decay too: those of tokens that never
+    occur do nothing else."""
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
@@ -197,6 +201,12 @@ class TrainConfig:
     attention: Literal["xla", "cudnn"] = changeable("xla")
     """`cudnn` is NVIDIA's fused kernel, which never writes the scores: for GPUs, with
     model.compute_dtype=bfloat16 and no dropout. It adds the position bias rounded to bfloat16."""
+    gradient_dtype: Literal["float32", "bfloat16"] = "float32"
+    """That gradients are summed over devices in; bfloat16 is half the traffic and loses digits as
+    the devices grow in number."""
+    float32_products: Literal["highest", "high", "default"] = "highest"
+    """Precision of matrix products on TPUs and GPUs with model.compute_dtype=float32: float32's
+    own, or the faster three or one products of bfloat16 (tf32 on GPUs)."""
     log_every_steps: PositiveInt = changeable(10)
     checkpoint_every_steps: PositiveInt = changeable(200)
     keep_checkpoints: PositiveInt = changeable(3)

@@ -19,7 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jina_jax.config import MeshConfig, ModelConfig, RunConfig
 from jina_jax.errors import UserError, multiples_near
-from jina_jax.model.encoder import DENSE, family_of
+from jina_jax.model.encoder import DENSE, family_of, param_name
 
 DATA, FSDP, TENSOR = AXES = ("data", "fsdp", "tensor")
 ROWS = (DATA, FSDP)
@@ -103,13 +103,15 @@ def param_shardings(params: Any, mesh: Mesh, model: ModelConfig) -> Any:
       model: shape of the encoder, whose family says how a matrix is divided. Vectors, which are
         norms and biases, are everywhere.
     Returns: a pytree like `params`.
+    Raises: ValueError naming a matrix that no rule divides.
     """
     rules = {**family_of(model).shardings, f"{DENSE}/kernel": PartitionSpec("fsdp", None)}
 
     def of(path: Any, leaf: Any) -> NamedSharding:
-        name = jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
+        name = param_name(path)
         specs = [spec for rule, spec in rules.items() if fnmatch.fnmatchcase(name, rule)]
-        assert specs or leaf.ndim < 2, f"no rule says how the matrix {name} is divided"
+        if leaf.ndim > 1 and not specs:
+            raise ValueError(f"no rule of the family says how the matrix {name} is divided")
         return NamedSharding(mesh, specs[0] if specs else PartitionSpec())
 
     return jax.tree_util.tree_map_with_path(of, params)
@@ -161,8 +163,8 @@ def check_divides(config: RunConfig, mesh: Mesh) -> None:
                 f"use {multiples_near(value, divisor)}"
             )
     slots = feed.rows_multiple * feed.texts_per_row
-    if config.loss.gather == "ring" and slots % mesh.size:
+    if slots % mesh.size:
         raise UserError(
             f"feed.rows_multiple · feed.texts_per_row = {slots} does not divide by {mesh.size} "
-            f"devices, which loss.gather=ring needs; use {multiples_near(slots, mesh.size)}"
+            f"devices; use {multiples_near(slots, mesh.size)}"
         )

@@ -1,5 +1,6 @@
 """Packing: several texts share a row of fixed length, so that few positions are padding."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,12 +53,19 @@ def place(length_N: np.ndarray, *, row_tokens: int, texts_per_row: int) -> Place
     )  # fmt: skip
 
 
-def bucket_rows(num_rows: int, multiple: int) -> int:
+def bucket_rows(num_rows: int, multiple: int, planned: Sequence[int] = ()) -> int:
     """Rounds the number of rows up, so that a run compiles for a few shapes only.
 
-    Returns: the least multiple of `multiple`, and of an eighth of the power of two below it, that
-      is at least `num_rows`: at most 1/8 more rows than needed, 8 shapes per doubling.
+    Args:
+      num_rows: at least so many.
+      multiple: of this.
+      planned: the numbers of rows that the run has programs for, ascending.
+    Returns: the first of `planned` that is enough. Where none is, the least multiple of `multiple`,
+      and of an eighth of the power of two below it, that is: at most 1/8 more rows than needed.
     """
+    for rows in planned:
+        if rows >= num_rows:
+            return rows
     step = multiple
     while step * 16 <= num_rows:
         step *= 2

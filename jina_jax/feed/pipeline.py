@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 import grain
@@ -18,12 +19,15 @@ from absl import flags
 from jina_jax.config import FeedConfig, RunConfig
 from jina_jax.errors import DataLost, UserError
 from jina_jax.feed.batch import Batch, pack_batch
+from jina_jax.feed.buckets import Buckets, count_rows, plan_buckets
 from jina_jax.feed.mixture import Mixture, plan_mixture
-from jina_jax.shards.array_record import ShardSet
+from jina_jax.shards.array_record import ShardSet, TokenisedRecords
 from jina_jax.shards.manifest import Manifest
 from jina_jax.system.processes import begin_worker
 
 _ROUNDS = 6
+_SAMPLE = 2048
+"""Records of a source that tell how many rows its batches need."""
 
 
 def _mix(x_N: np.ndarray) -> np.ndarray:
@@ -73,6 +77,7 @@ class _ReadBatch(grain.transforms.Map):
     config: FeedConfig
     seed: int
     unpooled: Sequence[tuple[int, int]] | None
+    planned_rows: Mapping[int, Sequence[int]]
 
     def map(self, element: int) -> Batch:
         source = int(self.mixture.source_T[element])
@@ -87,7 +92,9 @@ class _ReadBatch(grain.transforms.Map):
                 position_B[of_epoch] % len(shards), len(shards), self.seed, source, epoch
             )
         unpooled = None if self.unpooled is None else self.unpooled[source]
-        packed = pack_batch(shards.read(record_B), self.config, unpooled)
+        records = shards.read(record_B)
+        planned = self.planned_rows.get(records.lengths_NS.shape[1], ())
+        packed = pack_batch(records, self.config, unpooled, planned)
         return Batch(int(element), source, record_B, packed)
 
 
@@ -99,6 +106,7 @@ def batches(
     seed: int,
     start: int = 0,
     unpooled: Sequence[tuple[int, int]] | None = None,
+    planned_rows: Mapping[int, Sequence[int]] = MappingProxyType({}),
 ) -> Iterator[Batch]:
     """The batches of steps start, start + 1, ... to the end of the mixture.
 
@@ -109,6 +117,7 @@ def batches(
       seed: of the order of rows.
       start: first step wanted; resuming is starting here.
       unpooled: of each source, as for `pack_batch`.
+      planned_rows: texts of a record → numbers of rows that a batch may have.
     Raises: UserError when a source has fewer records than a batch; DataLost, from the iterator,
       when a worker was killed.
     """
@@ -120,7 +129,7 @@ def batches(
                 f"leave the source out"
             )
     dataset = grain.MapDataset.range(start, len(mixture.source_T)).map(
-        _ReadBatch(list(sources.values()), mixture, config, seed, unpooled)
+        _ReadBatch(list(sources.values()), mixture, config, seed, unpooled, planned_rows)
     )
     if config.workers == 0:
         read = grain.ReadOptions(num_threads=2, prefetch_buffer_size=config.prefetch_batches)
@@ -158,6 +167,7 @@ class RunFeed(NamedTuple):
     """In the order of the manifest, which `Batch.source` counts in."""
     records: dict[str, int]
     mixture: Mixture
+    buckets: Buckets
     batches: Iterator[Batch]
 
 
@@ -176,7 +186,16 @@ def feed_of_run(config: RunConfig, manifest: Manifest, start: int = 0) -> RunFee
         batch_size=config.feed.global_batch_size, num_steps=config.train.num_steps,
     )  # fmt: skip
     unpooled = [s.prompt_tokens for s in manifest.sources] if config.pooling.skips_prompt else None
+    counts = [count_rows(_first_records(shards), config.feed) for shards in sources.values()]
+    shares = mixture.drawn(len(mixture.source_T)) / len(mixture.source_T)
+    buckets = plan_buckets(counts, shares.tolist(), config.feed.rows_multiple)
     drawn = batches(
-        sources, mixture, config.feed, seed=config.train.seed, start=start, unpooled=unpooled
-    )
-    return RunFeed(sources, records, mixture, drawn)
+        sources, mixture, config.feed, seed=config.train.seed, start=start, unpooled=unpooled,
+        planned_rows=buckets.rows,
+    )  # fmt: skip
+    return RunFeed(sources, records, mixture, buckets, drawn)
+
+
+def _first_records(shards: ShardSet) -> TokenisedRecords:
+    """Some records, which preparation has put in random order."""
+    return shards.read(np.arange(min(len(shards), _SAMPLE)))

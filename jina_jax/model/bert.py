@@ -28,6 +28,7 @@ from jina_jax.model.family import (
     TABLE_SHARDING,
     Execution,
     Family,
+    products,
     run_layers,
 )
 from jina_jax.model.huggingface import (
@@ -163,17 +164,19 @@ class BertEncoder(nnx.Module):
         rows, length = ids_RL.shape
         # Only padding is further on than the longest text; its position is clipped to the last.
         position_RL = self.first_position + segment_positions(segments_RL)
-        x_RLD = jnp.take(self.word_VD[...], ids_RL, axis=0)
-        x_RLD = x_RLD + jnp.take(self.position_PD[...], position_RL, axis=0, mode="clip")
+        access = execution.access
+        position_PD, type_TD = (access.whole(x[...], 1) for x in (self.position_PD, self.type_TD))
+        x_RLD = access.look_up(self.word_VD[...], ids_RL)
+        x_RLD = x_RLD + jnp.take(position_PD, position_RL, axis=0, mode="clip")
         if types_RL is None:
-            x_RLD = x_RLD + self.type_TD[0][None, None]
+            x_RLD = x_RLD + type_TD[0][None, None]
         else:
-            x_RLD = x_RLD + jnp.take(self.type_TD[...], types_RL, axis=0)
+            x_RLD = x_RLD + jnp.take(type_TD, types_RL, axis=0)
         # One axis of tokens between attentions: CPU products of two matrices are faster than
         # products with a batch axis.
         x_ND = self.embedding_norm(x_RLD.reshape(rows * length, -1))
         outside = None if dropout_key is None else dropout_key.fold_in(len(self.blocks))
-        x_ND = execution.pin(dropout(x_ND, outside, Site.EMBEDDING, self.dropout_rate))
+        x_ND = dropout(x_ND, outside, Site.EMBEDDING, self.dropout_rate)
         mask_RLL = segment_mask(segments_RL)
         x_ND = run_layers(
             list(self.blocks), x_ND,
@@ -239,7 +242,9 @@ def classify(
     `init_classifier_params` or `classifier_from_huggingface`.
     """
     model = nnx.merge(graphdef(BertClassifier, config), params)
-    return model(ids_RL, segments_RL, types_RL, texts_per_row, execution)
+    with products(config, execution):
+        logits_RS: Array = model(ids_RL, segments_RL, types_RL, texts_per_row, execution)
+    return logits_RS
 
 
 _CLASSIFIER_PREFIX = "bert."

@@ -14,7 +14,7 @@ from jina_jax.config import ModelConfig, PoolingConfig
 from jina_jax.errors import UserError
 from jina_jax.model import bert, modernbert, mpnet, qwen3, t5
 from jina_jax.model.dropout import DropoutKey
-from jina_jax.model.family import AT_ONCE, Execution, Family
+from jina_jax.model.family import AT_ONCE, Execution, Family, products
 from jina_jax.model.huggingface import Layout, fill_params, read_params
 from jina_jax.model.layers import graphdef
 from jina_jax.model.pooling import dense, pool, unit
@@ -28,6 +28,16 @@ FAMILIES = (t5.FAMILY, bert.FAMILY, mpnet.FAMILY, modernbert.FAMILY, qwen3.FAMIL
 def family_of(config: ModelConfig) -> Family:
     """The family that a shape is of."""
     return next(family for family in FAMILIES if family.config is type(config))
+
+
+def param_name(path: Any) -> str:
+    """Name of a parameter, by its path in the pytree: `blocks/0/attention/q/kernel`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
+
+
+def is_embedding(name: str) -> bool:
+    """Whether a parameter is a table of tokens, positions or types."""
+    return "/" not in name and name.endswith(("_VD", "_PD", "_TD"))
 
 
 def init_params(
@@ -76,7 +86,10 @@ def apply(
     flat = nnx.to_flat_state(params)
     own = nnx.from_flat_state([(path, leaf) for path, leaf in flat if path[0] != DENSE])
     encoder = nnx.merge(graphdef(family_of(config).encoder, config), own)
-    hidden_RLD: Array = encoder(ids_RL, segments_RL, dropout_key=dropout_key, execution=execution)
+    with products(config, execution):
+        hidden_RLD: Array = encoder(
+            ids_RL, segments_RL, dropout_key=dropout_key, execution=execution
+        )
     return hidden_RLD
 
 
@@ -116,7 +129,8 @@ def embed(
     if pooling.dense_dimensions:
         layer = params[DENSE]
         bias_E = layer["bias"][...] if pooling.dense_bias else None
-        z_RSE = dense(z_RSE, layer["kernel"][...], bias_E, pooling.dense_activation)
+        kernel_DE = execution.access.whole(layer["kernel"][...], 0)
+        z_RSE = dense(z_RSE, kernel_DE, bias_E, pooling.dense_activation)
     return unit(z_RSE) if normalize else z_RSE
 
 

@@ -1,6 +1,7 @@
 """What a family of encoders is, and how the layers of any of them are run."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -8,11 +9,38 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import PartitionSpec
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jina_jax.model.attention import Kernel
 from jina_jax.model.dropout import DropoutKey
 from jina_jax.model.huggingface import Layout
+
+Precision = Literal["highest", "high", "default"]
+"""Of float32 products on TPUs and GPUs: float32's own, three products of bfloat16 (or tf32), or
+one. On CPU all are float32."""
+
+
+class Access:
+    """How an encoder gets at its parameters: here they are whole."""
+
+    is_divided = False
+    """Whether devices hold parts of the matrices, which come together where they are used."""
+
+    def layer(self, params: nnx.State) -> nnx.State:
+        """The parameters of a layer, whole."""
+        return params
+
+    def whole(self, x: ArrayLike, axis: int) -> Array:
+        """A matrix outside of the layers, whole, of which devices may hold parts of an axis."""
+        return jnp.asarray(x)
+
+    def look_up(self, table_VD: ArrayLike, ids: Int[Array, "..."]) -> Array:
+        """`table_VD[ids]`, where devices may hold columns of the table."""
+        return jnp.take(table_VD, ids, axis=0)
+
+
+WHOLE = Access()
 
 
 class Execution(NamedTuple):
@@ -25,11 +53,22 @@ class Execution(NamedTuple):
     weights, or whole layers."""
     kernel: Kernel = "at_once"
     """Of the attention."""
-    pin: Callable[[Array], Array] = lambda x_ND: x_ND
-    """Maps hidden states to the same with a sharding on them, between layers."""
+    access: Access = WHOLE
+    """To the parameters."""
+    precision: Precision = "highest"
+    """Of matrix products in float32."""
 
 
 AT_ONCE = Execution()
+
+
+def products(config: Any, execution: Execution) -> AbstractContextManager[None]:
+    """The precision that matrix products of an encoder of this shape ask for."""
+    is_float32 = config.compute_dtype == "float32"
+    context: AbstractContextManager[None] = jax.default_matmul_precision(
+        execution.precision if is_float32 else "default"
+    )
+    return context
 
 
 _INTO, _OUT_OF = PartitionSpec("fsdp", "tensor"), PartitionSpec("tensor", "fsdp")
@@ -77,6 +116,11 @@ class Family(NamedTuple):
     """Field of the config → the axis of the mesh that it must divide by."""
 
 
+def _all_but_gathered(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Keeps activations for the backward pass, and no parameters of other devices."""
+    return not primitive.name.startswith("all_gather")
+
+
 def run_layers(
     blocks: Sequence[nnx.Module],
     x_ND: Float[Array, "N D"],
@@ -103,11 +147,13 @@ def run_layers(
 
     def layer(x_ND: Array, params: nnx.State, number: Int[Array, ""]) -> Array:
         key = None if dropout_key is None else dropout_key.fold_in(number)
-        return execution.pin(run(nnx.merge(graphdef, params), x_ND, key, number))
+        whole = execution.access.layer(params)
+        return run(nnx.merge(graphdef, whole), x_ND, key, number)
 
-    if execution.remat != "none":
+    if execution.remat != "none" or execution.access.is_divided:
         policies = jax.checkpoint_policies
         kept = {
+            "none": _all_but_gathered,
             "dots": policies.dots_with_no_batch_dims_saveable,
             "full": policies.nothing_saveable,
         }

@@ -158,9 +158,10 @@ class ModernBertEncoder(nnx.Module):
     ) -> Float[Array, "R L D"]:
         """As `encoder.apply`."""
         config, (rows, length) = self.config, ids_RL.shape
-        x_ND = self.embedding_norm(jnp.take(self.word_VD[...], ids_RL.reshape(-1), axis=0))
+        x_ND = execution.access.look_up(self.word_VD[...], ids_RL.reshape(-1))
+        x_ND = self.embedding_norm(x_ND)
         outside = None if dropout_key is None else dropout_key.fold_in(config.num_hidden_layers)
-        x_ND = execution.pin(dropout(x_ND, outside, Site.EMBEDDING, config.embedding_dropout))
+        x_ND = dropout(x_ND, outside, Site.EMBEDDING, config.embedding_dropout)
         position_RL = segment_positions(segments_RL)
         mask_RLL = segment_mask(segments_RL)
         index_L = jnp.arange(length)

@@ -58,11 +58,12 @@ class MPNetEncoder(nnx.Module):
         rows, length = ids_RL.shape
         # Only padding is further on than the longest text; its position is clipped to the last.
         position_RL = self.first_position + segment_positions(segments_RL)
-        x_RLD = jnp.take(self.word_VD[...], ids_RL, axis=0)
-        x_RLD = x_RLD + jnp.take(self.position_PD[...], position_RL, axis=0, mode="clip")
+        position_PD = execution.access.whole(self.position_PD[...], 1)
+        x_RLD = execution.access.look_up(self.word_VD[...], ids_RL)
+        x_RLD = x_RLD + jnp.take(position_PD, position_RL, axis=0, mode="clip")
         x_ND = self.embedding_norm(x_RLD.reshape(rows * length, -1))
         outside = None if dropout_key is None else dropout_key.fold_in(len(self.blocks))
-        x_ND = execution.pin(dropout(x_ND, outside, Site.EMBEDDING, self.dropout_rate))
+        x_ND = dropout(x_ND, outside, Site.EMBEDDING, self.dropout_rate)
         bias_HLL = self.position_bias(length)
         mask_RLL = segment_mask(segments_RL)
         x_ND = run_layers(

@@ -154,7 +154,7 @@ class Qwen3Encoder(nnx.Module):
     ) -> Float[Array, "R L D"]:
         """As `encoder.apply`."""
         rows, length = ids_RL.shape
-        x_ND = execution.pin(jnp.take(self.word_VD[...], ids_RL.reshape(-1), axis=0))
+        x_ND = execution.access.look_up(self.word_VD[...], ids_RL.reshape(-1))
         position_RL = segment_positions(segments_RL)
         before_LL = jnp.tril(jnp.ones((length, length), bool))
         mask_RLL = segment_mask(segments_RL) & before_LL[None]

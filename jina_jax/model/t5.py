@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import PartitionSpec
@@ -185,8 +184,8 @@ class T5Encoder(nnx.Module):
         outside = None if dropout_key is None else dropout_key.fold_in(0)
         # Tokens stay in one axis between attentions: CPU products of two matrices are faster
         # than products with a batch axis.
-        x_ND = jnp.take(self.embedding_VD[...], ids_RL.reshape(-1), axis=0)
-        x_ND = execution.pin(dropout(x_ND, outside, Site.EMBEDDING, self.dropout_rate))
+        x_ND = execution.access.look_up(self.embedding_VD[...], ids_RL.reshape(-1))
+        x_ND = dropout(x_ND, outside, Site.EMBEDDING, self.dropout_rate)
         bias_HLL = self.position_bias(length)
         mask_RLL = segment_mask(segments_RL)
         x_ND = run_layers(

@@ -112,18 +112,9 @@ class Compiled:
 
 def abstract_arguments(config: RunConfig, shape: BatchShape) -> tuple[Any, Any]:
     """Shapes of the state and of a batch, without their values."""
-    import jax
-    import jax.numpy as jnp
+    from jina_jax.train.step import batch_shapes, state_shapes
 
-    from jina_jax.feed.batch import PackedBatch
-    from jina_jax.train.step import state_shapes
-
-    rows = jax.ShapeDtypeStruct((shape.rows, shape.row_tokens), jnp.int32)
-    texts = jax.ShapeDtypeStruct((shape.pairs, len(shape.lengths)), jnp.int32)
-    scores = jax.ShapeDtypeStruct((shape.pairs, len(shape.lengths) - 1), jnp.float32)
-    return state_shapes(config), PackedBatch(
-        rows, rows, texts, texts, scores, rows if config.pooling.skips_prompt else None
-    )
+    return state_shapes(config), batch_shapes(config, shape.rows, len(shape.lengths))
 
 
 def topology_devices(name: str) -> Sequence[Any]:

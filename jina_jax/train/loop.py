@@ -70,6 +70,7 @@ def train(config: RunConfig) -> TrainState:
     check_data(config, manifest)
     mesh = make_mesh(config.mesh)
     check_divides(config, mesh)
+    _keep_programs(config.run_path / "compiled")
     with HostWatch(config.faults.heartbeat_s) as hosts:
         try:
             return _train_on(config, manifest, mesh, goodput)
@@ -103,6 +104,12 @@ def _train_on(config: RunConfig, manifest: Manifest, mesh: Mesh, goodput: Goodpu
         )
         saves = Saves(config, checkpoints, lambda: metadata | {"goodput": goodput.saved_with()})
         return _run_steps(config, manifest, mesh, state, saves, watchdog, goodput)
+
+
+def _keep_programs(folder: Path) -> None:
+    """Keeps compiled programs for the next start, unless JAX_COMPILATION_CACHE_DIR has a folder."""
+    if not jax.config.values["jax_compilation_cache_dir"]:
+        jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
 
 
 def _words(mesh: Mesh) -> str:
@@ -203,12 +210,12 @@ def _run_steps(
     num_steps, first = config.train.num_steps, int(state.step)
     feed = feed_of_run(config, manifest, first)
     evaluation = StepEvaluation(config, mesh, first)
-    step_fn = CompiledStep(config, mesh)
     skipped = SkippedSteps(
         config.run_path, feed.sources,
         start=first, limit=config.faults.max_skipped_steps, writes=is_first(),
     )  # fmt: skip
     with (
+        CompiledStep(config, mesh, feed.buckets.rows) as step_fn,
         StopLatch() as latch,
         MetricsWriter(config, first) if is_first() else nullcontext() as writer,
         Profiler(config, first) as profiler,
@@ -220,6 +227,7 @@ def _run_steps(
             feed.records, feed.mixture, batch_size=config.feed.global_batch_size, done=first
         )
         say(of_sources.planned(), enabled=is_first())
+        say(str(feed.buckets), enabled=is_first())
         log = StepLog(config, mesh, writer, of_sources, skipped, saves, goodput)
         goodput.enter("step")
         for batch, arrays in _on_devices(
@@ -233,7 +241,7 @@ def _run_steps(
                     goodput.of("compile"),
                     log.throughput.leaves_out(),
                 ):
-                    step_fn.compile(state, arrays)
+                    step_fn.compile(arrays)
             with watchdog.step(f"step {done}", times=1):
                 state, metrics = step_fn(state, arrays)
                 log.dispatched(batch, metrics)

@@ -1,7 +1,9 @@
 """One optimization step: a pure function of the state and a packed batch, and its optimizer."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -14,7 +16,6 @@ from jaxtyping import Array, Float32
 from jina_jax.checkpoint.state import Params, TemperatureState, TrainState
 from jina_jax.config import (
     LossConfig,
-    ModelConfig,
     OptimConfig,
     PoolingConfig,
     RunConfig,
@@ -30,10 +31,10 @@ from jina_jax.devices.mesh import param_shardings, replicated, split_first_axis
 from jina_jax.feed.batch import PackedBatch
 from jina_jax.model.attention import Kernel
 from jina_jax.model.dropout import DropoutKey
-from jina_jax.model.encoder import embed, init_params
-from jina_jax.model.family import Execution
+from jina_jax.model.encoder import embed, init_params, is_embedding, param_name
+from jina_jax.model.family import Access, Execution
 from jina_jax.model.pooling import first_dimensions
-from jina_jax.train.gradcache import encode_in_chunks
+from jina_jax.train.encode import encode_rows
 from jina_jax.train.loss.contrastive import LossOutput, Terms, contrastive_loss
 from jina_jax.train.loss.log_sums import LossSharding
 from jina_jax.train.loss.slots import take_slots
@@ -62,7 +63,8 @@ def learning_rate_schedule(config: OptimConfig, num_steps: int) -> optax.Schedul
 
 
 def make_optimizer(config: OptimConfig, num_steps: int) -> optax.GradientTransformation:
-    """Clips, scales, decays and steps; weight decay acts on matrices, not on norm scales.
+    """Clips, scales, decays and steps. The learning rate is that of the count in the last of the
+    states.
 
     Source: AdamW, Loshchilov & Hutter 2019 (arXiv 1711.05101); Adafactor, Shazeer & Stern 2018
     (arXiv 1804.04235), with the learning rate of the schedule and not relative to the parameters;
@@ -71,11 +73,19 @@ def make_optimizer(config: OptimConfig, num_steps: int) -> optax.GradientTransfo
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         *_scaling(config),
-        optax.add_decayed_weights(
-            config.weight_decay, mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
-        ),
+        optax.add_decayed_weights(config.weight_decay, mask=partial(_decays, config)),
         optax.scale_by_learning_rate(learning_rate_schedule(config, num_steps)),
     )
+
+
+def _decays(config: OptimConfig, params: Params) -> Any:
+    """Which parameters decay."""
+
+    def of(path: Any, _: Any) -> bool:
+        name = param_name(path)
+        return name.endswith("kernel") or (config.decay_embeddings and is_embedding(name))
+
+    return jax.tree_util.tree_map_with_path(of, params)
 
 
 def _scaling(config: OptimConfig) -> tuple[optax.GradientTransformation, ...]:
@@ -103,42 +113,33 @@ def init_state(config: RunConfig, params: Params) -> TrainState:
 def embed_texts(
     params: Params,
     batch: PackedBatch,
-    config: ModelConfig,
+    config: RunConfig,
     *,
-    pooling: PoolingConfig = PoolingConfig(),
-    texts_per_row: int,
-    chunk_rows: int,
-    execution: Execution,
     sharding: LossSharding,
-    dropout_key: Array | None,
+    dropout_key: Array | None = None,
 ) -> Float32[Array, "B T D"]:
     """Embeddings of a packed batch, one per text, unit length, divided over all devices by pairs.
 
-    Rows are encoded where they lie, `chunk_rows` of them at a time where that is not 0; then the
-    pooled texts are gathered, since a text may lie on another device than its partner.
+    Rows are encoded where they lie; then the texts are brought together, since a text may lie on
+    another device than its partner.
     """
+    train, model, mesh = config.train, config.model, sharding.mesh
 
-    def encode(params: Params, rows: tuple[Array, ...], execution: Execution) -> Array:
+    def encode(params: Params, rows: tuple[Array, ...], access: Access) -> Array:
         ids_ML, segments_ML, pooled_ML, row_M = rows
         key = None if dropout_key is None else DropoutKey(dropout_key, row_M)
         return embed(
-            config, pooling, params, ids_ML, segments_ML, texts_per_row,
-            pooled_RL=pooled_ML, dropout_key=key, execution=execution,
+            model, config.pooling, params, ids_ML, segments_ML, config.feed.texts_per_row,
+            pooled_RL=pooled_ML, dropout_key=key, execution=_execution(train, mesh, access),
         )  # fmt: skip
 
     pooled_RL = batch.segments_RL if batch.pooled_RL is None else batch.pooled_RL
     rows = batch.ids_RL, batch.segments_RL, pooled_RL, jnp.arange(len(batch.ids_RL))
-    if chunk_rows:
-        # Each device has its own rows there, and nothing is left to pin.
-        z_RSD = encode_in_chunks(
-            partial(encode, execution=execution), params, rows,
-            chunk_rows=chunk_rows, mesh=sharding.mesh,
-        )  # fmt: skip
-    else:
-        # Without this the compiler may divide hidden states as the parameters are divided.
-        tokens = split_first_axis(sharding.mesh)
-        pin = partial(jax.lax.with_sharding_constraint, shardings=tokens)
-        z_RSD = encode(params, rows, execution._replace(pin=pin))
+    z_RSD = encode_rows(
+        encode, params, rows, shardings=param_shardings(params, mesh, model), mesh=mesh,
+        chunk_rows=train.grad_cache_rows, compute_dtype=model.compute_dtype,
+        sum_dtype=train.gradient_dtype,
+    )  # fmt: skip
     return take_slots(z_RSD.reshape(-1, z_RSD.shape[-1]), batch.slot_BT, sharding)
 
 
@@ -155,11 +156,7 @@ def batch_loss(
     """
     # Each device compares its own pairs with all others, whatever the axes of the mesh are for.
     sharding = LossSharding(mesh, config.loss.gather, config.loss.tile_bytes)
-    z_BTD = embed_texts(
-        params, batch, config.model, pooling=config.pooling,
-        texts_per_row=config.feed.texts_per_row, chunk_rows=config.train.grad_cache_rows,
-        execution=_execution(config.train, mesh), sharding=sharding, dropout_key=dropout_key,
-    )  # fmt: skip
+    z_BTD = embed_texts(params, batch, config, sharding=sharding, dropout_key=dropout_key)
     temperature: float | Array = config.loss.temperature
     if log_temperature is not None:
         temperature = jnp.exp(log_temperature)
@@ -176,12 +173,12 @@ def batch_loss(
     return loss, {name: value for name, value in metrics.items() if value is not None}
 
 
-def _execution(config: TrainConfig, mesh: Mesh) -> Execution:
-    """How layers are run; a CPU attends row by row, where the rows are not divided."""
+def _execution(config: TrainConfig, mesh: Mesh, access: Access) -> Execution:
+    """How layers are run; a CPU attends row by row."""
     kernel: Kernel = "cudnn" if config.attention == "cudnn" else "at_once"
-    if mesh.size == 1 and mesh.devices.flat[0].platform == "cpu":
+    if mesh.devices.flat[0].platform == "cpu":
         kernel = "by_row"
-    return Execution(config.scan_layers, config.remat, kernel)
+    return Execution(config.scan_layers, config.remat, kernel, access, config.float32_products)
 
 
 def _loss(
@@ -221,12 +218,11 @@ def _train_step(
     (loss, metrics), (grads, temperature_grad) = jax.value_and_grad(
         batch_loss, argnums=(0, 5), has_aux=True
     )(state.params, batch, config, mesh, dropout_key, log_temperature)
-    optimizer = make_optimizer(config.optim, config.train.num_steps)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    updates, opt_state = _update(config, state.step, grads, state.opt_state, state.params)
     temperature = state.temperature
     if temperature is not None:
         metrics["temperature"] = jnp.exp(temperature.log_temperature)
-        temperature = _update_temperature(temperature, temperature_grad, config)
+        temperature = _update_temperature(temperature, temperature_grad, config, state.step)
     gradient_norm = optax.tree.norm((grads, temperature_grad))
     # A norm is finite only where every part of the gradient is.
     is_finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
@@ -242,12 +238,20 @@ def _train_step(
     return TrainState(state.step + 1, *kept), metrics
 
 
+def _update(
+    config: RunConfig, step: Array, gradients: Any, opt_state: Any, params: Any
+) -> tuple[Any, Any]:
+    """The optimizer's update; its schedule goes by the step, which skipped ones count in too."""
+    optimizer = make_optimizer(config.optim, config.train.num_steps)
+    *before, schedule = opt_state
+    return optimizer.update(gradients, (*before, schedule._replace(count=step)), params)
+
+
 def _update_temperature(
-    state: TemperatureState, gradient: Array, config: RunConfig
+    state: TemperatureState, gradient: Array, config: RunConfig, step: Array
 ) -> TemperatureState:
     """One step of the temperature, and back into its bounds."""
-    optimizer = make_optimizer(config.optim, config.train.num_steps)
-    update, opt_state = optimizer.update(gradient, state.opt_state, state.log_temperature)
+    update, opt_state = _update(config, step, gradient, state.opt_state, state.log_temperature)
     log_temperature = jnp.clip(
         state.log_temperature + update,
         math.log(config.loss.min_temperature), math.log(config.loss.max_temperature),
@@ -299,25 +303,69 @@ def make_train_step(
     )
 
 
-class CompiledStep:
-    """`make_train_step`, which says so where a step does not fit, before it runs."""
+def batch_shapes(config: RunConfig, rows: int, texts: int) -> PackedBatch:
+    """Shapes and dtypes of a batch, without values.
 
-    def __init__(self, config: RunConfig, mesh: Mesh):
+    Args:
+      config: of the run.
+      rows: of the batch.
+      texts: of a record: query, positive and hard negatives.
+    """
+    pairs = config.feed.global_batch_size
+    tokens = jax.ShapeDtypeStruct((rows, config.feed.row_tokens), jnp.int32)
+    of_texts = jax.ShapeDtypeStruct((pairs, texts), jnp.int32)
+    scores = jax.ShapeDtypeStruct((pairs, texts - 1), jnp.float32)
+    pooled = tokens if config.pooling.skips_prompt else None
+    return PackedBatch(tokens, tokens, of_texts, of_texts, scores, pooled)
+
+
+class CompiledStep(AbstractContextManager["CompiledStep"]):
+    """`make_train_step`, compiled in a thread of its own; it says so where a step does not fit."""
+
+    def __init__(self, config: RunConfig, mesh: Mesh, planned: Mapping[int, Sequence[int]]):
+        """Begins to compile.
+
+        Args:
+          config: of the run.
+          mesh: that it trains on.
+          planned: texts of a record → numbers of rows that batches will have.
+        """
         self._config, self._mesh = config, mesh
         self._step: Any = make_train_step(config, mesh)
-        self._compiled: dict[tuple[tuple[int, ...], ...], Any] = {}
+        self._thread = ThreadPoolExecutor(1, "compile")
+        self._programs: dict[tuple[int, ...], Future[Any]] = {}
+        for texts, of_texts in planned.items():
+            for rows in of_texts:
+                batch = batch_shapes(config, rows, texts)
+                self._programs[_shape(batch)] = self._thread.submit(self._compile, batch)
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown(cancel_futures=True)
 
     def knows(self, batch: PackedBatch) -> bool:
-        """Whether the step is compiled for batches of this shape."""
-        return _shape(batch) in self._compiled
+        """Whether the step is compiled for batches of this shape.
 
-    def compile(self, state: TrainState, batch: PackedBatch) -> None:
-        """Compiles the step for the shape of a batch.
+        Raises: OutOfMemory with what to change, when one of the programs doesn't fit.
+        """
+        done = {shape: program for shape, program in self._programs.items() if program.done()}
+        for program in done.values():
+            program.result()
+        return _shape(batch) in done
+
+    def compile(self, batch: PackedBatch) -> None:
+        """Compiles the step for the shape of a batch, or waits where that has begun.
 
         Raises: OutOfMemory with what to change, when it doesn't fit.
         """
+        begun = self._programs.get(_shape(batch))
+        if begun is None or begun.cancel():
+            begun = self._programs[_shape(batch)] = Future()
+            begun.set_result(self._compile(batch))
+        begun.result()
+
+    def _compile(self, batch: PackedBatch) -> Any:
         try:
-            compiled = self._step.lower(state, batch).compile()
+            compiled = self._step.lower(state_shapes(self._config), batch).compile()
         except jax.errors.JaxRuntimeError as error:
             raise as_out_of_memory(error, self._config, self._mesh.size) from error
         memory = compiled.memory_analysis()
@@ -331,13 +379,13 @@ class CompiledStep:
                     f"{needed / 2**30:,.2f} GiB a device, and there are {available / 2**30:,.2f}",
                     self._config, self._mesh.size,
                 )  # fmt: skip
-        self._compiled[_shape(batch)] = compiled
+        return compiled
 
     def __call__(self, state: TrainState, batch: PackedBatch) -> tuple[TrainState, Metrics]:
         """Runs a step, which was compiled before; it reuses the memory of the state."""
-        found: tuple[TrainState, Metrics] = self._compiled[_shape(batch)](state, batch)
+        found: tuple[TrainState, Metrics] = self._programs[_shape(batch)].result()(state, batch)
         return found
 
 
-def _shape(batch: PackedBatch) -> tuple[tuple[int, ...], ...]:
-    return tuple(array.shape for array in batch if array is not None)
+def _shape(batch: PackedBatch) -> tuple[int, ...]:
+    return (*batch.ids_RL.shape, *batch.slot_BT.shape)

@@ -227,10 +227,11 @@ def get_config():
 """
 
 
+@pytest.mark.slow
 def test_arms_start_from_a_named_model_and_may_change_it(sentence_folder, tmp_path):
     path = tmp_path / "config.py"
     path.write_text(NAMED_CONFIG.format(folder=str(tmp_path), model=str(sentence_folder)))
-    assert main(["ablate", str(path), "--base.train.num-steps", "2"]) == 0
+    assert main(["ablate", str(path), "--train.num-steps", "2", "--mesh.data", "1"]) == 0
     configs = {arm: read_run(tmp_path / "run" / arm / "seed-0") for arm in ("usual", "none")}
     given = read_sentence_config(sentence_folder).config
     assert configs["usual"].model == given

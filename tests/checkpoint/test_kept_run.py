@@ -70,5 +70,5 @@ def test_training_goes_on_with_the_same_losses(kept):
     names = ("loss", "gradient_norm", "temperature")
     for old, new in zip(lines, after, strict=True):
         np.testing.assert_allclose(
-            [new[name] for name in names], [old[name] for name in names], rtol=1e-5
-        )
+            [new[name] for name in names], [old[name] for name in names], rtol=2e-4
+        )  # That version let embeddings and position biases decay too.

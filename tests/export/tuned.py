@@ -17,6 +17,7 @@ def get_config():
             global_batch_size=16, query_tokens={query}, positive_tokens={positive},
             row_tokens={positive}, rows_multiple=32,
         ),
+        mesh=MeshConfig(data=1),
         optim=OptimConfig(learning_rate=2e-3, warmup_steps=5),
         train=TrainConfig(num_steps={steps}, log_every_steps=1),
     )

@@ -3,9 +3,12 @@
 import os
 import signal
 
+import pytest
+
 from tests.trainer import curve, finish, start, wait_for_step
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_says_how_to_go_on(folder, uninterrupted):
     process = start(folder, "ctrl_c", "--feed.workers=1", before=os.setpgrp)
     assert wait_for_step(folder, "ctrl_c", process, 8)

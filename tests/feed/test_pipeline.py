@@ -8,7 +8,7 @@ from jina_jax.errors import UserError
 from jina_jax.feed.batch import pack_batch
 from jina_jax.feed.mixture import interleave
 from jina_jax.feed.pipeline import batches
-from jina_jax.shards.array_record import ShardSet, ShardWriter, encode_record
+from jina_jax.shards.array_record import ShardSet, ShardWriter, TokenisedRecords, encode_record
 from tests.marks import some_slow
 
 FEED = FeedConfig(
@@ -161,6 +161,33 @@ def test_equal_texts_have_equal_identity(sources):
     identity = pack_batch(records, FEED).identity_BT
     assert np.array_equal(identity[0], identity[2])
     assert len(set(identity.ravel().tolist())) == 4
+
+
+def test_texts_that_the_model_sees_alike_have_equal_identity():
+    def records(*texts, hashes):
+        lengths = np.array([[len(t) for t in texts]]).reshape(-1, 2)
+        ends = np.cumsum(lengths).reshape(lengths.shape)
+        numbers = np.array(hashes, np.uint64).repeat(2).reshape(-1, 2, 2)
+        return TokenisedRecords(np.concatenate(texts), ends - lengths, lengths, numbers)
+
+    config = dataclasses.replace(FEED, query_tokens=6, positive_tokens=4)
+    long, longer = [5, 6, 7, 8, 1], [5, 6, 7, 9, 9, 1]  # Both are cut to 5 6 7 1.
+    other, reordered = [5, 7, 6, 1], [8, 5, 6, 1]
+    found = pack_batch(
+        records(
+            [2, 1], long, [3, 1], longer, [4, 1], other, reordered, [5, 6, 7, 1], hashes=range(8)
+        ),
+        config,
+    ).identity_BT
+    assert found[0, 1] == found[1, 1] == found[3, 1]
+    assert len(set(found.ravel().tolist())) == 6
+    # By the text, too: as a query it is not cut. So the three are one.
+    found = pack_batch(records(long, [2, 1], [3, 1], long, hashes=[7, 1, 2, 7]), config).identity_BT
+    assert found[0, 0] == found[1, 1]
+    found = pack_batch(
+        records(long, [2, 1], [3, 1], long, [4, 1], longer, hashes=[7, 1, 2, 7, 3, 9]), config
+    ).identity_BT
+    assert found[0, 0] == found[1, 1] == found[2, 1]
 
 
 def test_a_source_smaller_than_a_batch_is_refused(sources):

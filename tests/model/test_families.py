@@ -31,6 +31,7 @@ from jina_jax.model.encoder import (
     to_huggingface,
 )
 from jina_jax.model.family import Execution
+from jina_jax.train.encode import encode_rows
 from tests.bert_oracle import TINY_BERT, torch_bert
 from tests.model.torch_oracle import TINY, numpy_tensors, torch_encoder
 
@@ -155,11 +156,17 @@ def test_embeddings(family, packed, pooling):
 
 
 def triplet_loss(config, params, ids, segments, dropout_key=None, execution=Execution()):
-    """InfoNCE both ways over the positives, and a margin on the negatives."""
-    z = embed(
-        config, PoolingConfig(), params, ids, segments, 5,
-        dropout_key=dropout_key, execution=execution,
+    """Of the embeddings of the packed rows."""
+    return triplet_loss_of(
+        embed(
+            config, PoolingConfig(), params, ids, segments, 5,
+            dropout_key=dropout_key, execution=execution,
+        )
     )  # fmt: skip
+
+
+def triplet_loss_of(z):
+    """InfoNCE both ways over the positives, and a margin on the negatives."""
     q, p, n = (jnp.stack([z[t[i]] for t in TRIPLETS]) for i in range(3))
     logits = q @ p.T / 0.05
     nce = -jnp.diagonal(jax.nn.log_softmax(logits) + jax.nn.log_softmax(logits.T)).mean()
@@ -271,15 +278,23 @@ def test_how_layers_are_run_changes_no_value(family, packed, key, with_dropout, 
 def test_eight_devices_give_one_devices_gradient(family, packed, key, with_dropout, shape):
     config, _, params = family
     mesh = make_mesh(MeshConfig(*shape))
-
-    def pin(x):
-        return jax.lax.with_sharding_constraint(x, split_first_axis(mesh))
-
-    def loss(p, ids, segments):
-        return triplet_loss(config, p, ids, segments, key, Execution(pin=pin))
-
     shardings = param_shardings(params, mesh, config)
     rows = split_first_axis(mesh)
+
+    def embed_all(p, ids, segments):
+        def encode(p, rows, access):
+            ids, segments, numbers = rows
+            return embed(
+                config, PoolingConfig(), p, ids, segments, 5,
+                dropout_key=DropoutKey(key.key, numbers), execution=Execution(access=access),
+            )  # fmt: skip
+
+        arrays = ids, segments, jnp.arange(len(ids))
+        return encode_rows(encode, p, arrays, shardings=shardings, mesh=mesh)
+
+    def loss(p, ids, segments):
+        return triplet_loss_of(embed_all(p, ids, segments))
+
     compute = jax.jit(
         jax.value_and_grad(loss),
         in_shardings=(shardings, rows, rows), out_shardings=replicated(mesh),

@@ -10,7 +10,6 @@ from jina_jax.config.validation import validate
 from jina_jax.devices.mesh import make_mesh
 from jina_jax.errors import UserError
 from jina_jax.model.encoder import init_params
-from jina_jax.model.family import Execution
 from jina_jax.model.pooling import first_dimensions
 from jina_jax.train.loss.contrastive import Terms
 from jina_jax.train.loss.log_sums import LossSharding
@@ -43,11 +42,8 @@ def test_losses_of_the_first_dimensions_add_up(weights, negatives):
         jax.value_and_grad(lambda p: batch_loss(p, batch, config, mesh, None), has_aux=True)
     )
     (found, told), gradient = step(params)
-    z = embed_texts(
-        params, batch, config.model,
-        texts_per_row=config.feed.texts_per_row, chunk_rows=0, execution=Execution(),
-        sharding=LossSharding(make_mesh(MeshConfig(data=1))), dropout_key=None,
-    )  # fmt: skip
+    one = LossSharding(make_mesh(MeshConfig(data=1)))
+    z = embed_texts(params, batch, config, sharding=one)
     z, total = np.asarray(z, np.float64), 0.0
     for dims, weight in zip((4, 8, 16), (*(weights or (1.0, 1.0)), 1.0)):
         cut = z[..., :dims] / np.maximum(np.linalg.norm(z[..., :dims], axis=-1), 1e-9)[..., None]

@@ -4,7 +4,8 @@ import numpy as np
 import optax
 import pytest
 
-from jina_jax.config import OptimConfig
+from jina_jax.config import BertConfig, OptimConfig, PoolingConfig, T5Config
+from jina_jax.model.encoder import init_params, param_name
 from jina_jax.train.step import learning_rate_schedule, make_optimizer
 
 
@@ -38,22 +39,22 @@ def test_first_step_is_clipped_and_signed():
     config = OptimConfig(
         learning_rate=0.1, schedule="constant", warmup_steps=0, weight_decay=0.5, clip_norm=1.0
     )
-    params = {"matrix": jnp.ones((1, 2)), "scale": jnp.ones(2)}
+    params = {"kernel": jnp.ones((1, 2)), "scale": jnp.ones(2)}
     optimizer = make_optimizer(config, 10)
-    grads = {"matrix": jnp.array([[300.0, -400.0]]), "scale": jnp.zeros(2)}
+    grads = {"kernel": jnp.array([[300.0, -400.0]]), "scale": jnp.zeros(2)}
     updates, state = optimizer.update(grads, optimizer.init(params), params)
     new = optax.apply_updates(params, updates)
     # Adam's first step is the sign; decay takes 0.1 · 0.5 of the matrix and leaves the scale.
-    assert np.allclose(new["matrix"], [[1 - 0.1 - 0.05, 1 + 0.1 - 0.05]], atol=1e-6)
+    assert np.allclose(new["kernel"], [[1 - 0.1 - 0.05, 1 + 0.1 - 0.05]], atol=1e-6)
     assert np.allclose(new["scale"], 1.0, atol=0)
     # Clipped to norm 1, the first moment is a tenth of (0.6, -0.8).
-    assert np.allclose(optax.tree.get(state, "mu")["matrix"], [[0.06, -0.08]], atol=1e-6)
+    assert np.allclose(optax.tree.get(state, "mu")["kernel"], [[0.06, -0.08]], atol=1e-6)
 
 
 def _first_step(config):
-    params = {"matrix": jnp.full((1, 2), 2.0), "scale": jnp.full(2, 2.0)}
+    params = {"kernel": jnp.full((1, 2), 2.0), "scale": jnp.full(2, 2.0)}
     optimizer = make_optimizer(config, 10)
-    grads = {"matrix": jnp.array([[0.3, -0.4]]), "scale": jnp.array([0.1, 0.2])}
+    grads = {"kernel": jnp.array([[0.3, -0.4]]), "scale": jnp.array([0.1, 0.2])}
     updates, state = optimizer.update(grads, optimizer.init(params), params)
     return optax.apply_updates(params, updates), state
 
@@ -64,9 +65,9 @@ def test_lion_steps_by_the_sign_and_decays_matrices_alone():
         b1=0.9, b2=0.99, moment_dtype="bfloat16",
     )  # fmt: skip
     new, state = _first_step(config)
-    assert np.allclose(new["matrix"], [[2 - 0.1 - 0.1, 2 + 0.1 - 0.1]], atol=1e-6)
+    assert np.allclose(new["kernel"], [[2 - 0.1 - 0.1, 2 + 0.1 - 0.1]], atol=1e-6)
     assert np.allclose(new["scale"], [1.9, 1.9], atol=1e-6)
-    mu = optax.tree.get(state, "mu")["matrix"]
+    mu = optax.tree.get(state, "mu")["kernel"]
     assert mu.dtype == jnp.bfloat16
     assert np.allclose(mu.astype(jnp.float32), [[0.003, -0.004]], rtol=2**-8)
 
@@ -78,13 +79,37 @@ def test_adafactor_divides_by_the_root_mean_square_and_limits_it():
     )  # fmt: skip
     new, _ = _first_step(config)
     # The first estimate of the second moment is the square itself, so the step is the sign.
-    assert np.allclose(new["matrix"], [[2 - 0.1 - 0.1, 2 + 0.1 - 0.1]], atol=1e-5)
+    assert np.allclose(new["kernel"], [[2 - 0.1 - 0.1, 2 + 0.1 - 0.1]], atol=1e-5)
     assert np.allclose(new["scale"], [1.9, 1.9], atol=1e-5)
+
+
+@pytest.mark.parametrize("decay_embeddings", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "tables"),
+    [
+        (T5Config(vocab_size=8, d_model=4, d_kv=2, d_ff=4, num_layers=1, num_heads=2), 1),
+        (BertConfig(8, hidden_size=4, num_hidden_layers=1, num_attention_heads=2), 3),
+    ],
+)
+def test_what_decays_are_the_matrices_of_layers(shape, tables, decay_embeddings):
+    config = OptimConfig(learning_rate=0.1, warmup_steps=0, decay_embeddings=decay_embeddings)
+    params = init_params(shape, jax.random.key(0), PoolingConfig(dense_dimensions=2))
+    nothing, optimizer = jax.tree.map(jnp.zeros_like, params), make_optimizer(config, 10)
+    updates, _ = optimizer.update(nothing, optimizer.init(params), params)
+    changes = {
+        param_name(path): np.any(update)
+        for path, update in jax.tree_util.tree_leaves_with_path(updates)
+    }
+    decayed = {name for name, is_changed in changes.items() if is_changed}
+    layers = {name for name in changes if name.endswith("/kernel")}
+    assert "dense/kernel" in layers and layers <= decayed
+    assert len(decayed) == len(layers) + tables * decay_embeddings
+    assert not any("bias" in name or "norm" in name for name in decayed)
 
 
 def test_adafactor_keeps_a_row_and_a_column_of_a_large_matrix():
     config = OptimConfig(optimizer="adafactor")
-    params = {"matrix": jnp.zeros((256, 512))}
+    params = {"kernel": jnp.zeros((256, 512))}
     state = make_optimizer(config, 10).init(params)
     kept = sum(x.size for x in jax.tree.leaves(state) if x.ndim)
     assert kept == 256 + 512 + 1

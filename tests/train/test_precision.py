@@ -65,6 +65,23 @@ def test_every_product_with_a_weight_is_bfloat16(mesh, params):
     assert found == [{"bfloat16"}] * 6 * WHOLE.model.num_layers  # q, k, v, o, wi, wo
 
 
+@pytest.mark.parametrize("wanted", ["highest", "high", "default"])
+def test_float32_asks_for_float32_products_forward_and_backward(mesh, params, wanted):
+    train = dataclasses.replace(WHOLE.train, float32_products=wanted)
+    gradient = jax.grad(loss_of(dataclasses.replace(WHOLE, train=train), mesh))
+    weights = {x.shape for x in jax.tree.leaves(params) if x.ndim == 2}
+    found = [
+        equation.params["precision"]
+        for equation in equations(jax.make_jaxpr(gradient)(params).jaxpr)
+        if equation.primitive.name == "dot_general"
+        and weights & {var.aval.shape for var in (*equation.invars, *equation.outvars)}
+    ]
+    # q, k, v, o, wi, wo: forward, and backward to the hidden states and to the weights.
+    assert len(found) >= 18 * WHOLE.model.num_layers
+    asked = {"highest": "HIGHEST", "high": "HIGH", "default": "DEFAULT"}[wanted]
+    assert {str(p).rpartition(".")[2] for pair in found for p in (pair or ("DEFAULT",))} == {asked}
+
+
 def test_gradients_are_near_those_of_float32(mesh, params):
     (loss, exact), (half_loss, half) = (
         jax.jit(jax.value_and_grad(loss_of(config, mesh)))(params) for config in (WHOLE, HALF)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from jina_jax.feed.batch import pack_batch
 from jina_jax.model.encoder import init_params
 from jina_jax.shards.array_record import TokenisedRecords
 from jina_jax.train.step import batch_loss, init_state, make_train_step
+from tests.marks import some_slow
 
 CONFIG = RunConfig(
     name="tiny",
@@ -44,7 +47,7 @@ def params_on(mesh):
     return jax.device_put(init_params(CONFIG.model, jax.random.key(0)), replicated(mesh))
 
 
-@pytest.mark.parametrize("devices", [2, 4, 8])
+@pytest.mark.parametrize("devices", some_slow([8], [2, 4, 8]))
 def test_loss_and_gradients_do_not_depend_on_the_devices(devices):
     batch, key = make_batch(), jax.random.key(3)
     results = []
@@ -89,6 +92,28 @@ def test_steps_learn_a_batch_and_repeat_exactly():
         assert int(state.step) == 10
     assert curves[0] == curves[1]
     assert curves[0][-1] < curves[0][0] - 0.1
+
+
+def test_the_learning_rate_goes_by_the_step_after_skipped_ones_too():
+    optim = OptimConfig("lion", learning_rate=0.1, schedule="linear", warmup_steps=0)
+    config = dataclasses.replace(CONFIG, optim=dataclasses.replace(optim, weight_decay=0.0))
+    mesh, batch = make_mesh(MeshConfig(data=1)), make_batch()
+    step, applied, reported = make_train_step(config, mesh), [], []
+    state = init_state(config, params_on(mesh))
+    for number in range(8):
+        before = jax.tree.map(jnp.copy, state)
+        if number in (1, 2, 3):
+            state = state._replace(params=jax.tree.map(lambda x: x * jnp.nan, state.params))
+        state, metrics = step(jax.device_put(state, replicated(mesh)), batch)
+        if metrics["skipped"]:
+            state = state._replace(params=before.params)
+            continue
+        # Lion's updates are the signs, times the rate.
+        moved = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), state.params, before.params)
+        applied.append(max(map(float, jax.tree.leaves(moved))))
+        reported.append(float(metrics["learning_rate"]))
+    assert reported == pytest.approx([0.1, 0.06, 0.05, 0.04, 0.03])
+    assert applied == pytest.approx(reported, rel=1e-4)
 
 
 def test_batches_that_do_not_divide_are_refused_with_the_sizes_that_do():

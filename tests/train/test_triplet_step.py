@@ -10,7 +10,6 @@ import pytest
 from jina_jax.config import LossConfig, MeshConfig
 from jina_jax.devices.mesh import make_mesh, replicated
 from jina_jax.model.encoder import init_params
-from jina_jax.model.family import Execution
 from jina_jax.train.loss.contrastive import Terms
 from jina_jax.train.loss.log_sums import LossSharding
 from jina_jax.train.step import batch_loss, batch_shardings, embed_texts
@@ -50,11 +49,8 @@ def expected(request):
     sharding = LossSharding(make_mesh(MeshConfig(data=1)))
 
     def embed(params):
-        return embed_texts(
-            params, jax.tree.map(jnp.asarray, batch), MODEL,
-            texts_per_row=1, chunk_rows=0, sharding=sharding, dropout_key=None,
-            execution=Execution(),
-        )  # fmt: skip
+        arrays = jax.tree.map(jnp.asarray, batch)
+        return embed_texts(params, arrays, PADDED, sharding=sharding)
 
     z, pull = jax.vjp(embed, params)
     z = np.asarray(z)
@@ -71,7 +67,7 @@ def expected(request):
 @pytest.mark.parametrize(
     ("texts_per_row", "chunk_rows", "gather", "devices"),
     some_slow(
-        [(1, 0, "all_gather", 8), (4, 8, "ring", 8)],
+        [(4, 8, "ring", 8)],
         (
             (*packing, *devices)
             for packing in ((1, 0), (4, 0), (4, 8))

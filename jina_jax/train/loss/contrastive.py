@@ -9,7 +9,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int32
 
-from jina_jax.train.loss.log_sums import LogSums, LossSharding, PairIds, log_sums
+from jina_jax.train.loss.log_sums import (
+    Ids,
+    LogSums,
+    LossSharding,
+    Matches,
+    known_matches,
+    log_sums,
+)
 
 
 class Terms(NamedTuple):
@@ -76,7 +83,6 @@ def contrastive_loss(
     terms: Terms = ALL_TERMS,
     identity_BT: Int32[Array, "B T"] | None = None,
     has_negative_BN: Bool[Array, "B N"] | None = None,
-    weight_B: Float32[Array, "B"] | None = None,
     teacher_BS: Float32[Array, "B S"] | None = None,
 ) -> LossOutput:
     """Weighted sum of InfoNCE from queries to positives, its reverse, a margin, and distillation.
@@ -100,11 +106,11 @@ def contrastive_loss(
       sharding: how the work is divided; it changes the values in rounding only.
       terms: which terms, and the margin's ε.
       identity_BT: equal numbers of 0 or more for equal texts (columns: query, positive, hard
-        negatives). Where given, keys of pairs that share a text with a query's pair do not count
-        for it, nor do hard negatives that are a text of its pair.
+        negatives). Where given, positives of pairs that share a text with a query's pair do not
+        count for it, nor do texts of its pair that stand as hard negatives, nor, as either, the
+        positives of any pair with the same query.
       has_negative_BN: False where a query has fewer hard negatives; what stands there has no
         influence. All have them where not given.
-      weight_B: of each query in the means; equal where not given.
       teacher_BS: t, a teacher's scores of each query with its positive and its hard negatives, on
         the scale of cosines; NaN where there is none, and then nothing is distilled.
     Returns: LossOutput.
@@ -119,8 +125,12 @@ def contrastive_loss(
     size = len(q_BD)
     scale = 1 / jnp.asarray(temperature, jnp.float32)
     both_ways = terms.positive > 0
-    pairs = None if identity_BT is None else PairIds(jnp.arange(size), identity_BT[:, :2])
-    sums = log_sums(q_BD, p_BD, scale, pairs, pairs, both_ways, sharding)
+    pairs, matches = Ids(jnp.arange(size)), None
+    if identity_BT is not None:
+        matches, run_B2 = known_matches(identity_BT[:, 0], identity_BT[:, 1])
+        pairs = Ids(pairs.pair_N, identity_BT[:, :2], run_B2)
+    keys = pairs._replace(run_N2=None)
+    sums = log_sums(q_BD, p_BD, scale, pairs, keys, matches, both_ways, sharding)
     row_B, max_B, masked_B, others = sums.row_B, sums.row_max_B, sums.masked_B, size - 1.0
     cosine_B = jnp.sum(q_BD * p_BD, axis=-1)
     positive_B = scale * cosine_B
@@ -128,27 +138,28 @@ def contrastive_loss(
     student_BN, is_scored_BN = cosine_B[:, None], jnp.ones((size, 1), bool)
     if negatives_BND is not None:
         hard = _against_negatives(
-            q_BD, negatives_BND, scale, sharding, identity_BT, has_negative_BN
+            q_BD, negatives_BND, scale, sharding, pairs, matches, identity_BT, has_negative_BN
         )
         row_B = jnp.logaddexp(row_B, hard.sums.row_B)
         max_B = jnp.maximum(max_B, hard.sums.row_max_B)
         masked_B += hard.sums.masked_B - hard.missing
         others += hard.cosine_BN.size - hard.missing
         hinge_BN = jax.nn.relu(hard.cosine_BN - cosine_B[:, None] + terms.epsilon)
-        margin_loss = _mean_own(hinge_BN, hard.counts_BN, weight_B)
-        negative_cosine = _mean_own(hard.cosine_BN, hard.counts_BN, None)
+        margin_loss = _mean_own(hinge_BN, hard.counts_BN)
+        negative_cosine = _mean_own(hard.cosine_BN, hard.counts_BN)
         student_BN, is_scored_BN = cosine_B[:, None] - hard.cosine_BN, hard.counts_BN
     if teacher_BS is not None:
-        distill_loss = _distance(student_BN, teacher_BS, is_scored_BN, weight_B)
-    query_loss = _mean(row_B - positive_B, weight_B)
+        distill_loss = _distance(student_BN, teacher_BS, is_scored_BN)
+    # −log of the positive's share is log(1 + others / positive), which keeps its digits near 0.
+    query_loss = jnp.mean(jax.nn.softplus(row_B - positive_B))
     if both_ways:
-        positive_loss = _mean(sums.key_N - positive_B, weight_B)
+        positive_loss = jnp.mean(jax.nn.softplus(sums.key_N - positive_B))
     return LossOutput(
         _weighted(terms, query_loss, positive_loss, margin_loss, distill_loss),
         query_loss, positive_loss, margin_loss,
         accuracy=_accuracy(positive_B, max_B, scale),
         positive_cosine=jnp.mean(cosine_B),
-        in_batch_cosine=_in_batch_cosine(sums, positive_B, scale),
+        in_batch_cosine=_in_batch_cosine(sums, scale),
         negative_cosine=negative_cosine,
         masked_share=jnp.mean(masked_B) / jnp.maximum(others, 1.0),
         distill_loss=distill_loss,
@@ -169,27 +180,28 @@ def _weighted(
 
 
 def _against_negatives(
-    q_BD: Array, negatives_BND: Array, scale: Array, sharding: LossSharding,
-    identity_BT: Array | None, has_negative_BN: Array | None,
+    q_BD: Array, negatives_BND: Array, scale: Array, sharding: LossSharding, pairs: Ids,
+    matches: Matches | None, identity_BT: Array | None, has_negative_BN: Array | None,
 ) -> _Negatives:  # fmt: skip
     size, negatives, dimension = negatives_BND.shape
     if has_negative_BN is None:
         has_negative_BN = jnp.ones((size, negatives), bool)
     # −1 stands for a negative that is not there, and is put among the texts of every query.
-    nothing_B1 = jnp.full((size, 1), -1, jnp.int32)
-    if identity_BT is None:
-        texts_BT, identity_BN = nothing_B1, jnp.zeros((size, negatives), jnp.int32)
-    else:
-        texts_BT = jnp.concatenate([identity_BT[:, :2], nothing_B1], axis=1)
+    texts_BT = jnp.full((size, 1), -1, jnp.int32)
+    identity_BN = jnp.zeros((size, negatives), jnp.int32)
+    if identity_BT is not None:
+        texts_BT = jnp.concatenate([identity_BT[:, :2], texts_BT], axis=1)
         identity_BN = identity_BT[:, 2:]
     identity_BN = jnp.where(has_negative_BN, identity_BN, -1)
     not_a_positive = jnp.full(size * negatives, -1, jnp.int32)
     sums = log_sums(
         q_BD, negatives_BND.reshape(-1, dimension), scale,
-        PairIds(jnp.arange(size), texts_BT), PairIds(not_a_positive, identity_BN.reshape(-1, 1)),
-        False, sharding,
+        pairs._replace(text_NT=texts_BT), Ids(not_a_positive, identity_BN.reshape(-1, 1)),
+        matches, False, sharding,
     )  # fmt: skip
     is_false_negative_BN = (identity_BN[:, :, None] == texts_BT[:, None, :]).any(-1)
+    if matches is not None:
+        is_false_negative_BN = matches.mask(is_false_negative_BN, pairs.run_N2, identity_BN)
     return _Negatives(
         sums,
         jnp.sum(~has_negative_BN).astype(jnp.float32),
@@ -204,15 +216,13 @@ def _accuracy(positive_B: Array, max_B: Array, scale: Array) -> Array:
     return jnp.mean(is_first_B.astype(jnp.float32))
 
 
-def _in_batch_cosine(sums: LogSums, positive_B: Array, scale: Array) -> Array:
+def _in_batch_cosine(sums: LogSums, scale: Array) -> Array:
     """Mean cosine of queries and the positives of others that count; 0 if none counts."""
-    of_others = jax.lax.stop_gradient(jnp.sum(sums.total_B - positive_B) / scale)
-    return of_others / jnp.maximum(jnp.sum(len(positive_B) - 1.0 - sums.masked_B), 1.0)
+    of_others = jax.lax.stop_gradient(jnp.sum(sums.total_B) / scale)
+    return of_others / jnp.maximum(jnp.sum(len(sums.masked_B) - 1.0 - sums.masked_B), 1.0)
 
 
-def _distance(
-    student_BN: Array, teacher_BS: Array, counts_BN: Array, weight_B: Array | None
-) -> Array:
+def _distance(student_BN: Array, teacher_BS: Array, counts_BN: Array) -> Array:
     """Mean squared distance from the teacher: of margins for triplets, of one score for pairs."""
     teacher_BN = teacher_BS
     if teacher_BS.shape[1] > 1:
@@ -220,20 +230,13 @@ def _distance(
     is_known_BN = ~jnp.isnan(teacher_BN)
     # Chosen before it is squared, so that no NaN reaches a gradient.
     error_BN = jnp.where(is_known_BN, student_BN - teacher_BN, 0.0)
-    return _mean_own(jnp.square(error_BN), counts_BN & is_known_BN, weight_B)
+    return _mean_own(jnp.square(error_BN), counts_BN & is_known_BN)
 
 
-def _mean(x_B: Array, weight_B: Array | None) -> Array:
-    return jnp.mean(x_B) if weight_B is None else jnp.sum(x_B * weight_B) / jnp.sum(weight_B)
-
-
-def _mean_own(x_BN: Array, counts_BN: Array, weight_B: Array | None) -> Array:
+def _mean_own(x_BN: Array, counts_BN: Array) -> Array:
     """Mean over the negatives that count; 0 if none counts."""
-    weight_BN = counts_BN.astype(jnp.float32)
-    if weight_B is not None:
-        weight_BN *= weight_B[:, None]
-    total = jnp.sum(weight_BN)
-    return jnp.sum(x_BN * weight_BN) / jnp.where(total > 0, total, 1.0)
+    total = jnp.sum(counts_BN.astype(jnp.float32))
+    return jnp.sum(jnp.where(counts_BN, x_BN, 0.0)) / jnp.where(total > 0, total, 1.0)
 
 
 def _check_sizes(

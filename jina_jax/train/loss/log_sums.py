@@ -1,11 +1,12 @@
 """Log-sum-exps over a similarity matrix that is never held.
 
 For queries q and keys k, divided over all devices of a mesh, `log_sums` gives the log-sum-exp of
-every row of scale · q kᵀ and of every column. Each device compares its own rows with all keys,
-which are gathered at once or travel around a ring (`ring_or_gather`). The matrix of a device is cut
-into tiles (`walk_tiles`), and each tile is computed, used and let go. Forward, a tile adds to a
-running maximum and sum of its rows and columns; backward, it is computed again and adds its share
-of the gradients. So memory beside the inputs and their gradients is a few tiles.
+every row of scale · q kᵀ and of every column, without the entry of a query and its own positive:
+a loss far below the logits would be lost in their difference. Each device compares its own rows
+with all keys, which are gathered at once or travel around a ring (`ring_or_gather`). The matrix of
+a device is cut into tiles (`walk_tiles`), and each tile is computed, used and let go. Forward, a
+tile adds to a running maximum and sum of its rows and columns; backward, it is computed again and
+adds its share of the gradients. So memory beside the inputs and their gradients is a few tiles.
 """
 
 import functools
@@ -17,7 +18,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Float32, Int32
+from jaxtyping import Array, Bool, Float32, Int32
 
 _T = TypeVar("_T")
 
@@ -42,51 +43,105 @@ class LossSharding:
     """Most memory of one float32 tile; two to four are alive at once."""
 
 
-class PairIds(NamedTuple):
-    """Ids of the pairs and texts of N rows or N keys, to mask false negatives.
+class Ids(NamedTuple):
+    """Of N rows or N keys: which entries of the matrix count.
 
-    An entry of the matrix counts where row and key are of the same pair, or share no text.
+    Those of a query and another pair's key count, where the two pairs share no text and the key is
+    no known match of the query.
     """
 
     pair_N: Int32[Array, "N"]
     """Number of the pair; negative for a key that is no row's positive."""
-    text_NT: Int32[Array, "N T"]
-    """Equal numbers for equal texts."""
+    text_NT: Int32[Array, "N T"] | None = None
+    """Equal numbers for equal texts; a key's own text is the last. None masks none of them."""
+    run_N2: Int32[Array, "N 2"] | None = None
+    """Of rows: where the known matches of the query begin in `Matches.text_M`, and their count."""
+
+
+class Matches(NamedTuple):
+    """The known matches of all queries, which every device holds."""
+
+    text_M: Int32[Array, "M"]
+    """Positives, in the order of their queries."""
+    most: Int32[Array, ""]
+    """Of one query; 0 where no query has more than its own positive."""
+
+    def mask(
+        self,
+        masked_RN: Bool[Array, "R N"],
+        run_R2: Int32[Array, "R 2"],
+        text_XN: Int32[Array, "X N"],
+    ) -> Bool[Array, "R N"]:
+        """Adds to a mask the texts that match the query of each row.
+
+        Args:
+          masked_RN: what is masked already.
+          run_R2: as in `Ids`.
+          text_XN: the texts; X is R, or 1 where each row is compared with the same ones.
+        """
+
+        def add(number: Array, masked_RN: Array) -> Array:
+            match_R1 = jnp.take(self.text_M, run_R2[:, :1] + number, mode="clip")
+            return masked_RN | ((match_R1 == text_XN) & (number < run_R2[:, 1:]))
+
+        return jax.lax.fori_loop(0, self.most, add, masked_RN)
+
+
+def known_matches(
+    query_B: Int32[Array, "B"], positive_B: Int32[Array, "B"]
+) -> tuple[Matches, Int32[Array, "B 2"]]:
+    """The positives of every query, over all pairs that have it.
+
+    Args:
+      query_B: equal numbers for equal texts.
+      positive_B: in the same numbers.
+    Returns: the matches, and each pair's run in them.
+    Example: pairs (a, x), (b, y), (a, z) give x z y, and the runs (0, 2), (2, 1), (0, 2).
+    """
+    order_B = jnp.argsort(query_B)
+    sorted_B = query_B[order_B]
+    first_B = jnp.searchsorted(sorted_B, query_B).astype(jnp.int32)
+    count_B = jnp.searchsorted(sorted_B, query_B, side="right").astype(jnp.int32) - first_B
+    most = jnp.max(count_B)
+    matches = Matches(positive_B[order_B], jnp.where(most > 1, most, 0))
+    return matches, jnp.stack([first_B, count_B], axis=1)
 
 
 class LogSums(NamedTuple):
     """Result of one pass over the matrix; logits are scale · cosine."""
 
     row_B: Float32[Array, "B"]
-    """Log-sum-exp of each row over the keys that count."""
+    """Log-sum-exp of each row over the keys that count; its own positive does not."""
     key_N: Float32[Array, "N"]
     """Log-sum-exp of each key over the rows that count; `LOWEST` without `with_keys`."""
     row_max_B: Float32[Array, "B"]
     """Largest logit of each row among the keys that count; not differentiated."""
     masked_B: Float32[Array, "B"]
-    """How many keys do not count for each row; not differentiated."""
+    """How many keys of other pairs do not count for each row; not differentiated."""
     total_B: Float32[Array, "B"]
     """Sum of the logits of each row over the keys that count; not differentiated."""
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7))
 def log_sums(
     q_BD: Float32[Array, "B D"],
     k_ND: Float32[Array, "N D"],
     scale: Float32[Array, ""],
-    row_ids: PairIds | None,
-    key_ids: PairIds | None,
+    row_ids: Ids,
+    key_ids: Ids,
+    matches: Matches | None,
     with_keys: bool,
     sharding: LossSharding,
 ) -> LogSums:
-    """Log-sum-exps of the rows, and of the columns, of scale · q kᵀ.
+    """Log-sum-exps of the rows, and of the columns, of scale · q kᵀ without each query's positive.
 
     Args:
       q_BD: any vectors; B divides by the devices of the mesh.
       k_ND: N divides by the devices of the mesh.
       scale: factor of the products, the inverse of a temperature. It has a gradient.
-      row_ids: with `key_ids`, masks false negatives; nothing is masked where either is None.
+      row_ids: with `key_ids`, says which entries count.
       key_ids: those of the keys.
+      matches: of the queries; None where the ids have no texts.
       with_keys: compute the sums of the columns too.
       sharding: mesh, gather and tile size; they change the values in rounding only.
     Returns: LogSums, float32. The sum of a row or key without an entry that counts is near
@@ -94,37 +149,37 @@ def log_sums(
     Source: Gao et al. 2021 (arXiv 2101.06983), section 3, for the gradient by recomputation; Cheng
       et al. 2024 (arXiv 2410.17243) for tiles and ring.
     """
-    return _forward(q_BD, k_ND, scale, row_ids, key_ids, with_keys, sharding)[0]
+    return _forward(q_BD, k_ND, scale, row_ids, key_ids, matches, with_keys, sharding)[0]
 
 
 def _forward(
-    q_BD: Array, k_ND: Array, scale: Array, row_ids: PairIds | None, key_ids: PairIds | None,
+    q_BD: Array, k_ND: Array, scale: Array, row_ids: Ids, key_ids: Ids, matches: Matches | None,
     with_keys: bool, sharding: LossSharding,
 ) -> tuple[LogSums, tuple[Any, ...]]:  # fmt: skip
     split = PartitionSpec(sharding.mesh.axis_names)
     local = jax.shard_map(
         functools.partial(_forward_local, with_keys=with_keys, sharding=sharding),
         mesh=sharding.mesh,
-        in_specs=(split, split, PartitionSpec(), split, split),
+        in_specs=(split, split, PartitionSpec(), split, split, PartitionSpec()),
         out_specs=split,
     )
-    sums = local(q_BD, k_ND, scale, row_ids, key_ids)
-    return sums, (q_BD, k_ND, scale, row_ids, key_ids, sums)
+    sums = local(q_BD, k_ND, scale, row_ids, key_ids, matches)
+    return sums, (q_BD, k_ND, scale, row_ids, key_ids, matches, sums)
 
 
 def _backward(
     with_keys: bool, sharding: LossSharding, residuals: tuple[Any, ...], gradient: LogSums
-) -> tuple[Array, Array, Array, None, None]:
-    q_BD, k_ND, scale, row_ids, key_ids, sums = residuals
+) -> tuple[Array, Array, Array, None, None, None]:
+    q_BD, k_ND, scale, row_ids, key_ids, matches, sums = residuals
     split = PartitionSpec(sharding.mesh.axis_names)
     local = jax.shard_map(
         functools.partial(_backward_local, with_keys=with_keys, sharding=sharding),
         mesh=sharding.mesh,
-        in_specs=(split, split, PartitionSpec(), split, split, split, split),
+        in_specs=(split, split, PartitionSpec(), split, split, PartitionSpec(), split, split),
         out_specs=(split, split, PartitionSpec()),
     )
-    gradients = local(q_BD, k_ND, scale, row_ids, key_ids, sums, gradient)
-    return (*gradients, None, None)
+    gradients = local(q_BD, k_ND, scale, row_ids, key_ids, matches, sums, gradient)
+    return (*gradients, None, None, None)
 
 
 log_sums.defvjp(_forward, _backward)
@@ -167,30 +222,30 @@ class _Rows(NamedTuple):
         nothing_B = jnp.zeros(size, jnp.float32)
         return _Rows(_Sum.empty(size), nothing_B, nothing_B)
 
-    def add(self, logits_BN: Array) -> "_Rows":
-        is_masked_BN = logits_BN == LOWEST
-        masked_B = jnp.sum(is_masked_BN.astype(jnp.float32), axis=1)
-        total_B = jnp.sum(jnp.where(is_masked_BN, 0.0, logits_BN), axis=1)
+    def add(self, logits_BN: Array, is_own_BN: Array) -> "_Rows":
+        is_left_out_BN = logits_BN == LOWEST
+        masked_B = jnp.sum((is_left_out_BN & ~is_own_BN).astype(jnp.float32), axis=1)
+        total_B = jnp.sum(jnp.where(is_left_out_BN, 0.0, logits_BN), axis=1)
         return _Rows(
             self.sum.add_axis(logits_BN, 1), self.masked_B + masked_B, self.total_B + total_B
         )
 
 
 def _forward_local(
-    q_BD: Array, k_ND: Array, scale: Array, row_ids: PairIds | None, key_ids: PairIds | None,
+    q_BD: Array, k_ND: Array, scale: Array, row_ids: Ids, key_ids: Ids, matches: Matches | None,
     *, with_keys: bool, sharding: LossSharding,
 ) -> LogSums:  # fmt: skip
     axes = sharding.mesh.axis_names
 
-    def compare(block: tuple[Array, PairIds | None], rows: _Rows) -> tuple[_Rows, _Sum]:
+    def compare(block: tuple[Array, Ids], rows: _Rows) -> tuple[_Rows, _Sum]:
         k_MD, ids = block
 
         def tile(row: Part, key: Part, sums: tuple[_Rows, _Sum]) -> tuple[_Rows, _Sum]:
             rows, keys = sums
-            logits = _logits(
-                row.of(q_BD), key.of(k_MD), scale, row.of(row_ids), key.of(ids)
-            )  # fmt: skip
-            rows = row.put(rows, row.of(rows).add(logits))
+            logits, is_own = _logits(
+                row.of(q_BD), key.of(k_MD), scale, row.of(row_ids), key.of(ids), matches
+            )
+            rows = row.put(rows, row.of(rows).add(logits, is_own))
             if with_keys:
                 keys = key.put(keys, key.of(keys).add_axis(logits, 0))
             return rows, keys
@@ -212,7 +267,7 @@ def _forward_local(
 
 
 def _backward_local(
-    q_BD: Array, k_ND: Array, scale: Array, row_ids: PairIds | None, key_ids: PairIds | None,
+    q_BD: Array, k_ND: Array, scale: Array, row_ids: Ids, key_ids: Ids, matches: Matches | None,
     sums: LogSums, gradient: LogSums, *, with_keys: bool, sharding: LossSharding,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
     axes = sharding.mesh.axis_names
@@ -225,7 +280,7 @@ def _backward_local(
         def tile(row: Part, key: Part, gradients: tuple[Array, Array]) -> Any:
             dq_BD, dk_MD = gradients
             q, k = row.of(q_BD), key.of(k_MD)
-            logits = _logits(q, k, scale, row.of(row_ids), key.of(ids))
+            logits, _ = _logits(q, k, scale, row.of(row_ids), key.of(ids), matches)
             # d logits / scale: the softmax of the row, and of the column.
             weights = row.of(of_row_B)[:, None] * jnp.exp(logits - row.of(sums.row_B)[:, None])
             if with_keys:
@@ -249,17 +304,19 @@ def _backward_local(
 
 
 def _logits(
-    q_BD: Array, k_ND: Array, scale: Array, row_ids: PairIds | None, key_ids: PairIds | None
-) -> Array:
+    q_BD: Array, k_ND: Array, scale: Array, row_ids: Ids, key_ids: Ids, matches: Matches | None
+) -> tuple[Array, Array]:
+    """Logits, `LOWEST` where an entry does not count, and whether it is a query's own positive."""
     logits_BN = scale * _matmul(q_BD, k_ND.T)
-    if row_ids is None or key_ids is None:
-        return logits_BN
-    counts_BN = row_ids.pair_N[:, None] == key_ids.pair_N[None]
-    is_shared_BN = jnp.zeros_like(counts_BN)
-    for row_B in row_ids.text_NT.T:
-        for key_N in key_ids.text_NT.T:
-            is_shared_BN |= row_B[:, None] == key_N[None]
-    return jnp.where(counts_BN | ~is_shared_BN, logits_BN, LOWEST)
+    is_own_BN = row_ids.pair_N[:, None] == key_ids.pair_N[None]
+    is_masked_BN = is_own_BN
+    if row_ids.text_NT is not None and key_ids.text_NT is not None:
+        for row_B in row_ids.text_NT.T:
+            for key_N in key_ids.text_NT.T:
+                is_masked_BN |= row_B[:, None] == key_N[None]
+        if matches is not None and row_ids.run_N2 is not None:
+            is_masked_BN = matches.mask(is_masked_BN, row_ids.run_N2, key_ids.text_NT[None, :, -1])
+    return jnp.where(is_masked_BN, LOWEST, logits_BN), is_own_BN
 
 
 def _matmul(a: Array, b: Array) -> Array:

@@ -1,11 +1,11 @@
-"""Gathers the embeddings of each pair from the slots of packed rows on all devices."""
+"""Brings the embeddings of each pair together from the slots of packed rows on all devices."""
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float32, Int32
 
-from jina_jax.train.loss.log_sums import LossSharding
+from jina_jax.train.loss.log_sums import LossSharding, Part
 
 
 def take_slots(
@@ -13,35 +13,43 @@ def take_slots(
 ) -> Float32[Array, "B T D"]:
     """`z_ND[slot_BT]`, divided over all devices by pairs, with zeros for missing texts.
 
+    Texts travel, and their gradients back, but no slots without one: each device puts its texts
+    into their places among those of all pairs, zeros into the others, and these are added.
+
     Args:
       z_ND: a vector per slot; N divides by the devices.
       slot_BT: which slot holds each text, in 0..N-1, or -1; B divides by the devices.
-      sharding: `all_gather` brings all slots to every device, `ring` sends blocks of them around.
+      sharding: `all_gather` adds the texts of all pairs at once; in a `ring`, those of one device's
+        pairs at a time go around, so that no device holds all.
     Returns: [B, T, D].
     """
-    mesh = sharding.mesh
-    axes, size = mesh.axis_names, mesh.size
+    axes, size = sharding.mesh.axis_names, sharding.mesh.size
     pairs = PartitionSpec(axes)
-    if sharding.gather == "all_gather":
-        everywhere = NamedSharding(mesh, PartitionSpec())
-        z_BTD = jax.lax.with_sharding_constraint(z_ND, everywhere)[slot_BT]
-        z_BTD = jnp.where(slot_BT[..., None] >= 0, z_BTD, 0)
-        return jax.lax.with_sharding_constraint(z_BTD, NamedSharding(mesh, pairs))
 
-    def local(block_MD: Array, slot_bT: Array) -> Array:
-        slots = len(block_MD)
+    def local(z_MD: Array, slot_BT: Array) -> Array:
+        device = jax.lax.axis_index(axes)
 
-        def step(carry: tuple[Array, Array], number: Array) -> tuple[tuple[Array, Array], None]:
-            block_MD, z_bTD = carry
-            following = jax.lax.ppermute(block_MD, axes, [(i, (i + 1) % size) for i in range(size)])
-            owner = (jax.lax.axis_index(axes) - number) % size
-            offset_bT = slot_bT - owner * slots
-            is_here_bT = (offset_bT >= 0) & (offset_bT < slots)
-            found_bTD = block_MD[jnp.clip(offset_bT, 0, slots - 1)]
-            return (following, jnp.where(is_here_bT[..., None], found_bTD, z_bTD)), None
+        def own(slot_bT: Array) -> Array:
+            offset_bT = slot_bT - device * len(z_MD)
+            is_here_bT = (offset_bT >= 0) & (offset_bT < len(z_MD))
+            found_bTD = z_MD[jnp.clip(offset_bT, 0, len(z_MD) - 1)]
+            return jnp.where(is_here_bT[..., None], found_bTD, 0)
 
-        empty_bTD = jnp.zeros((*slot_bT.shape, block_MD.shape[1]), block_MD.dtype)
-        carry = block_MD, jax.lax.pcast(empty_bTD, axes, to="varying")
-        return jax.lax.scan(step, carry, jnp.arange(size))[0][1]
+        if sharding.gather == "all_gather":
+            return jax.lax.psum_scatter(own(slot_BT), axes, tiled=True)
+        length = len(slot_BT) // size
 
-    return jax.shard_map(local, mesh=mesh, in_specs=pairs, out_specs=pairs)(z_ND, slot_BT)
+        def of_goal(number: int | Array) -> Array:
+            """What this device has for the device whose pairs are here at that time."""
+            goal = (device - 1 - number) % size
+            return own(Part(goal * length, length).of(slot_BT))
+
+        def step(z_bTD: Array, number: Array) -> tuple[Array, None]:
+            sent = jax.lax.ppermute(z_bTD, axes, [(i, (i + 1) % size) for i in range(size)])
+            return sent + of_goal(number), None
+
+        return jax.lax.scan(step, of_goal(0), jnp.arange(1, size))[0]
+
+    return jax.shard_map(
+        local, mesh=sharding.mesh, in_specs=(pairs, PartitionSpec()), out_specs=pairs
+    )(z_ND, slot_BT)

@@ -26,10 +26,7 @@ def mesh(name="1"):
 
 
 ONE = LossSharding(mesh())
-NAMES = {
-    "identity_BT": "identity", "has_negative_BN": "has_negative", "weight_B": "weight",
-    "teacher_BS": "teacher",
-}  # fmt: skip
+NAMES = {"identity_BT": "identity", "has_negative_BN": "has_negative", "teacher_BS": "teacher"}
 
 
 def unit(rng, *shape):
@@ -49,17 +46,19 @@ def identities(rng, size, texts):
 
 
 def triplets(rng, size, negatives):
-    """Embeddings and options that use all: masks, missing negatives, unequal weights."""
+    """Embeddings and options that use all: masks and missing negatives."""
     q = unit(rng, size, 64)
     n = jnp.stack([near(q, rng, 3.0) for _ in range(negatives)], axis=1)
     identity = identities(rng, size, 2 + negatives)
     # Some negatives are their own query's positive, and some that of the pair before.
     identity = identity.at[:20, 2].set(identity[:20, 1])
     identity = identity.at[21:30, 2].set(identity[20:29, 1])
+    # Others share their query with two pairs before, one of whose positives is their negative.
+    identity = identity.at[32:36, 0].set(identity[30:34, 0])
+    identity = identity.at[34:36, 2].set(identity[30:32, 1])
     return (q, near(q, rng, 3.0), n), {
         "identity_BT": identity,
         "has_negative_BN": jnp.asarray(rng.random((size, negatives)) < 0.7),
-        "weight_B": jnp.asarray(rng.uniform(0, 2, size), jnp.float32),
     }
 
 

@@ -25,27 +25,33 @@ def shares_text(rows, keys):
     return (rows[:, None, :, None] == keys[None, :, None, :]).any((2, 3))
 
 
+def known_to_match(identity):
+    """Query → the positives of all pairs that have it."""
+    found = {}
+    for query, positive in identity[:, :2].tolist():
+        found.setdefault(query, set()).add(positive)
+    return found
+
+
 def softmax(logits, axis):
     e = np.exp(logits - logits.max(axis, keepdims=True))
     return e / e.sum(axis, keepdims=True)
 
 
 def log_sum(logits, axis):
-    top = logits.max(axis, keepdims=True)
-    return np.log(np.exp(logits - top).sum(axis)) + np.squeeze(top, axis)
+    top = np.maximum(logits.max(axis, keepdims=True), -1e300)
+    with np.errstate(divide="ignore"):
+        return np.log(np.exp(logits - top).sum(axis)) + np.squeeze(top, axis)
 
 
 def contrast(
-    q, p, negatives=None, *, temperature, terms, identity=None, has_negative=None, weight=None,
-    teacher=None,
-):  # fmt: skip
+    q, p, negatives=None, *, temperature, terms, identity=None, has_negative=None, teacher=None
+):
     """Loss, gradients and what else is told of a batch; `negatives` is [B, K, D]."""
     q, p = np.asarray(q, np.float64), np.asarray(p, np.float64)
     b, d = q.shape
     n = np.zeros((b, 0, d)) if negatives is None else np.asarray(negatives, np.float64)
     has = np.ones(n.shape[:2], bool) if has_negative is None else np.asarray(has_negative)
-    weight = np.ones(b) if weight is None else np.asarray(weight, np.float64)
-    share = weight / weight.sum()
     keys = np.concatenate([p, n.reshape(-1, d)])
     cosine = q @ keys.T
     masked = np.zeros(cosine.shape, bool)
@@ -55,15 +61,24 @@ def contrast(
         masked[:, :b] = shares_text(pair, pair) & ~np.eye(b, dtype=bool)
         masked[:, b:] = shares_text(pair, identity[:, 2:].reshape(-1, 1))
         own_match = (identity[:, 2:, None] == pair[:, None]).any(2)
+        matches = known_to_match(identity)
+        texts = np.concatenate([identity[:, 1], identity[:, 2:].reshape(-1)])
+        known = np.array([np.isin(texts, list(matches[query])) for query in identity[:, 0]])
+        own_match |= np.array([np.isin(r[2:], list(matches[r[0]])) for r in identity])
+        masked |= known & ~np.eye(b, len(texts), dtype=bool)
     there = np.concatenate([np.ones(b, bool), has.reshape(-1)])
     logits = np.where(masked | ~there, -np.inf, cosine / temperature)
     own = np.diag(logits[:, :b])
-    forward = share @ (log_sum(logits, 1) - own)
-    backward = share @ (log_sum(logits[:, :b], 0) - own)
-    # Gradient with respect to the cosines.
-    of_query, of_positive = share[:, None] * softmax(logits, 1), np.zeros(cosine.shape)
-    of_query[:, :b] -= np.diag(share)
-    of_positive[:, :b] = softmax(logits[:, :b], 0) * share[None] - np.diag(share)
+    # Of the others over the positive: even float64 would lose a low loss in a difference.
+    others = np.where(np.eye(*logits.shape, dtype=bool), -np.inf, logits)
+    forward = np.logaddexp(0, log_sum(others, 1) - own).mean()
+    backward = np.logaddexp(0, log_sum(others[:, :b], 0) - own).mean()
+    # Gradient with respect to the cosines: what the others' get, their positive loses.
+    of_query, of_positive = softmax(logits, 1) / b, np.zeros(cosine.shape)
+    of_positive[:, :b] = softmax(logits[:, :b], 0) / b
+    for gradient, axis in ((of_query, 1), (of_positive, 0)):
+        np.fill_diagonal(gradient[:, :b], 0)
+        np.fill_diagonal(gradient[:, :b], -gradient.sum(axis)[:b])
     dcosine = (terms.query * of_query + terms.positive * of_positive) / temperature
     dtemperature = -(dcosine * cosine).sum() / temperature
     # Margin, negative by negative.
@@ -72,12 +87,12 @@ def contrast(
     for i, k in np.argwhere(has & ~own_match):
         column = b + i * n.shape[1] + k
         hinge = cosine[i, column] - cosine[i, i] + terms.epsilon
-        margin += weight[i] * max(hinge, 0)
-        total += weight[i]
+        margin += max(hinge, 0)
+        total += 1
         cosines.append(cosine[i, column])
         if hinge > 0:
-            dmargin[i, column] += weight[i]
-            dmargin[i, i] -= weight[i]
+            dmargin[i, column] += 1
+            dmargin[i, i] -= 1
     if total:
         margin /= total
         dcosine += terms.margin * dmargin / total
@@ -92,11 +107,11 @@ def contrast(
             if np.isnan(wanted):
                 continue
             error = cosine[i, i] - (0 if k is None else cosine[i, column]) - wanted
-            distance += weight[i] * error**2
-            total += weight[i]
-            ddistill[i, i] += 2 * weight[i] * error
+            distance += error**2
+            total += 1
+            ddistill[i, i] += 2 * error
             if k is not None:
-                ddistill[i, column] -= 2 * weight[i] * error
+                ddistill[i, column] -= 2 * error
         if total:
             distance /= total
             dcosine += terms.distill * ddistill / total

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jina_jax.train.loss.contrastive import contrastive_loss
-from jina_jax.train.loss.log_sums import LossSharding, PairIds, log_sums
+from jina_jax.train.loss.log_sums import Ids, LossSharding, known_matches, log_sums
 from tests.train.loss.contrast_cases import ONE, assert_equals_oracle, measure, mesh, triplets, unit
 
 
@@ -30,12 +30,40 @@ def test_masks_change_the_loss_by_what_they_leave_out():
     assert_equals_oracle((q, p), 0.05, ONE, identity_BT=identity)
     for i, j, shared in ((0, 3, True), (2, 1, True), (5, 4, True), (0, 1, False), (4, 3, False)):
         moved = p.at[j].set(-p[j])
+        matches, runs = known_matches(identity[:, 0], identity[:, 1])
+        ids = Ids(jnp.arange(6), identity, runs)
         rows = [
-            log_sums(q, x, jnp.float32(20), ids, ids, False, ONE).row_B[i]
+            log_sums(q, x, jnp.float32(20), ids, ids._replace(run_N2=None), matches, False, ONE)
+            .row_B[i]
             for x in (p, moved)
-            for ids in [PairIds(jnp.arange(6), identity)]
-        ]
+        ]  # fmt: skip
         assert (rows[0] == rows[1]) == shared, (i, j)
+
+
+@pytest.mark.parametrize(("which", "gather"), [("1", "all_gather"), ("8", "ring")])
+def test_a_known_match_of_a_query_counts_nowhere_against_it(which, gather):
+    # Queries 0 to 2 are one text with three positives; positive 1 is also pair 4's, and stands as
+    # the hard negative of pairs 0 and 5. The other pairs have texts of their own.
+    rng = np.random.default_rng(3)
+    arrays = [unit(rng, 8, 16), unit(rng, 8, 16), unit(rng, 8, 1, 16)]
+    identity = np.arange(24, dtype=np.int32).reshape(8, 3)
+    identity[:3, 0], identity[4, 1] = 0, identity[1, 1]
+    identity[[0, 5], 2] = identity[1, 1]
+    sharding = LossSharding(mesh(which), gather, 64)
+    options = {"identity_BT": jnp.asarray(identity)}
+
+    assert_equals_oracle(arrays, 0.05, sharding, **options)
+    q, p, n = arrays
+
+    def losses(p, n):
+        # Other queries are at right angles to everything.
+        found = measure((q.at[3:].set(0), p, n), 0.05, sharding, **options)[0]
+        return float(found.query_loss), float(found.margin_loss)
+
+    start = losses(p, n)
+    assert losses(p, n.at[jnp.array([0, 5])].multiply(-1)) == start
+    assert losses(p.at[4].multiply(-1), n) == start
+    assert losses(p, n.at[6].multiply(-1)) != start != losses(p.at[6].multiply(-1), n)
 
 
 def test_masked_negatives_get_no_gradient():

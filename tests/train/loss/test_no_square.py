@@ -74,7 +74,7 @@ def test_the_loss_holds_no_square(gather):
     if gather == "ring":
         # Never the keys of all devices either.
         assert "collective-permute" in text
-        assert "all-gather" not in text
+        assert not re.search(r" f32\S+ all-gather", text)
         assert f"[{PAIRS},48]" not in text
 
 
@@ -107,9 +107,7 @@ def test_one_tile_of_all_hard_negatives_is_caught(tile_bytes):
 
 @pytest.mark.parametrize(
     ("gather", "negatives"),
-    some_slow(
-        [("all_gather", 1), ("ring", 3)], itertools.product(("all_gather", "ring"), (0, 1, 3))
-    ),
+    some_slow([("ring", 3)], itertools.product(("all_gather", "ring"), (0, 1, 3))),
 )
 def test_the_train_step_holds_no_square(gather, negatives):
     config = dataclasses.replace(
@@ -127,6 +125,6 @@ def test_the_train_step_holds_no_square(gather, negatives):
     assert f"[{PAIRS // DEVICES}," in text
     assert not squares(text, PAIRS, DEVICES, negatives)
     slots = len(batch.ids_RL) * config.feed.texts_per_row
-    # In a ring, no device holds the texts of all.
-    assert (f"[{slots},{config.model.d_model}]" in text) == (gather == "all_gather")
+    # Slots without a text don't travel, and in a ring no device holds the texts of all.
+    assert f"[{slots},{config.model.d_model}]" not in text
     assert (f"[{PAIRS},{config.model.d_model}]" in text) == (gather == "all_gather")

@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -87,6 +88,32 @@ def test_any_temperature_and_any_cosine(temperature):
     q = unit(rng, 40, 64)
     p = jnp.concatenate([near(q[:20], rng, 0.1), near(-q[20:], rng, 0.1)])
     assert_equals_oracle((q, p), temperature, LossSharding(mesh(), tile_bytes=400), tolerance=5e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.02, 0.01])
+@pytest.mark.parametrize("noise", [2.0, 1.0, 0.3])
+def test_a_low_loss_keeps_its_digits(temperature, noise):
+    """Down to where the positives take all but 1e-38 of the sums, beside the matrix in float32."""
+    rng = np.random.default_rng(0)
+    q = unit(rng, 256, 256)
+    p = near(q, rng, noise)
+    expected = contrast(q, p, temperature=np.float32(temperature), terms=Terms(margin=0.0))
+    found, gradients = measure((q, p), temperature, ONE, terms=Terms(margin=0.0))
+
+    def dense(q, p):
+        logits = jnp.matmul(q, p.T, precision="highest") / temperature
+        shares = jax.nn.log_softmax(logits, 1) + jax.nn.log_softmax(logits, 0)
+        return -jnp.diagonal(shares).mean()
+
+    loss, dense_gradients = jax.value_and_grad(dense, (0, 1))(q, p)
+    floor = 2e-5 * expected.loss  # Of rounded cosines, divided by the temperature.
+    assert found.loss >= 0
+    assert abs(float(found.loss) - expected.loss) <= max(2 * abs(loss - expected.loss), floor)
+    for got, matrix, exact in zip(gradients, dense_gradients, expected.gradients):
+        size, error = np.linalg.norm(exact), np.linalg.norm(got - exact)
+        assert error <= max(2 * np.linalg.norm(matrix - exact), 2e-5 * size)
+    # A temperature that is learned falls while positives are nearest.
+    assert float(gradients[-1]) == pytest.approx(expected.gradients[-1], rel=1e-4)
 
 
 def test_vectors_need_not_be_exactly_of_unit_length():

@@ -8,11 +8,24 @@ import pytest
 
 from jina_jax.config import FeedConfig, MeshConfig, RunConfig, TrainConfig
 from jina_jax.config.validation import validate
-from jina_jax.devices.mesh import check_divides, make_mesh, replicated, split_first_axis
+from jina_jax.devices.mesh import (
+    check_divides,
+    make_mesh,
+    param_shardings,
+    replicated,
+    split_first_axis,
+)
 from jina_jax.errors import UserError
 from jina_jax.model.encoder import init_params
-from jina_jax.train.gradcache import encode_in_chunks
-from jina_jax.train.step import batch_loss, batch_shardings, init_state, make_train_step
+from jina_jax.train.encode import encode_rows
+from jina_jax.train.step import (
+    batch_loss,
+    batch_shapes,
+    batch_shardings,
+    init_state,
+    make_train_step,
+    state_shapes,
+)
 from tests.marks import some_slow
 from tests.train.test_step import CONFIG, make_batch
 
@@ -45,7 +58,7 @@ def plain():
 
 @pytest.mark.parametrize(
     ("chunk_rows", "devices"),
-    some_slow([(4, 2), (16, 8)], [(1, 1), (4, 2), (8, 8), (16, 1), (16, 8)]),
+    some_slow([(16, 8)], [(1, 1), (4, 2), (8, 8), (16, 1), (16, 8)]),
 )
 def test_gradient_is_that_of_the_whole_batch_with_dropout(plain, chunk_rows, devices):
     batch, params, (loss, gradient) = plain
@@ -56,11 +69,10 @@ def test_gradient_is_that_of_the_whole_batch_with_dropout(plain, chunk_rows, dev
         assert np.linalg.norm(np.asarray(many) - one) <= 1e-5 * np.linalg.norm(one)
 
 
+@pytest.mark.slow
 def test_gradient_is_that_of_the_whole_batch_on_a_mesh_of_two_axes(plain):
     batch, params, (_, gradient) = plain
-    axis_types = (jax.sharding.AxisType.Auto,) * 2
-    mesh = jax.make_mesh((2, 4), ("data", "fsdp"), axis_types=axis_types)
-    found = gradient_of(8, mesh)(params, batch)[1]
+    found = gradient_of(8, make_mesh(MeshConfig(2, 4)))(params, batch)[1]
     for one, many in zip(jax.tree.leaves(gradient), jax.tree.leaves(found)):
         assert np.linalg.norm(np.asarray(many) - one) <= 1e-5 * np.linalg.norm(one)
 
@@ -73,6 +85,7 @@ def test_another_dropout_is_noticed(plain):
     assert abs(float(other[0]) - float(loss)) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_step_with_chunks_is_a_step_without(plain):
     batch, params, _ = plain
     mesh = make_mesh(MeshConfig(data=8))
@@ -104,25 +117,79 @@ def test_rows_keep_their_order_and_their_device():
     rows = jax.device_put(jnp.arange(48.0).reshape(48, 1), split_first_axis(mesh))
     seen = []
 
-    def encode(factor, x):
+    def encode(factor, x, access):
         jax.debug.callback(lambda x: seen.append(np.array(x).ravel()), x, ordered=False)
         return factor * x
 
     def chunked(rows, encode=encode):
-        return encode_in_chunks(encode, jnp.float32(2), rows, chunk_rows=16, mesh=mesh)
+        return encode_rows(
+            encode, jnp.float32(2), rows, shardings=replicated(mesh), mesh=mesh, chunk_rows=16
+        )
 
     np.testing.assert_array_equal(jax.jit(chunked)(rows), 2 * rows)
     jax.effects_barrier()
     # Device d holds rows 6d to 6d + 5 and encodes two of them at a time.
     assert sorted(x.tolist() for x in seen) == [[2 * i, 2 * i + 1] for i in range(24)]
-    silent = jax.jit(lambda rows: chunked(rows, lambda factor, x: factor * x))
+    silent = jax.jit(lambda rows: chunked(rows, lambda factor, x, access: factor * x))
     text = silent.lower(rows).compile().as_text()
     for collective in ("all-gather", "all-to-all", "collective-permute", "all-reduce"):
         assert collective not in text
 
 
-@pytest.mark.parametrize("chunk_rows", [8, 16])
-def test_devices_sum_their_gradients_once_whatever_the_chunks(plain, chunk_rows):
+HALF = dataclasses.replace(
+    CONFIG, feed=FEED,
+    model=dataclasses.replace(CONFIG.model, vocab_size=56, num_heads=8, compute_dtype="bfloat16"),
+)  # fmt: skip
+
+
+def collectives(config, mesh, params, shardings):
+    """Kind, dtype and shape of what each collective of the gradient gives, as it is asked for.
+
+    A program that is compiled for CPUs has other dtypes: they sum no bfloat16.
+    """
+    gradient = jax.jit(
+        jax.grad(lambda p, b: batch_loss(p, b, config, mesh, KEY)[0]),
+        in_shardings=(shardings, batch_shardings(mesh)),
+    )
+    found = re.findall(
+        r"stablehlo\.(all_reduce|reduce_scatter|all_gather)\b.*?-> tensor<([^>]+)>",
+        gradient.lower(params, make_batch(config=config)).as_text(), re.DOTALL,
+    )  # fmt: skip
+    for kind, words in found:
+        *size, dtype = words.split("x")
+        yield kind, dtype, tuple(map(int, size))
+
+
+@pytest.mark.parametrize("chunk_rows", [0, 16])
+@pytest.mark.parametrize("gradient_dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 4, 1)])
+def test_gradients_are_summed_in_one_dtype_and_matrices_gathered_in_the_other(
+    shape, gradient_dtype, chunk_rows
+):
+    train = dataclasses.replace(
+        HALF.train, grad_cache_rows=chunk_rows, gradient_dtype=gradient_dtype
+    )
+    config = dataclasses.replace(HALF, train=train)
+    mesh = make_mesh(MeshConfig(*shape))
+    params = jax.eval_shape(lambda: init_params(config.model, jax.random.key(0)))
+    shardings = param_shardings(params, mesh, config.model)
+    leaves = zip(jax.tree.leaves(params), jax.tree.leaves(shardings), strict=True)
+    matrices = [(x.shape, s.shard_shape(x.shape)) for x, s in leaves if x.ndim == 2]
+    found = list(collectives(config, mesh, params, shardings))
+    wholes, parts = (set(shapes) for shapes in zip(*matrices))
+    summed = {dtype for kind, dtype, size in found if "reduce" in kind and size in parts}
+    assert summed == {{"float32": "f32", "bfloat16": "bf16"}[gradient_dtype]}
+    gathered = {dtype for kind, dtype, size in found if kind == "all_gather" and size in wholes}
+    assert gathered == ({"bf16"} if shape[1] > 1 else set())
+
+
+def parts_of(text):
+    """The computations of a compiled program."""
+    return re.split(r"\n(?=(?:ENTRY )?%?[\w.-]+ \()", text)
+
+
+@pytest.mark.parametrize("chunk_rows", some_slow([8], [8, 16]))
+def test_devices_of_data_sum_their_gradients_once_whatever_the_chunks(plain, chunk_rows):
     batch, params, _ = plain
     text = (
         gradient_of(chunk_rows, make_mesh(MeshConfig(data=8)))
@@ -130,10 +197,26 @@ def test_devices_sum_their_gradients_once_whatever_the_chunks(plain, chunk_rows)
         .compile()
         .as_text()
     )
-    parts = re.split(r"\n(?=(?:ENTRY )?%?[\w.-]+ \()", text)
-    reducing = [part for part in parts if re.search(r" all-reduce(-start)?\(", part)]
+    reducing = [part for part in parts_of(text) if re.search(r" all-reduce(-start)?\(", part)]
     assert re.search(r"body=", text)
     assert [part.startswith("ENTRY") for part in reducing] == [True]
+
+
+@pytest.mark.parametrize("chunk_rows", some_slow([16], [0, 16]))
+def test_no_device_holds_all_parameters_or_their_gradient(chunk_rows):
+    model = dataclasses.replace(
+        CONFIG.model, vocab_size=1024, d_model=128, d_kv=16, d_ff=512, num_layers=6, num_heads=8
+    )
+    train = dataclasses.replace(
+        CONFIG.train, grad_cache_rows=chunk_rows, remat="full", scan_layers=True
+    )
+    config = dataclasses.replace(CONFIG, feed=FEED, model=model, train=train)
+    mesh = make_mesh(MeshConfig(1, 8))
+    shapes = batch_shapes(config, 32, 2)
+    compiled = make_train_step(config, mesh).lower(state_shapes(config), shapes).compile()
+    parameters = 4 * sum(x.size for x in jax.tree.leaves(state_shapes(config).params))
+    # Whole parameters and a whole gradient alone would be twice this.
+    assert compiled.memory_analysis().temp_size_in_bytes < parameters
 
 
 def test_numbers_that_do_not_divide_are_refused_with_those_that_do():

@@ -1,0 +1,56 @@
+"""Steps that are compiled ahead, and kept for the next start."""
+
+import dataclasses
+import time
+
+import jax
+import pytest
+
+from jina_jax.config import MeshConfig
+from jina_jax.devices.mesh import make_mesh
+from jina_jax.errors import OutOfMemory
+from jina_jax.train import loop, step
+from jina_jax.train.step import CompiledStep, batch_shapes
+from tests.train.test_step import CONFIG
+
+SMALL = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, num_layers=1))
+
+
+def until(what):
+    end = time.monotonic() + 300
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_what_is_planned_is_compiled_without_being_asked_for():
+    pairs, triplets = batch_shapes(SMALL, 16, 2), batch_shapes(SMALL, 24, 3)
+    with CompiledStep(SMALL, make_mesh(MeshConfig(1)), {2: (16,), 3: (24,)}) as compiled:
+        until(lambda: compiled.knows(pairs) and compiled.knows(triplets))
+        # One that no plan had.
+        other = batch_shapes(SMALL, 40, 2)
+        assert not compiled.knows(other)
+        compiled.compile(other)
+        assert compiled.knows(other)
+
+
+def test_one_that_does_not_fit_says_so_before_it_is_needed(monkeypatch):
+    monkeypatch.setattr(step, "local_memory_bytes", lambda _: 1000)
+    never = batch_shapes(SMALL, 40, 2)
+    with (
+        CompiledStep(SMALL, make_mesh(MeshConfig(1)), {2: (16,)}) as compiled,
+        pytest.raises(OutOfMemory, match="a step of 16 rows of 16 tokens needs"),
+    ):
+        until(lambda: compiled.knows(never))
+
+
+def test_programs_are_kept_below_the_run_unless_a_folder_is_named(monkeypatch, tmp_path):
+    before, folder = jax.config.jax_compilation_cache_dir, tmp_path / "compiled"
+    loop._keep_programs(folder)
+    assert jax.config.jax_compilation_cache_dir == before
+    try:
+        jax.config.update("jax_compilation_cache_dir", None)
+        loop._keep_programs(folder)
+        assert jax.config.jax_compilation_cache_dir == str(folder)
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
