@@ -102,7 +102,7 @@ def alarms_of(folder, run):
 
 @pytest.mark.slow
 def test_a_run_of_constant_embeddings_says_so_once_even_when_it_is_resumed(folder):
-    # Of one token, its end-of-sequence, every text is the same: known matches, unless none is sought.
+    # Of one token every text is the same: all would be known matches.
     flags = (
         "--feed.query-tokens=1", "--feed.positive-tokens=1", "--model.dropout-rate=0",
         "--alarms.from-step=6", "--alarms.lines=3", "--loss.no-mask-false-negatives",
