@@ -67,8 +67,8 @@ def test_training_goes_on_with_the_same_losses(kept):
     finish(start(kept.parent, "kept", devices=1))
     after = read_metrics(kept / "metrics.jsonl")
     assert [line["step"] for line in after] == list(range(1, 21))
-    names = ("loss", "gradient_norm", "temperature")
+    # That version let embeddings and position biases decay too.
+    near = {"loss": 1e-4, "temperature": 1e-4, "gradient_norm": 1e-2}
     for old, new in zip(lines, after, strict=True):
-        np.testing.assert_allclose(
-            [new[name] for name in names], [old[name] for name in names], rtol=2e-4
-        )  # That version let embeddings and position biases decay too.
+        for name, tolerance in near.items():
+            np.testing.assert_allclose(new[name], old[name], rtol=tolerance, err_msg=name)
