@@ -10,7 +10,7 @@ from scipy.sparse import bmat, coo_array
 from scipy.sparse.csgraph import connected_components
 
 from jina_jax.config import FeedConfig
-from jina_jax.feed.packing import bucket_rows, fill, place, spread
+from jina_jax.feed.packing import bucket_rows, cut_lengths, fill, mix, place, spread
 from jina_jax.shards.array_record import TokenisedRecords
 
 
@@ -65,9 +65,8 @@ def pack_batch(
       planned_rows: numbers of rows that a batch may have; others where it needs more.
     """
     records_B, texts_T = records.lengths_NS.shape
-    limit_T = np.array([config.query_tokens] + [config.positive_tokens] * (texts_T - 1))
     is_text_BT = records.lengths_NS > 0
-    length_BT = np.minimum(records.lengths_NS, limit_T[None])
+    length_BT = cut_lengths(records.lengths_NS, config)
     length_N, start_N = length_BT[is_text_BT], records.starts_NS[is_text_BT]
     placement = place(length_N, row_tokens=config.row_tokens, texts_per_row=config.texts_per_row)
     ids_RL, segments_RL = fill(
@@ -112,12 +111,8 @@ def _identities(hashes_Nx2: np.ndarray, seen_N: np.ndarray) -> Int32[np.ndarray,
 def _sequence_hashes(ids_T: np.ndarray, length_N: np.ndarray) -> np.ndarray:
     """64-bit hashes of sequences of tokens, one after the other in `ids_T`."""
     position_T = spread(np.zeros_like(length_N), length_N).astype(np.uint64)
-    mixed_T = (ids_T.astype(np.uint64) << np.uint64(32)) + position_T + np.uint64(1)
-    # The finaliser of SplitMix64 (Steele et al. 2014): its sums tell sequences apart as random
-    # numbers would.
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed_T = (mixed_T ^ (mixed_T >> np.uint64(shift))) * np.uint64(factor)
-    mixed_T ^= mixed_T >> np.uint64(31)
+    # Sums of mixed numbers tell sequences apart as sums of random ones would.
+    mixed_T = mix((ids_T.astype(np.uint64) << np.uint64(32)) + position_T + np.uint64(1))
     ends_N = np.cumsum(length_N)
     sums_T = np.concatenate([np.zeros(1, np.uint64), np.cumsum(mixed_T, dtype=np.uint64)])
     return sums_T[ends_N] - sums_T[ends_N - length_N]

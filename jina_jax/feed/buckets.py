@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jina_jax.config import FeedConfig
-from jina_jax.feed.packing import place
+from jina_jax.feed.packing import cut_lengths, place
 from jina_jax.shards.array_record import TokenisedRecords
 
 MOST_PROGRAMS = 6
@@ -51,8 +51,7 @@ def count_rows(sample: TokenisedRecords, config: FeedConfig) -> RowCount:
       config: batch size, limits and packing.
     """
     records, texts = sample.lengths_NS.shape
-    limits_S = np.array([config.query_tokens] + [config.positive_tokens] * (texts - 1))
-    lengths_NS = np.minimum(sample.lengths_NS, limits_S[None])
+    lengths_NS = cut_lengths(sample.lengths_NS, config)
     placement = place(
         lengths_NS[lengths_NS > 0], row_tokens=config.row_tokens, texts_per_row=config.texts_per_row
     )

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int32
 
+from jina_jax.config import FeedConfig
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -70,6 +72,19 @@ def bucket_rows(num_rows: int, multiple: int, planned: Sequence[int] = ()) -> in
     while step * 16 <= num_rows:
         step *= 2
     return -(-max(num_rows, 1) // step) * step
+
+
+def cut_lengths(length_NS: np.ndarray, config: FeedConfig) -> np.ndarray:
+    """Tokens that are kept of texts: [N, S] as given, queries in the first column."""
+    limits_S = [config.query_tokens] + [config.positive_tokens] * (length_NS.shape[1] - 1)
+    return np.minimum(length_NS, np.array(limits_S)[None])
+
+
+def mix(x_N: np.ndarray) -> np.ndarray:
+    """The finaliser of SplitMix64 (Steele et al. 2014): 64 bits in, 64 well-mixed bits out."""
+    x_N = (x_N ^ (x_N >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x_N = (x_N ^ (x_N >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x_N ^ (x_N >> np.uint64(31))
 
 
 def spread(first_N: np.ndarray, length_N: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from jina_jax.errors import DataLost, UserError
 from jina_jax.feed.batch import Batch, pack_batch
 from jina_jax.feed.buckets import Buckets, count_rows, plan_buckets
 from jina_jax.feed.mixture import Mixture, plan_mixture
+from jina_jax.feed.packing import mix
 from jina_jax.shards.array_record import ShardSet, TokenisedRecords
 from jina_jax.shards.manifest import Manifest
 from jina_jax.system.processes import begin_worker
@@ -28,13 +29,6 @@ from jina_jax.system.processes import begin_worker
 _ROUNDS = 6
 _SAMPLE = 2048
 """Records of a source that tell how many rows its batches need."""
-
-
-def _mix(x_N: np.ndarray) -> np.ndarray:
-    """The finaliser of SplitMix64 (Steele et al. 2014): 64 bits in, 64 well-mixed bits out."""
-    x_N = (x_N ^ (x_N >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x_N = (x_N ^ (x_N >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x_N ^ (x_N >> np.uint64(31))
 
 
 def permute(index_N: np.ndarray, size: int, *seeds: int) -> np.ndarray:
@@ -55,14 +49,14 @@ def permute(index_N: np.ndarray, size: int, *seeds: int) -> np.ndarray:
     with np.errstate(over="ignore"):
         key = np.zeros(1, np.uint64)
         for seed in seeds:
-            key = _mix(key + np.uint64(seed % 2**64) + np.uint64(0x9E3779B97F4A7C15))
+            key = mix(key + np.uint64(seed % 2**64) + np.uint64(0x9E3779B97F4A7C15))
         value_N = np.asarray(index_N).astype(np.uint64)
         todo_N = np.ones(value_N.shape, bool)
         while todo_N.any():
             left, right = value_N[todo_N] >> half_bits, value_N[todo_N] & half_mask
             for r in range(_ROUNDS):
                 round_key = key + np.uint64(r + 1) * np.uint64(0xD1B54A32D192ED03)
-                left, right = right, left ^ (_mix(right + round_key) & half_mask)
+                left, right = right, left ^ (mix(right + round_key) & half_mask)
             value_N[todo_N] = (left << half_bits) | right
             todo_N = value_N >= np.uint64(size)
     return value_N.astype(np.int64)

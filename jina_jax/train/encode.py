@@ -85,7 +85,9 @@ def encode_rows(
         )
         return local(params, rows, access)
 
-    specs = jax.tree.map(lambda axis: PartitionSpec(*[None] * axis, *[FSDP][: axis + 1]), axes)
+    specs = jax.tree.map(
+        lambda axis: PartitionSpec() if axis < 0 else PartitionSpec(*[None] * axis, FSDP), axes
+    )
     return jax.shard_map(
         of_device, mesh=mesh, in_specs=(specs, divided), out_specs=divided, axis_names=set(ROWS)
     )(params, rows)
