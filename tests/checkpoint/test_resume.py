@@ -21,6 +21,7 @@ def test_sigkill_at_random_steps_changes_nothing(folder, uninterrupted):
     assert curve(folder, "killed_at_random") == uninterrupted
 
 
+@pytest.mark.slow
 def test_sigterm_saves_the_step_and_says_so(folder, uninterrupted):
     code, errors = stop_at(folder, "terminated", 10, signal.SIGTERM)
     assert code == 128 + signal.SIGTERM

@@ -31,6 +31,7 @@ from jina_jax.inference.initial import initial_params
 from jina_jax.inference.model_folder import read_folder_tokenizer
 from jina_jax.model.encoder import config_to_huggingface, to_huggingface
 from tests.export.tuned import tune
+from tests.marks import some_slow
 from tests.random_texts import WORDS, texts
 
 TEXTS = ["", "the sea", "Ärger at SEA", "zzz 東京 !", *texts(20), "whale " * 90]
@@ -90,9 +91,10 @@ def write_modules(folder, pooling, max_tokens):
     (folder / "sentence_bert_config.json").write_text(json.dumps(limits))
 
 
-FOLDERS = [
-    "bert-mean", "bert-cls", "roberta-mean", "mpnet-mean", "modernbert-cls", "qwen3-lasttoken",
-]  # fmt: skip
+FOLDERS = some_slow(
+    ["bert-mean", "modernbert-cls", "qwen3-lasttoken"],
+    ["bert-mean", "bert-cls", "roberta-mean", "mpnet-mean", "modernbert-cls", "qwen3-lasttoken"],
+)
 
 
 @pytest.fixture(scope="module", params=FOLDERS)
@@ -149,7 +151,7 @@ def tuned(folder, tmp_path_factory):
     """A run that starts from the folder, trained for a few steps."""
     base = tmp_path_factory.mktemp("tuned")
     verbs = ("prepare", "train", "export")
-    return tune(base, folder, verbs, query=16, positive=32, steps=60).run_path
+    return tune(base, folder, verbs, query=16, positive=32, steps=24).run_path
 
 
 def test_a_run_takes_everything_from_the_folder(folder, tuned):

@@ -18,7 +18,7 @@ def get_config():
             row_tokens={positive}, rows_multiple=32,
         ),
         mesh=MeshConfig(data=1),
-        optim=OptimConfig(learning_rate=2e-3, warmup_steps=5),
+        optim=OptimConfig(learning_rate=4e-3, warmup_steps=2),
         train=TrainConfig(num_steps={steps}, log_every_steps=1),
     )
 """

@@ -51,6 +51,7 @@ def test_harm_to_any_file_of_a_step_is_found(run, harm):
     assert not damage(step)
 
 
+@pytest.mark.slow
 def test_training_sets_damaged_steps_aside_and_goes_on_from_the_newest_good_one(
     folder, uninterrupted, run
 ):
@@ -79,6 +80,7 @@ def test_readers_say_so_when_no_step_is_good(run):
         load_checkpoint(run)
 
 
+@pytest.mark.slow
 def test_what_a_save_left_unfinished_is_never_chosen(folder, uninterrupted, run):
     """A step without its number is no step, whole as its files may be."""
     (run / "checkpoints" / "40").rename(run / "checkpoints" / "saving-40")

@@ -127,6 +127,7 @@ def test_finished_blocks_are_not_done_again(tmp_path, serve):
     assert [row["query"] for row in lines(tmp_path / "out" / "sentences.jsonl")] == texts
 
 
+@pytest.mark.slow
 def test_a_killed_run_pays_nothing_twice(tmp_path, serve):
     server = serve()
     server.delay_s = 0.02

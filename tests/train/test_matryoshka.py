@@ -28,8 +28,7 @@ def test_by_hand():
     assert np.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("weights", [(), (0.5, 2.0)])
-@pytest.mark.parametrize("negatives", [0, 2])
+@pytest.mark.parametrize(("weights", "negatives"), [((), 2), ((0.5, 2.0), 0)])
 def test_losses_of_the_first_dimensions_add_up(weights, negatives):
     loss = LossConfig(matryoshka_dims=(4, 8), matryoshka_weights=weights, tile_bytes=300)
     config = dataclasses.replace(CONFIG, loss=loss)
@@ -43,7 +42,7 @@ def test_losses_of_the_first_dimensions_add_up(weights, negatives):
     )
     (found, told), gradient = step(params)
     one = LossSharding(make_mesh(MeshConfig(data=1)))
-    z = embed_texts(params, batch, config, sharding=one)
+    z = jax.jit(lambda p: embed_texts(p, batch, config, sharding=one))(params)
     z, total = np.asarray(z, np.float64), 0.0
     for dims, weight in zip((4, 8, 16), (*(weights or (1.0, 1.0)), 1.0)):
         cut = z[..., :dims] / np.maximum(np.linalg.norm(z[..., :dims], axis=-1), 1e-9)[..., None]

@@ -45,6 +45,9 @@ LOSSES = {
 }  # fmt: skip
 MESHES = [(1, 1, 1), (8, 1, 1), (2, 2, 2), (1, 8, 1), (1, 1, 8)]
 PLAIN, CHUNKED = TrainConfig(), TrainConfig(grad_cache_rows=16, scan_layers=True, remat="full")
+EXECUTIONS = [
+    PLAIN, TrainConfig(grad_cache_rows=16), TrainConfig(scan_layers=True, remat="full"), CHUNKED,
+]  # fmt: skip
 
 
 def draw(negatives):
@@ -154,7 +157,7 @@ def expected(name):
 
 
 CASES = [
-    *itertools.product(["all"], MESHES, [PLAIN, CHUNKED]),
+    *itertools.product(["all"], MESHES, EXECUTIONS),
     *itertools.product(["pairs", "triplets", "scored pairs"], [(2, 2, 2)], [PLAIN, CHUNKED]),
 ]
 FAST = [

@@ -70,8 +70,9 @@ def test_packing_does_not_change_the_loss():
     mesh, losses = make_mesh(MeshConfig(data=1)), []
     for feed in (CONFIG.feed, padded):
         config = RunConfig(name="tiny", feed=feed, model=CONFIG.model)
-        batch = jax.tree.map(jnp.asarray, make_batch(config=config))
-        loss, metrics = batch_loss(params_on(mesh), batch, config, mesh, None)
+        batch = make_batch(config=config)
+        compute = jax.jit(lambda p, b, config=config: batch_loss(p, b, config, mesh, None))
+        loss, metrics = compute(params_on(mesh), batch)
         losses.append((float(loss), float(metrics["accuracy"]), len(batch.ids_RL)))
     assert losses[0][:2] == pytest.approx(losses[1][:2], abs=1e-5)
     assert losses[0][2] < losses[1][2] == 48

@@ -62,6 +62,15 @@ def triplets(rng, size, negatives):
     }
 
 
+def compute(*arrays, temperature=1.0, sharding=ONE, **options):
+    """The loss and its metrics, as one compiled program."""
+    return jax.jit(
+        lambda *arrays: contrastive_loss(
+            *arrays, temperature=temperature, sharding=sharding, **options
+        )
+    )(*arrays)
+
+
 def measure(arrays, temperature, sharding, *, terms=ALL_TERMS, **options):
     def loss(arrays, temperature):
         found = contrastive_loss(

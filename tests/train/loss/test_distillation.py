@@ -6,10 +6,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jina_jax.train.loss.contrastive import Terms, contrastive_loss
+from jina_jax.train.loss.contrastive import Terms
 from jina_jax.train.loss.log_sums import LossSharding
 from tests.marks import some_slow
-from tests.train.loss.contrast_cases import ONE, assert_equals_oracle, measure, mesh, triplets
+from tests.train.loss.contrast_cases import (
+    ONE,
+    assert_equals_oracle,
+    compute,
+    measure,
+    mesh,
+    triplets,
+)
 
 ALONE = Terms(0.0, 0.0, 0.0, distill=1.0)
 Q = jnp.eye(3, dtype=jnp.float32)[:2]
@@ -20,15 +27,13 @@ def test_margins_by_hand():
     # Cosines of positives 0.6, 1 and of negatives 0.8, 0: margins -0.2 and 1; the teacher's 0.3, 1.
     n = jnp.array([[[0.8, 0, 0.6]], [[1, 0, 0]]], jnp.float32)
     teacher = jnp.array([[0.5, 0.2], [3.0, 2.0]], jnp.float32)
-    found = contrastive_loss(
-        Q, P, n, temperature=1.0, sharding=ONE, terms=ALONE, teacher_BS=teacher
-    )
+    found = compute(Q, P, n, terms=ALONE, teacher_BS=teacher)
     assert found.distill_loss == pytest.approx(0.5**2 / 2, abs=1e-6) == found.loss
 
 
 def test_scores_of_pairs_by_hand():
     teacher = jnp.array([[0.9], [0.5]], jnp.float32)
-    found = contrastive_loss(Q, P, temperature=1.0, sharding=ONE, terms=ALONE, teacher_BS=teacher)
+    found = compute(Q, P, terms=ALONE, teacher_BS=teacher)
     assert found.distill_loss == pytest.approx((0.3**2 + 0.5**2) / 2, abs=1e-6)
 
 

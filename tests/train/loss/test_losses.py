@@ -6,19 +6,19 @@ import pytest
 
 from jina_jax.train.loss.contrastive import Terms, _check_sizes, contrastive_loss
 from jina_jax.train.loss.log_sums import LossSharding
-from tests.train.loss.contrast_cases import ONE, mesh, unit
+from tests.train.loss.contrast_cases import ONE, compute, mesh, unit
 
 ONE_WAY = Terms(positive=0.0)
 
 
 def test_two_orthogonal_pairs_by_hand():
     q = jnp.eye(2, dtype=jnp.float32)
-    both = contrastive_loss(q, q, temperature=1.0, sharding=ONE)
+    both = compute(q, q)
     assert both.loss == pytest.approx(2 * 0.31326169, abs=1e-6)
     assert both.query_loss == pytest.approx(np.log(1 + np.exp(-1)), abs=1e-6)
     assert (both.positive_cosine, both.in_batch_cosine, both.masked_share) == (1, 0, 0)
     assert both.margin_loss is None and both.negative_cosine is None
-    one_way = contrastive_loss(q, q, temperature=1.0, sharding=ONE, terms=ONE_WAY)
+    one_way = compute(q, q, terms=ONE_WAY)
     assert one_way.loss == both.query_loss
     assert one_way.positive_loss is None
 
@@ -26,7 +26,7 @@ def test_two_orthogonal_pairs_by_hand():
 def test_triplets_by_hand():
     # Denominators 2e + 2 of cosines 1, 1, 0, 0; the negatives are no queries, so back it is e + 1.
     q = jnp.eye(2, dtype=jnp.float32)
-    found = contrastive_loss(q, q, q[:, None], temperature=1.0, sharding=ONE)
+    found = compute(q, q, q[:, None])
     assert found.query_loss == pytest.approx(np.log(2 + 2 / np.e), abs=1e-6)
     assert found.positive_loss == pytest.approx(np.log(1 + 1 / np.e), abs=1e-6)
     # A negative that is the positive misses the margin by ε.
@@ -40,11 +40,11 @@ def test_margin_by_hand():
     q = jnp.eye(3, dtype=jnp.float32)[:2]
     p = jnp.array([[0.6, 0.8, 0], [0, 1, 0]], jnp.float32)
     n = jnp.array([[[0.8, 0, 0.6], [0.94, 0, 0.34117444]], [[0.8, 0.6, 0], [1, 0, 0]]], jnp.float32)
-    found = contrastive_loss(q, p, n, temperature=1.0, sharding=ONE)
+    found = compute(q, p, n)
     assert found.margin_loss == pytest.approx((0.25 + 0.39) / 4, abs=1e-6)
     assert found.negative_cosine == pytest.approx((0.8 + 0.94 + 0.6) / 4, abs=1e-6)
-    only = contrastive_loss(
-        q, p, n, temperature=1.0, sharding=ONE, terms=Terms(0.0, 0.0, 2.0, 0.3),
+    only = compute(
+        q, p, n, terms=Terms(0.0, 0.0, 2.0, 0.3),
         has_negative_BN=jnp.array([[True, False], [True, True]]),
     )  # fmt: skip
     assert only.loss == pytest.approx(2 * 0.5 / 3, abs=1e-6)
@@ -55,16 +55,16 @@ def test_both_directions_count():
     # q→p alone would not see that two queries are one point.
     q = jnp.array([[1.0, 0.0], [1.0, 0.0]], jnp.float32)
     p = jnp.eye(2, dtype=jnp.float32)
-    forward = contrastive_loss(q, p, temperature=1.0, sharding=ONE, terms=ONE_WAY).loss
-    backward = contrastive_loss(p, q, temperature=1.0, sharding=ONE, terms=ONE_WAY).loss
+    forward = compute(q, p, terms=ONE_WAY).loss
+    backward = compute(p, q, terms=ONE_WAY).loss
     assert backward == pytest.approx(np.log(2), abs=1e-6)
-    both = contrastive_loss(q, p, temperature=1.0, sharding=ONE).loss
+    both = compute(q, p).loss
     assert both == pytest.approx(float(forward + backward), abs=1e-6)
 
 
 def test_accuracy_by_hand():
     def accuracy(*arrays):
-        return contrastive_loss(*arrays, temperature=0.05, sharding=ONE).accuracy
+        return compute(*arrays, temperature=0.05).accuracy
 
     q = jnp.eye(3, dtype=jnp.float32)
     assert accuracy(q, q[jnp.array([0, 2, 1])]) == pytest.approx(1 / 3, abs=1e-6)

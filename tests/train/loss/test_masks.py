@@ -5,9 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jina_jax.train.loss.contrastive import contrastive_loss
 from jina_jax.train.loss.log_sums import Ids, LossSharding, known_matches, log_sums
-from tests.train.loss.contrast_cases import ONE, assert_equals_oracle, measure, mesh, triplets, unit
+from tests.train.loss.contrast_cases import (
+    ONE,
+    assert_equals_oracle,
+    compute,
+    measure,
+    mesh,
+    triplets,
+    unit,
+)
 
 
 def test_what_stands_for_a_missing_negative_has_no_influence():
@@ -28,16 +35,16 @@ def test_masks_change_the_loss_by_what_they_leave_out():
     # Pairs 0 and 3 share a positive, 1 and 2 a query, and query 5 is the text of positive 4.
     identity = jnp.array([[0, 6], [1, 7], [1, 8], [3, 6], [4, 9], [9, 11]], jnp.int32)
     assert_equals_oracle((q, p), 0.05, ONE, identity_BT=identity)
+    matches, runs = known_matches(identity[:, 0], identity[:, 1])
+    ids = Ids(jnp.arange(6), identity, runs)
+
+    @jax.jit
+    def rows(keys):
+        without_runs = ids._replace(run_N2=None)
+        return log_sums(q, keys, jnp.float32(20), ids, without_runs, matches, False, ONE).row_B
+
     for i, j, shared in ((0, 3, True), (2, 1, True), (5, 4, True), (0, 1, False), (4, 3, False)):
-        moved = p.at[j].set(-p[j])
-        matches, runs = known_matches(identity[:, 0], identity[:, 1])
-        ids = Ids(jnp.arange(6), identity, runs)
-        rows = [
-            log_sums(q, x, jnp.float32(20), ids, ids._replace(run_N2=None), matches, False, ONE)
-            .row_B[i]
-            for x in (p, moved)
-        ]  # fmt: skip
-        assert (rows[0] == rows[1]) == shared, (i, j)
+        assert (rows(p)[i] == rows(p.at[j].set(-p[j]))[i]) == shared, (i, j)
 
 
 @pytest.mark.parametrize(("which", "gather"), [("1", "all_gather"), ("8", "ring")])
@@ -98,8 +105,8 @@ def test_masked_share_by_hand():
     # of pair 1 is not there. Of 3 · 2 positives and 3 · 2 negatives, 3 are masked.
     rng = np.random.default_rng(0)
     identity = jnp.array([[0, 1, 2], [3, 1, 4], [5, 6, 0]], jnp.int32)
-    found = contrastive_loss(
-        unit(rng, 3, 4), unit(rng, 3, 4), unit(rng, 3, 1, 4), temperature=0.05, sharding=ONE,
+    found = compute(
+        unit(rng, 3, 4), unit(rng, 3, 4), unit(rng, 3, 1, 4), temperature=0.05,
         identity_BT=identity, has_negative_BN=jnp.array([[True], [False], [True]]),
     )  # fmt: skip
     assert found.masked_share == pytest.approx(3 / 12, abs=1e-7)
@@ -113,9 +120,7 @@ def test_in_batch_cosine_leaves_out_known_matches():
     identity = jnp.array([[0, 1], [2, 1], [3, 4]], jnp.int32)
 
     def cosine(q, identity_BT):
-        return contrastive_loss(
-            q, p, temperature=0.05, sharding=ONE, identity_BT=identity_BT
-        ).in_batch_cosine
+        return compute(q, p, temperature=0.05, identity_BT=identity_BT).in_batch_cosine
 
     assert cosine(q, None) == pytest.approx((0.6 + 0 + 0.6 + 0 + 0.6 + 0.8) / 6, abs=1e-6)
     assert cosine(q, identity) == pytest.approx((0 + 0 + 0.6 + 0.8) / 4, abs=1e-6)

@@ -1,7 +1,6 @@
 """No compiled program of a loss, or of a train step, holds pairs × pairs."""
 
 import dataclasses
-import itertools
 import re
 
 import jax
@@ -14,7 +13,6 @@ from jina_jax.model.encoder import init_params
 from jina_jax.train.loss.contrastive import contrastive_loss
 from jina_jax.train.loss.log_sums import LossSharding
 from jina_jax.train.step import batch_shardings, init_state, make_train_step
-from tests.marks import some_slow
 from tests.train.test_step import CONFIG, make_batch
 
 DEVICES = 8
@@ -105,10 +103,9 @@ def test_one_tile_of_all_hard_negatives_is_caught(tile_bytes):
     assert bool(found) == (tile_bytes > TILE_BYTES)
 
 
-@pytest.mark.parametrize(
-    ("gather", "negatives"),
-    some_slow([("ring", 3)], itertools.product(("all_gather", "ring"), (0, 1, 3))),
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("gather", ["all_gather", "ring"])
+@pytest.mark.parametrize("negatives", [0, 1, 3])
 def test_the_train_step_holds_no_square(gather, negatives):
     config = dataclasses.replace(
         CONFIG,
