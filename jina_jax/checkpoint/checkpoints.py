@@ -81,8 +81,14 @@ class Checkpoints:
         Args:
           folder: where the steps lie; made when missing.
           keep: the newest steps to keep; None opens for reading and changes nothing.
+        Raises: UserError for a path that Orbax cannot read from.
         """
         self.folder = folder.absolute()
+        if "[" in str(self.folder):
+            raise UserError(
+                f"{self.folder}: Orbax takes '[' in a path for a pattern, and could not read what "
+                f"it saved there; choose a workdir and a name without it"
+            )
         self._keep = keep
         self._pending: threading.Thread | None = None
         self.failure = ""
@@ -181,16 +187,19 @@ class Checkpoints:
             self._fail(step, error)
             self._pending = threading.Thread(target=lambda: None)
         else:
+            shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), dict(parts))
             self._pending = threading.Thread(
-                target=self._complete, args=(response, saving, step), name="checkpoint"
+                target=self._complete, args=(response, saving, step, shapes), name="checkpoint"
             )
         self._pending.start()
 
-    def _complete(self, response: Any, saving: Path, step: int) -> None:
+    def _complete(self, response: Any, saving: Path, step: int, shapes: dict[str, Any]) -> None:
         """Seals and names a step when all processes have written it; removes old ones."""
         try:
             response.result()
             if jax.process_index() == 0:
+                # What can't be found again is no checkpoint.
+                self._check(saving, shapes)
                 seal(saving)
                 shutil.rmtree(self._path(step), ignore_errors=True)
                 saving.rename(self._path(step))
@@ -229,14 +238,18 @@ class Checkpoints:
 
     def _load(self, step: int, wanted: dict[str, dict[str, Any]]) -> dict[str, Any]:
         # Orbax would cast silently.
-        held = ocp.checkpointables_metadata(self._path(step)).metadata
+        self._check(self._path(step), wanted)
+        return dict(ocp.load_checkpointables(self._path(step), wanted))
+
+    @staticmethod
+    def _check(folder: Path, wanted: dict[str, dict[str, Any]]) -> None:
+        held = ocp.checkpointables_metadata(folder).metadata
         for part, arrays in wanted.items():
             if lines := _unlike(arrays, held[part]):
                 raise UserError(
-                    f"{self._path(step)}/{part} holds other arrays than this version and this "
+                    f"{folder}/{part} holds other arrays than this version and this "
                     f"configuration want (held → wanted):\n  " + "\n  ".join(lines)
                 )
-        return dict(ocp.load_checkpointables(self._path(step), wanted))
 
 
 def _unlike(wanted: Mapping[str, Any], held: Mapping[str, Any]) -> list[str]:

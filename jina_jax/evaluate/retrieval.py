@@ -104,18 +104,20 @@ def rank_by_embedding(task: RetrievalTask, embedder: Embedder, k: int) -> Rankin
 def rank_by_bm25(task: RetrievalTask, k: int) -> Ranking:
     """The k passages of highest BM25 score (k1 1.5, b 0.75, English stop words).
 
-    Holds the words of all passages.
+    Holds the words of all passages. Where they have none all score 0.
     """
     # On import it starts JAX's backend, which is too early for training by several processes.
     import bm25s
 
     logging.getLogger("bm25s").setLevel(logging.WARNING)
     split = partial(bm25s.tokenize, stopwords="en", show_progress=False)
+    words, k = split(list(task.corpus.texts())), min(k, len(task.corpus.ids))
+    if not any(words.ids):
+        nothing = np.zeros((len(task.queries), k))
+        return ranking(task.queries, task.corpus.ids, nothing, nothing.astype(int) + np.arange(k))
     index = bm25s.BM25()
-    index.index(split(list(task.corpus.texts())), show_progress=False)
-    found, score = index.retrieve(
-        split(list(task.queries.values())), k=min(k, len(task.corpus.ids)), show_progress=False
-    )
+    index.index(words, show_progress=False)
+    found, score = index.retrieve(split(list(task.queries.values())), k=k, show_progress=False)
     return ranking(task.queries, task.corpus.ids, score, found)
 
 

@@ -99,7 +99,8 @@ def _cuts(source: SourceConfig, path: str, size_bytes: int) -> list[tuple[int, i
 
 CLEAN_VERSION = 2
 """Goes into the manifest; raise it when what is dropped here changes."""
-_JUDGED_AFTER = 1000
+JUDGED_AFTER = 1000
+"""Records, or all of a source, before its share of bad ones means anything."""
 _SHOWN_BAD = 5
 
 
@@ -154,7 +155,7 @@ def read_task(
                 shown = [*shown, record][:_SHOWN_BAD]
                 writer.write(Dropped(source.name, *origin, "read", reason, detail))
                 seen = read + place + 1
-                if max_bad_share < 1 and seen >= _JUDGED_AFTER and bad.total() > max_bad_share * seen:  # noqa: E501  # fmt: skip
+                if max_bad_share < 1 and seen >= JUDGED_AFTER and bad.total() > max_bad_share * seen:  # noqa: E501  # fmt: skip
                     return ReadResult(
                         tuple(runs.paths), seen, dict(bad), dict(dropped), lines, 0, tuple(shown)
                     )

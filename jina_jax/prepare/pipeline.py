@@ -20,6 +20,7 @@ from jina_jax.prepare.engine.task import Engine, Task, run_tasks
 from jina_jax.prepare.filters.filter import Filter, Stage, filter_key
 from jina_jax.prepare.ingest import (
     CLEAN_VERSION,
+    JUDGED_AFTER,
     Block,
     ReadResult,
     judge,
@@ -37,7 +38,7 @@ from jina_jax.prepare.split import (
 from jina_jax.prepare.stages import Partition, StageResult, filter_task
 from jina_jax.sources.read import empty_source
 from jina_jax.system.hashing import content_key
-from jina_jax.system.terminal import track
+from jina_jax.system.terminal import say, track
 from jina_jax.system.workspace import Workspace
 from jina_jax.text.identity import NORMALISE_VERSION
 from jina_jax.types import BadRecord, Origin
@@ -168,7 +169,7 @@ def read_stage(run: Pipeline) -> tuple[Reads, Path]:
     shown: list[BadRecord] = []
     current = -1
     done = run.results(tasks, "read", "blocks", attrgetter("read"))
-    for block, task, result in zip(blocks, tasks, done, strict=True):
+    for number, (block, task, result) in enumerate(zip(blocks, tasks, done, strict=True)):
         if block.source != current:
             read, bad, shown, current = 0, 0, [], block.source
         row = row if block.start else 0
@@ -179,7 +180,9 @@ def read_stage(run: Pipeline) -> tuple[Reads, Path]:
         for reason, detail, origin in result.shown:
             shown.append(BadRecord(reason, detail, Origin(origin.file, origin.row + row)))
         row += result.lines
-        judge(config.sources[current], read, bad, config.max_bad_share, shown)
+        is_last = number + 1 == len(blocks) or blocks[number + 1].source != current
+        if is_last or read >= JUDGED_AFTER:
+            judge(config.sources[current], read, bad, config.max_bad_share, shown)
     reads = Reads(blocks, results, [task.key for task in tasks])
     for index, configured in enumerate(config.sources):
         if not sum(result.read for result in reads.of_source(index)):
@@ -260,7 +263,15 @@ def split_stage(
       evals: per source, the file for what is held out.
     Returns: per partition and source, how many are held out; and what becomes of the others.
     """
-    wanted = [held_out_pairs(count, run.config.eval_pairs) for count in left]
+    most = run.config.eval_pairs
+    wanted = [held_out_pairs(count, most) for count in left]
+    for name, count, held in zip(run.names, left, wanted, strict=True):
+        if held < most:
+            say(
+                f"{name}: {held:,} of its {count:,} records are held out, less than "
+                f"data.eval_pairs={most:,}, so that nine of ten are left to train on",
+                enabled=run.progress,
+            )
     hashes = run.work("held-out.arrow")
     key = content_key("hold_out", SPLIT_VERSION, wanted, selected.keys)
     everything = (list(selected.partitions), wanted, list(evals), hashes)

@@ -216,6 +216,12 @@ def _vocabulary(run: Pipeline, selected: Selected | None) -> Vocabulary:
     folder = run.space.result / "tokenizer"
     task = Task("vocabulary", vocabulary_task, (config, list(partitions), prompts, folder), key)
     (vocabulary,) = run.run([task], "vocabulary", "vocabularies")
+    if config.source == "train" and vocabulary.size < config.vocab_size:
+        say(
+            f"the vocabulary has {vocabulary.size:,} pieces, which is all that this corpus fills "
+            f"of data.tokenizer.vocab_size={config.vocab_size:,}",
+            enabled=run.progress,
+        )
     return vocabulary
 
 

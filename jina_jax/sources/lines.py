@@ -1,4 +1,4 @@
-"""Lines of plain, gzip and Zstandard files, in bounded memory, past what is damaged."""
+"""Lines of plain, gzip and Zstandard files, in bounded memory."""
 
 import zlib
 from collections.abc import Callable, Iterator
@@ -7,6 +7,7 @@ from typing import IO, Any, NamedTuple
 
 import zstandard
 
+from jina_jax.errors import UserError
 from jina_jax.system.files import open_file
 
 _CHUNK_BYTES = 1 << 16
@@ -22,8 +23,11 @@ class Damage(NamedTuple):
     """A stretch of a file that gives no line."""
 
     reason: str
-    """`truncated`, `corrupt_compression` or `too_long`."""
     detail: str
+
+
+class _CannotUnpackError(Exception):
+    """Says what is wrong with the rest of a file."""
 
 
 class _Packing(NamedTuple):
@@ -79,8 +83,8 @@ def _span(file: IO[bytes], start: int, end: int | None) -> Iterator[bytes]:
         position += len(chunk)
 
 
-def _unpacked(file: IO[bytes], packing: _Packing) -> Iterator[bytes | Damage]:
-    """Bytes of every member of a file, then what was wrong with the last one, if anything."""
+def _unpacked(file: IO[bytes], packing: _Packing) -> Iterator[bytes]:
+    """Bytes of every member of a file."""
     member = None
     while packed := file.read(packing.bytes_at_once):
         while packed:
@@ -92,16 +96,15 @@ def _unpacked(file: IO[bytes], packing: _Packing) -> Iterator[bytes | Damage]:
             try:
                 data = member.decompress(packed)
             except (zlib.error, zstandard.ZstdError) as error:
-                yield Damage("corrupt_compression", f"the rest cannot be unpacked: {error}")
-                return
+                raise _CannotUnpackError(f"the rest cannot be unpacked: {error}") from error
             for first in range(0, len(data), _MOST_UNPACKED_BYTES):
                 yield data[first : first + _MOST_UNPACKED_BYTES]
             packed, member = (member.unused_data, None) if member.eof else (b"", member)
     if member is not None:
-        yield Damage("truncated", "the file ends in the middle of a compressed member")
+        raise _CannotUnpackError("it ends in the middle of what is compressed")
 
 
-def _chunks(path: str, start: int, end: int | None) -> Iterator[bytes | Damage]:
+def _chunks(path: str, start: int, end: int | None) -> Iterator[bytes]:
     packing = _PACKINGS.get(compression_suffix(path))
     with open_file(path) as file:
         yield from _unpacked(file, packing) if packing else _span(file, start, end)
@@ -117,17 +120,23 @@ def read_lines(
       start: of a plain file, only the lines that begin at this byte or later.
       end: of a plain file, only the lines that begin before this byte; None reads all.
     Returns: (line number, from 1 for the first of these lines, the line without its newline), or
-      for a line that cannot be given (number, Damage). A byte-order mark is taken off the first
-      line. After `truncated` and `corrupt_compression` the file is over; the part of a line before
-      them is given up.
-    Raises: OSError when the file cannot be read.
+      for one that is too long (number, Damage). A byte-order mark is taken off the first line.
+    Raises: UserError, after the whole lines before it, where a packed file is cut off or damaged;
+      OSError when the file cannot be read.
     """
     row, parts, held, skipping = 1, [], 0, False
     bom = _BOM if start == 0 else b""
-    for chunk in _chunks(path, start, end):
-        if isinstance(chunk, Damage):
-            yield row, chunk
-            return
+    chunks = _chunks(path, start, end)
+    while True:
+        try:
+            chunk = next(chunks, None)
+        except _CannotUnpackError as error:
+            raise UserError(
+                f"{path} is damaged after line {row - 1:,}: {error}; fetch or pack the file again, "
+                f"or take it out of the paths"
+            ) from error
+        if chunk is None:
+            break
         first, *others = chunk.split(b"\n")
         parts.append(first)
         held += len(first)

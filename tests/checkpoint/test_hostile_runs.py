@@ -71,3 +71,10 @@ def test_a_setting_that_is_no_number_is_named():
     config = RunConfig("a", optim=OptimConfig(learning_rate=float("nan")))
     with pytest.raises(UserError, match=r"optim\.learning_rate is NaN"):
         validate(config)
+
+
+def test_a_path_that_orbax_takes_for_a_pattern_is_refused_before_a_step(folder, tmp_path, capsys):
+    where = tmp_path / "tries [2]"
+    assert main(["train", str(folder / "config.py"), f"--workdir={where}"]) == 2
+    assert "Orbax takes '[' in a path for a pattern" in capsys.readouterr().err
+    assert not list(where.rglob("metrics.jsonl"))

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -27,6 +28,12 @@ def test_ndcg_and_recall_by_hand():
     assert values["ndcg@10"] == pytest.approx((1 + 1 / math.log2(4)) / 2, abs=1e-6)
     assert values["recall@10"] == 1.0
     assert score(TASK, ranking, 2)["recall@2"] == 0.5
+
+
+@pytest.mark.parametrize("passage", ["the", "!", "", "a"])
+def test_bm25_of_passages_without_a_word_is_zero(passage):
+    task = dataclasses.replace(TASK, corpus=corpus_of({"x": passage, "y": "?"}))
+    assert rank_by_bm25(task, 3) == {query: {"x": 0.0, "y": 0.0} for query in "ab"}
 
 
 def test_bm25_ranks_by_shared_words():

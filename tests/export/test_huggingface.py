@@ -1,6 +1,7 @@
 import dataclasses
 import io
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -112,6 +113,17 @@ def test_the_folder_holds_exactly_the_promised_files(tmp_path, tokenizer_dir):
     tokenizer_config = json.loads((tmp_path / "model" / "tokenizer_config.json").read_text())
     assert tokenizer_config["tokenizer_class"] == "T5Tokenizer"
     assert (tmp_path / "model" / "README.md").read_text() == "# A card\n"
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
+def test_who_may_read_one_file_may_read_all(tmp_path, tokenizer_dir, umask, mode):
+    before = os.umask(umask)
+    try:
+        export(tmp_path / "model", tokenizer_dir)
+    finally:
+        os.umask(before)
+    modes = {p.name: p.stat().st_mode & 0o777 for p in tmp_path.rglob("*") if p.is_file()}
+    assert set(modes.values()) == {mode}, modes
 
 
 def test_parameters_counted_in_the_file(tmp_path, tokenizer_dir):

@@ -1,9 +1,16 @@
 """Sources of which too much, or all, is lost: preparation ends and says why."""
 
+import dataclasses
+
 import pyarrow.parquet as pq
 import pytest
 
+from jina_jax.config import TokenizerConfig
 from jina_jax.errors import UserError
+from jina_jax.prepare import ingest
+from jina_jax.prepare.ingest import plan_blocks
+from jina_jax.prepare.run import prepare
+from jina_jax.sources import lines
 from tests.pairs import config, pair, run, write
 
 
@@ -47,3 +54,26 @@ def test_a_corpus_with_nothing_at_all_says_why(tmp_path):
 def test_no_source(tmp_path):
     with pytest.raises(UserError, match=r"data\.sources is empty"):
         run(config(), tmp_path / "out")
+
+
+def test_a_long_line_among_the_first_is_one_of_all_that_follow(tmp_path, monkeypatch):
+    # The block that holds it has few other records.
+    monkeypatch.setattr(ingest, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(lines, "_CHUNK_BYTES", 500)
+    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 2000)
+    first = [pair(i) for i in range(3)]
+    long = {"query": "long", "positive": "x" * 4000}
+    a = write(tmp_path / "a.jsonl", [*first, long, *(pair(i) for i in range(3, 120))])
+    assert len(plan_blocks(config(a).sources)) > 2
+    run(config(a, max_bad_share=0.01), tmp_path / "out")
+    with pytest.raises(UserError, match="1 of the first 121 records"):
+        run(config(a, max_bad_share=0.008), tmp_path / "out2")
+
+
+def test_what_is_lowered_is_said(tmp_path, capsys):
+    a = write(tmp_path / "a.jsonl", [pair(i) for i in range(60)])
+    tokenizer = TokenizerConfig("train", 5000)
+    prepare(dataclasses.replace(config(a, eval_pairs=40), tokenizer=tokenizer), tmp_path / "out")
+    told = capsys.readouterr().err
+    assert "a: 6 of its 60 records are held out, less than data.eval_pairs=40" in told
+    assert "which is all that this corpus fills of data.tokenizer.vocab_size=" in told

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jina_jax.config import SourceConfig
-from jina_jax.sources.lines import Damage, read_lines
+from jina_jax.errors import UserError
+from jina_jax.sources.lines import read_lines
 from jina_jax.sources.read import read_source
 from jina_jax.sources.records import read_jsonl
 from jina_jax.types import BadRecord
@@ -94,13 +95,14 @@ def test_a_packed_file_cut_anywhere_gives_the_lines_before_the_cut(parts, data):
     with TemporaryDirectory() as folder:
         path = Path(folder) / "a.gz"
         path.write_bytes(packed[:cut])
-        got = [line for _, line in read_lines(str(path))]
+        got, whole = [], True
+        try:
+            got.extend(line for _, line in read_lines(str(path)))
+        except UserError:
+            whole = False
     expected = [p.removeprefix(b"\xef\xbb\xbf") if i == 0 else p for i, p in enumerate(parts)]
-    if cut == len(packed):
-        assert got == expected
-    else:
-        assert isinstance(got[-1], Damage) and got[-1].reason == "truncated"
-        assert got[:-1] == expected[: len(got) - 1]
+    assert whole == (cut == len(packed))
+    assert got == expected[: len(got) if not whole else None]
 
 
 @quick

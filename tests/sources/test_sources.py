@@ -1,6 +1,7 @@
 import gzip
 import json
 import os
+import re
 import tracemalloc
 
 import pytest
@@ -82,26 +83,21 @@ class TestCompressed:
         file.write_bytes(pack(line("one") + line("two")[:-1]) + pack(b"\n" + line("three")))
         assert outcome(read_source(source(file))) == [(1, "one"), (2, "two"), (3, "three")]
 
-    def test_what_a_truncated_member_still_holds_is_read(self, tmp_path, name, pack):
+    def test_half_a_file_is_refused_by_the_line_where_it_ends(self, tmp_path, name, pack):
         file = tmp_path / name
         # Random text, so that the cut falls inside the data of the second half.
         text = b"".join(line(os.urandom(100).hex()) for _ in range(5000))
         file.write_bytes(pack(text)[: len(pack(text)) * 3 // 4])
-        got = outcome(read_source(source(file)))
-        assert got[-1][1] == "truncated"
-        assert 2000 < len(got) < 5000
-        rows = [row for row, _ in got]
-        assert rows == list(range(1, len(got) + 1))
-        expected = [json.loads(x)["query"] for x in text.splitlines()]
-        assert [q for _, q in got[:-1]] == expected[: len(got) - 1]
+        with pytest.raises(UserError, match="it ends in the middle of what is compressed") as found:
+            list(read_source(source(file)))
+        (last,) = re.findall(rf"{file} is damaged after line ([\d,]+): ", str(found.value))
+        assert 2000 < int(last.replace(",", "")) < 5000
 
-    def test_reading_goes_on_with_the_next_file_after_damage(self, tmp_path, name, pack):
-        (tmp_path / f"0{name}").write_bytes(b"this is not packed")
-        (tmp_path / f"1{name}").write_bytes(pack(line("good")))
-        assert outcome(read_source(source(tmp_path / f"*{name}"))) == [
-            (1, "corrupt_compression"),
-            (1, "good"),
-        ]
+    def test_what_is_not_packed_is_refused_by_name(self, tmp_path, name, pack):
+        (tmp_path / f"0{name}").write_bytes(pack(line("good")))
+        (tmp_path / f"1{name}").write_bytes(b"this is not packed")
+        with pytest.raises(UserError, match=rf"1{name} is damaged after line 0: .* unpacked"):
+            list(read_source(source(tmp_path / f"*{name}")))
 
 
 def test_gzip_may_be_padded_with_zeros(tmp_path):
