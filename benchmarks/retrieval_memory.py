@@ -24,7 +24,8 @@ import tyro
 from search_speed import anonymous_mib, by_numpy, peak_of_memory
 
 from jina_jax.config import RetrievalSet
-from jina_jax.evaluate.retrieval import rank_by_embedding, read_retrieval
+from jina_jax.evaluate.retrieval import rank_by_embedding
+from jina_jax.evaluate.retrieval_set import read_retrieval
 from jina_jax.inference.embedder import TEXTS_AT_ONCE, Embedder
 from jina_jax.sources.pydocs import read_pydocs
 from jina_jax.types import BadRecord

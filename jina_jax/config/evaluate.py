@@ -51,7 +51,8 @@ class RetrievalSet:
     name: str
     """The task, as the results name it."""
     folder: str = ""
-    """Holds corpus.jsonl, queries.jsonl (both also .gz and .zst) and qrels/SPLIT.tsv."""
+    """Holds corpus.jsonl, queries.jsonl (both also .gz and .zst) and qrels/SPLIT.tsv, as BEIR's do,
+    or folders of Parquet files in their places, as NanoBEIR's do."""
     split: str = "test"
     """Of the folder's qrels."""
     corpus: tuple[str, ...] = ()
@@ -63,7 +64,8 @@ class RetrievalSet:
     kind: Literal["jsonl", "parquet", "csv", "tsv"] = "jsonl"
     """Format of the files of passages and queries."""
     qrels_kind: Literal["jsonl", "parquet", "csv", "tsv"] = "tsv"
-    """Format of the files of judgements; csv and tsv begin with a header."""
+    """Format of the files of judgements. csv begins with a header; tsv may, and without one
+    may have TREC's four columns."""
     corpus_fields: tuple[str, str, str] = ("_id", "title", "text")
     """Of a passage's id, its title and its text. The title may be missing or empty; else it stands
     before the text, as in BEIR."""

@@ -16,12 +16,8 @@ from jina_jax.evaluate.negation import (
 )
 from jina_jax.evaluate.reranking import RerankingTask, read_reranking, score_reranking
 from jina_jax.evaluate.results import Results, score_all
-from jina_jax.evaluate.retrieval import (
-    RetrievalTask,
-    evaluate_retrieval,
-    held_out_retrieval,
-    read_retrieval,
-)
+from jina_jax.evaluate.retrieval import RetrievalTask, evaluate_retrieval, held_out_retrieval
+from jina_jax.evaluate.retrieval_set import read_retrieval
 from jina_jax.evaluate.sts import StsTask, read_sts, score_sts
 from jina_jax.inference.embedder import Embedder
 from jina_jax.inference.initial import initial_params

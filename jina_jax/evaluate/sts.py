@@ -12,6 +12,7 @@ from jina_jax.config import StsSet
 from jina_jax.errors import UserError
 from jina_jax.inference.embedder import Embedder
 from jina_jax.sources.rows import Row, evaluation_rows
+from jina_jax.system.terminal import say
 
 
 class StsTask(NamedTuple):
@@ -26,11 +27,19 @@ class StsTask(NamedTuple):
 def read_sts(config: StsSet) -> StsTask:
     """Reads a set of scored pairs.
 
-    Raises: UserError naming the file and row that cannot be read, has an empty text or no finite
-      score, and when all scores are equal: nothing can be correlated with them.
+    Pairs with an empty text, which STS22 has, are left out, as MTEB's STS22.v2 does, and counted.
+
+    Raises: UserError naming the file and row that cannot be read, has something else than a text or
+      no finite score, and when all scores are equal: nothing can be correlated with them.
     """
     *texts, score = config.fields
-    rows = [(*map(row.text, texts), _number(row, score)) for row in evaluation_rows(config)]
+    rows, empty = [], 0
+    for row in evaluation_rows(config):
+        if any(isinstance(text := row.field(name), str) and not text.strip() for name in texts):
+            empty += 1
+        else:
+            rows.append((*map(row.text, texts), _number(row, score)))
+    say(f"{config.name}: {empty:,} pairs with an empty text are left out", enabled=empty > 0)
     if len({row[-1] for row in rows}) < 2:
         raise UserError(
             f"evaluation set {config.name!r} has {len(rows)} pairs and less than two different "

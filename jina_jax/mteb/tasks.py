@@ -18,7 +18,8 @@ from jina_jax.config.evaluate import OwnSet, set_problems
 from jina_jax.errors import UserError
 from jina_jax.evaluate.negation import NegationTask, negation_scores, read_negation
 from jina_jax.evaluate.reranking import RerankingTask, read_reranking
-from jina_jax.evaluate.retrieval import RetrievalTask, read_retrieval, retrieval_files
+from jina_jax.evaluate.retrieval import RetrievalTask
+from jina_jax.evaluate.retrieval_set import read_retrieval, retrieval_files
 from jina_jax.evaluate.sts import StsTask, read_sts
 from jina_jax.sources.rows import evaluation_files
 from jina_jax.system.files import file_state, is_url

@@ -14,7 +14,8 @@ from jina_jax.config import NegationSet, RerankingSet, RetrievalSet, StsSet, Sui
 from jina_jax.errors import UserError
 from jina_jax.evaluate.negation import read_negation, score_negation
 from jina_jax.evaluate.reranking import read_reranking, score_reranking
-from jina_jax.evaluate.retrieval import rank_by_embedding, read_retrieval, score
+from jina_jax.evaluate.retrieval import rank_by_embedding, score
+from jina_jax.evaluate.retrieval_set import read_retrieval
 from jina_jax.evaluate.sts import read_sts, score_sts
 from jina_jax.inference.embedder import Embedder
 from jina_jax.mteb.model import open_model

@@ -18,10 +18,11 @@ from jina_jax.evaluate.retrieval import (
     Corpus,
     RetrievalTask,
     corpus_of,
+    rank_by_bm25,
     rank_by_embedding,
-    read_retrieval,
     score,
 )
+from jina_jax.evaluate.retrieval_set import read_retrieval
 from jina_jax.inference.search import stream_top_k
 from tests.evaluate.test_sts import Angles
 
@@ -87,17 +88,92 @@ def test_files_of_other_kinds_with_their_own_fields(tmp_path):
     check(read_retrieval(config))
 
 
+def test_what_published_sets_have_is_counted_and_gone_on_with(tmp_path, capsys):
+    task = read_retrieval(
+        beir(
+            tmp_path / "set",
+            corpus=[*CORPUS, CORPUS[1], {"_id": "p5", "title": "", "text": " "}],
+            queries=[*QUERIES, QUERIES[0]],
+            qrels=[("q1", "p1", "2.0"), *QRELS, ("q1", "p9", 1), ("q9", "p1", 1)],
+        )
+    )
+    assert task.corpus.ids == ["p1", "p2", "3", "p4", "p5"]
+    assert list(task.corpus.texts())[-2:] == ["Only a title", ""]
+    assert task.relevant == {"q1": {"p1": 2, "3": 0}, "q2": {"p2": 1}}
+    told = capsys.readouterr().err.splitlines()
+    folder = tmp_path / "set"
+    assert set(told) == {
+        f"own: 1 rows of {folder}/queries.jsonl come twice and are taken once",
+        f"own: 1 rows of {folder}/corpus.jsonl.gz come twice and are taken once",
+        f"own: 1 rows of {folder}/corpus.jsonl.gz are empty",
+        f"own: 2 rows of {folder}/qrels/test.tsv judge what is not there and are left out",
+        "own: 1 of 3 queries are not judged and left out",
+    }
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        "q1\tp1\t2\nq1\t3\t0\nq2\tp2\t1\n",
+        "q1 0 p1 2\nq1 0 3 0\nq2 0 p2 1\n",
+        "q1\tQ0\tp1\t2\nq1\tQ0\t3\t0\nq2\tQ0\tp2\t1\n",
+    ],
+)
+def test_judgements_without_a_header_and_of_trec(tmp_path, rows):
+    config = beir(tmp_path / "set")
+    (tmp_path / "set" / "qrels" / "test.tsv").write_text(rows)
+    check(read_retrieval(config))
+    (tmp_path / "set" / "qrels" / "test.tsv").write_text(rows + "q1 q2\n")
+    with pytest.raises(UserError, match=r"test\.tsv:4 has [12] columns, and the first row [34]"):
+        read_retrieval(config)
+
+
+def test_the_layout_of_nanobeir(tmp_path):
+    for part, rows in (
+        ("corpus", [{"_id": str(r["_id"]), "text": r["text"] or "x"} for r in CORPUS]),
+        ("queries", QUERIES),
+        ("qrels", [{"query-id": q, "corpus-id": p} for q, p, s in QRELS if s]),
+    ):
+        (tmp_path / part).mkdir()
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / part / "train-00000-of-00001.parquet")
+    task = read_retrieval(RetrievalSet("nano", str(tmp_path), "train"))
+    assert task.corpus.ids == ["p1", "p2", "3", "p4"]
+    assert task.relevant == {"q1": {"p1": 1}, "q2": {"p2": 1}}
+    with pytest.raises(UserError, match="choose a split of: train"):
+        read_retrieval(RetrievalSet("nano", str(tmp_path)))
+
+
+def test_a_querys_own_passage_is_not_found(tmp_path, capsys):
+    # As in ArguAna: p1 is a query too. The id of p2 alone is that of another text.
+    queries = [
+        {"_id": "p1", "text": "are red"}, {"_id": "p2", "text": "10"}, {"_id": "q", "text": "7"}
+    ]  # fmt: skip
+    corpus = [
+        {"_id": "p1", "title": "Apples", "text": "are red"}, {"_id": "p2", "text": "20"},
+        {"_id": "p3", "text": "red apples"},
+    ]  # fmt: skip
+    qrels = [("p1", "p3", 1), ("p2", "p3", 1), ("q", "p2", 1)]
+    task = read_retrieval(beir(tmp_path / "set", corpus, queries, qrels))
+    assert task.own_passages == {"p1"}
+    assert "own: 1 queries are passages too, and are not" in capsys.readouterr().err
+    found = rank_by_bm25(task, 2)
+    assert {q: len(passages) for q, passages in found.items()} == {"p1": 2, "p2": 2, "q": 2}
+    assert set(found["p1"]) == {"p2", "p3"} and next(iter(found["p1"])) == "p3"
+
+
 @pytest.mark.parametrize(
     ("change", "what"),
     [
         (
-            {"qrels": [*QRELS, ("q9", "p1", 1)]},
-            r"test\.tsv:5 names the query 'q9' in field 'query-id', which is not there",
+            {"qrels": [QRELS[0], ("q9", "p1", 1), ("q8", "p1", 1)]},
+            r"test\.tsv:3 names the query 'q9' in field 'query-id', which is not there, and so it "
+            r"is with 2 of 3 judgements: the files are of two sets",
         ),
         (
             {"qrels": [("q1", "p9", 1)]},
             r"test\.tsv:2 names the passage 'p9' in field 'corpus-id', which is not there",
         ),
+        ({"qrels": [("q1", "p1", 1.5)]}, r"test\.tsv:2 holds '1.5' in field 'score', not a whole"),
         (
             {"qrels": [("q1", "p1", "high")]},
             r"test\.tsv:2 holds 'high' in field 'score', not a whole number",
@@ -107,11 +183,7 @@ def test_files_of_other_kinds_with_their_own_fields(tmp_path):
         ({"qrels": []}, "has no judgement above 0"),
         (
             {"corpus": [*CORPUS, {"_id": "p2", "text": "again"}]},
-            r"corpus\.jsonl\.gz:5 has the id 'p2' in field '_id', as a row before it",
-        ),
-        (
-            {"corpus": [*CORPUS, {"_id": "p5", "title": "", "text": " "}]},
-            r"corpus\.jsonl\.gz:5 holds ' ' in field 'text', not a text",
+            r"corpus\.jsonl\.gz:5 has the id 'p2' in field '_id', as a row before it with another",
         ),
         ({"corpus": [{"_id": "p1", "title": 3, "text": "a"}]}, r"gz:1 holds 3 in field 'title'"),
         ({"corpus": [{"_id": "p1", "body": "a"}]}, r"gz:1 has no field 'text'; it has _id, body"),
@@ -127,7 +199,7 @@ def test_what_cannot_be_searched_is_named(tmp_path, change, what):
 
 def test_missing_files_are_named(tmp_path):
     config = beir(tmp_path / "set")
-    with pytest.raises(UserError, match=r"no .*qrels/dev\.tsv; choose a split of: test"):
+    with pytest.raises(UserError, match=r"no .*qrels/dev\.tsv or \.parquet; choose a split of: test"):
         read_retrieval(RetrievalSet("own", str(tmp_path / "set"), "dev"))
     (tmp_path / "set" / "corpus.jsonl.gz").unlink()
     with pytest.raises(UserError, match=r"set has no corpus\.jsonl, neither plain nor"):

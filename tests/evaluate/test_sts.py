@@ -114,7 +114,6 @@ def test_every_kind_of_file_gives_the_same(tmp_path):
         ([("a", "b", 1), ("a", "b", None)], r"a\.jsonl:2 holds None in field 'score'"),
         ([("a", "b", float("nan"))], r"holds nan in field 'score'"),
         ([("a", "b", True)], r"holds True in field 'score'"),
-        ([("a", " ", 1)], r"a\.jsonl:1 holds ' ' in field 'sentence2', not a text"),
         ([("a", ["b"], 1)], r"holds \['b'\] in field 'sentence2', not a text"),
         ([("a", "b", 1), ("c", "d", 1.0)], r"2 pairs and less than two different scores"),
         ([], r"'dev' has 0 pairs"),
@@ -141,3 +140,12 @@ def test_a_configuration_that_cannot_be_used_is_told():
     for what, config in cases.items():
         (problem,) = evaluate_problems(config)
         assert what in problem
+
+
+def test_pairs_with_an_empty_text_are_left_out_and_counted(tmp_path, capsys):
+    rows = [("a", " ", 1), ("a", "b", 2), ("", "c", 3), ("c", "d", 4)]
+    keys = ("sentence1", "sentence2", "score")
+    content = "".join(json.dumps(dict(zip(keys, row))) + "\n" for row in rows)
+    (tmp_path / "a.jsonl").write_text(content)
+    assert sts(tmp_path / "a.jsonl") == StsTask("dev", ["a", "c"], ["b", "d"], [2.0, 4.0])
+    assert "dev: 2 pairs with an empty text are left out" in capsys.readouterr().err
