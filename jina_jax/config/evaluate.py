@@ -15,8 +15,9 @@ class FileSet:
     """The task, as the results name it."""
     paths: tuple[str, ...]
     """Files or globs."""
-    kind: Literal["jsonl", "parquet", "csv", "tsv", "text"] = "jsonl"
-    """File format; `text` is lines whose cells are parted by tabs, without header or quotes."""
+    kind: Literal["auto", "jsonl", "json", "parquet", "arrow", "csv", "tsv", "text"] = "auto"
+    """File format, which `auto` takes from each file's ending, as in a source; `text` is lines
+    whose cells are parted by tabs, without header or quotes."""
     fields: tuple[str, ...] = ()
     """Fields or columns that are read; for `text` their numbers from 1."""
 
@@ -34,9 +35,10 @@ class StsSet(FileSet):
 class RerankingSet(FileSet):
     """Queries, each with relevant and other passages."""
 
-    kind: Literal["jsonl", "parquet", "csv", "tsv"] = "jsonl"
-    """File format. A row of `jsonl` and `parquet` is a query with its passages. Of `csv` and `tsv`,
-    whose cells hold one text, the rows of the same query are one, and a cell may be empty."""
+    kind: Literal["auto", "jsonl", "json", "parquet", "arrow", "csv", "tsv"] = "auto"
+    """File format, which `auto` takes from the ending. A record is a query with its
+    passages. Of `csv` and `tsv`, whose cells hold one text, the rows of the same query are one, and
+    a cell may be empty."""
     fields: tuple[str, str, str] = ("query", "positive", "negative")
     """Fields or columns of the query, the relevant passages and the others: a list of texts or one
     text."""
@@ -61,9 +63,9 @@ class RetrievalSet:
     """Of the queries; those without a row of qrels are left out."""
     qrels: tuple[str, ...] = ()
     """Of the judgements."""
-    kind: Literal["jsonl", "parquet", "csv", "tsv"] = "jsonl"
-    """Format of the files of passages and queries."""
-    qrels_kind: Literal["jsonl", "parquet", "csv", "tsv"] = "tsv"
+    kind: Literal["auto", "jsonl", "json", "parquet", "arrow", "csv", "tsv"] = "auto"
+    """Format of the files of passages and queries, which `auto` takes from each file's ending."""
+    qrels_kind: Literal["auto", "jsonl", "json", "parquet", "arrow", "csv", "tsv"] = "auto"
     """Format of the files of judgements. csv begins with a header; tsv may, and without one
     may have TREC's four columns."""
     corpus_fields: tuple[str, str, str] = ("_id", "title", "text")
@@ -151,8 +153,8 @@ def set_problems(one: OwnSet) -> Iterator[str]:
             yield f" has both a folder and {', '.join(files)}: give one of the two"
         if not one.folder and len(files) < 3:
             yield " needs a folder, or files for all of corpus, queries and qrels"
-        if one.folder and (one.kind, one.qrels_kind) != ("jsonl", "tsv"):
-            yield ": the files of a folder are jsonl, and its qrels tsv"
+        if one.folder and (one.kind, one.qrels_kind) != ("auto", "auto"):
+            yield ": what is in a folder goes by its endings; leave kind and qrels_kind at auto"
         return
     yield from file_problems(one)
 

@@ -56,18 +56,23 @@ class SourceConfig:
 
     name: str
     """Names the source in shards, metrics and reports: letters, digits, '_' and '-'."""
-    kind: Literal["jsonl", "parquet", "csv", "tsv", "text", "pydocs", "tfds", "hf"] = "jsonl"
-    """File format (text also as .gz or .zst; `text` is lines for an extractor), `tfds` or `hf` for
-    a data set of TFDS or Hugging Face, or `pydocs`: docstrings of installed packages."""
+    kind: Literal[
+        "auto", "jsonl", "json", "parquet", "arrow", "csv", "tsv", "text", "pydocs", "tfds", "hf"
+    ] = "auto"
+    """File format, which `auto` takes from each file's ending (.jsonl, .json, .parquet, .arrow,
+    .csv, .tsv, each also .gz and .zst). `json` is an array of records, or a record a line; `text`
+    is lines for an extractor; `tfds` or `hf` a data set of TFDS or Hugging Face; `pydocs` the
+    docstrings of installed packages."""
     paths: tuple[str, ...] = ()
-    """Files or globs. For `pydocs`: top-level packages to read; empty reads all installed ones.
-    For `tfds`: the data folder; empty takes TFDS's own."""
+    """Files, globs, or folders, of which all files of data are taken. For `pydocs`: top-level
+    packages to read; empty reads all installed ones. For `tfds`: the data folder; empty takes
+    TFDS's own."""
     dataset: str = ""
     """For `tfds` and `hf`: name or id of the data set, or the folder of a local one."""
     subset: str = ""
     """For `tfds` and `hf`: configuration of the data set."""
     split: str = "train"
-    """For `tfds` and `hf`: split of the data set."""
+    """For `tfds` and `hf`, and for folders that `datasets` saved: split of the data set."""
     revision: str = ""
     """For `hf`: commit, branch or tag. For `tfds`: version."""
     extractor: str = ""
@@ -75,7 +80,8 @@ class SourceConfig:
     them); empty takes the fields named below. One that gives triplets wants a `negative_field`,
     whatever its name. Not for csv, tsv and pydocs."""
     query_field: str = "query"
-    """Field or column that holds the query."""
+    """Field or column that holds the query; of a tsv or csv without a header, its number from 1, as
+    those of the other fields."""
     positive_field: str = "positive"
     """Field or column that holds the positive passage."""
     negative_field: str = ""

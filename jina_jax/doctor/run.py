@@ -18,7 +18,7 @@ from jina_jax.shards.manifest import (
     data_problems,
     load_manifest,
 )
-from jina_jax.sources.read import FILE_KINDS, matched_files
+from jina_jax.sources.read import is_of_files, matched_files
 from jina_jax.system.files import file_state
 from jina_jax.system.hashing import damage, file_sha256
 from jina_jax.system.untrusted import inner_path
@@ -155,7 +155,7 @@ def run_checks(config: RunConfig, *, full: bool) -> Checks:
     yield from folder_checks("run folder", config.run_path, kept)
     is_prepared = (config.data_path / MANIFEST_FILE).exists()
     for source in config.data.sources:
-        if source.kind in FILE_KINDS:
+        if is_of_files(source):
             yield _source(source, is_prepared)
     if is_prepared:
         yield from prepared_checks(config.data_path, full=full, config=config)

@@ -9,7 +9,8 @@ import pytrec_eval
 from jina_jax.config import RerankingSet
 from jina_jax.errors import UserError
 from jina_jax.inference.embedder import Embedder
-from jina_jax.sources.rows import Row, evaluation_rows
+from jina_jax.sources.kinds import file_kind
+from jina_jax.sources.rows import Row, evaluation_files, evaluation_rows
 from jina_jax.system.terminal import say
 
 
@@ -36,7 +37,8 @@ def read_reranking(config: RerankingSet) -> RerankingTask:
 
     Raises: UserError naming the file and row that cannot be read, and when no query is left.
     """
-    read = _of_rows if config.kind in ("csv", "tsv") else _of_records
+    kinds = {file_kind(path, config.kind) for path in evaluation_files(config)}
+    read = _of_rows if kinds <= {"csv", "tsv"} else _of_records
     candidates = list(read(config))
     queries = [one for one in candidates if one.positives and one.negatives]
     if not queries:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from jina_jax.config import RetrievalSet
 from jina_jax.errors import UserError
 from jina_jax.evaluate.retrieval import Corpus, RetrievalTask
+from jina_jax.sources.kinds import file_kind
 from jina_jax.sources.lines import Damage, read_lines
 from jina_jax.sources.rows import Row, evaluation_files, evaluation_rows
 from jina_jax.system.files import find_files
@@ -22,7 +23,8 @@ class PartFiles(NamedTuple):
 
     name: str
     paths: tuple[str, ...]
-    kind: str
+    kind: str = "auto"
+    fields: tuple[str, ...] = ()
 
 
 def read_retrieval(config: RetrievalSet) -> RetrievalTask:
@@ -76,9 +78,9 @@ def retrieval_files(config: RetrievalSet) -> tuple[PartFiles, PartFiles, PartFil
 def _in_folder(config: RetrievalSet, part: str) -> PartFiles:
     for ending in _ENDINGS:
         if find_files(f"{config.folder}/{part}{ending}"):
-            return PartFiles(config.name, (f"{config.folder}/{part}{ending}",), "jsonl")
+            return PartFiles(config.name, (f"{config.folder}/{part}{ending}",))
     if tables := find_files(f"{config.folder}/{part}/*.parquet"):
-        return PartFiles(config.name, tuple(tables), "parquet")
+        return PartFiles(config.name, tuple(tables))
     raise UserError(
         f"evaluation set {config.name!r}: {config.folder} has no {part}.jsonl, neither plain nor "
         f"as .gz or .zst, and no {part}/*.parquet"
@@ -100,8 +102,7 @@ def _qrels_in_folder(config: RetrievalSet) -> PartFiles:
             f"evaluation set {config.name!r}: there is no {config.folder}/qrels/{config.split}.tsv "
             f"or .parquet; {there}"
         )
-    paths = tuple(by_split[config.split])
-    return PartFiles(config.name, paths, "tsv" if paths[0].endswith(".tsv") else "parquet")
+    return PartFiles(config.name, tuple(by_split[config.split]))
 
 
 class _Item(NamedTuple):
@@ -179,7 +180,7 @@ def _judgements(
             unknown.append(row.error(f"names {missing[0]}, which is not there"))
             continue
         # NanoBEIR lists what is relevant, without a score.
-        has_score = files.kind != "parquet" or score_field in row.values
+        has_score = score_field in row.values or len(row.values) != 2
         score = _relevance(row, score_field) if has_score else 1
         if relevant.setdefault(query, {}).setdefault(passage, score) != score:
             raise row.error(f"gives query {query!r} and passage {passage!r} another {score_field}")
@@ -200,12 +201,10 @@ def _judgements(
 
 def _judged_rows(config: RetrievalSet, files: PartFiles) -> Iterator[Row]:
     """Rows of judgements; of a tsv without a header, and of TREC's four columns, too."""
-    if files.kind != "tsv":
-        yield from evaluation_rows(files)
-        return
     for path in evaluation_files(files):
         one = files._replace(paths=(path,))
-        columns = _columns_without_header(path)
+        is_tsv = file_kind(path, files.kind) == "tsv"
+        columns = _columns_without_header(path) if is_tsv else range(0)
         if not columns:
             yield from evaluation_rows(one)
             continue

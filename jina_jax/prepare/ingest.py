@@ -12,9 +12,10 @@ from jina_jax.prepare.ledger import Dropped, LedgerWriter, open_ledger
 from jina_jax.prepare.sorted_runs import RunWriter, schema
 from jina_jax.sources.chunks import Chunk, chunked
 from jina_jax.sources.extract import GROUPED
+from jina_jax.sources.kinds import file_kind, looks_like
 from jina_jax.sources.lines import compression_suffix
 from jina_jax.sources.pydocs import package_stamps, read_pydocs
-from jina_jax.sources.read import FILE_KINDS, matched_files, read_all, read_file, text_fields
+from jina_jax.sources.read import is_of_files, matched_files, read_all, read_file, text_fields
 from jina_jax.sources.tables import row_group_bytes
 from jina_jax.system.files import file_state
 from jina_jax.text.identity import hash_normalised, normalise_all
@@ -62,7 +63,7 @@ def _of_source(index: int, source: SourceConfig) -> Iterator[Block]:
     if source.kind == "pydocs" and source.limit is None:
         for package, size_bytes, stamp in package_stamps(source.paths):
             yield Block(index, package, 0, None, size_bytes, stamp)
-    elif source.kind not in FILE_KINDS:
+    elif not is_of_files(source):
         yield Block(index, "", 0, None, 0, "")
     elif source.limit is not None or source.extractor in GROUPED:
         states = [file_state(path) for path in matched_files(source)]
@@ -80,7 +81,10 @@ def _cuts(source: SourceConfig, path: str, size_bytes: int) -> list[tuple[int, i
     if source.extractor:
         return [(0, None, size_bytes)]
     block_bytes = max(min(size_bytes // _BLOCKS_PER_FILE, _LARGEST_BLOCK_BYTES), BLOCK_BYTES)
-    if source.kind == "parquet":
+    kind = file_kind(path, source.kind)
+    if compression_suffix(path):
+        return [(0, None, size_bytes)]
+    if kind == "parquet":
         sizes = row_group_bytes(path)
         if not sizes:
             return [(0, None, 0)]
@@ -91,7 +95,7 @@ def _cuts(source: SourceConfig, path: str, size_bytes: int) -> list[tuple[int, i
         firsts = [i for i in range(len(sizes)) if i == 0 or block[i] != block[i - 1]]
         ends = [*firsts[1:], len(sizes)]
         return [(i, end, sum(sizes[i:end])) for i, end in zip(firsts, ends, strict=True)]
-    if source.kind == "jsonl" and not compression_suffix(path) and size_bytes > block_bytes:
+    if kind == "jsonl" and size_bytes > block_bytes:
         cuts = range(0, size_bytes, block_bytes)
         return [(cut, min(cut + block_bytes, size_bytes), block_bytes) for cut in cuts]
     return [(0, None, size_bytes)]
@@ -232,8 +236,12 @@ def judge(
         f"  {origin.file}:{origin.row} {reason}: {detail}"
         for reason, detail, origin in shown[:_SHOWN_BAD]
     )
+    hint = ""
+    if bad == read and is_of_files(source):
+        path = shown[0].origin.file
+        hint = f"\nIt was read as {file_kind(path, source.kind)}, and {looks_like(path)}"
     raise UnusableError(
         f"source {source.name!r}: {bad:,} of the first {read:,} records cannot be read "
         f"({bad / read:.1%}; data.max_bad_share allows {max_bad_share:.1%}). The first ones:\n"
-        f"{examples}"
+        f"{examples}{hint}"
     )

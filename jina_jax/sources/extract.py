@@ -7,6 +7,7 @@ from jina_jax.config import SourceConfig
 from jina_jax.errors import UserError
 from jina_jax.sources.chunks import Item, pair_or_triplet
 from jina_jax.sources.datasets import read_hf, read_tfds
+from jina_jax.sources.kinds import file_kind
 from jina_jax.sources.records import (
     Record,
     from_fields,
@@ -265,7 +266,7 @@ def _records(source: SourceConfig, files: Iterable[str]) -> Iterator[Record | Ba
         yield from read_tfds(source)
     else:
         for path in files:
-            yield from read_file_records(path, source.kind)
+            yield from read_file_records(path, file_kind(path, source.kind))
 
 
 def _extracted(

@@ -16,7 +16,7 @@ _MOST_UNPACKED_BYTES = 1 << 20
 MAX_LINE_BYTES = 1 << 24
 """A longer line is no record but a damaged or foreign file; it is reported and passed over."""
 
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 
 
 class Damage(NamedTuple):
@@ -26,8 +26,15 @@ class Damage(NamedTuple):
     detail: str
 
 
-class _CannotUnpackError(Exception):
-    """Says what is wrong with the rest of a file."""
+class _CannotUnpackError(UserError):
+    """Of a packed file; says what is wrong with the rest of it."""
+
+    def __init__(self, path: str, what: str, where: str = ""):
+        super().__init__(
+            f"{path} is damaged{where}: {what}; fetch or pack the file again, or take it out of "
+            f"the paths"
+        )
+        self.what = what
 
 
 class _Packing(NamedTuple):
@@ -83,7 +90,7 @@ def _span(file: IO[bytes], start: int, end: int | None) -> Iterator[bytes]:
         position += len(chunk)
 
 
-def _unpacked(file: IO[bytes], packing: _Packing) -> Iterator[bytes]:
+def _members(path: str, file: IO[bytes], packing: _Packing) -> Iterator[bytes]:
     """Bytes of every member of a file."""
     member = None
     while packed := file.read(packing.bytes_at_once):
@@ -96,18 +103,27 @@ def _unpacked(file: IO[bytes], packing: _Packing) -> Iterator[bytes]:
             try:
                 data = member.decompress(packed)
             except (zlib.error, zstandard.ZstdError) as error:
-                raise _CannotUnpackError(f"the rest cannot be unpacked: {error}") from error
+                what = f"the rest cannot be unpacked: {error}"
+                raise _CannotUnpackError(path, what) from error
             for first in range(0, len(data), _MOST_UNPACKED_BYTES):
                 yield data[first : first + _MOST_UNPACKED_BYTES]
             packed, member = (member.unused_data, None) if member.eof else (b"", member)
     if member is not None:
-        raise _CannotUnpackError("it ends in the middle of what is compressed")
+        raise _CannotUnpackError(path, "it ends in the middle of what is compressed")
 
 
-def _chunks(path: str, start: int, end: int | None) -> Iterator[bytes]:
+def unpacked(path: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+    """Bytes of a file, a part at a time, in bounded memory.
+
+    Args:
+      path: a file; `.gz` and `.zst` are unpacked, member after member.
+      start: of a plain file, the byte where the first line to be given begins, or one before it.
+      end: of a plain file, the byte before which its last line begins.
+    Raises: UserError where a packed file is cut off or damaged; OSError.
+    """
     packing = _PACKINGS.get(compression_suffix(path))
     with open_file(path) as file:
-        yield from _unpacked(file, packing) if packing else _span(file, start, end)
+        yield from _members(path, file, packing) if packing else _span(file, start, end)
 
 
 def read_lines(
@@ -125,16 +141,13 @@ def read_lines(
       OSError when the file cannot be read.
     """
     row, parts, held, skipping = 1, [], 0, False
-    bom = _BOM if start == 0 else b""
-    chunks = _chunks(path, start, end)
+    bom = BOM if start == 0 else b""
+    chunks = unpacked(path, start, end)
     while True:
         try:
             chunk = next(chunks, None)
         except _CannotUnpackError as error:
-            raise UserError(
-                f"{path} is damaged after line {row - 1:,}: {error}; fetch or pack the file again, "
-                f"or take it out of the paths"
-            ) from error
+            raise _CannotUnpackError(path, error.what, f" after line {row - 1:,}") from error
         if chunk is None:
             break
         first, *others = chunk.split(b"\n")

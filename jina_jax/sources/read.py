@@ -7,13 +7,11 @@ from jina_jax.config import SourceConfig
 from jina_jax.errors import UserError
 from jina_jax.sources.chunks import Chunk, Item, chunked, flattened
 from jina_jax.sources.extract import read_extracted, reads_records
+from jina_jax.sources.kinds import begins_with_array, data_files, file_kind
 from jina_jax.sources.pydocs import read_pydocs
 from jina_jax.sources.records import read_jsonl, text_fields
 from jina_jax.sources.tables import read_delimited, read_parquet
-from jina_jax.system.files import matched
 from jina_jax.types import BadRecord, Pair, Triplet
-
-FILE_KINDS = ("jsonl", "parquet", "csv", "tsv", "text")
 
 
 def read_source(source: SourceConfig) -> Iterator[Item]:
@@ -64,13 +62,18 @@ def _records(source: SourceConfig) -> Iterator[Item]:
 
 
 def matched_files(source: SourceConfig) -> list[str]:
-    """Files of a source, each once, in the order of its paths and sorted within a glob; none of a
-    source whose kind is not of `FILE_KINDS`.
+    """Files of a source, each once, in the order of its paths and sorted within a glob or folder;
+    none of a source that is no files.
 
     Raises: UserError naming the path that matches nothing.
     """
-    paths = source.paths if source.kind in FILE_KINDS else ()
-    return list(dict.fromkeys(matched(paths, f"source {source.name!r}")))
+    paths = source.paths if is_of_files(source) else ()
+    return list(dict.fromkeys(data_files(paths, f"source {source.name!r}", source.split)))
+
+
+def is_of_files(source: SourceConfig) -> bool:
+    """Whether a source is files, and neither a data set of a library nor docstrings."""
+    return source.kind not in ("pydocs", "tfds", "hf")
 
 
 def read_file(
@@ -81,21 +84,24 @@ def read_file(
     Args:
       source: says kind and fields.
       path: the file.
-      start: of plain JSONL the first byte, of Parquet the first row group; else 0.
+      start: of plain JSONL the first byte, of plain Parquet the first row group; else 0.
       end: what comes after the last of these; None reads to the end.
     Returns: records by column; rows are counted from the start of the part.
     Raises: UserError when the file or a column cannot be read at all.
     """
     fields = text_fields(source)
+    kind = file_kind(path, source.kind)
     try:
-        if reads_records(source):
+        if kind == "json" and not begins_with_array(path):
+            kind = "jsonl"
+        if reads_records(source) or kind in ("json", "arrow"):
             yield from chunked(read_extracted(source, [path]), len(fields))
-        elif source.kind == "parquet":
+        elif kind == "parquet":
             yield from read_parquet(path, fields, start, end)
-        elif source.kind == "jsonl":
+        elif kind == "jsonl":
             yield from read_jsonl(path, fields, start, end)
         else:
-            delimiter = "," if source.kind == "csv" else "\t"
+            delimiter = "," if kind == "csv" else "\t"
             yield from chunked(read_delimited(path, fields, delimiter), len(fields))
     except OSError as error:
         raise UserError(f"source {source.name!r}: cannot read {path}: {error}") from error

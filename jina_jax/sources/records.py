@@ -5,9 +5,12 @@ from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
 
+import ijson
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jina_jax.config import SourceConfig
+from jina_jax.errors import UserError
 from jina_jax.sources.chunks import (
     CHUNK_BYTES,
     CHUNK_RECORDS,
@@ -16,9 +19,9 @@ from jina_jax.sources.chunks import (
     gathered,
     pair_or_triplet,
 )
-from jina_jax.sources.lines import Damage, read_lines
+from jina_jax.sources.kinds import begins_with_array, open_unpacked
+from jina_jax.sources.lines import BOM, Damage, read_lines
 from jina_jax.sources.tables import PARQUET_ERRORS, damaged_parquet, read_batches
-from jina_jax.system.files import open_file
 from jina_jax.types import BadRecord, Origin
 
 _BATCH_ROWS = 1024
@@ -37,14 +40,23 @@ def read_file_records(path: str, kind: str) -> Iterator[Record | BadRecord]:
 
     Args:
       path: the file; text may be compressed as .gz or .zst.
-      kind: `jsonl` (a JSON value a line), `parquet` (a dict a row) or `text` (a line; its newline
-        and a carriage return before that are not part of it). Blank lines are passed over.
+      kind: `jsonl` (a JSON value a line), `json` (an array of them, or a line each), `parquet` and
+        `arrow` (a dict a row) or `text` (a line; its newline and a carriage return before that are
+        not part of it). Blank lines are passed over.
     Returns: in the order of the file; what cannot be read comes as a BadRecord.
-    Raises: UserError for a damaged Parquet file, OSError when the file cannot be read.
+    Raises: UserError for a damaged file, OSError when the file cannot be read.
     """
     if kind == "parquet":
         yield from _read_rows(path)
         return
+    if kind == "arrow":
+        yield from _read_arrow(path)
+        return
+    if kind == "json" and begins_with_array(path):
+        yield from _read_array(path)
+        return
+    if kind in ("csv", "tsv"):
+        raise UserError(f"{path}: an extractor reads no {kind}; leave it empty")
     for row, line in read_lines(path):
         origin = Origin(path, row)
         if isinstance(line, Damage) or line.strip():
@@ -73,10 +85,45 @@ def parse_json(line: bytes | Damage, origin: Origin) -> Any:
         return BadRecord("malformed_json", str(error), origin)
 
 
+def _read_array(path: str) -> Iterator[Record]:
+    row = 0
+    try:
+        with open_unpacked(path) as file:
+            file.seek(len(BOM) if file.read(len(BOM)) == BOM else 0)
+            for row, value in enumerate(ijson.items(file, "item", use_float=True), start=1):
+                yield Record(value, Origin(path, row))
+    except (ijson.JSONError, UnicodeDecodeError) as error:
+        what = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path} cannot be read as a JSON array after record {row} ({what}); write the file "
+            f"again, or take it out of the paths"
+        ) from error
+
+
+def _read_arrow(path: str) -> Iterator[Record]:
+    """Of both of Arrow's formats: `datasets` writes streams, other libraries mostly files."""
+    row = 0
+    try:
+        with open_unpacked(path) as file:
+            is_file = file.read(6) == b"ARROW1"
+            file.seek(0)
+            reader = pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)
+            numbers = range(reader.num_record_batches) if is_file else ()
+            for batch in (reader.get_batch(n) for n in numbers) if is_file else reader:
+                for value in batch.to_pylist():
+                    row += 1
+                    yield Record(value, Origin(path, row))
+    except PARQUET_ERRORS as error:
+        raise UserError(
+            f"{path} cannot be read as Arrow after row {row}: {error}; fetch or write the file "
+            f"again, or take it out of the paths"
+        ) from error
+
+
 def _read_rows(path: str) -> Iterator[Record]:
     row = 0
     try:
-        with open_file(path) as stream, pq.ParquetFile(stream) as file:
+        with open_unpacked(path) as stream, pq.ParquetFile(stream) as file:
             groups, columns = range(file.metadata.num_row_groups), file.schema_arrow.names
             for batch in read_batches(stream, file, groups, columns, _BATCH_ROWS):
                 for value in batch.to_pylist():

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 from jina_jax.errors import UserError
+from jina_jax.sources.kinds import data_files, file_kind
 from jina_jax.sources.lines import MAX_LINE_BYTES, read_lines
 from jina_jax.sources.records import decode, read_file_records
-from jina_jax.system.files import matched
 from jina_jax.types import BadRecord, Origin
 
 
@@ -24,7 +24,11 @@ class EvaluationFiles(Protocol):
 
     @property
     def kind(self) -> str:
-        """jsonl, parquet, csv, tsv or text."""
+        """auto, or one of `sources.kinds.FILE_KINDS`."""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """That are read; of a tsv without a header, columns by numbers from 1."""
 
 
 class Row(NamedTuple):
@@ -66,7 +70,7 @@ def evaluation_files(evaluation: EvaluationFiles) -> Iterator[str]:
 
     Raises: UserError naming the path that matches nothing.
     """
-    return matched(evaluation.paths, f"evaluation set {evaluation.name!r}")
+    return data_files(evaluation.paths, f"evaluation set {evaluation.name!r}")
 
 
 def evaluation_rows(evaluation: EvaluationFiles) -> Iterator[Row]:
@@ -92,22 +96,26 @@ def evaluation_rows(evaluation: EvaluationFiles) -> Iterator[Row]:
 
 
 def _read(evaluation: EvaluationFiles, path: str) -> Iterator[tuple[int, Any]]:
-    if evaluation.kind in ("csv", "tsv"):
-        yield from _delimited(evaluation, path)
+    kind = file_kind(path, evaluation.kind)
+    if kind == "tsv" and evaluation.fields and all(map(str.isdecimal, evaluation.fields)):
+        kind = "text"
+    if kind in ("csv", "tsv"):
+        yield from _delimited(evaluation, path, "," if kind == "csv" else "\t")
         return
-    for record in read_file_records(path, evaluation.kind):
+    for record in read_file_records(path, kind):
         if isinstance(record, BadRecord):
             raise _unreadable(evaluation, record)
         value = record.value
-        if evaluation.kind == "text":
+        if kind == "text":
             cells = enumerate(value.split("\t"), start=1)
             value = {"": value} | {str(number): cell for number, cell in cells}
         yield record.origin.row, value
 
 
-def _delimited(evaluation: EvaluationFiles, path: str) -> Iterator[tuple[int, dict[str, str]]]:
+def _delimited(
+    evaluation: EvaluationFiles, path: str, delimiter: str
+) -> Iterator[tuple[int, dict[str, str]]]:
     csv.field_size_limit(MAX_LINE_BYTES)
-    delimiter = "," if evaluation.kind == "csv" else "\t"
     rows = csv.DictReader(_lines(evaluation, path), delimiter=delimiter, strict=True)
     try:
         for row in rows:

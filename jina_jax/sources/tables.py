@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 
 from jina_jax.errors import UserError
 from jina_jax.sources.chunks import CHUNK_RECORDS, Chunk, Item, gathered, pair_or_triplet
+from jina_jax.sources.kinds import open_unpacked
 from jina_jax.sources.lines import MAX_LINE_BYTES, Damage, read_lines
-from jina_jax.system.files import open_file
 from jina_jax.types import BadRecord, Origin, Pair, Triplet
 
 PARQUET_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError)
@@ -36,7 +36,7 @@ def row_group_bytes(path: str) -> list[int]:
     Raises: UserError for a damaged file.
     """
     try:
-        with open_file(path) as stream, pq.ParquetFile(stream) as file:
+        with open_unpacked(path) as stream, pq.ParquetFile(stream) as file:
             groups = range(file.metadata.num_row_groups)
             return [file.metadata.row_group(i).total_byte_size for i in groups]
     except PARQUET_ERRORS as error:
@@ -66,7 +66,7 @@ def read_parquet(
     """
     row = 0
     try:
-        with open_file(path) as stream, pq.ParquetFile(stream) as file:
+        with open_unpacked(path) as stream, pq.ParquetFile(stream) as file:
             _require_columns(path, file.schema_arrow.names, fields)
             groups = range(start, file.metadata.num_row_groups if end is None else end)
             columns = list(dict.fromkeys(fields))
@@ -202,6 +202,9 @@ class _TextLines:
 def read_delimited(path: str, fields: Sequence[str], delimiter: str) -> Iterator[Item]:
     """Reads two or three columns of a comma- or tab-separated file that begins with their names.
 
+    Where the fields are numbers there is no header, and of tabs no quoting either, as in the files
+    of TREC and MS MARCO.
+
     Quoting is RFC 4180: a cell in double quotes may hold newlines and doubled quotes. What
     follows a closing quote must be a delimiter; a stray quote at the start of a cell is reported
     as `malformed_row` where a lenient reader would join lines silently.
@@ -215,7 +218,12 @@ def read_delimited(path: str, fields: Sequence[str], delimiter: str) -> Iterator
     """
     csv.field_size_limit(MAX_LINE_BYTES)
     lines = _TextLines(path)
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    has_header = not all(name.isdecimal() for name in fields)
+    plain = delimiter == "\t" and not has_header
+    reader = csv.reader(
+        lines, delimiter=delimiter, strict=True,
+        quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL,
+    )  # fmt: skip
     header: list[str] | None = None
     while True:
         start, malformed, cells = lines.row + 1, "", []
@@ -232,10 +240,13 @@ def read_delimited(path: str, fields: Sequence[str], delimiter: str) -> Iterator
             yield BadRecord("malformed_row", malformed, Origin(path, start))
         elif not cells:
             continue
-        elif header is None:
+        elif header is None and has_header:
             header = cells
             _require_columns(path, header, fields)
         else:
+            if header is None:
+                header = [str(number) for number in range(1, len(cells) + 1)]
+                _require_columns(path, header, fields)
             yield _row(cells, header, fields, Origin(path, start))
 
 

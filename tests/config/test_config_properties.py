@@ -36,7 +36,8 @@ def values(kind):
     if origin is Literal:
         return st.sampled_from(arguments)
     if origin is Annotated:
-        return st.from_type(kind)  # within its bounds
+        # Within its bounds, where it has any.
+        return st.from_type(kind) if arguments[0] in PLAIN else values(arguments[0])
     if origin in (types.UnionType, Union):
         return st.one_of(st.none() if a is type(None) else values(a) for a in arguments)
     assert origin is tuple, kind

@@ -45,7 +45,7 @@ def test_all_that_is_wrong_is_named_by_its_path():
         "evaluate.sts.0.kind",
     ]  # fmt: skip
     assert found[0] == "feed.global_batch_size='32' must be a valid integer"
-    assert found[-1].endswith("must be 'jsonl', 'parquet', 'csv', 'tsv' or 'text'")
+    assert found[-1].endswith("'parquet', 'arrow', 'csv', 'tsv' or 'text'")
 
 
 @pytest.mark.parametrize("verb", ["show-config", "prepare", "train"])

@@ -199,7 +199,9 @@ def test_what_cannot_be_searched_is_named(tmp_path, change, what):
 
 def test_missing_files_are_named(tmp_path):
     config = beir(tmp_path / "set")
-    with pytest.raises(UserError, match=r"no .*qrels/dev\.tsv or \.parquet; choose a split of: test"):
+    with pytest.raises(
+        UserError, match=r"no .*qrels/dev\.tsv or \.parquet; choose a split of: test"
+    ):
         read_retrieval(RetrievalSet("own", str(tmp_path / "set"), "dev"))
     (tmp_path / "set" / "corpus.jsonl.gz").unlink()
     with pytest.raises(UserError, match=r"set has no corpus\.jsonl, neither plain nor"):
@@ -213,7 +215,7 @@ def test_a_configuration_that_cannot_be_used_is_told():
     cases = {
         "evaluate.retrieval.0 (a) needs a folder, or files for all": RetrievalSet("a"),
         "evaluate.retrieval.0 (a) has both a folder and corpus": RetrievalSet("a", "d", **files),
-        "the files of a folder are jsonl": RetrievalSet("a", "d", kind="parquet"),
+        "what is in a folder goes by its endings": RetrievalSet("a", "d", kind="parquet"),
         "must not be empty or hold '/'": RetrievalSet("a/b", "d"),
     }
     for what, one in cases.items():

@@ -1,0 +1,135 @@
+"""Which format a file has: by its ending, or as it is said; and what its content looks like."""
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePath
+from typing import IO
+
+from jina_jax.errors import UserError
+from jina_jax.sources.lines import BOM, compression_suffix, unpacked
+from jina_jax.system.files import find_files, is_url, open_file
+
+_BY_ENDING = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".csv": "csv",
+    ".tsv": "tsv",
+}
+FILE_KINDS = (*dict.fromkeys(_BY_ENDING.values()), "text")
+"""Of `kind`, beside `auto`."""
+_PEEKED_BYTES = 1 << 16
+
+
+def file_kind(path: str, said: str) -> str:
+    """The format of a file.
+
+    Args:
+      path: its ending counts, before .gz or .zst.
+      said: `kind` of what names it; `auto` leaves it to the ending.
+    Raises: UserError for an ending that is not known, with what the content looks like.
+    """
+    if said != "auto":
+        return said
+    ending = PurePath(path.removesuffix(compression_suffix(path))).suffix.lower()
+    if ending not in _BY_ENDING:
+        raise UserError(
+            f"{path}: its ending says nothing of its format; {looks_like(path)}. Set `kind` to one "
+            f"of {', '.join(FILE_KINDS)}"
+        )
+    return _BY_ENDING[ending]
+
+
+def looks_like(path: str) -> str:
+    """A few words on what the beginning of a file could be.
+
+    Raises: OSError when it cannot be read.
+    """
+    return f"its content looks like {_guess(_beginning(path))}"
+
+
+def _beginning(path: str) -> bytes:
+    chunks: list[bytes] = []
+    for chunk in unpacked(path):
+        chunks.append(chunk)
+        if sum(map(len, chunks)) >= _PEEKED_BYTES:
+            break
+    return b"".join(chunks)
+
+
+def _guess(start: bytes) -> str:
+    if start.startswith(b"PAR1"):
+        return "Parquet (kind parquet)"
+    if start.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
+        return "Arrow (kind arrow)"
+    if b"\0" in start:
+        return "no text"
+    text = start.decode(errors="replace").removeprefix("\ufeff").strip()
+    first = text.partition("\n")[0]
+    if is_array(start):
+        return "a JSON array (kind json)"
+    if first.startswith(("{", "[")):
+        is_record = first.rstrip().endswith(("}", "]"))
+        return "JSON, a record a line (kind jsonl)" if is_record else "JSON"
+    if "\t" in first:
+        return "a table parted by tabs (kind tsv)"
+    return "a table parted by commas (kind csv)" if "," in first else "lines of text (kind text)"
+
+
+def is_array(start: bytes) -> bool:
+    """Whether a file of JSON begins with an array of records, rather than with a line of them."""
+    text = start.removeprefix(BOM).lstrip()
+    return text.startswith(b"[") and text[1:].lstrip().startswith(b"{")
+
+
+def begins_with_array(path: str) -> bool:
+    """`is_array` of a file."""
+    return is_array(_beginning(path))
+
+
+def open_unpacked(path: str) -> IO[bytes]:
+    """Opens a file for reading, with seek; what is packed is unpacked to a temporary file.
+
+    Raises: OSError when it cannot be read, UserError where it is packed and damaged.
+    """
+    if not compression_suffix(path):
+        return open_file(path)
+    file = tempfile.TemporaryFile()  # noqa: SIM115
+    try:
+        for chunk in unpacked(path):
+            file.write(chunk)
+    except BaseException:
+        file.close()
+        raise
+    file.seek(0)
+    return file
+
+
+def data_files(paths: Iterable[str], owner: str, split: str = "") -> Iterator[str]:
+    """The files of each path, glob or folder, in that order and sorted within a glob or folder.
+
+    Args:
+      paths: of a folder all files with an ending of data are taken; of one that `datasets` saved
+        (`save_to_disk`), its tables.
+      owner: named in errors.
+      split: of a saved folder that has several.
+    Raises: UserError naming the path that matches nothing.
+    """
+    for path in paths:
+        found = find_files(path)
+        if not found and not is_url(path) and (folder := Path(path).expanduser()).is_dir():
+            found = _in_folder(folder, split)
+        if not found:
+            raise UserError(f"{owner}: {path!r} matches no file of data; check its paths")
+        yield from found
+
+
+def _in_folder(folder: Path, split: str) -> list[str]:
+    if (folder / "dataset_dict.json").is_file():
+        folder /= split
+    is_saved = (folder / "dataset_info.json").is_file() and (folder / "state.json").is_file()
+    endings = [".arrow"] if is_saved else list(_BY_ENDING)
+    names = (str(p) for p in sorted(folder.rglob("*")) if p.is_file())
+    return [n for n in names if PurePath(n.removesuffix(compression_suffix(n))).suffix in endings]
