@@ -7,7 +7,7 @@ from typing import IO
 
 from jina_jax.errors import UserError
 from jina_jax.sources.lines import BOM, compression_suffix, unpacked
-from jina_jax.system.files import find_files, is_url, open_file
+from jina_jax.system.files import find_files, is_url, open_file, within
 
 _BY_ENDING = {
     ".jsonl": "jsonl",
@@ -131,5 +131,5 @@ def _in_folder(folder: Path, split: str) -> list[str]:
         folder /= split
     is_saved = (folder / "dataset_info.json").is_file() and (folder / "state.json").is_file()
     endings = [".arrow"] if is_saved else list(_BY_ENDING)
-    names = (str(p) for p in sorted(folder.rglob("*")) if p.is_file())
+    names = within(folder, sorted(folder.rglob("*")))
     return [n for n in names if PurePath(n.removesuffix(compression_suffix(n))).suffix in endings]

@@ -61,13 +61,20 @@ def find_files(pattern: str) -> list[str]:
         return [str(expanded)]
     # Path.glob takes no absolute pattern.
     names = sorted(glob.glob(str(expanded), recursive=True))  # noqa: PTH207
-    found = [name for name in names if Path(name).is_file()]
-    folder = _folder(expanded)
-    for name in found:
-        if Path(name).is_symlink():
-            # What was unpacked there may hold a link to any file of this machine.
-            inner_path(folder, Path(name).relative_to(folder).as_posix())
-    return found
+    return within(_folder(expanded), map(Path, names))
+
+
+def within(folder: Path, paths: Iterable[Path]) -> list[str]:
+    """The files among paths in a folder.
+
+    Raises: UserError for a link that leads out of the folder: what was unpacked there may hold one
+      to any file of this machine.
+    """
+    found = [path for path in paths if path.is_file()]
+    for path in found:
+        if path.is_symlink():
+            inner_path(folder, path.relative_to(folder).as_posix())
+    return list(map(str, found))
 
 
 def matched(patterns: Iterable[str], owner: str) -> Iterator[str]:
