@@ -7,7 +7,7 @@ from typing import IO
 
 from jina_jax.errors import UserError
 from jina_jax.sources.lines import BOM, compression_suffix, unpacked
-from jina_jax.system.files import find_files, is_url, open_file, within
+from jina_jax.system.files import file_state, find_files, is_url, open_file, within
 
 _BY_ENDING = {
     ".jsonl": "jsonl",
@@ -21,6 +21,8 @@ _BY_ENDING = {
 FILE_KINDS = (*dict.fromkeys(_BY_ENDING.values()), "text")
 """Of `kind`, beside `auto`."""
 _PEEKED_BYTES = 1 << 16
+_SMALL_BYTES, _MOST_TIMES = 1 << 28, 100
+"""A packed table or array may unpack to so many bytes, and beyond to so many times its size."""
 
 
 def file_kind(path: str, said: str) -> str:
@@ -92,13 +94,20 @@ def begins_with_array(path: str) -> bool:
 def open_unpacked(path: str) -> IO[bytes]:
     """Opens a file for reading, with seek; what is packed is unpacked to a temporary file.
 
-    Raises: OSError when it cannot be read, UserError where it is packed and damaged.
+    Raises: OSError when it cannot be read, UserError where it is packed and damaged, or would fill
+      a disk.
     """
     if not compression_suffix(path):
         return open_file(path)
+    most = _SMALL_BYTES + _MOST_TIMES * file_state(path).size_bytes
     file = tempfile.TemporaryFile()  # noqa: SIM115
     try:
         for chunk in unpacked(path):
+            if file.tell() > most:
+                raise UserError(
+                    f"{path} unpacks to more than {most:,} bytes, {_MOST_TIMES} times its size; "
+                    f"unpack it where you trust it"
+                )
             file.write(chunk)
     except BaseException:
         file.close()

@@ -13,6 +13,7 @@ from jina_jax.config import SourceConfig, StsSet
 from jina_jax.errors import UserError
 from jina_jax.evaluate.sts import read_sts
 from jina_jax.prepare.ingest import plan_blocks
+from jina_jax.sources import kinds
 from jina_jax.sources.chunks import flattened
 from jina_jax.sources.kinds import looks_like
 from jina_jax.sources.read import read_file, read_source
@@ -129,6 +130,16 @@ def test_a_damaged_file_is_named(tmp_path, name, content, what):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=rf"{name}.*{what}"):
         pairs(tmp_path / name)
+
+
+def test_what_would_fill_a_disk_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(kinds, "_SMALL_BYTES", 1 << 20)
+    path = tmp_path / "a.json.gz"
+    path.write_bytes(gzip.compress(b'[{"query": "' + b" " * (1 << 25) + b'"}]'))
+    with pytest.raises(
+        UserError, match=r"a\.json\.gz unpacks to more than [\d,]+ bytes"
+    ):
+        pairs(path)
 
 
 def test_records_of_an_array_are_judged_one_by_one(tmp_path):
