@@ -136,9 +136,7 @@ def test_what_would_fill_a_disk_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(kinds, "_SMALL_BYTES", 1 << 20)
     path = tmp_path / "a.json.gz"
     path.write_bytes(gzip.compress(b'[{"query": "' + b" " * (1 << 25) + b'"}]'))
-    with pytest.raises(
-        UserError, match=r"a\.json\.gz unpacks to more than [\d,]+ bytes"
-    ):
+    with pytest.raises(UserError, match=r"a\.json\.gz unpacks to more than [\d,]+ bytes"):
         pairs(path)
 
 
