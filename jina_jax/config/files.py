@@ -20,6 +20,7 @@ from jina_jax.config.evaluate import Suite
 from jina_jax.config.fields import field_problems, leaves
 from jina_jax.config.model import T5Config
 from jina_jax.config.run import DataConfig, RunConfig
+from jina_jax.config.source import kind_of_ending
 from jina_jax.errors import UserError
 from jina_jax.system.untrusted import from_json, read_json
 
@@ -317,13 +318,24 @@ def to_json(config: Any) -> str:
 
 
 def unchangeable_fields(config: Any) -> dict[str, Any]:
-    """The fields of a dataclass that decide a result, as `section.field` → JSON value."""
+    """The fields of a dataclass that decide a result, as `section.field` → JSON value.
+
+    A format that is left to the endings of files stands as they name it.
+    """
     # Through JSON, so that tuples compare equal to what a file gives back.
     return {
-        path: json.loads(json.dumps(value, default=dataclasses.asdict))
+        path: json.loads(json.dumps(value, default=_as_read))
         for path, field, value in leaves(config)
         if not field.metadata.get("changeable")
     }
+
+
+def _as_read(part: Any) -> dict[str, Any]:
+    values = dataclasses.asdict(part)
+    if values.get("kind") == "auto":
+        kinds = {kind_of_ending(path) for path in values.get("paths", ())}
+        values["kind"] = (len(kinds) == 1 and kinds.pop()) or "auto"
+    return values
 
 
 def changed_since(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Literal
 
 from jina_jax.config.fields import PositiveFloat, PositiveInt
@@ -48,6 +49,25 @@ class PromptConfig:
     def _first(self, *names: str) -> str:
         found = dict(self.named)
         return next((found[name] for name in names if name in found), self.other)
+
+
+_KIND_OF_ENDING = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".csv": "csv",
+    ".tsv": "tsv",
+}
+FILE_KINDS = (*dict.fromkeys(_KIND_OF_ENDING.values()), "text")
+"""Of files, beside `auto`."""
+
+
+def kind_of_ending(path: str) -> str:
+    """The format that a path's ending names, before .gz or .zst; empty where it names none."""
+    plain = path.removesuffix(".gz").removesuffix(".zst")
+    return _KIND_OF_ENDING.get(PurePath(plain).suffix.lower(), "")
 
 
 @dataclass(frozen=True)

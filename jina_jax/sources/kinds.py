@@ -2,24 +2,14 @@
 
 import tempfile
 from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import IO
 
+from jina_jax.config.source import FILE_KINDS, kind_of_ending
 from jina_jax.errors import UserError
 from jina_jax.sources.lines import BOM, compression_suffix, unpacked
 from jina_jax.system.files import file_state, find_files, is_url, open_file, within
 
-_BY_ENDING = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "json",
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-    ".csv": "csv",
-    ".tsv": "tsv",
-}
-FILE_KINDS = (*dict.fromkeys(_BY_ENDING.values()), "text")
-"""Of `kind`, beside `auto`."""
 _PEEKED_BYTES = 1 << 16
 _SMALL_BYTES, _MOST_TIMES = 1 << 28, 100
 """A packed table or array may unpack to so many bytes, and beyond to so many times its size."""
@@ -35,13 +25,13 @@ def file_kind(path: str, said: str) -> str:
     """
     if said != "auto":
         return said
-    ending = PurePath(path.removesuffix(compression_suffix(path))).suffix.lower()
-    if ending not in _BY_ENDING:
+    kind = kind_of_ending(path)
+    if not kind:
         raise UserError(
             f"{path}: its ending says nothing of its format; {looks_like(path)}. Set `kind` to one "
             f"of {', '.join(FILE_KINDS)}"
         )
-    return _BY_ENDING[ending]
+    return kind
 
 
 def looks_like(path: str) -> str:
@@ -139,6 +129,5 @@ def _in_folder(folder: Path, split: str) -> list[str]:
     if (folder / "dataset_dict.json").is_file():
         folder /= split
     is_saved = (folder / "dataset_info.json").is_file() and (folder / "state.json").is_file()
-    endings = [".arrow"] if is_saved else list(_BY_ENDING)
-    names = within(folder, sorted(folder.rglob("*")))
-    return [n for n in names if PurePath(n.removesuffix(compression_suffix(n))).suffix in endings]
+    kinds = ("arrow",) if is_saved else FILE_KINDS
+    return [n for n in within(folder, sorted(folder.rglob("*"))) if kind_of_ending(n) in kinds]

@@ -24,7 +24,7 @@ class EvaluationFiles(Protocol):
 
     @property
     def kind(self) -> str:
-        """auto, or one of `sources.kinds.FILE_KINDS`."""
+        """auto, or one of `config.source.FILE_KINDS`."""
 
     @property
     def fields(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import pytest
 from jina_jax.cli.main import main
 from jina_jax.config import (
     AlarmConfig,
+    DataConfig,
     LossConfig,
     MixtureConfig,
     RunConfig,
@@ -14,6 +15,7 @@ from jina_jax.config import (
     StsSet,
 )
 from jina_jax.config.fields import field_problems
+from jina_jax.config.files import unchangeable_fields
 
 
 def problems(config):
@@ -60,3 +62,14 @@ def test_a_wrong_type_in_a_file_is_named(verb, tmp_path, capsys):
     said = capsys.readouterr().err
     assert f"{path} cannot be used" in said
     assert "feed.global_batch_size='32' must be a valid integer" in said
+
+
+def test_a_format_is_compared_as_the_endings_name_it():
+    def kinds(*sources):
+        fields = unchangeable_fields(DataConfig(sources=sources))
+        return [source["kind"] for source in fields["sources"]]
+
+    assert kinds(SourceConfig("a", paths=("a-*.jsonl", "b.jsonl.gz"))) == ["jsonl"]
+    assert kinds(SourceConfig("a", "jsonl", ("a.jsonl",))) == ["jsonl"]
+    assert kinds(SourceConfig("a", paths=("a.csv", "b.tsv"))) == ["auto"]
+    assert kinds(SourceConfig("a", paths=("folder",))) == kinds(SourceConfig("a")) == ["auto"]
