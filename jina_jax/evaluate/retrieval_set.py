@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jina_jax.config import RetrievalSet
 from jina_jax.errors import UserError
@@ -229,10 +229,10 @@ def _columns_without_header(path: str) -> range:
     return range(0)
 
 
-def _whole(value: object) -> int | None:
+def _whole(value: Any) -> int | None:
     """The whole number that a cell holds, such as 1, "1" or "1.0"."""
     try:
-        number = None if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+        number = None if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
         return None
     return int(number) if number is not None and number.is_integer() else None

@@ -160,9 +160,8 @@ def _write_folder(
             "default_prompt_name": prompts.default or None,
         },
     }
-    card_path = folder / "README.md"
-    card_path.write_text(card, encoding="utf-8")
     tensors = to_huggingface(params, config, pooling)
+    weights = {folder: tensors}
     if pooling.dense_dimensions:
         (folder / _DENSE_FOLDER).mkdir()
         documents[f"{_DENSE_FOLDER}/{CONFIG_FILE}"] = {
@@ -173,17 +172,20 @@ def _write_folder(
         }
         behind = {n: tensors.pop(n) for n in list(tensors) if n.startswith(f"{DENSE}.")}
         linear = {name.replace(DENSE, "linear", 1): x for name, x in behind.items()}
-        _save(linear, folder / _DENSE_FOLDER / WEIGHTS_FILE, card_path)
+        weights[folder / _DENSE_FOLDER] = linear
     for name, document in documents.items():
         (folder / name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    _save(tensors, folder / WEIGHTS_FILE, card_path)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    for where, held in weights.items():
+        _save(held, where)
 
 
-def _save(tensors: dict[str, np.ndarray], path: Path, beside: Path) -> None:
+def _save(tensors: dict[str, np.ndarray], folder: Path) -> None:
+    path = folder / WEIGHTS_FILE
     # transformers 4 refuses a file without this metadata.
     save_file(tensors, path, metadata={"format": "pt"})
     # The library makes it readable by its owner alone; who may read the others may read it too.
-    path.chmod(beside.stat().st_mode)
+    path.chmod((folder / CONFIG_FILE).stat().st_mode)
     sync(path)
 
 

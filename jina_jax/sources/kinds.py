@@ -2,13 +2,14 @@
 
 import tempfile
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 from jina_jax.config.source import FILE_KINDS, kind_of_ending
 from jina_jax.errors import UserError
 from jina_jax.sources.lines import BOM, compression_suffix, unpacked
-from jina_jax.system.files import file_state, find_files, is_url, open_file, within
+from jina_jax.system.files import file_state, matched, open_file, within
 
 _PEEKED_BYTES = 1 << 16
 _SMALL_BYTES, _MOST_TIMES = 1 << 28, 100
@@ -21,16 +22,21 @@ def file_kind(path: str, said: str) -> str:
     Args:
       path: its ending counts, before .gz or .zst.
       said: `kind` of what names it; `auto` leaves it to the ending.
-    Raises: UserError for an ending that is not known, with what the content looks like.
+    Returns: `json` for an array of records alone; of a record a line it is `jsonl`.
+    Raises: UserError for an ending that is not known, with what the content looks like, and for a
+      file that cannot be read.
     """
-    if said != "auto":
-        return said
-    kind = kind_of_ending(path)
-    if not kind:
-        raise UserError(
-            f"{path}: its ending says nothing of its format; {looks_like(path)}. Set `kind` to one "
-            f"of {', '.join(FILE_KINDS)}"
-        )
+    kind = kind_of_ending(path) if said == "auto" else said
+    try:
+        if kind == "json" and not _is_array(_beginning(path)):
+            return "jsonl"
+        if not kind:
+            raise UserError(
+                f"{path}: its ending says nothing of its format; {looks_like(path)}. Set `kind` to "
+                f"one of {', '.join(FILE_KINDS)}"
+            )
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error}") from error
     return kind
 
 
@@ -60,7 +66,7 @@ def _guess(start: bytes) -> str:
         return "no text"
     text = start.decode(errors="replace").removeprefix("\ufeff").strip()
     first = text.partition("\n")[0]
-    if is_array(start):
+    if _is_array(start):
         return "a JSON array (kind json)"
     if first.startswith(("{", "[")):
         is_record = first.rstrip().endswith(("}", "]"))
@@ -70,15 +76,10 @@ def _guess(start: bytes) -> str:
     return "a table parted by commas (kind csv)" if "," in first else "lines of text (kind text)"
 
 
-def is_array(start: bytes) -> bool:
+def _is_array(start: bytes) -> bool:
     """Whether a file of JSON begins with an array of records, rather than with a line of them."""
     text = start.removeprefix(BOM).lstrip()
     return text.startswith(b"[") and text[1:].lstrip().startswith(b"{")
-
-
-def begins_with_array(path: str) -> bool:
-    """`is_array` of a file."""
-    return is_array(_beginning(path))
 
 
 def open_unpacked(path: str) -> IO[bytes]:
@@ -116,13 +117,7 @@ def data_files(paths: Iterable[str], owner: str, split: str = "") -> Iterator[st
       split: of a saved folder that has several.
     Raises: UserError naming the path that matches nothing.
     """
-    for path in paths:
-        found = find_files(path)
-        if not found and not is_url(path) and (folder := Path(path).expanduser()).is_dir():
-            found = _in_folder(folder, split)
-        if not found:
-            raise UserError(f"{owner}: {path!r} matches no file of data; check its paths")
-        yield from found
+    return matched(paths, owner, partial(_in_folder, split=split))
 
 
 def _in_folder(folder: Path, split: str) -> list[str]:

@@ -7,7 +7,7 @@ from jina_jax.config import SourceConfig
 from jina_jax.errors import UserError
 from jina_jax.sources.chunks import Chunk, Item, chunked, flattened
 from jina_jax.sources.extract import read_extracted, reads_records
-from jina_jax.sources.kinds import begins_with_array, data_files, file_kind
+from jina_jax.sources.kinds import data_files, file_kind
 from jina_jax.sources.pydocs import read_pydocs
 from jina_jax.sources.records import read_jsonl, text_fields
 from jina_jax.sources.tables import read_delimited, read_parquet
@@ -92,8 +92,6 @@ def read_file(
     fields = text_fields(source)
     kind = file_kind(path, source.kind)
     try:
-        if kind == "json" and not begins_with_array(path):
-            kind = "jsonl"
         if reads_records(source) or kind in ("json", "arrow"):
             yield from chunked(read_extracted(source, [path]), len(fields))
         elif kind == "parquet":

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import ijson
 import pyarrow as pa
@@ -19,9 +19,9 @@ from jina_jax.sources.chunks import (
     gathered,
     pair_or_triplet,
 )
-from jina_jax.sources.kinds import begins_with_array, open_unpacked
+from jina_jax.sources.kinds import open_unpacked
 from jina_jax.sources.lines import BOM, Damage, read_lines
-from jina_jax.sources.tables import PARQUET_ERRORS, damaged_parquet, read_batches
+from jina_jax.sources.tables import PARQUET_ERRORS, damaged, read_batches
 from jina_jax.types import BadRecord, Origin
 
 _BATCH_ROWS = 1024
@@ -40,19 +40,16 @@ def read_file_records(path: str, kind: str) -> Iterator[Record | BadRecord]:
 
     Args:
       path: the file; text may be compressed as .gz or .zst.
-      kind: `jsonl` (a JSON value a line), `json` (an array of them, or a line each), `parquet` and
+      kind: `jsonl` (a JSON value a line), `json` (an array of them), `parquet` and
         `arrow` (a dict a row) or `text` (a line; its newline and a carriage return before that are
         not part of it). Blank lines are passed over.
     Returns: in the order of the file; what cannot be read comes as a BadRecord.
     Raises: UserError for a damaged file, OSError when the file cannot be read.
     """
-    if kind == "parquet":
-        yield from _read_rows(path)
+    if kind in ("parquet", "arrow"):
+        yield from _read_table(path, kind)
         return
-    if kind == "arrow":
-        yield from _read_arrow(path)
-        return
-    if kind == "json" and begins_with_array(path):
+    if kind == "json":
         yield from _read_array(path)
         return
     if kind in ("csv", "tsv"):
@@ -94,43 +91,36 @@ def _read_array(path: str) -> Iterator[Record]:
                 yield Record(value, Origin(path, row))
     except (ijson.JSONError, UnicodeDecodeError) as error:
         what = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{path} cannot be read as a JSON array after record {row} ({what}); write the file "
-            f"again, or take it out of the paths"
-        ) from error
+        raise damaged(path, "a JSON array", f"record {row}", what) from error
 
 
-def _read_arrow(path: str) -> Iterator[Record]:
+def _read_table(path: str, kind: str) -> Iterator[Record]:
+    row = 0
+    try:
+        with open_unpacked(path) as stream:
+            for batch in _of_arrow(stream) if kind == "arrow" else _of_parquet(stream):
+                for value in batch.to_pylist():
+                    row += 1
+                    yield Record(value, Origin(path, row))
+    except PARQUET_ERRORS as error:
+        raise damaged(path, kind.capitalize(), f"row {row}", error) from error
+
+
+def _of_parquet(stream: IO[bytes]) -> Iterator[pa.RecordBatch]:
+    with pq.ParquetFile(stream) as file:
+        groups, columns = range(file.metadata.num_row_groups), file.schema_arrow.names
+        yield from read_batches(stream, file, groups, columns, _BATCH_ROWS)
+
+
+def _of_arrow(stream: IO[bytes]) -> Iterator[pa.RecordBatch]:
     """Of both of Arrow's formats: `datasets` writes streams, other libraries mostly files."""
-    row = 0
-    try:
-        with open_unpacked(path) as file:
-            is_file = file.read(6) == b"ARROW1"
-            file.seek(0)
-            reader = pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)
-            numbers = range(reader.num_record_batches) if is_file else ()
-            for batch in (reader.get_batch(n) for n in numbers) if is_file else reader:
-                for value in batch.to_pylist():
-                    row += 1
-                    yield Record(value, Origin(path, row))
-    except PARQUET_ERRORS as error:
-        raise UserError(
-            f"{path} cannot be read as Arrow after row {row}: {error}; fetch or write the file "
-            f"again, or take it out of the paths"
-        ) from error
-
-
-def _read_rows(path: str) -> Iterator[Record]:
-    row = 0
-    try:
-        with open_unpacked(path) as stream, pq.ParquetFile(stream) as file:
-            groups, columns = range(file.metadata.num_row_groups), file.schema_arrow.names
-            for batch in read_batches(stream, file, groups, columns, _BATCH_ROWS):
-                for value in batch.to_pylist():
-                    row += 1
-                    yield Record(value, Origin(path, row))
-    except PARQUET_ERRORS as error:
-        raise damaged_parquet(path, row, error) from error
+    is_file = stream.read(6) == b"ARROW1"
+    stream.seek(0)
+    if is_file:
+        file = pa.ipc.open_file(stream)
+        yield from map(file.get_batch, range(file.num_record_batches))
+    else:
+        yield from pa.ipc.open_stream(stream)
 
 
 def text_fields(source: SourceConfig) -> tuple[str, ...]:

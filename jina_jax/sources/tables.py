@@ -12,6 +12,7 @@ from jina_jax.errors import UserError
 from jina_jax.sources.chunks import CHUNK_RECORDS, Chunk, Item, gathered, pair_or_triplet
 from jina_jax.sources.kinds import open_unpacked
 from jina_jax.sources.lines import MAX_LINE_BYTES, Damage, read_lines
+from jina_jax.system.files import open_file
 from jina_jax.types import BadRecord, Origin, Pair, Triplet
 
 PARQUET_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError)
@@ -31,22 +32,22 @@ def _require_columns(path: str, present: list[str], wanted: Sequence[str]) -> No
 
 
 def row_group_bytes(path: str) -> list[int]:
-    """Size of each row group of a Parquet file, unpacked.
+    """Size of each row group of a Parquet file, unpacked. The file itself is not packed.
 
     Raises: UserError for a damaged file.
     """
     try:
-        with open_unpacked(path) as stream, pq.ParquetFile(stream) as file:
+        with open_file(path) as stream, pq.ParquetFile(stream) as file:
             groups = range(file.metadata.num_row_groups)
             return [file.metadata.row_group(i).total_byte_size for i in groups]
     except PARQUET_ERRORS as error:
-        raise damaged_parquet(path, 0, error) from error
+        raise damaged(path, "Parquet", "row 0", error) from error
 
 
-def damaged_parquet(path: str, row: int, error: Exception) -> UserError:
-    """The error for a Parquet file that cannot be read past a row."""
+def damaged(path: str, form: str, after: str, what: object) -> UserError:
+    """The error for a file that cannot be read as Parquet, say, after row 3."""
     return UserError(
-        f"{path} cannot be read as Parquet after row {row}: {error}; "
+        f"{path} cannot be read as {form} after {after}: {what}; "
         f"fetch or write the file again, or take it out of the paths"
     )
 
@@ -86,7 +87,7 @@ def read_parquet(
                     yield gathered(records, len(fields), last)
                 row = last
     except PARQUET_ERRORS as error:
-        raise damaged_parquet(path, row, error) from error
+        raise damaged(path, "Parquet", f"row {row}", error) from error
 
 
 def read_batches(

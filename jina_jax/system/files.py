@@ -2,7 +2,7 @@
 
 import glob
 import importlib.util
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,15 +77,23 @@ def within(folder: Path, paths: Iterable[Path]) -> list[str]:
     return list(map(str, found))
 
 
-def matched(patterns: Iterable[str], owner: str) -> Iterator[str]:
+def matched(
+    patterns: Iterable[str], owner: str, in_folder: Callable[[Path], list[str]] = lambda _: []
+) -> Iterator[str]:
     """Files that each of some paths and globs matches, sorted within a glob.
 
+    Args:
+      patterns: paths, globs, and folders where `in_folder` finds files in them.
+      owner: named in errors.
+      in_folder: the files of a local folder, none by default.
     Raises: UserError naming the owner and the path that matches nothing.
     """
     for pattern in patterns:
         found = find_files(pattern)
+        if not found and not is_url(pattern) and (folder := Path(pattern).expanduser()).is_dir():
+            found = in_folder(folder)
         if not found:
-            raise UserError(f"{owner}: {pattern!r} matches no file; check its paths")
+            raise UserError(f"{owner}: {pattern!r} matches no file of data; check its paths")
         yield from found
 
 
