@@ -5,6 +5,7 @@ them; the first alone writes metrics and run files, and all write their parts of
 """
 
 import hashlib
+import itertools
 import os
 import socket
 import threading
@@ -102,6 +103,21 @@ def check_agreement(text: str) -> None:
             f"another checkpoint than process 0: give every process the same command and folders"
         )
 
+
+_waits = itertools.count()
+
+
+def wait_for_all() -> None:
+    """Waits until all processes of a run are here; each must come here equally often.
+
+    The wait has no end of its own: `HostWatch` and the caller's `Watchdog` have.
+    """
+    if jax.process_count() > 1:
+        client: Any = jax_distributed.global_state.client
+        client.wait_at_barrier(f"jina_jax/wait/{next(_waits)}", _A_WEEK_MS)
+
+
+_A_WEEK_MS = 7 * 24 * 3600 * 1000
 
 _KEY = "jina_jax/alive"
 _LEFT = "left"

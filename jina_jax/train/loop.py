@@ -235,13 +235,13 @@ def _run_steps(
         ):
             profiler.before(batch.step, state)
             done = batch.step + 1
-            if not step_fn.knows(arrays):
+            if not step_fn.is_ready(arrays):
                 with (
                     watchdog.step(f"the compilation of step {done}"),
                     goodput.of("compile"),
                     log.throughput.leaves_out(),
                 ):
-                    step_fn.compile(arrays)
+                    step_fn.make_ready(arrays)
             with watchdog.step(f"step {done}", times=1):
                 state, metrics = step_fn(state, arrays)
                 log.dispatched(batch, metrics)

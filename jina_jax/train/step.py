@@ -27,6 +27,7 @@ from jina_jax.devices.memory import (
     local_memory_bytes,
     program_bytes,
 )
+from jina_jax.devices.distributed import wait_for_all
 from jina_jax.devices.mesh import param_shardings, replicated, split_first_axis
 from jina_jax.feed.batch import PackedBatch
 from jina_jax.model.attention import Kernel
@@ -334,6 +335,7 @@ class CompiledStep(AbstractContextManager["CompiledStep"]):
         self._step: Any = make_train_step(config, mesh)
         self._thread = ThreadPoolExecutor(1, "compile")
         self._programs: dict[tuple[int, ...], Future[Any]] = {}
+        self._of_all: set[tuple[int, ...]] = set()
         for texts, of_texts in planned.items():
             for rows in of_texts:
                 batch = batch_shapes(config, rows, texts)
@@ -342,18 +344,19 @@ class CompiledStep(AbstractContextManager["CompiledStep"]):
     def __exit__(self, *_: object) -> None:
         self._thread.shutdown(cancel_futures=True)
 
-    def knows(self, batch: PackedBatch) -> bool:
-        """Whether the step is compiled for batches of this shape.
+    def is_ready(self, batch: PackedBatch) -> bool:
+        """Whether every process has compiled the step for batches of this shape, as far as
+        `make_ready` has been called; all processes give the same answer.
 
         Raises: OutOfMemory with what to change, when one of the programs doesn't fit.
         """
-        done = {shape: program for shape, program in self._programs.items() if program.done()}
-        for program in done.values():
+        for program in [p for p in self._programs.values() if p.done()]:
             program.result()
-        return _shape(batch) in done
+        return _shape(batch) in self._of_all
 
-    def compile(self, batch: PackedBatch) -> None:
-        """Compiles the step for the shape of a batch, or waits where that has begun.
+    def make_ready(self, batch: PackedBatch) -> None:
+        """Compiles the step for the shape of a batch, or waits where that has begun; then waits
+        for the other processes, so that no step has to wait for another's compilation.
 
         Raises: OutOfMemory with what to change, when it doesn't fit.
         """
@@ -362,6 +365,8 @@ class CompiledStep(AbstractContextManager["CompiledStep"]):
             begun = self._programs[_shape(batch)] = Future()
             begun.set_result(self._compile(batch))
         begun.result()
+        wait_for_all()
+        self._of_all.add(_shape(batch))
 
     def _compile(self, batch: PackedBatch) -> Any:
         try:

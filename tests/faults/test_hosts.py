@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jina_jax.errors import ExitCode
-from tests.trainer import curve, finish, start, wait_for_step
+from tests.trainer import curve, finish, start, wait_for_step, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +41,9 @@ def harm(folder, run, rank, number, *flags, heartbeat_s=HEARTBEAT_S):
     """Sends one of two a signal; the other's exit code, what it said, and after how long."""
     two = start_two(folder, run, LONG, *flags, heartbeat_s=heartbeat_s)
     try:
-        assert wait_for_step(folder, run, two[0], 15), two[0].communicate()
+        if not wait_for_step(folder, run, two[0], 15):
+            two[1].kill()
+            pytest.fail("\n".join(process.communicate()[1][-2000:] for process in two))
         two[rank].send_signal(number)
         began = time.monotonic()
         _, said = two[1 - rank].communicate(timeout=120)
@@ -49,7 +51,7 @@ def harm(folder, run, rank, number, *flags, heartbeat_s=HEARTBEAT_S):
     finally:
         for process in two:
             process.kill()
-            process.communicate()
+            process.wait()
 
 
 def test_the_second_host_dies(folder, uninterrupted):
@@ -68,7 +70,6 @@ def test_the_second_host_dies(folder, uninterrupted):
     assert "from step 0 of" not in said
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_host_hangs(folder, uninterrupted, rank):
     code, said, seconds = harm(folder, f"hangs{rank}", rank, signal.SIGSTOP)
@@ -78,7 +79,6 @@ def test_a_host_hangs(folder, uninterrupted, rank):
     assert seconds < 5 * HEARTBEAT_S
 
 
-@pytest.mark.slow
 def test_a_step_that_stalls_ends_in_time(folder, uninterrupted):
     """The other process is stopped within a step, before its signs of life are missed."""
     flags = ("--faults.step-timeout-s=20",)
@@ -89,7 +89,24 @@ def test_a_step_that_stalls_ends_in_time(folder, uninterrupted):
     assert 15 < seconds < 60
 
 
-@pytest.mark.slow
+def test_a_step_does_not_wait_for_another_hosts_compilation(folder, uninterrupted):
+    """One host compiles for longer than a step may take: the other waits, as for a compilation."""
+    first, second = start_two(
+        folder, "compiles_long", LONG, "--faults.step-timeout-s=10", heartbeat_s=600
+    )
+    try:
+        assert wait_until((folder / "compiles_long" / "config.json").exists, first)
+        second.send_signal(signal.SIGSTOP)
+        time.sleep(15)
+        assert not curve(folder, "compiles_long")
+        second.send_signal(signal.SIGCONT)
+        assert wait_for_step(folder, "compiles_long", first, 3)
+    finally:
+        for process in (first, second):
+            process.kill()
+            process.wait()
+
+
 def test_the_first_host_dies(folder, uninterrupted):
     """JAX itself ends the others then: their coordinator is gone."""
     code, said, seconds = harm(folder, "first_dies", 0, signal.SIGKILL)
@@ -98,7 +115,6 @@ def test_the_first_host_dies(folder, uninterrupted):
     assert seconds < 5 * HEARTBEAT_S
 
 
-@pytest.mark.slow
 def test_all_hosts_set_a_damaged_step_aside(folder, uninterrupted):
     for process in start_two(folder, "both_damaged"):
         finish(process)

@@ -26,12 +26,13 @@ def until(what):
 def test_what_is_planned_is_compiled_without_being_asked_for():
     pairs, triplets = batch_shapes(SMALL, 16, 2), batch_shapes(SMALL, 24, 3)
     with CompiledStep(SMALL, make_mesh(MeshConfig(1)), {2: (16,), 3: (24,)}) as compiled:
-        until(lambda: compiled.knows(pairs) and compiled.knows(triplets))
-        # One that no plan had.
-        other = batch_shapes(SMALL, 40, 2)
-        assert not compiled.knows(other)
-        compiled.compile(other)
-        assert compiled.knows(other)
+        until(lambda: all(program.done() for program in compiled._programs.values()))
+        assert len(compiled._programs) == 2
+        # The last is one that no plan had.
+        for batch in (pairs, triplets, batch_shapes(SMALL, 40, 2)):
+            assert not compiled.is_ready(batch)
+            compiled.make_ready(batch)
+            assert compiled.is_ready(batch)
 
 
 def test_one_that_does_not_fit_says_so_before_it_is_needed(monkeypatch):
@@ -41,7 +42,7 @@ def test_one_that_does_not_fit_says_so_before_it_is_needed(monkeypatch):
         CompiledStep(SMALL, make_mesh(MeshConfig(1)), {2: (16,)}) as compiled,
         pytest.raises(OutOfMemory, match="a step of 16 rows of 16 tokens needs"),
     ):
-        until(lambda: compiled.knows(never))
+        until(lambda: compiled.is_ready(never))
 
 
 def test_programs_are_kept_below_the_run_unless_a_folder_is_named(monkeypatch, tmp_path):
