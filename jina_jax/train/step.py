@@ -21,13 +21,13 @@ from jina_jax.config import (
     RunConfig,
     TrainConfig,
 )
+from jina_jax.devices.distributed import wait_for_all
 from jina_jax.devices.memory import (
     as_out_of_memory,
     does_not_fit,
     local_memory_bytes,
     program_bytes,
 )
-from jina_jax.devices.distributed import wait_for_all
 from jina_jax.devices.mesh import param_shardings, replicated, split_first_axis
 from jina_jax.feed.batch import PackedBatch
 from jina_jax.model.attention import Kernel
