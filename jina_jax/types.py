@@ -21,7 +21,7 @@ Axis letters, used as suffixes of array names (`z_BD`) and in jaxtyping annotati
 | V | vocabulary |
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Origin(NamedTuple):
@@ -31,6 +31,14 @@ class Origin(NamedTuple):
     """Path as configured, or a module name for `pydocs`."""
     row: int
     """1-based line of a text file, 1-based row of a table, or line of a docstring's owner."""
+
+
+class Record(NamedTuple):
+    """A record as its source has it."""
+
+    value: Any
+    """Field → value, another JSON value, or a line of text."""
+    origin: Origin
 
 
 class Pair(NamedTuple):
@@ -47,11 +55,16 @@ class Triplet(NamedTuple):
     query: str
     positive: str
     negative: str
+    """Empty where a source of triplets has a pair without one."""
     origin: Origin
 
 
+NO_PAIR = "no_pair"
+"""Reason of a record that can be read and of which no pair is wanted; it counts as dropped."""
+
+
 class BadRecord(NamedTuple):
-    """A record that could not be read: it is counted and written to the ledger, never raised."""
+    """A record that gives no pair: it is counted and written to the ledger, never raised."""
 
     reason: str
     """A word for counting: `malformed_json`, `missing_field`, `wrong_type`, `invalid_utf8`, ..."""

@@ -70,6 +70,10 @@ def kind_of_ending(path: str) -> str:
     return _KIND_OF_ENDING.get(PurePath(plain).suffix.lower(), "")
 
 
+NUMBERS = "*"
+"""In the name of a field: any number."""
+
+
 @dataclass(frozen=True)
 class SourceConfig:
     """Where pairs or triplets come from."""
@@ -96,17 +100,21 @@ class SourceConfig:
     revision: str = ""
     """For `hf`: commit, branch or tag. For `tfds`: version."""
     extractor: str = ""
-    """How texts are taken out of a record that is more than two fields (sources/extract.py lists
+    """How texts are taken out of a record that is more than its fields (sources/extract.py lists
     them); empty takes the fields named below. One that gives triplets wants a `negative_field`,
-    whatever its name. Not for csv, tsv and pydocs."""
-    query_field: str = "query"
-    """Field or column that holds the query; of a tsv or csv without a header, its number from 1, as
-    those of the other fields."""
-    positive_field: str = "positive"
-    """Field or column that holds the positive passage."""
+    whatever its name. Not for pydocs."""
+    query_field: str = ""
+    """Field or column that holds the query. A dot leads into an object (`data.question`); of a tsv
+    or csv without a header it is a number from 1. Empty finds it by its name: query, question,
+    anchor, sentence1, premise, ..., and so the others; what is found is said."""
+    positive_field: str = ""
+    """Field or column that holds the positive passage, or a list of such: each makes a record.
+    Empty finds it: positive, pos, passage, answer, document, sentence2, entailment, ..."""
     negative_field: str = ""
-    """Field or column that holds the hard negative of a triplet; empty for pairs. Triplets are not
-    deduplicated, and no filter for pairs looks at them."""
+    """Field or column that holds the hard negative of a triplet, or a list of such; `negative_*`
+    are negative_1, negative_2, ... A pair without one is kept. Empty finds it where query_field and
+    positive_field are empty too; beside names it means pairs. No filter for pairs looks at
+    triplets."""
     query_prompt: str | None = None
     """Stands before each query of this source, for the tokenizer alone: filters, negations and
     mining see the text without it. None takes the one of `data.prompts`."""
@@ -122,6 +130,11 @@ class SourceConfig:
     """Licence of the text; copied to the manifest and the model card."""
     limit: int | None = None
     """Read at most this many records."""
+
+    @property
+    def finds_negatives(self) -> bool:
+        """Whether its files tell if it is of pairs or of triplets."""
+        return not (self.query_field or self.positive_field or self.negative_field)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def _source_problems(which: str, source: SourceConfig) -> Iterator[str]:
         yield f"{which} has no paths"
     if source.kind == "text" and not source.extractor:
         yield f"{which} is of kind text: its lines need an extractor"
-    if source.extractor and source.kind in ("csv", "tsv", "pydocs"):
+    if source.extractor and source.kind == "pydocs":
         yield f"{which}: an extractor reads no {source.kind}; leave it empty"
 
 
@@ -98,7 +98,7 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
     yield from loss_problems(
         config.loss,
         config.pooling.dimensions(model),
-        [s.name for s in config.data.sources if not s.negative_field],
+        [s.name for s in config.data.sources if not (s.negative_field or s.finds_negatives)],
     )
     if optim.optimizer == "adafactor" and optim.moment_dtype != "float32":
         yield "optim.moment_dtype=bfloat16: adafactor keeps no first moment; leave it at float32"

@@ -49,8 +49,10 @@ def held_out_negation(manifest: Manifest, folder: Path) -> list[NegationTask]:
     for source in manifest.sources:
         if source.record == "triplet" and source.eval_path:
             table = pq.read_table(folder / source.eval_path)
-            columns = (table.column(n).to_pylist() for n in ("query", "positive", "negative"))
-            tasks.append(NegationTask(source.name, *columns))
+            columns = [table.column(n).to_pylist() for n in ("query", "positive", "negative")]
+            triplets = [texts for texts in zip(*columns, strict=True) if texts[2]]
+            if triplets:
+                tasks.append(NegationTask(source.name, *map(list, zip(*triplets, strict=True))))
     return tasks
 
 

@@ -19,7 +19,7 @@ from jina_jax.config import DataConfig, NegationConfig, SourceConfig
 from jina_jax.errors import UserError
 from jina_jax.negation.endpoint import Endpoint
 from jina_jax.negation.rules import flaw, negate, paraphrase
-from jina_jax.sources.read import matched_files, read_source
+from jina_jax.sources.read import matched_files, read_source, with_fields
 from jina_jax.system.atomic import join_files, write_atomically, write_json, write_jsonl
 from jina_jax.system.files import file_state
 from jina_jax.system.hashing import content_key
@@ -85,7 +85,7 @@ def build_negations(
     Raises: UserError when a source cannot be read, an endpoint gives no answer, or the folder
       holds something else.
     """
-    sources = _chosen(config, data)
+    sources = [with_fields(source) for source in _chosen(config, data)]
     out = out.absolute()
     options = _options(config)
     identity = content_key(RULES_VERSION, options, [_source_key(s) for s in sources])

@@ -14,7 +14,7 @@ import httpx2
 
 from jina_jax.config import EndpointConfig
 from jina_jax.errors import UserError
-from jina_jax.sources.records import is_unicode
+from jina_jax.sources.fields import is_unicode
 from jina_jax.system.atomic import write_atomically
 from jina_jax.system.hashing import content_key
 

@@ -1,4 +1,4 @@
-"""The second step: one of each pair, in shuffle order, for one key range of all sources."""
+"""The second step: one of each record, in shuffle order, for one key range of all sources."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from jina_jax.prepare.sorted_runs import batches, count_sources, load_runs, read
 from jina_jax.system.arrow import write_table
 from jina_jax.text.identity import hash_words
 
-DEDUP_VERSION = 2
+DEDUP_VERSION = 3
 """Goes into the manifest; raise it when what is dropped here changes."""
 
 
@@ -32,9 +32,9 @@ class DedupRules:
     names: tuple[str, ...]
     """Of the sources."""
     rank: tuple[int, ...]
-    """Per source; of equal pairs the one whose source has the lowest rank is kept."""
+    """Per source; of equal records the one whose source has the lowest rank is kept."""
     is_triplets: tuple[bool, ...]
-    """Per source; triplets are all kept."""
+    """Per source; a triplet is dropped where its own source has it already."""
 
 
 def source_ranks(names: Sequence[str], priority: Sequence[str]) -> tuple[int, ...]:
@@ -49,9 +49,10 @@ def source_ranks(names: Sequence[str], priority: Sequence[str]) -> tuple[int, ..
 def dedup_task(
     runs: Path, keys: tuple[int, int], rules: DedupRules, out: Path, ledger: Path
 ) -> DedupResult:
-    """Keeps one of each pair in a key range and sorts the records into shuffle order.
+    """Keeps one of each pair in a key range, and one of each triplet of a source, and sorts the
+    records into shuffle order.
 
-    Equal pairs share a key, so no other range holds one. The pair of the source with the lowest
+    Equal ones share a key, so no other range holds one. That of the source with the lowest
     rank, and there of the record read first, is kept.
 
     Args:
@@ -65,7 +66,8 @@ def dedup_task(
     table = read_range(load_runs(runs), *keys, schema(3 if any(rules.is_triplets) else 2))
     source_N = table.column("source").to_numpy()
     order, is_first = _order(table, np.array(rules.rank)[source_N])
-    is_first |= np.array(rules.is_triplets)[source_N[order]]
+    sorted_N = source_N[order]
+    is_first[1:] |= np.array(rules.is_triplets)[sorted_N[1:]] & (sorted_N[1:] != sorted_N[:-1])
     write_table(table.take(pa.array(order[is_first])), out)
 
     first_of_group = order[np.maximum.accumulate(np.where(is_first, np.arange(len(order)), 0))]
@@ -83,7 +85,7 @@ def dedup_task(
 
 
 def _order(table: pa.Table, rank_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows in shuffle order, equal pairs together, and which of them begin a group of equals."""
+    """Rows in shuffle order, equal ones together, and which of them begin a group of equals."""
     key_N, position_N = table.column("key").to_numpy(), table.column("position").to_numpy()
     words_Nx = hash_words(*[table.column(c) for c in table.column_names if c.endswith("_hash")])
     order = np.argsort(key_N, kind="stable")

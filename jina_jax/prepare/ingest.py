@@ -12,14 +12,15 @@ from jina_jax.prepare.ledger import Dropped, LedgerWriter, open_ledger
 from jina_jax.prepare.sorted_runs import RunWriter, schema
 from jina_jax.sources.chunks import Chunk, chunked
 from jina_jax.sources.extract import GROUPED
+from jina_jax.sources.fields import text_fields
 from jina_jax.sources.kinds import file_kind, looks_like
 from jina_jax.sources.lines import compression_suffix
 from jina_jax.sources.pydocs import package_stamps, read_pydocs
-from jina_jax.sources.read import is_of_files, matched_files, read_all, read_file, text_fields
+from jina_jax.sources.read import is_of_files, matched_files, read_all, read_file
 from jina_jax.sources.tables import row_group_bytes
 from jina_jax.system.files import file_state
-from jina_jax.text.identity import hash_normalised, normalise_all
-from jina_jax.types import BadRecord
+from jina_jax.text.identity import NO_TEXT, hash_normalised, normalise_all
+from jina_jax.types import NO_PAIR, BadRecord
 
 BLOCK_BYTES = 16 << 20
 """Input read by one task, where the format lets a file be cut: small enough that the last tasks
@@ -101,7 +102,7 @@ def _cuts(source: SourceConfig, path: str, size_bytes: int) -> list[tuple[int, i
     return [(0, None, size_bytes)]
 
 
-CLEAN_VERSION = 2
+CLEAN_VERSION = 3
 """Goes into the manifest; raise it when what is dropped here changes."""
 JUDGED_AFTER = 1000
 """Records, or all of a source, before its share of bad ones means anything."""
@@ -155,9 +156,12 @@ def read_task(
             lines = chunk.last_row
             for place, record in chunk.bad:
                 reason, detail, origin = record
+                writer.write(Dropped(source.name, *origin, "read", reason, detail))
+                if reason == NO_PAIR:
+                    dropped[reason] += 1
+                    continue
                 bad[reason] += 1
                 shown = [*shown, record][:_SHOWN_BAD]
-                writer.write(Dropped(source.name, *origin, "read", reason, detail))
                 seen = read + place + 1
                 if max_bad_share < 1 and seen >= JUDGED_AFTER and bad.total() > max_bad_share * seen:  # noqa: E501  # fmt: skip
                     return ReadResult(
@@ -196,22 +200,25 @@ def _clean(
         files, rows = [files[i] for i in kept], [rows[i] for i in kept]
         texts, normal = ([[c[i] for i in kept] for c in columns] for columns in (texts, normal))
     hashes = [[hash_normalised(text) for text in column] for column in normal]
+    for column, of_column, normals in zip(texts[2:], hashes[2:], normal[2:], strict=True):
+        for i in (i for i, text in enumerate(normals) if not text):
+            column[i], of_column[i] = "", NO_TEXT
     if rows:
         runs.add(texts, hashes, files, rows)
 
 
 def _flaw(query: str, positive: str, negative: str | None = None) -> str:
-    """Why a record of normalised texts is dropped; empty where it is not."""
+    """Why a record of normalised texts is dropped; empty where it is not. The negative of a triplet
+    may be empty.
+    """
     if not query:
         return "empty_query"
     if not positive:
         return "empty_positive"
     if query == positive:
         return "identical"
-    if negative is None:
-        return ""
     if not negative:
-        return "empty_negative"
+        return ""
     if negative == positive:
         return "negative_is_positive"
     return "negative_is_query" if negative == query else ""

@@ -10,6 +10,7 @@ folder/ledger.parquet       what was left out, and why
 import dataclasses
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from jina_jax.config import DataConfig, EngineConfig
@@ -52,6 +53,7 @@ from jina_jax.shards.manifest import (
     prepared_config,
     save_manifest,
 )
+from jina_jax.sources.read import what_was_found, with_fields
 from jina_jax.system.hashing import content_key
 from jina_jax.system.terminal import say
 from jina_jax.system.workspace import discard_hidden, discard_leftovers, workspace
@@ -94,9 +96,9 @@ def prepare(config: DataConfig, out_dir: Path, progress: bool = True) -> Manifes
         discard_hidden(scores_dir)
         discard_hidden(space.result)
         # First, so that a vocabulary that cannot be had is found before hours of reading.
-        run = Pipeline(config, space, scores_dir, progress)
+        run = Pipeline(_with_named_fields(config, progress), space, scores_dir, progress)
         vocabulary = None if config.tokenizer.source == "train" else _vocabulary(run, None)
-        run.blocks = plan_blocks(config.sources)
+        run.blocks = plan_blocks(run.config.sources)
         run.engine = _engine(config.engine, sum(b.size_bytes for b in run.blocks))
         try:
             manifest = _run(run, filters, scorers, keys, vocabulary)
@@ -110,6 +112,22 @@ def prepare(config: DataConfig, out_dir: Path, progress: bool = True) -> Manifes
         save_manifest(manifest, space.result)
     say(f"prepared {manifest.train_records:,} training records in {out_dir}", enabled=progress)
     return manifest
+
+
+def _with_named_fields(config: DataConfig, progress: bool) -> DataConfig:
+    """With the fields of each source, where they were left to be found; says which."""
+    sources = tuple(map(with_fields, config.sources))
+    for source, named in zip(config.sources, sources, strict=True):
+        if line := what_was_found(source, named):
+            say(line, enabled=progress)
+    return dataclasses.replace(config, sources=sources)
+
+
+def _named_where_they_lie(config: DataConfig) -> DataConfig:
+    """As `_with_named_fields`, but input that is gone is no fault: prepared data may outlive it."""
+    with suppress(UserError):
+        return _with_named_fields(config, progress=False)
+    return config
 
 
 def _engine(config: EngineConfig, input_bytes: int) -> Engine:
@@ -133,7 +151,7 @@ def _already_prepared(config: DataConfig, keys: dict[str, str], out_dir: Path) -
         )
     manifest = load_manifest(out_dir)
     discard_leftovers(out_dir)
-    fields = changed_fields(manifest, config)
+    fields = changed_fields(manifest, _named_where_they_lie(config))
     fields += difference(manifest.stages, keys) if not fields else []
     if fields:
         raise UserError(
@@ -230,9 +248,16 @@ def _encode(
 ) -> list[list[EncodedShard]]:
     """Shards of each source: as many as its own records need, wherever partitions end."""
     folder, most = run.space.result, run.config.max_text_tokens
+    most_negatives = run.config.negatives_per_record
     tasks, of_source, records = [], [], []
     for source, name in enumerate(run.names):
-        negatives = run.config.negatives_per_record if run.triplets[source] else 0
+        negatives = min(most_negatives, max(part.negatives[source] for part in splits))
+        if run.triplets[source] and not negatives:
+            raise UnusableError(
+                f"source {name!r}: no record that is left has a text in its negative_field "
+                f"({run.config.sources[source].negative_field}); name the field that has, or leave "
+                f"negative_field empty beside a query_field and positive_field for pairs"
+            )
         prompts = prompts_of(run.config.sources[source], run.config.prompts)
         shards = cut_shards([part.train[source] for part in splits], run.config.records_per_shard)
         for number, spans in enumerate(shards):

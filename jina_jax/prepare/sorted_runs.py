@@ -17,7 +17,7 @@ import xxhash
 
 from jina_jax.system.arrow import joined, map_table, write_table
 from jina_jax.system.atomic import write_atomically
-from jina_jax.text.identity import HASH_BYTES
+from jina_jax.text.identity import HASH_BYTES, NO_TEXT, hash_words
 
 KEYS = 1 << 64
 _RUN_BYTES = 48 << 20
@@ -197,3 +197,29 @@ def write_rows(rows: np.ndarray, path: Path) -> None:
 def read_rows(path: Path) -> np.ndarray:
     """Reads what `write_rows` wrote: int32, ascending."""
     return map_table(path).column("row").to_numpy()
+
+
+def negative_places(table: pa.Table, row_N: np.ndarray) -> np.ndarray:
+    """The place of each row's negative among those of its query and positive.
+
+    Args:
+      table: of records.
+      row_N: rows of one source, in shuffle order, where triplets of one pair follow each other.
+    Returns: int64 [N], 0, 1, ...; -1 where a row has none.
+    """
+    if "negative_hash" not in table.column_names or not len(row_N):
+        return np.full(len(row_N), -1)
+    rows = table.select([f"{name}_hash" for name in TEXTS]).take(pa.array(row_N))
+    hashes = rows.column("negative_hash")
+    is_there = pc.fill_null(pc.not_equal(hashes, pa.scalar(NO_TEXT, hashes.type)), False).to_numpy()
+    before_N = np.cumsum(is_there) - is_there
+    first_N = np.maximum.accumulate(np.where(begins_pair(rows), np.arange(len(row_N)), 0))
+    return np.where(is_there, before_N - before_N[first_N], -1)
+
+
+def begins_pair(rows: pa.Table) -> np.ndarray:
+    """Bool [N]: which rows have another query or positive than the one before."""
+    words_Nx = hash_words(*(rows.column(f"{name}_hash") for name in TEXTS[:2]))
+    is_other = np.ones(len(rows), bool)
+    is_other[1:] = (words_Nx[1:] != words_Nx[:-1]).any(axis=1)
+    return is_other

@@ -10,13 +10,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jina_jax.prepare.ledger import dropped_rows, open_ledger
-from jina_jax.prepare.sorted_runs import TEXTS, batches, count_sources, write_rows
+from jina_jax.prepare.sorted_runs import (
+    TEXTS,
+    batches,
+    count_sources,
+    negative_places,
+    write_rows,
+)
 from jina_jax.prepare.stages import Partition, record_batch
 from jina_jax.system.arrow import map_table, write_table
 from jina_jax.system.atomic import atomic_file
-from jina_jax.text.identity import HASH_BYTES
+from jina_jax.text.identity import HASH_BYTES, NO_TEXT
 
-SPLIT_VERSION = 1
+SPLIT_VERSION = 2
 """Goes into the manifest; raise it when what is held out or dropped here changes."""
 
 
@@ -67,16 +73,21 @@ def hold_out_task(
             with atomic_file(path) as part:
                 pq.write_table(columns, part, compression="zstd")
     held = [chunk.drop_null() for name in texts for chunk in records.column(f"{name}_hash").chunks]
-    write_table(pa.table({"hash": pa.chunked_array(held, pa.binary(HASH_BYTES))}), hashes)
+    column = pa.chunked_array(held, pa.binary(HASH_BYTES))
+    column = column.filter(pc.not_equal(column, pa.scalar(NO_TEXT, column.type)))
+    write_table(pa.table({"hash": column}), hashes)
     return tuple(taken)
 
 
 @dataclass(frozen=True)
 class SplitResult:
-    """Per source: training records of one partition, and those dropped for a held-out text."""
+    """Per source: training records of one partition, those dropped for a held-out text, and the
+    most negatives of one query and positive.
+    """
 
     train: tuple[int, ...]
     shared: tuple[int, ...]
+    negatives: tuple[int, ...]
 
 
 def split_task(
@@ -117,5 +128,12 @@ def split_task(
         for batch in batches(table, shared):
             writer.write_table(dropped_rows(batch, names, "split", "held_out", detail))
     return SplitResult(
-        count_sources(source_N[train], len(names)), count_sources(source_N[shared], len(names))
+        count_sources(source_N[train], len(names)),
+        count_sources(source_N[shared], len(names)),
+        tuple(_most_negatives(table, train[source_N[train] == s]) for s in range(len(names))),
     )
+
+
+def _most_negatives(table: pa.Table, row_N: np.ndarray) -> int:
+    place_N = negative_places(table, row_N)
+    return int(place_N.max(initial=-1)) + 1

@@ -10,16 +10,23 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from tokenizers import Tokenizer
 
 from jina_jax.config import TokenizerConfig
-from jina_jax.prepare.sorted_runs import BATCH_ROWS, TEXTS, batches
+from jina_jax.prepare.sorted_runs import (
+    BATCH_ROWS,
+    TEXTS,
+    batches,
+    begins_pair,
+    negative_places,
+)
 from jina_jax.prepare.stages import Partition
 from jina_jax.shards.array_record import SMALL_VOCABULARY, ShardWriter, encode_record
 from jina_jax.shards.manifest import ShardFile, ends_xxh3
 from jina_jax.system.atomic import atomic_file, atomic_folder
 from jina_jax.system.hashing import file_sha256
-from jina_jax.text.identity import HASH_BYTES, hash_words
+from jina_jax.text.identity import NO_TEXT
 from jina_jax.text.tokenizer import (
     TOKENIZER_FILE,
     build_tokenizer,
@@ -78,7 +85,7 @@ def training_texts(partitions: Sequence[Partition], most: int) -> Iterator[str]:
         for batch in batches(table, row_N):
             for texts in zip(*(batch.column(n).to_pylist() for n in names), strict=True):
                 for text in texts:
-                    if text is None:
+                    if not text:
                         continue
                     number = next(numbers)
                     # True exactly `keep` times in `total`, evenly spaced.
@@ -89,7 +96,10 @@ def training_texts(partitions: Sequence[Partition], most: int) -> Iterator[str]:
 def _count_texts(table: pa.Table, row_N: np.ndarray) -> int:
     rows = pa.array(row_N)
     hashes = [table.column(f"{n}_hash").take(rows) for n in TEXTS if n in table.column_names]
-    return sum(len(column) - column.null_count for column in hashes)
+    return sum(
+        pc.sum(pc.not_equal(column, pa.scalar(NO_TEXT, column.type))).as_py() or 0
+        for column in hashes
+    )
 
 
 @dataclass(frozen=True)
@@ -193,15 +203,11 @@ def encode_task(
 
 def _begins(table: pa.Table, row_N: np.ndarray, negatives: int) -> np.ndarray:
     """Bool [N]: which rows begin a record; the others hold another negative of the row before."""
-    is_other = np.ones(len(row_N), bool)
-    if negatives <= 1:
-        return is_other
+    if not negatives:
+        return np.ones(len(row_N), bool)
     rows = table.select([f"{name}_hash" for name in TEXTS[:2]]).take(pa.array(row_N))
-    words_Nx = hash_words(*rows.columns)
-    is_other[1:] = (words_Nx[1:] != words_Nx[:-1]).any(axis=1)
-    number = np.arange(len(row_N))
-    first = np.maximum.accumulate(np.where(is_other, number, 0))
-    return (number - first) % negatives == 0
+    place_N = negative_places(table, row_N)
+    return begins_pair(rows) | ((place_N > 0) & (place_N % negatives == 0))
 
 
 def _tokenised(
@@ -211,11 +217,13 @@ def _tokenised(
     tokenizer: Tokenizer,
     prompts: tuple[str, str],
 ) -> list[list[list[int] | None]]:
-    """Ids of each text of each row; None where the row before has the same query and positive."""
+    """Ids of each text of each row; None where there is no negative, or the row before has the same
+    query and positive.
+    """
     found: list[list[list[int] | None]] = []
     for name in names:
         column = batch.column(name)
-        needed = begins if name in TEXTS[:2] else np.ones_like(begins)
+        needed = begins if name in TEXTS[:2] else pc.not_equal(column, "").to_numpy()
         prompt = prompts[name != TEXTS[0]]
         texts = [f"{prompt}{text}" for text in column.filter(pa.array(needed)).to_pylist()]
         ids = iter(tokenizer.encode_batch_fast(texts))
@@ -239,13 +247,19 @@ class _Records:
         score_NS = np.zeros((len(begins), 0), np.float32) if score_NS is None else score_NS
         columns = (zip(*hashes, strict=True), zip(*ids, strict=True), score_NS.tolist())
         for is_first, of_hashes, of_ids, of_scores in zip(begins.tolist(), *columns, strict=True):
-            new = slice(0 if is_first else 2, None)
             if is_first:
                 self.finish()
                 self._hashes, self._ids, self._scores = [], [], []
-            self._hashes += of_hashes[new]
-            self._ids += of_ids[new]
-            self._scores += of_scores if is_first else of_scores[1:]
+            # Of the texts beside the query there may be scores.
+            scores = (math.nan, *of_scores) if of_scores else [math.nan] * len(of_ids)
+            for text, (digest, ids_L, score) in enumerate(
+                zip(of_hashes, of_ids, scores, strict=True)
+            ):
+                if ids_L is not None:
+                    self._hashes.append(digest)
+                    self._ids.append(ids_L)
+                    if text and of_scores:
+                        self._scores.append(score)
 
     def finish(self) -> None:
         """Writes the record that is open."""
@@ -253,7 +267,7 @@ class _Records:
             return
         missing = self._texts - len(self._ids)
         scores = [*self._scores, *[math.nan] * missing] if self._scores else []
-        hashes = [*self._hashes, *[bytes(HASH_BYTES)] * missing]
+        hashes = [*self._hashes, *[NO_TEXT] * missing]
         self._writer.write(
             encode_record(hashes, [*self._ids, *[()] * missing], scores, wide=self._wide)
         )

@@ -31,14 +31,26 @@ class Chunk(NamedTuple):
         return len(self.rows) + len(self.bad)
 
 
-def gathered(records: Iterable[Item], texts: int, last_row: int = 0) -> Chunk:
-    """Records by column.
+def chunked(records: Iterable[Item], texts: int, last_row: int = 0) -> Iterator[Chunk]:
+    """Records by column, a few thousand at a time.
 
     Args:
-      records: few enough for a chunk, of `texts` texts each.
+      records: of `texts` texts each.
       texts: 2 for pairs, 3 for triplets.
-      last_row: of the file, so far.
+      last_row: of the file, as far as it was read for these.
     """
+    held: list[Item] = []
+    size = 0
+    for record in records:
+        held.append(record)
+        size += 0 if isinstance(record, BadRecord) else sum(map(len, record[:-1]))
+        if len(held) == CHUNK_RECORDS or size > CHUNK_BYTES:
+            yield _by_column(held, texts, last_row)
+            held, size = [], 0
+    yield _by_column(held, texts, last_row)
+
+
+def _by_column(records: Iterable[Item], texts: int, last_row: int) -> Chunk:
     chunk = Chunk(tuple([] for _ in range(texts)), [], [], [], last_row)
     for place, record in enumerate(records):
         if isinstance(record, BadRecord):
@@ -49,24 +61,6 @@ def gathered(records: Iterable[Item], texts: int, last_row: int = 0) -> Chunk:
         chunk.files.append(record.origin.file)
         chunk.rows.append(record.origin.row)
     return chunk
-
-
-def chunked(records: Iterable[Item], texts: int) -> Iterator[Chunk]:
-    """Records by column, a few thousand at a time.
-
-    Args:
-      records: of `texts` texts each.
-      texts: 2 for pairs, 3 for triplets.
-    """
-    held: list[Item] = []
-    size = 0
-    for record in records:
-        held.append(record)
-        size += 0 if isinstance(record, BadRecord) else sum(map(len, record[:-1]))
-        if len(held) == CHUNK_RECORDS or size > CHUNK_BYTES:
-            yield gathered(held, texts)
-            held, size = [], 0
-    yield gathered(held, texts)
 
 
 def flattened(chunk: Chunk) -> Iterator[Item]:

@@ -7,18 +7,13 @@ from jina_jax.config import SourceConfig
 from jina_jax.errors import UserError
 from jina_jax.sources.chunks import Item, pair_or_triplet
 from jina_jax.sources.datasets import read_hf, read_tfds
+from jina_jax.sources.fields import each_with_each, is_unicode, items_of, kind_of, text_fields
 from jina_jax.sources.kinds import file_kind
-from jina_jax.sources.records import (
-    Record,
-    from_fields,
-    is_unicode,
-    kind_of,
-    read_file_records,
-    text_fields,
-)
-from jina_jax.types import BadRecord, Origin, Pair, Triplet
+from jina_jax.sources.records import read_file_records
+from jina_jax.types import NO_PAIR, BadRecord, Origin, Pair, Record, Triplet
 
-Texts = tuple[str, str] | tuple[str, str, str]
+Texts = tuple[str, ...]
+"""Two of a pair, three of a triplet."""
 
 
 def embedding_texts(record: Any) -> list[Texts]:
@@ -27,8 +22,8 @@ def embedding_texts(record: Any) -> list[Texts]:
     `[a, b]` is a pair and `[anchor, positive, negative]` a triplet; `{"texts": [...]}`, which the
     collections of flax-sentence-embeddings have, is read as such a list. Of `{"set": [...]}` the
     first text is paired with each other one: pairs that share a query are masked in the loss,
-    chains would not be. `{"query", "pos": [...]}` gives a pair for each positive; with
-    `"neg": [...]` it gives triplets that use each positive and each negative at least once.
+    chains would not be. `{"query", "pos": [...]}` gives a pair for each positive, and with
+    `"neg": [...]` each positive with each negative; a pair alone where that is empty.
     """
     if isinstance(record, dict) and "texts" in record:
         record = _texts(record["texts"])
@@ -39,10 +34,7 @@ def embedding_texts(record: Any) -> list[Texts]:
     if "set" in record:
         first, *others = record["set"]
         return [(first, other) for other in others]
-    query, positives = record["query"], _texts(record["pos"])
-    if record.get("neg") is None:
-        return Judged(query, positives, ()).pairs()
-    return Judged(query, positives, _texts(record["neg"])).triplets()
+    return each_with_each(record["query"], _texts(record["pos"]), _texts(record.get("neg") or []))
 
 
 def _texts(value: Any) -> list[str]:
@@ -221,27 +213,24 @@ def read_extracted(source: SourceConfig, files: Iterable[str]) -> Iterator[Item]
     Args:
       source: one that `reads_records`.
       files: of the source; none for `tfds` and `hf`.
-    Returns: triplets where the source names a `negative_field`, else pairs; in the order of the
-      source, or for a grouping extractor in the order in which groups
-      begin; a BadRecord for each record, or group, that is not of the expected shape.
+    Returns: triplets where the source names a `negative_field`, without a negative where the record
+      has none, else pairs; in the order of the source, or for a grouping extractor in the order in
+      which groups begin; a BadRecord for each record, or group, that is not of the expected shape
+      or of which nothing is wanted.
     Raises: UserError when there is no such extractor, or a file or data set cannot be read.
     """
-    wanted = Triplet if source.negative_field else Pair
     for item in _read(source, files):
-        if isinstance(item, wanted | BadRecord):
-            yield item
+        if isinstance(item, Pair) and source.negative_field:
+            yield Triplet(item.query, item.positive, "", item.origin)
+        elif isinstance(item, Triplet) and not source.negative_field:
+            what = "a triplet, but the source names no negative_field: name it for triplets"
+            yield BadRecord("wrong_shape", what, item.origin)
         else:
-            yield BadRecord("wrong_shape", _OTHER_COUNT[type(item)], item.origin)
-
-
-_OTHER_COUNT: dict[type, str] = {
-    Pair: "a pair, but the source names a negative_field: leave it empty for pairs",
-    Triplet: "a triplet, but the source names no negative_field: name it for triplets",
-}
+            yield item
 
 
 def _read(source: SourceConfig, files: Iterable[str]) -> Iterator[Item]:
-    records, name = _records(source, files), source.extractor
+    records, name = read_records(source, files), source.extractor
     if name in GROUPED:
         yield from _grouped(records, GROUPED[name], name)
         return
@@ -256,17 +245,26 @@ def _read(source: SourceConfig, files: Iterable[str]) -> Iterator[Item]:
         elif name:
             yield from _extracted(PER_RECORD[name], record.value, name, record.origin)
         else:
-            yield from_fields(record.value, text_fields(source), record.origin)
+            yield from items_of(record.value, text_fields(source), record.origin)
 
 
-def _records(source: SourceConfig, files: Iterable[str]) -> Iterator[Record | BadRecord]:
+def read_records(source: SourceConfig, files: Iterable[str]) -> Iterator[Record | BadRecord]:
+    """The records of a source, as they are.
+
+    Args:
+      source: of files, `tfds` or `hf`.
+      files: of the source; none for `tfds` and `hf`.
+    Raises: UserError when a file or data set cannot be read.
+    """
     if source.kind == "hf":
         yield from read_hf(source)
     elif source.kind == "tfds":
         yield from read_tfds(source)
     else:
+        has_header = not any(map(str.isdecimal, text_fields(source)))
         for path in files:
-            yield from read_file_records(path, file_kind(path, source.kind))
+            kind = file_kind(path, source.kind)
+            yield from read_file_records(path, kind, has_header=has_header)
 
 
 def _extracted(
@@ -278,6 +276,8 @@ def _extracted(
         what = f"not what {name} reads: {type(error).__name__}: {error}"
         yield BadRecord("wrong_shape", what, origin)
         return
+    if not found:
+        yield BadRecord(NO_PAIR, f"{name} takes nothing from it", origin)
     for texts in found:
         if wrong := [text for text in texts if not isinstance(text, str)]:
             yield BadRecord("wrong_type", f"{name} found {kind_of(wrong[0])}, not a text", origin)

@@ -14,7 +14,7 @@ from pathlib import Path
 import xxhash
 
 from jina_jax.errors import UserError
-from jina_jax.sources.records import is_unicode
+from jina_jax.sources.fields import is_unicode
 from jina_jax.types import BadRecord, Origin, Pair
 
 _MAX_FILE_BYTES = 1 << 20

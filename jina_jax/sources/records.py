@@ -1,48 +1,37 @@
-"""Records of files: JSON lines, rows and lines, whole or the texts in their fields."""
+"""Records of files, as they are: JSON, rows of tables and lines of text."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from operator import itemgetter
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import ijson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jina_jax.config import SourceConfig
-from jina_jax.errors import UserError
-from jina_jax.sources.chunks import (
-    CHUNK_BYTES,
-    CHUNK_RECORDS,
-    Chunk,
-    Item,
-    gathered,
-    pair_or_triplet,
-)
+from jina_jax.sources.chunks import CHUNK_BYTES, CHUNK_RECORDS, Chunk, Item, chunked
+from jina_jax.sources.delimited import read_delimited
+from jina_jax.sources.fields import items_of
 from jina_jax.sources.kinds import open_unpacked
 from jina_jax.sources.lines import BOM, Damage, read_lines
-from jina_jax.sources.tables import PARQUET_ERRORS, damaged, read_batches
-from jina_jax.types import BadRecord, Origin
+from jina_jax.sources.tables import PARQUET_ERRORS, cells_of, damaged, read_batches
+from jina_jax.types import BadRecord, Origin, Record
 
 _BATCH_ROWS = 1024
 
 
-class Record(NamedTuple):
-    """A record as its source has it."""
-
-    value: Any
-    """Field → value, a JSON value, or a line of text."""
-    origin: Origin
-
-
-def read_file_records(path: str, kind: str) -> Iterator[Record | BadRecord]:
+def read_file_records(
+    path: str, kind: str, *, has_header: bool = True
+) -> Iterator[Record | BadRecord]:
     """Reads the records of a file.
 
     Args:
       path: the file; text may be compressed as .gz or .zst.
-      kind: `jsonl` (a JSON value a line), `json` (an array of them), `parquet` and
-        `arrow` (a dict a row) or `text` (a line; its newline and a carriage return before that are
+      kind: `jsonl` (a JSON value a line), `json` (an array of them), `parquet`, `arrow`, `csv` and
+        `tsv` (a dict a row) or `text` (a line; its newline and a carriage return before that are
         not part of it). Blank lines are passed over.
+      has_header: of csv and tsv, as for `read_delimited`.
     Returns: in the order of the file; what cannot be read comes as a BadRecord.
     Raises: UserError for a damaged file, OSError when the file cannot be read.
     """
@@ -53,7 +42,8 @@ def read_file_records(path: str, kind: str) -> Iterator[Record | BadRecord]:
         yield from _read_array(path)
         return
     if kind in ("csv", "tsv"):
-        raise UserError(f"{path}: an extractor reads no {kind}; leave it empty")
+        yield from read_delimited(path, "," if kind == "csv" else "\t", has_header=has_header)
+        return
     for row, line in read_lines(path):
         origin = Origin(path, row)
         if isinstance(line, Damage) or line.strip():
@@ -99,9 +89,10 @@ def _read_table(path: str, kind: str) -> Iterator[Record]:
     try:
         with open_unpacked(path) as stream:
             for batch in _of_arrow(stream) if kind == "arrow" else _of_parquet(stream):
-                for value in batch.to_pylist():
+                names = batch.schema.names
+                for cells in zip(*map(cells_of, batch.columns), strict=True):
                     row += 1
-                    yield Record(value, Origin(path, row))
+                    yield Record(dict(zip(names, cells, strict=True)), Origin(path, row))
     except PARQUET_ERRORS as error:
         raise damaged(path, kind.capitalize(), f"row {row}", error) from error
 
@@ -123,50 +114,6 @@ def _of_arrow(stream: IO[bytes]) -> Iterator[pa.RecordBatch]:
         yield from pa.ipc.open_stream(stream)
 
 
-def text_fields(source: SourceConfig) -> tuple[str, ...]:
-    """Fields of the query, the positive and, for a source of triplets, the negative."""
-    fields = (source.query_field, source.positive_field)
-    return (*fields, source.negative_field) if source.negative_field else fields
-
-
-def from_fields(value: Any, fields: Sequence[str], origin: Origin) -> Item:
-    """The pair or triplet of the texts in fields of a record.
-
-    Args:
-      value: a dict; anything else is a bad record.
-      fields: of the query, the positive and, for triplets, the negative.
-      origin: where the record stands.
-    Returns: the record, or what is wrong: `wrong_type`, `missing_field` or `invalid_utf8`.
-    """
-    if not isinstance(value, dict):
-        return BadRecord("wrong_type", f"expected an object, got {kind_of(value)}", origin)
-    for name in fields:
-        cell = value.get(name)
-        if cell is None:
-            has = f"{name!r} is null" if name in value else f"fields are {', '.join(value)[:200]}"
-            return BadRecord("missing_field", f"no text in {name!r}: {has}", origin)
-        if not isinstance(cell, str):
-            return BadRecord("wrong_type", f"{name!r} holds {kind_of(cell)}, not a text", origin)
-        if not is_unicode(cell):
-            return BadRecord("invalid_utf8", f"{name!r} holds half of a surrogate pair", origin)
-    return pair_or_triplet(tuple(value[name] for name in fields), origin)
-
-
-def kind_of(value: Any) -> str:
-    """A value's kind in the words of JSON."""
-    names = {dict: "an object", list: "an array", str: "a text", bool: "a boolean"}
-    return names.get(type(value), "null" if value is None else "a number")
-
-
-def is_unicode(text: str) -> bool:
-    """Whether the text can be encoded: JSON and Python can escape half of a surrogate pair."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 _SCAN: Callable[[str, int], tuple[Any, int]] = getattr(json.JSONDecoder(), "scan_once")  # noqa: B009
 """What `json.loads` calls between skipping blanks, which takes longer than a short line."""
 
@@ -174,26 +121,26 @@ _SCAN: Callable[[str, int], tuple[Any, int]] = getattr(json.JSONDecoder(), "scan
 def read_jsonl(
     path: str, fields: Sequence[str], start: int = 0, end: int | None = None
 ) -> Iterator[Chunk]:
-    """Reads two or three fields of each line.
+    """Reads the fields of each line.
 
     Args:
       path: plain, .gz or .zst file.
-      fields: of the query, the positive and, for triplets, the negative.
+      fields: of the query, the positive and, for triplets, the negative, as for `items_of`.
       start: of a plain file, the first byte; a line belongs to the part in which it begins.
       end: of a plain file, the byte after the part; None reads to the end.
-    Returns: a record per line that is not blank; rows count the lines of the part.
+    Returns: the records of each line that is not blank; rows count the lines of the part.
     """
     row, held, lines = 0, 0, []
     for row, line in read_lines(path, start, end):
         lines.append(line)
         held += len(line)
         if len(lines) == CHUNK_RECORDS or held > CHUNK_BYTES:
-            yield _parsed(path, row, lines, fields)
+            yield from _parsed(path, row, lines, fields)
             held, lines = 0, []
-    yield _parsed(path, row, lines, fields)
+    yield from _parsed(path, row, lines, fields)
 
 
-def _parsed(path: str, last_row: int, lines: list[Any], fields: Sequence[str]) -> Chunk:
+def _parsed(path: str, last_row: int, lines: list[Any], fields: Sequence[str]) -> Iterator[Chunk]:
     first = last_row - len(lines) + 1
     # Nearly always every line is a record: the loop has no test that a good line needs not.
     try:
@@ -209,14 +156,15 @@ def _parsed(path: str, last_row: int, lines: list[Any], fields: Sequence[str]) -
         columns = ()
     rows = range(first, last_row + 1)
     if columns:
-        return Chunk(columns, [path] * len(rows), list(rows), [], last_row)
+        yield Chunk(columns, [path] * len(rows), list(rows), [], last_row)
+        return
     items = (_parse(line, fields, Origin(path, row)) for row, line in zip(rows, lines, strict=True))
-    return gathered((item for item in items if item is not None), len(fields), last_row)
+    yield from chunked(chain.from_iterable(items), len(fields), last_row)
 
 
-def _parse(line: bytes | Damage, fields: Sequence[str], origin: Origin) -> Item | None:
-    """A record, what is wrong with it, or None for a blank line."""
+def _parse(line: bytes | Damage, fields: Sequence[str], origin: Origin) -> list[Item]:
+    """What a line gives, or what is wrong with it; nothing of a blank one."""
     if not isinstance(line, Damage) and not line.strip():
-        return None
+        return []
     value = parse_json(line, origin)
-    return value if isinstance(value, BadRecord) else from_fields(value, fields, origin)
+    return [value] if isinstance(value, BadRecord) else items_of(value, fields, origin)

@@ -8,6 +8,8 @@ import pyarrow as pa
 import xxhash
 
 HASH_BYTES = 16
+NO_TEXT = bytes(HASH_BYTES)
+"""Stands where a record has no text: the hash of none."""
 NORMALISE_VERSION = 1
 """Goes into the manifest; raise it when `normalise` changes what it returns for any text."""
 

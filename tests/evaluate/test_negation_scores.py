@@ -14,7 +14,7 @@ from jina_jax.evaluate.negation import (
 )
 from jina_jax.inference.embedder import Embedder
 from jina_jax.prepare.run import prepare
-from tests.pairs import config, triplet, write
+from tests.pairs import config, pair, triplet, write
 
 
 def unit(*degrees):
@@ -58,7 +58,7 @@ def test_columns_go_where_they_belong():
 
 def test_the_held_out_triplets_of_a_prepared_folder(tmp_path):
     triplets = write(tmp_path / "triplets.jsonl", [triplet(i) for i in range(100)])
-    pairs = write(tmp_path / "pairs.jsonl", [triplet(i) for i in range(500, 600)])
+    pairs = write(tmp_path / "pairs.jsonl", [pair(i) for i in range(500, 600)])
     settings = config(triplets, pairs, eval_pairs=7)
     manifest = prepare(settings, tmp_path / "out", progress=False)
     (task,) = held_out_negation(manifest, tmp_path / "out")

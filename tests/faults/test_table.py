@@ -128,6 +128,11 @@ TABLE = (
         ("faults/test_hosts.py::test_a_step_that_stalls_ends_in_time",),
     ),
     Row(
+        "a host compiles for long", "one of two processes is stopped while it compiles",
+        "the other waits, as for a compilation and not as for a step",
+        ("faults/test_hosts.py::test_a_step_does_not_wait_for_another_hosts_compilation",),
+    ),
+    Row(
         "only one host starts", "one of two processes",
         "exit 2 after distributed.timeout_s, with what to check",
         ("devices/test_processes.py::test_a_process_that_is_alone_says_so_in_time",),

@@ -42,7 +42,8 @@ def test_nli_groups_are_checked(tmp_path):
     assert (rejected["negative"], rejected["reason"]) == ("Cats sleep all day.", "polarity")
     check = NegationCheckConfig(polarity=False, min_overlap=0)
     every = build(tmp_path, nli_source(tmp_path), NegationConfig(check=check), "every")
-    assert (every.read, every.triplets, every.rejected) == (2, 2, {})
+    assert (every.read, every.triplets, every.rejected) == (3, 2, {})
+    assert every.bad == {"no_pair": 1}
 
 
 def test_pairs_and_sentences_are_negated_by_rules(tmp_path):

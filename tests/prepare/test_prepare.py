@@ -198,8 +198,9 @@ def test_a_given_vocabulary_is_used_and_a_missing_one_found_before_reading(prepa
     again = run(dataclasses.replace(settings, tokenizer=given), tmp_path / "out")
     assert again.tokenizer_sha256 == manifest.tokenizer_sha256
     assert again.sources == manifest.sources
-    nowhere = config(tmp_path / "no-such-source.jsonl")
-    nowhere = dataclasses.replace(nowhere, tokenizer=TokenizerConfig("no/such/spiece.model"))
+    # Of the sources no more is read than their first records.
+    bad = write(tmp_path / "bad.jsonl", [pair(0), *["{"] * 5000])
+    nowhere = dataclasses.replace(config(bad), tokenizer=TokenizerConfig("no/such/spiece.model"))
     with pytest.raises(UserError, match="tokenizer"):
         run(nowhere, tmp_path / "other")
 

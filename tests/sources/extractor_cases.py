@@ -117,9 +117,9 @@ PER_RECORD_CASES = [
     (
         "embedding_texts",
         {"query": "q", "pos": ["a", "b", "c"], "neg": ["x", "y"]},
-        [("q", "a", "x"), ("q", "b", "y"), ("q", "c", "x")],
+        [("q", p, n) for p in "abc" for n in "xy"],
     ),
-    ("embedding_texts", {"query": "q", "pos": ["a"], "neg": []}, []),
+    ("embedding_texts", {"query": "q", "pos": ["a"], "neg": []}, [("q", "a")]),
 ]  # fmt: skip
 
 TRIVIA = [

@@ -5,10 +5,10 @@ import pytest
 from jina_jax.config import DataConfig, RunConfig, SourceConfig
 from jina_jax.config.validation import validate
 from jina_jax.errors import UserError
-from jina_jax.sources import extract
+from jina_jax.sources import extract, read
 from jina_jax.sources.catalogue import FAMILIES, catalogue_source, entries
 from jina_jax.sources.extract import GROUPED, PER_RECORD
-from jina_jax.types import Origin, Pair, Triplet
+from jina_jax.types import Origin, Pair, Record, Triplet
 from tests.sources.extractor_cases import GROUPED_CASES, PER_RECORD_CASES
 
 # Columns as the cards on the hub state them.
@@ -51,9 +51,11 @@ def records_of(entry):
 
 @pytest.mark.parametrize("entry", entries().values(), ids=lambda entry: entry.name)
 def test_pairs_or_triplets_are_made_from_a_record(entry, monkeypatch, tmp_path):
-    records = [extract.Record(r, Origin("f", i)) for i, r in enumerate(records_of(entry), 1)]
-    monkeypatch.setattr(extract, "_records", lambda source, files: iter(records))
-    got = list(extract.read_extracted(entry.source, ()))
+    records = [Record(r, Origin("f", i)) for i, r in enumerate(records_of(entry), 1)]
+    for module in (extract, read):
+        monkeypatch.setattr(module, "read_records", lambda source, files: iter(records))
+    monkeypatch.setattr(read, "matched_files", lambda source: [])
+    got = list(extract.read_extracted(read.with_fields(entry.source), ()))
     assert got
     assert all(isinstance(g, Triplet if entry.holds == "triplets" else Pair) for g in got)
     if entry.name in COLUMNS:
@@ -95,7 +97,7 @@ def test_an_unknown_entry_is_named_with_those_there():
         (SourceConfig("s", "hf"), "of kind hf and names no dataset"),
         (SourceConfig("s", "tfds", dataset="d", split=""), "empty split"),
         (SourceConfig("s", "text", ("p",)), "lines need an extractor"),
-        (SourceConfig("s", "csv", ("p",), extractor="nli_pairs"), "an extractor reads no csv"),
+        (SourceConfig("s", "pydocs", extractor="nli_pairs"), "an extractor reads no pydocs"),
         (SourceConfig("s", "jsonl", extractor="nli_pairs"), "has no paths"),
     ],
 )

@@ -9,7 +9,7 @@ from jina_jax.errors import UserError
 from jina_jax.sources import extract
 from jina_jax.sources.extract import read_extracted
 from jina_jax.sources.read import read_source
-from jina_jax.types import BadRecord, Origin, Pair, Triplet
+from jina_jax.types import NO_PAIR, BadRecord, Origin, Pair, Triplet
 
 
 def read(path, kind="jsonl", **more):
@@ -31,10 +31,10 @@ def test_a_record_gives_as_many_pairs_as_it_holds_with_its_line(tmp_path):
     file = write(tmp_path / "a.jsonl", {"set": ["a", "b", "c"]}, {"set": ["d"]}, ["e", "f", "g"])
     pairs = [Pair("a", "b", Origin(str(file), 1)), Pair("a", "c", Origin(str(file), 1))]
     got = read(file, extractor="embedding_texts")
-    assert got[:2] == pairs and got[2].reason == "wrong_shape"
+    assert got[:2] == pairs and [r.reason for r in got[2:]] == [NO_PAIR, "wrong_shape"]
     got = read(file, extractor="embedding_texts", negative_field="n")
-    assert [r.reason for r in got[:2]] == ["wrong_shape"] * 2
-    assert got[2] == Triplet("e", "f", "g", Origin(str(file), 3))
+    assert got[:2] == [Triplet(*pair[:2], "", pair.origin) for pair in pairs]
+    assert got[2].reason == NO_PAIR and got[3] == Triplet("e", "f", "g", Origin(str(file), 3))
 
 
 def test_bad_records_are_reported_and_passed_over(tmp_path):
@@ -82,7 +82,9 @@ def test_held_groups_are_bounded_and_the_oldest_goes_first(tmp_path, monkeypatch
         extractor="nli_triplets",
         negative_field="n",
     )
-    assert [t.query for t in got] == ["a", "b", "c"]
+    assert [t.query for t in got[:3]] == ["a", "b", "c"] and [t.reason for t in got[3:]] == [
+        NO_PAIR
+    ]
 
 
 def test_a_group_without_end_is_cut(tmp_path, monkeypatch):
@@ -115,7 +117,7 @@ def test_parquet_rows_may_be_nested(tmp_path):
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
     got = read(tmp_path / "a.parquet", "parquet", extractor="answer_list")
     assert [tuple(r[:2]) for r in got[:2]] == [("q", "a"), ("q", "b")]
-    assert got[2].reason == "wrong_shape" and got[2].origin.row == 2
+    assert [r.reason for r in got[2:]] == ["wrong_shape"] and got[2].origin.row == 2
 
 
 def test_without_an_extractor_fields_are_taken(monkeypatch):

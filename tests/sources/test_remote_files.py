@@ -16,7 +16,7 @@ from fsspec.spec import AbstractBufferedFile
 from jina_jax.config import SourceConfig
 from jina_jax.errors import UserError
 from jina_jax.prepare.ingest import BLOCK_BYTES, plan_blocks
-from jina_jax.sources.read import read_file, read_source
+from jina_jax.sources.read import read_file, read_source, with_fields
 from jina_jax.system.files import file_state, find_files
 from jina_jax.types import Origin, Pair
 from tests.pairs import config, files, pair, run
@@ -148,7 +148,7 @@ def test_a_large_remote_file_is_fetched_in_the_parts_that_tasks_read(monkeypatch
         json.dumps({"query": f"{i}", "positive": padding}) + "\n" for i in range(4500)
     )
     _put("ranges://bucket/a.jsonl", content.encode())
-    source = SourceConfig("s", "jsonl", ("ranges://bucket/*.jsonl",))
+    source = with_fields(SourceConfig("s", "jsonl", ("ranges://bucket/*.jsonl",)))
     blocks = plan_blocks([source])
     assert [block.start for block in blocks] == [0, BLOCK_BYTES, 2 * BLOCK_BYTES]
     queries = []

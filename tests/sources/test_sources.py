@@ -3,6 +3,7 @@ import json
 import os
 import re
 import tracemalloc
+from dataclasses import replace
 
 import pytest
 import zstandard
@@ -66,7 +67,7 @@ def test_every_kind_of_bad_line_is_reported_with_its_number_and_passed_over(tmp_
 def test_a_missing_field_is_named_with_those_there(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_bytes(b'{"query": "x", "answer": "y"}\n')
-    (bad,) = read_source(source(file))
+    (bad,) = read_source(replace(source(file), query_field="query", positive_field="positive"))
     assert isinstance(bad, BadRecord)
     assert "'positive'" in bad.detail and "query, answer" in bad.detail
 

@@ -80,7 +80,7 @@ def test_a_missing_column_is_named_with_those_there(tmp_path, kind):
     else:
         pq.write_table(pa.table({"query": ["a"], "answer": ["b"]}), file)
     with pytest.raises(UserError, match=r"no column 'positive'.*query, answer"):
-        read(file, kind)
+        read(file, kind, query_field="query", positive_field="positive")
 
 
 def test_parquet_cells_of_every_kind(tmp_path):

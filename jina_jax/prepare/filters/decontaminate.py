@@ -150,7 +150,7 @@ def find_leaks(batch: pa.RecordBatch, index: EvaluationIndex) -> Leaks:
         texts = batch.column(field).to_pylist()
         words_N = [_words(text) for text in texts]
         for row, (text, words) in enumerate(zip(texts, words_N, strict=True)):
-            for number in index.whole.get(_whole_hash(text, words), ()):
+            for number in index.whole.get(_whole_hash(text, words), ()) if text else ():
                 hits[row].setdefault(number, f"{field} is a text of")
                 reasons[row] = "evaluation_text"
         for row, number, length in _shared_runs(words_N, index):

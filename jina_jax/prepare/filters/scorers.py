@@ -15,6 +15,7 @@ from typing import ClassVar
 import jax
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
 from jina_jax.config import ConsistencyConfig, MarginConfig
@@ -149,7 +150,8 @@ class MarginFilter:
     def decide(self, batch: pa.RecordBatch, score_NS: np.ndarray, folder: Path) -> Verdict:
         """Reason `margin`; scores are the margins on the configured scale."""
         margin_N = margins(score_NS, self.config)
-        keep_N = keep_by_margin(margin_N, self.config)
+        has_none = pc.equal(batch.column("negative"), "").to_numpy(zero_copy_only=False)
+        keep_N = keep_by_margin(margin_N, self.config) | has_none
         reasons = np.where(keep_N, "", "margin").astype(object)
         details = [
             f"positive {p:.3f}, negative {n:.3f} (logits); at least {self.config.threshold} apart "
