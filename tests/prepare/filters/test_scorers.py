@@ -222,7 +222,7 @@ def test_shards_hold_the_logits_of_the_cross_encoder(tmp_path, cross_encoder_fol
         {name: f"{text} {number_name(i)}" for name, text in zip(names, row)}
         for i, row in enumerate(zip(*columns))
     ]
-    several = [row | {"negative": "another one"} for row in rows[:10]]
+    several = [row | {"negative": f"{row['negative']} too"} for row in rows[:10]]
     settings = small(
         write(tmp_path / "triplets.jsonl", [*rows, *several]),
         margin=MarginConfig(True, str(cross_encoder_folder), threshold=-100.0, scale="logit"),
