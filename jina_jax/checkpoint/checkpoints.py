@@ -297,13 +297,20 @@ def is_run(folder: Path) -> bool:
     return (folder / "checkpoints").is_dir()
 
 
-def load_checkpoint(run_path: Path) -> Trained:
-    """Reads the parameters of a run, without the optimizer: of `best/` where evaluations during
-    training chose one (evaluate.keep_best), else the newest.
+class RunModel(NamedTuple):
+    """What a run's configuration says of its model."""
 
-    A damaged step is skipped with a message on standard error.
+    config: ModelConfig
+    pooling: PoolingConfig
+    prompts: PromptConfig
+    max_tokens: int
+    """Tokens of the longest text that training could see."""
 
-    Raises: UserError when the folder is no run, or has no undamaged checkpoint.
+
+def read_run_model(run_path: Path) -> RunModel:
+    """What a run's model is; its weights are not read.
+
+    Raises: UserError when the folder is no run, or its configuration is damaged.
     """
     config_path = run_path / RUN_FILE
     if not config_path.is_file():
@@ -314,7 +321,18 @@ def load_checkpoint(run_path: Path) -> Trained:
     prompts = read_section(run_path, "data.prompts", PromptConfig, PromptConfig())
     feed = read_section(run_path, "feed", FeedConfig)
     check_shape(dataclasses.asdict(model), config_path)
-    config, max_tokens = model, max(feed.query_tokens, feed.positive_tokens)
+    return RunModel(model, pooling, prompts, max(feed.query_tokens, feed.positive_tokens))
+
+
+def load_checkpoint(run_path: Path) -> Trained:
+    """Reads the parameters of a run, without the optimizer: of `best/` where evaluations during
+    training chose one (evaluate.keep_best), else the newest.
+
+    A damaged step is skipped with a message on standard error.
+
+    Raises: UserError when the folder is no run, or has no undamaged checkpoint.
+    """
+    config, pooling, prompts, max_tokens = read_run_model(run_path)
     like = jax.eval_shape(partial(init_params, config, pooling=pooling), jax.random.key(0))
     place_at = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place_at), like)

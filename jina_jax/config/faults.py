@@ -47,7 +47,7 @@ class AlarmConfig:
     """Logged lines in a row, of those that tell of a source, that must show a sign to raise an
     alarm, and lack it to clear it; 0 raises none."""
     from_step: NonNegativeInt = changeable(100)
-    """Lines before this step are not judged, nor those of optim.warmup_steps."""
+    """Lines before this step are not judged, nor those of the warm-up."""
     alike: Annotated[float, Ge(-1), Le(1)] = changeable(0.95)
     """Sign: queries and the positives of others have a mean cosine above this."""
     min_gap: NonNegativeFloat = changeable(0.02)

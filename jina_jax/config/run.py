@@ -165,7 +165,10 @@ class OptimConfig:
     """Peak learning rate."""
     schedule: Literal["constant", "linear", "cosine", "rsqrt"] = "cosine"
     """Course after the warm-up; `linear` and `cosine` end at `final_share` of the peak."""
-    warmup_steps: NonNegativeInt = 100
+    warmup_share: Share = 0.1
+    """The learning rate rises over this share of the steps."""
+    warmup_steps: NonNegativeInt | None = None
+    """Over this many steps instead; None takes the share."""
     final_share: float = 0.0
     weight_decay: float = 0.01
     """Of the matrices of layers; norms, biases and T5's table of position biases don't decay."""
@@ -178,12 +181,20 @@ class OptimConfig:
     clip_norm: PositiveFloat = 1.0
     """Gradients are scaled down to this global norm."""
 
+    def warmup(self, num_steps: int) -> int:
+        """Steps of the warm-up of a run of so many."""
+        if self.warmup_steps is not None:
+            return self.warmup_steps
+        return round(self.warmup_share * num_steps)
+
 
 @dataclass(frozen=True)
 class TrainConfig:
     """The training loop."""
 
     num_steps: PositiveInt = 1000
+    """Batches to train on. A run goes on when this is raised, also after its end; the learning rate
+    then takes the course that a run of so many steps has."""
     seed: int = 0
     """Seed of initial weights, dropout and batch order."""
     initial_weights: str = ""
@@ -244,8 +255,8 @@ class RunConfig:
     mixture: MixtureConfig = MixtureConfig()
     model: ModelConfig = T5Config()
     """Shape of the encoder. In a config file also the name of what everything starts from: a
-    folder, an id of the Hugging Face hub such as "intfloat/e5-base-v2", or PACKAGE:FOLDER of an
-    installed package."""
+    folder of a model or of a run, an id of the Hugging Face hub such as "intfloat/e5-base-v2", or
+    PACKAGE:FOLDER of an installed package."""
     pooling: PoolingConfig = PoolingConfig()
     mesh: MeshConfig = MeshConfig()
     distributed: DistributedConfig = DistributedConfig()

@@ -108,7 +108,7 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
             f"feed.rows_multiple={rows} does not divide by train.grad_cache_rows={chunk}; "
             f"use {multiples_near(rows, chunk)}"
         )
-    if optim.warmup_steps > config.train.num_steps:
+    if optim.warmup(config.train.num_steps) > config.train.num_steps:
         yield (
             f"optim.warmup_steps={optim.warmup_steps} must lie in 0..train.num_steps="
             f"{config.train.num_steps}"

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from jina_jax.checkpoint.checkpoints import is_run, load_checkpoint
+from jina_jax.checkpoint.checkpoints import RunModel, is_run, load_checkpoint, read_run_model
 from jina_jax.config import (
     ModelConfig,
     PoolingConfig,
@@ -19,12 +19,17 @@ from jina_jax.config import (
 from jina_jax.config.files import difference
 from jina_jax.devices.mesh import param_shardings, put
 from jina_jax.errors import UserError
-from jina_jax.inference.model_folder import find_folder, read_params, read_sentence_config
+from jina_jax.inference.model_folder import (
+    SentenceModel,
+    find_folder,
+    read_params,
+    read_sentence_config,
+)
 from jina_jax.model.encoder import init_params
 
 
 def with_named_model(config: RunConfig) -> RunConfig:
-    """A configuration whose `model` is a folder or an id, with what that folder says in its place.
+    """A configuration whose `model` is a folder or an id, with what that says in its place.
 
     Shape, weights, tokenizer, pooling, prompts and the longest text come from there. Fields that
     the config has set to something else than their defaults stay as they are.
@@ -36,9 +41,9 @@ def with_named_model(config: RunConfig) -> RunConfig:
     name = config.model
     if not isinstance(name, str):
         return config
-    found = read_sentence_config(find_folder(name))
+    found, tokenizer = _named(name)
     data, feed, longest = config.data, config.feed, found.max_tokens
-    source = name if data.tokenizer == TokenizerConfig() else data.tokenizer.source
+    source = tokenizer if data.tokenizer == TokenizerConfig() else data.tokenizer.source
     has_pooling, has_prompts = config.pooling != PoolingConfig(), data.prompts != PromptConfig()
     replace = dataclasses.replace
     return replace(
@@ -58,6 +63,14 @@ def with_named_model(config: RunConfig) -> RunConfig:
         ),
         train=replace(config.train, initial_weights=config.train.initial_weights or name),
     )
+
+
+def _named(name: str) -> tuple[RunModel | SentenceModel, str]:
+    """What a name says of a model, and where its tokenizer lies."""
+    folder = Path(name).expanduser()
+    if is_run(folder):
+        return read_run_model(folder), str(folder / "tokenizer")
+    return read_sentence_config(find_folder(name)), name
 
 
 def initial_params(config: RunConfig, mesh: Mesh) -> Any:

@@ -46,6 +46,7 @@ from jina_jax.train.step import (
     CompiledStep,
     batch_shardings,
     init_state,
+    learning_rate_schedule,
     state_shapes,
     state_shardings,
 )
@@ -173,14 +174,20 @@ def _first_state(
             f"another folder with --train.initial-weights={config.run_path}"
         )
     blank = RunConfig(name="", data=blank_data(config.data))
-    changes = changed_since(saved["config"], metadata["config"], unchangeable_fields(blank))
+    before = dict(saved["config"])
+    if before.get(_NUM_STEPS, config.train.num_steps) < config.train.num_steps:
+        _tell_raised(config, before[_NUM_STEPS], step)
+        before[_NUM_STEPS] = config.train.num_steps
+    changes = changed_since(before, metadata["config"], unchangeable_fields(blank))
     if saved["manifest_sha256"] != metadata["manifest_sha256"]:
         changes.append(f"the prepared data in {config.data_path} is not what the run began with")
     if changes:
         raise UserError(
             f"{checkpoints.folder} holds step {step} of another configuration:\n  "
             + "\n  ".join(changes)
-            + "\nundo these, or train in another folder with --workdir"
+            + "\nundo these to go on with it. Or begin anew in another folder, with --workdir; and "
+            f"there from this run's weights with --train.initial-weights={config.run_path} (in a "
+            f"config file, model={str(config.run_path)!r})"
         )
     like = jax.tree.map(
         lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at),
@@ -188,6 +195,22 @@ def _first_state(
     )  # fmt: skip
     goodput.resume(saved["goodput"], (read_metrics(config.run_path / METRICS_FILE) or [{}])[-1])
     return checkpoints.restore(step, like)
+
+
+_NUM_STEPS = "train.num_steps"
+
+
+def _tell_raised(config: RunConfig, before: int, step: int) -> None:
+    num_steps = config.train.num_steps
+    rates = [
+        float(learning_rate_schedule(config.optim, steps)(step)) for steps in (before, num_steps)
+    ]
+    say(
+        f"{_NUM_STEPS}: {before:,} → {num_steps:,}. The course of the learning rate "
+        f"({config.optim.schedule}) now ends there: after step {step:,} it is {rates[1]:.3g}, where "
+        f"it would have been {rates[0]:.3g}",
+        enabled=is_first(),
+    )
 
 
 def _write_run_files(config: RunConfig, step: int) -> None:

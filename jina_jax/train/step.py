@@ -44,11 +44,11 @@ from jina_jax.train.loss.slots import take_slots
 def learning_rate_schedule(config: OptimConfig, num_steps: int) -> optax.Schedule:
     """Learning rate of step t = 0, 1, ..., num_steps - 1.
 
-    Rises linearly from peak / warmup_steps to the peak over the warm-up, then `constant` stays;
+    Rises linearly from peak / warmup to the peak over the warm-up, then `constant` stays;
     `linear` and `cosine` fall to final_share · peak at num_steps; `rsqrt` is
     peak · sqrt(warmup / t).
     """
-    peak, warmup = config.learning_rate, config.warmup_steps
+    peak, warmup = config.learning_rate, config.warmup(num_steps)
     rest, final = max(1, num_steps - warmup), config.final_share
     start = max(1, warmup)
     after_warmup: dict[str, optax.Schedule] = {

@@ -109,7 +109,8 @@ class StepLog:
         self._pending: tuple[Batch, dict[str, jax.Array]] | None = None
         self._alarms = Alarms(
             config.alarms, of_sources.names,
-            batch_size=config.feed.global_batch_size, warmup_steps=config.optim.warmup_steps,
+            batch_size=config.feed.global_batch_size,
+            warmup_steps=config.optim.warmup(config.train.num_steps),
         )  # fmt: skip
         # Alarms that were raised before a resumption stay raised.
         for line in read_metrics(config.run_path / METRICS_FILE) if writer else ():

@@ -3,6 +3,7 @@
 import random
 import signal
 
+import numpy as np
 import pytest
 
 from tests.prepared import STEPS
@@ -40,3 +41,17 @@ def test_another_configuration_is_refused_on_resumption(folder, uninterrupted):
     assert "loss.temperature: 0.05 → 0.1" in errors
     assert "optim.learning_rate: 0.003 → 0.5" in errors
     assert curve(folder, "whole") == uninterrupted
+    assert "--train.initial-weights=" in errors and "--workdir" in errors
+
+
+@pytest.mark.slow
+def test_a_finished_run_goes_on_when_num_steps_is_raised(folder):
+    flags = ("--optim.schedule=constant", "--train.log-every-steps=1")
+    finish(start(folder, "at_once", "--train.num-steps=16", *flags))
+    finish(start(folder, "raised", "--train.num-steps=8", *flags))
+    said = finish(start(folder, "raised", "--train.num-steps=16", *flags, devices=1))
+    assert "train.num_steps: 8 → 16" in said and "after step 8 it is 0.003" in said
+    expected, found = curve(folder, "at_once"), curve(folder, "raised")
+    assert [line[:2] for line in found] == [line[:2] for line in expected]
+    assert len(found) == 16
+    np.testing.assert_allclose([v[2] for v in found], [v[2] for v in expected], rtol=1e-4)
