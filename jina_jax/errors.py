@@ -20,6 +20,8 @@ class ExitCode(IntEnum):
     """Checkpoints cannot be written."""
     OUT_OF_MEMORY = 5
     """The step does not fit the devices."""
+    TAKEN_OVER = 6
+    """Another trainer works in the run folder, since this one gave no sign of life."""
     DATA_STALLED = 10
     """No batch came in time, or a process that reads them is gone."""
     STEP_STALLED = 11

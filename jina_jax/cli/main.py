@@ -15,7 +15,18 @@ from jina_jax.cli.doctor import doctor
 from jina_jax.cli.inspect import inspect, plan, report, show_config
 from jina_jax.cli.launch import launch
 from jina_jax.cli.model import encode, import_model, mteb, negation_score, search
-from jina_jax.cli.run import ablate, demo, evaluate, export, mine, negation, prepare, run, train
+from jina_jax.cli.run import (
+    ablate,
+    demo,
+    evaluate,
+    export,
+    mine,
+    negation,
+    new,
+    prepare,
+    run,
+    train,
+)
 from jina_jax.config.files import config_names, each_phase
 from jina_jax.errors import ExitCode, Interrupted, RunFailed, UserError
 from jina_jax.system.credentials import masked
@@ -37,6 +48,7 @@ _CONFIG_VERBS: dict[str, Callable[[Any], None]] = {
 _PARSE_THEMSELVES = ("demo", "run", "plan", "ablate", "launch")
 """They take arguments; the others the configuration of a phase."""
 _PLAIN_VERBS: dict[str, Callable[..., None]] = {
+    "new": new,
     "encode": encode,
     "import": import_model,
     "search": search,

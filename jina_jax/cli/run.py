@@ -1,5 +1,7 @@
 """Verbs of the command line that make a run: `jina-jax prepare`, `train`, `evaluate`, `mine` ..."""
 
+import argparse
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
@@ -7,6 +9,8 @@ from typing import Annotated
 import tyro
 
 from jina_jax.cli.arguments import config_verb, parse
+from jina_jax.cli.inspect import report as show_report
+from jina_jax.cli.new import names_data, new_config
 from jina_jax.config import Ablation, InjectionConfig, RunConfig, SourceConfig
 from jina_jax.config.files import each_phase, load_ablation, reads_from
 
@@ -153,14 +157,20 @@ def mine(config: RunConfig) -> None:
 
 
 def run(args: Sequence[str]) -> None:
-    """Prepare and train every phase of a config, then evaluate and export the last.
+    """Prepare and train every phase of a config, then evaluate, export and report.
 
     Where a later phase reads triplets from the folder that `mine` or `negation` fills for a phase,
     these are made when the phase is trained: so hard negatives are mined anew between phases, each
     time with the newest model. What is done is not done again; a killed run goes on.
 
+    Instead of a config it takes files of pairs or triplets, and options of `new` behind them: then
+    a config is written first, with settings that suit them.
+
     example: jina-jax run my_phases.py
+    example: jina-jax run pairs.jsonl --model intfloat/e5-base-v2
     """
+    if args and names_data(args[0]):
+        args = _written(args)
     phases = [config_verb("run", run.__doc__ or "", one) for one in each_phase(args)]
     for number, config in enumerate(phases):
         prepare(config)
@@ -170,6 +180,40 @@ def run(args: Sequence[str]) -> None:
                 make(config)
     evaluate(phases[-1])
     export(phases[-1])
+    show_report([phases[-1].run_path])
+
+
+def _written(args: Sequence[str]) -> list[str]:
+    """The config for data files, written where it isn't yet, and the arguments behind them."""
+    options = argparse.ArgumentParser("jina-jax run", add_help=False, allow_abbrev=False)
+    for option in ("--model", "--name"):
+        options.add_argument(option, default="")
+    files = list(itertools.takewhile(lambda arg: not arg.startswith("-"), args))
+    given, rest = options.parse_known_args(args[len(files) :])
+    return [str(new_config(files, given.model, given.name)), *rest]
+
+
+def new(
+    files: Annotated[list[str], tyro.conf.Positional, tyro.conf.arg(metavar="FILE ...")],
+    model: str = "",
+    name: str = "",
+) -> None:
+    """Write a config for files of pairs or triplets, with settings that suit them and this machine.
+
+    The fields that hold the texts are found by their names, lengths are measured, and batch, steps
+    and learning rate follow from the records, the model and the devices; each has its reason beside
+    it. Change what you know better, then: jina-jax run NAME.py
+
+    example: jina-jax new pairs.jsonl --model intfloat/e5-base-v2
+
+    Args:
+      files: globs or folders, of JSON lines, JSON, Parquet, Arrow, CSV or TSV, also packed.
+      model: to start from: a folder of a model or of a run, or an id of the Hugging Face hub;
+        all-MiniLM-L6-v2 where none is given.
+      name: of the run and of the file; the first data file's by default.
+    """
+    path = new_config(files, model, name)
+    print(f"now: jina-jax run {path}")
 
 
 def demo(args: Sequence[str]) -> None:

@@ -27,7 +27,8 @@ class FaultConfig:
     """The run ends, and tells where it stands, when a step takes longer; 0 waits for ever.
     Compiling, evaluating and waiting for a save may take four times as long."""
     heartbeat_s: PositiveFloat = changeable(60.0)
-    """With several processes the others end when one gives no sign of life for so long."""
+    """With several processes the others end when one gives no sign of life for so long. So does
+    another host's right to train in the run folder."""
     max_skipped_steps: PositiveInt = changeable(10)
     """A step whose loss or gradient is not finite changes nothing; so many in a row end the run,
     once the step after them has begun. skipped.jsonl in the run folder names their records."""

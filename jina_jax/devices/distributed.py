@@ -104,6 +104,26 @@ def check_agreement(text: str) -> None:
         )
 
 
+_PROBLEM_BYTES = 2048
+
+
+def share_problem(problem: str) -> None:
+    """Ends all processes where the first has a problem; all must come here.
+
+    Args:
+      problem: of the first process, empty for none; the others' is not looked at.
+    Raises: UserError with it, in every process.
+    """
+    if jax.process_count() > 1:
+        words = np.zeros(_PROBLEM_BYTES, np.uint8)
+        data = np.frombuffer(problem.encode()[:_PROBLEM_BYTES], np.uint8)
+        words[: len(data)] = data
+        found = np.asarray(multihost_utils.broadcast_one_to_all(words)).tobytes()
+        problem = found.rstrip(b"\0").decode(errors="replace")
+    if problem:
+        raise UserError(problem)
+
+
 _waits = itertools.count()
 
 

@@ -51,6 +51,7 @@ from jina_jax.train.step import (
     state_shardings,
 )
 from jina_jax.train.step_log import SourceMetrics, StepLog
+from jina_jax.train.watch.lease import Lease
 from jina_jax.train.watch.skipped import SkippedSteps
 from jina_jax.train.watch.stop import StopLatch, Watchdog
 
@@ -74,7 +75,8 @@ def train(config: RunConfig) -> TrainState:
     _keep_programs(config.run_path / "compiled")
     with HostWatch(config.faults.heartbeat_s) as hosts:
         try:
-            return _train_on(config, manifest, mesh, goodput)
+            with Lease(config.run_path, config.faults.heartbeat_s):
+                return _train_on(config, manifest, mesh, goodput)
         except jax.errors.JaxRuntimeError as error:
             hosts.explain(error)
             raise as_out_of_memory(error, config, mesh.size) from error
@@ -207,8 +209,8 @@ def _tell_raised(config: RunConfig, before: int, step: int) -> None:
     ]
     say(
         f"{_NUM_STEPS}: {before:,} → {num_steps:,}. The course of the learning rate "
-        f"({config.optim.schedule}) now ends there: after step {step:,} it is {rates[1]:.3g}, where "
-        f"it would have been {rates[0]:.3g}",
+        f"({config.optim.schedule}) now ends there: after step {step:,} it is {rates[1]:.3g}, "
+        f"where it would have been {rates[0]:.3g}",
         enabled=is_first(),
     )
 
