@@ -29,14 +29,10 @@ def prepare(config: RunConfig) -> None:
 
     example: jina-jax prepare my_config.py --data.eval-pairs 500
     """
+    from jina_jax import api
     from jina_jax.cli.tables import funnel
-    from jina_jax.prepare.run import prepare as prepare_data
-    from jina_jax.shards.remote import fetch_prepared, upload_prepared
 
-    fetch_prepared(config, must_be_there=False)
-    manifest = prepare_data(config.data, config.data_path)
-    print(funnel(manifest))
-    upload_prepared(config)
+    print(funnel(api.prepare(config)))
     print(f"prepared data: {config.data_dir or config.data_path}")
 
 
@@ -58,14 +54,10 @@ def train(config: RunConfig) -> None:
 
     example: jina-jax train my_config.py --train.num-steps 5000
     """
-    from jina_jax.devices.distributed import is_first, start
-    from jina_jax.shards.remote import fetch_prepared
-    from jina_jax.train.loop import train as train_run
+    from jina_jax import api
+    from jina_jax.devices.distributed import is_first
 
-    # Before the fetch, which takes one host longer than another.
-    start(config.distributed, config.faults.heartbeat_s)
-    fetch_prepared(config)
-    train_run(config)
+    api.train(config)
     if is_first():
         print(f"trained: {config.run_path}")
 
@@ -86,12 +78,10 @@ def evaluate(config: RunConfig) -> None:
 
     example: jina-jax evaluate my_config.py
     """
+    from jina_jax import api
     from jina_jax.cli.tables import scores
-    from jina_jax.evaluate.run import evaluate as evaluate_run
-    from jina_jax.shards.remote import fetch_prepared
 
-    fetch_prepared(config)
-    found = evaluate_run(config)
+    found = api.evaluate(config)
     of = ("retrieval", "negation", "semantic similarity", "reranking")
     tables = [scores(results, what) for results, what in zip(found, of, strict=True) if results]
     print(
@@ -110,12 +100,9 @@ def export(config: RunConfig) -> None:
 
     example: HF_TOKEN=... jina-jax export runs/mine --export.onnx --export.push-to me/mine
     """
-    from jina_jax.export.run import export as export_run
-    from jina_jax.shards.remote import fetch_prepared
+    from jina_jax import api
 
-    if config.data.sources:  # which an imported model has not
-        fetch_prepared(config)
-    print(f"exported: {export_run(config)}")
+    print(f"exported: {api.export(config)}")
 
 
 def negation(config: RunConfig) -> None:

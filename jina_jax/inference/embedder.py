@@ -105,6 +105,10 @@ class Embedder:
             encode_rows, params, row_shapes(max_tokens, batch_rows), self.mesh
         )
 
+    def encode_at_once(self, batch_rows: int) -> None:
+        """Encodes so many packed rows at once from now on."""
+        self._encoder.shapes = row_shapes(self.max_tokens, batch_rows)
+
     @classmethod
     def load(cls, path: str | Path, **options: Any) -> "Embedder":
         """Opens a run folder (its newest checkpoint), or a model's folder or id.

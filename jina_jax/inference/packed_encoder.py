@@ -69,7 +69,7 @@ class PackedEncoder:
           shapes: with increasing row_tokens; the last holds the longest text.
           mesh: over which rows are divided.
         """
-        self.mesh, self._shapes = mesh, tuple(shapes)
+        self.mesh, self.shapes = mesh, shapes
         self.use(params)
         self._rows = split_first_axis(mesh)
         # Rows are independent: each device runs the program of its own rows, also where a loop
@@ -111,8 +111,8 @@ class PackedEncoder:
         pending: tuple[np.ndarray, np.ndarray, jax.Array] | None = None
         shorter = 0
         longest = tokens.length_N.max(initial=1)
-        assert longest <= self._shapes[-1].row_tokens, f"a text has {longest} tokens"
-        for shape in self._shapes:
+        assert longest <= self.shapes[-1].row_tokens, f"a text has {longest} tokens"
+        for shape in self.shapes:
             chosen_N = np.flatnonzero(
                 (shorter < tokens.length_N) & (tokens.length_N <= shape.row_tokens)
             )

@@ -1,6 +1,7 @@
 """Evaluation during training: metrics of a step, and the best parameters so far."""
 
 import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jax.sharding import Mesh
@@ -16,6 +17,8 @@ from jina_jax.system.terminal import say
 from jina_jax.text.tokenizer import load_tokenizer
 from jina_jax.train.metrics.writer import MetricsWriter, keep_until, read_metrics
 
+OnEvaluation = Callable[[int, Mapping[str, float]], None]
+"""Is given the steps done, and KIND/TASK/MEASURE → value."""
 EVALUATIONS_FILE = "evaluations.jsonl"
 _MODEL = "trained"
 
@@ -26,12 +29,16 @@ class StepEvaluation:
     Every process calls it for the same steps: they share the texts. The first one writes.
     """
 
-    def __init__(self, config: RunConfig, mesh: Mesh, start: int):
+    def __init__(
+        self, config: RunConfig, mesh: Mesh, start: int, on_evaluation: OnEvaluation | None = None
+    ):
         """Reads what a run is evaluated on; lines after step `start` are removed.
+
+        The first process gives each evaluation to `on_evaluation`.
 
         Raises: UserError when there is nothing to evaluate on, or no such measure to choose by.
         """
-        self._config, self._mesh = config, mesh
+        self._config, self._mesh, self._on_evaluation = config, mesh, on_evaluation
         self._path = config.run_path / EVALUATIONS_FILE
         self._embedder: Embedder | None = None
         self._tasks: Tasks | None = None
@@ -85,6 +92,8 @@ class StepEvaluation:
         self._seen[step] = values
         if writer is not None:
             self._write(step, values)
+            if self._on_evaluation is not None:
+                self._on_evaluation(step, values)
             writer.draw({"step": step} | {f"evaluation/{n}": v for n, v in values.items()})
 
     def _embedder_of(self, params: Any) -> Embedder:

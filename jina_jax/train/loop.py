@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
@@ -37,7 +37,7 @@ from jina_jax.system.environment import environment
 from jina_jax.system.hashing import file_sha256
 from jina_jax.system.terminal import say
 from jina_jax.text.tokenizer import SPIECE_FILE, TOKENIZER_FILE
-from jina_jax.train.evaluation import StepEvaluation
+from jina_jax.train.evaluation import OnEvaluation, StepEvaluation
 from jina_jax.train.metrics.profile import Profiler
 from jina_jax.train.metrics.throughput import Goodput, Throughput
 from jina_jax.train.metrics.writer import METRICS_FILE, MetricsWriter, read_metrics
@@ -50,15 +50,28 @@ from jina_jax.train.step import (
     state_shapes,
     state_shardings,
 )
-from jina_jax.train.step_log import SourceMetrics, StepLog
+from jina_jax.train.step_log import OnStep, SourceMetrics, StepLog
 from jina_jax.train.watch.lease import Lease
 from jina_jax.train.watch.skipped import SkippedSteps
 from jina_jax.train.watch.stop import StopLatch, Watchdog
 
 
-def train(config: RunConfig) -> TrainState:
+class Callbacks(NamedTuple):
+    """What is called in the first process while a run trains."""
+
+    on_step: OnStep | None = None
+    on_evaluation: OnEvaluation | None = None
+
+
+def train(
+    config: RunConfig, *, on_step: OnStep | None = None, on_evaluation: OnEvaluation | None = None
+) -> TrainState:
     """Trains to `config.train.num_steps`, from the newest good checkpoint if there is one.
 
+    Args:
+      config: of the run.
+      on_step: called in the first process with the steps done and each line of metrics.
+      on_evaluation: called there with the steps done and each evaluation's values.
     Raises:
       UserError: the data, the configuration or the checkpoint cannot be used.
       RunFailed: the run cannot go on; `errors.ExitCode` lists why.
@@ -76,7 +89,7 @@ def train(config: RunConfig) -> TrainState:
     with HostWatch(config.faults.heartbeat_s) as hosts:
         try:
             with Lease(config.run_path, config.faults.heartbeat_s):
-                return _train_on(config, manifest, mesh, goodput)
+                return _train_on(config, manifest, mesh, goodput, Callbacks(on_step, on_evaluation))
         except jax.errors.JaxRuntimeError as error:
             hosts.explain(error)
             raise as_out_of_memory(error, config, mesh.size) from error
@@ -85,7 +98,9 @@ def train(config: RunConfig) -> TrainState:
             raise
 
 
-def _train_on(config: RunConfig, manifest: Manifest, mesh: Mesh, goodput: Goodput) -> TrainState:
+def _train_on(
+    config: RunConfig, manifest: Manifest, mesh: Mesh, goodput: Goodput, callbacks: Callbacks
+) -> TrainState:
     with (
         Checkpoints(config.checkpoint_path, keep=config.train.keep_checkpoints) as checkpoints,
         Watchdog(config) as watchdog,
@@ -106,7 +121,7 @@ def _train_on(config: RunConfig, manifest: Manifest, mesh: Mesh, goodput: Goodpu
             enabled=is_first(),
         )
         saves = Saves(config, checkpoints, lambda: metadata | {"goodput": goodput.saved_with()})
-        return _run_steps(config, manifest, mesh, state, saves, watchdog, goodput)
+        return _run_steps(config, manifest, mesh, state, saves, watchdog, goodput, callbacks)
 
 
 def _keep_programs(folder: Path) -> None:
@@ -230,11 +245,11 @@ def _write_run_files(config: RunConfig, step: int) -> None:
 
 def _run_steps(
     config: RunConfig, manifest: Manifest, mesh: Mesh, state: TrainState,
-    saves: Saves, watchdog: Watchdog, goodput: Goodput,
+    saves: Saves, watchdog: Watchdog, goodput: Goodput, callbacks: Callbacks,
 ) -> TrainState:  # fmt: skip
     num_steps, first = config.train.num_steps, int(state.step)
     feed = feed_of_run(config, manifest, first)
-    evaluation = StepEvaluation(config, mesh, first)
+    evaluation = StepEvaluation(config, mesh, first, callbacks.on_evaluation)
     skipped = SkippedSteps(
         config.run_path, feed.sources,
         start=first, limit=config.faults.max_skipped_steps, writes=is_first(),
@@ -253,7 +268,7 @@ def _run_steps(
         )
         say(of_sources.planned(), enabled=is_first())
         say(str(feed.buckets), enabled=is_first())
-        log = StepLog(config, mesh, writer, of_sources, skipped, saves, goodput)
+        log = StepLog(config, mesh, writer, of_sources, skipped, saves, goodput, callbacks.on_step)
         goodput.enter("step")
         for batch, arrays in _on_devices(
             feed.batches, batch_shardings(mesh, config.pooling), log.throughput, watchdog, goodput

@@ -1,6 +1,7 @@
 """What is logged of each step, and of each source of the mixture."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -15,6 +16,8 @@ from jina_jax.train.saves import Saves
 from jina_jax.train.watch.alarms import Alarms
 from jina_jax.train.watch.skipped import SkippedSteps
 
+OnStep = Callable[[int, Mapping[str, Any]], None]
+"""Is given the steps done, and their line of metrics."""
 MEANS = (
     "loss", "accuracy", "positive_cosine", "in_batch_cosine", "negative_cosine", "masked_share",
     "distill_loss",
@@ -92,6 +95,7 @@ class StepLog:
     def __init__(
         self, config: RunConfig, mesh: Mesh, writer: MetricsWriter | None,
         of_sources: SourceMetrics, skipped: SkippedSteps, saves: Saves, goodput: Goodput,
+        on_step: OnStep | None = None,
     ):  # fmt: skip
         """Begins to log.
 
@@ -103,7 +107,9 @@ class StepLog:
           skipped: receives every step's metrics.
           saves: counts those that failed.
           goodput: of the run.
+          on_step: is given each line that is written, with its step.
         """
+        self._on_step = on_step
         self._config, self._writer, self._of_sources = config, writer, of_sources
         self._skipped, self._saves, self._goodput = skipped, saves, goodput
         self._pending: tuple[Batch, dict[str, jax.Array]] | None = None
@@ -153,3 +159,5 @@ class StepLog:
         if alarms := self._alarms.judge(line):
             line["alarm"] = [alarm._asdict() for alarm in alarms]
         self._writer.write(line)
+        if self._on_step is not None:
+            self._on_step(done, line)

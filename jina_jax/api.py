@@ -1,0 +1,125 @@
+"""What the command line does, from Python: each takes a configuration and returns what it made.
+
+import jina_jax
+
+config = jina_jax.load_config("mine.py")
+jina_jax.api.prepare(config)
+jina_jax.api.train(config, on_step=lambda step, metrics: print(step, metrics["loss"]))
+print(jina_jax.api.evaluate(config).retrieval["average"]["trained"]["ndcg@10"])
+model = jina_jax.load(jina_jax.api.export(config))
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jina_jax.checkpoint.state import TrainState
+from jina_jax.config import RunConfig
+from jina_jax.config.files import load_config
+from jina_jax.config.validation import validate
+from jina_jax.devices.distributed import start
+from jina_jax.evaluate.run import Evaluation
+from jina_jax.evaluate.run import evaluate as evaluate_run
+from jina_jax.export.run import export as export_run
+from jina_jax.inference.initial import with_named_model
+from jina_jax.inference.model import Model, load
+from jina_jax.plan.run import Plan, PlanOptions
+from jina_jax.plan.run import plan as plan_run
+from jina_jax.prepare.run import prepare as prepare_data
+from jina_jax.report.write import write_report
+from jina_jax.shards.manifest import Manifest
+from jina_jax.shards.remote import fetch_prepared, upload_prepared
+from jina_jax.train.loop import train as train_run
+
+__all__ = [
+    "Evaluation", "Manifest", "Model", "Plan", "PlanOptions", "TrainState", "evaluate", "export",
+    "load", "load_config", "plan", "prepare", "report", "train",
+]  # fmt: skip
+
+
+def prepare(config: RunConfig) -> Manifest:
+    """Reads the sources, drops what must not be trained on, and writes shuffled shards.
+
+    What is there already with this configuration is kept; what was killed goes on.
+
+    Returns: the manifest of `config.data_path`.
+    Raises: UserError.
+    """
+    config = _ready(config)
+    fetch_prepared(config, must_be_there=False)
+    manifest = prepare_data(config.data, config.data_path)
+    upload_prepared(config)
+    return manifest
+
+
+def train(
+    config: RunConfig,
+    *,
+    on_step: Callable[[int, Mapping[str, Any]], None] | None = None,
+    on_evaluation: Callable[[int, Mapping[str, float]], None] | None = None,
+) -> TrainState:
+    """Trains on prepared shards, from the newest checkpoint if there is one.
+
+    Args:
+      config: of the run.
+      on_step: called in the first process with each line of metrics.jsonl: the steps done, and
+        `loss`, `gradient_norm`, `learning_rate` and the others by their names. What it raises ends
+        the run, as Ctrl-C would not: the newest checkpoint stays.
+      on_evaluation: called there with the scores of each evaluation during training
+        (`evaluate.every_steps`), as KIND/TASK/MEASURE → value.
+    Returns: the state after the last step, on the devices.
+    Raises: UserError, RunFailed, Interrupted.
+    """
+    config = _ready(config)
+    # Before the fetch, which takes one host longer than another.
+    start(config.distributed, config.faults.heartbeat_s)
+    fetch_prepared(config)
+    return train_run(config, on_step=on_step, on_evaluation=on_evaluation)
+
+
+def evaluate(config: RunConfig) -> Evaluation:
+    """Measures retrieval, negation, semantic similarity and reranking of the trained model.
+
+    Returns: kind → task → system (trained, untrained, bm25) → measure, also in the run folder.
+    Raises: UserError.
+    """
+    config = _ready(config)
+    fetch_prepared(config)
+    return evaluate_run(config)
+
+
+def export(config: RunConfig) -> Path:
+    """Writes the trained model as a Hugging Face folder.
+
+    Returns: the folder, which sentence-transformers and `load` open.
+    Raises: UserError.
+    """
+    config = _ready(config)
+    if config.data.sources:  # which an imported model has not
+        fetch_prepared(config)
+    return export_run(config)
+
+
+def plan(config: RunConfig, options: PlanOptions | None = None) -> list[Plan]:
+    """Compiles the step for a TPU slice that isn't at hand: does it fit, how fast is it at best?
+
+    Returns: the run as it is, and where it doesn't fit the changes that were tried; the last is the
+      answer.
+    Raises: UserError.
+    """
+    return plan_run(_ready(config), options or PlanOptions())
+
+
+def report(config: RunConfig) -> Path:
+    """Writes a page on the run: data, curves, scores, settings.
+
+    Returns: its path, in `report/` of the run folder.
+    Raises: UserError.
+    """
+    return write_report([config.run_path], [], config.run_path / "report")
+
+
+def _ready(config: RunConfig) -> RunConfig:
+    config = with_named_model(config)
+    validate(config)
+    return config

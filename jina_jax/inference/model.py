@@ -1,0 +1,148 @@
+"""A model for use from Python: texts to embeddings, similarity and search."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float32
+
+from jina_jax.config import PromptConfig
+from jina_jax.errors import UserError
+from jina_jax.inference.embedder import Embedder
+from jina_jax.inference.search import Hit, search
+
+Precision = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
+
+
+def load(path_or_id: str | Path, *, compute_dtype: Literal["float32", "bfloat16"] = "float32") -> "Model":  # noqa: E501  # fmt: skip
+    """Opens a model on all devices.
+
+    Args:
+      path_or_id: a run folder (its newest checkpoint), the folder of an exported or other model, an
+        id of the Hugging Face hub, or PACKAGE:FOLDER of an installed package.
+      compute_dtype: of the matrix products; bfloat16 is faster on TPUs and GPUs.
+    Raises: UserError when it is none of these.
+    Example:
+      >>> model = jina_jax.load("runs/demo")  # doctest: +SKIP
+      >>> model.encode(["a text", "another"]).shape  # doctest: +SKIP
+      (2, 384)
+    """
+    return Model(Embedder.load(path_or_id, compute_dtype=compute_dtype))
+
+
+class Model:
+    """Encodes texts into embeddings, and compares them by cosine. `load` opens one."""
+
+    def __init__(self, embedder: Embedder):
+        """Args: that holds the parameters."""
+        self._embedder = embedder
+
+    @property
+    def dimensions(self) -> int:
+        """Of an embedding."""
+        return self._embedder.dimensions
+
+    @property
+    def max_tokens(self) -> int:
+        """Longer texts are cut."""
+        return self._embedder.max_tokens
+
+    @property
+    def prompts(self) -> PromptConfig:
+        """That the model knows, by their names."""
+        return self._embedder.prompts
+
+    def encode(
+        self,
+        texts: str | Sequence[str],
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress: bool = False,
+        precision: Precision = "float32",
+        truncate_dim: int | None = None,
+    ) -> np.ndarray:
+        """Embeddings of texts, of length 1 before they are rounded.
+
+        Args:
+          texts: any number, or a single one.
+          prompt_name: of the model's prompts, such as `query`; None takes the one for texts that
+            are neither query nor passage.
+          prompt: stands before each text, in place of a named one.
+          batch_size: packed rows encoded at once, each of one long text or several short ones.
+          show_progress: on standard error.
+          precision: of the numbers. int8 and uint8 divide the range of each dimension over these
+            texts into 256; binary (int8) and ubinary (uint8) hold a bit a dimension. Source:
+            sentence-transformers, `quantize_embeddings`.
+          truncate_dim: give only the first dimensions, at length 1 again.
+        Returns: [N, D] in the order given, or [D] of a single text.
+        Raises: UserError for a prompt, a precision or a number of dimensions that isn't there.
+        """
+        if isinstance(texts, str):
+            return self.encode(
+                [texts], prompt_name=prompt_name, prompt=prompt, batch_size=batch_size,
+                show_progress=show_progress, precision=precision, truncate_dim=truncate_dim,
+            )[0]  # fmt: skip
+        if prompt is None and prompt_name is not None:
+            prompt = self.prompts.find(prompt_name)
+        if truncate_dim is not None and not 0 < truncate_dim <= self.dimensions:
+            raise UserError(
+                f"truncate_dim={truncate_dim} must lie in 1..{self.dimensions}, the dimensions of "
+                f"the model"
+            )
+        self._embedder.encode_at_once(batch_size)
+        z_ND = self._embedder.encode(texts, prompt=prompt, progress=show_progress)
+        if truncate_dim is not None:
+            z_ND = z_ND[:, :truncate_dim]
+            z_ND = z_ND / np.maximum(np.linalg.norm(z_ND, axis=1, keepdims=True), 1e-12)
+        return quantize(z_ND, precision)
+
+    def similarity(self, a: np.ndarray, b: np.ndarray) -> Float32[np.ndarray, "M N"]:
+        """Cosines of each embedding of one array with each of another.
+
+        Args:
+          a: [M, D], or [D] for one, of any precision but the binary ones.
+          b: [N, D], or [D] for one.
+        Returns: float32 [M, N].
+        """
+        unit = (_unit(np.atleast_2d(x)) for x in (a, b))
+        return next(unit) @ next(unit).T
+
+    def search(
+        self, queries: str | Sequence[str], passages: Iterable[str], *, top_k: int = 10
+    ) -> list[list[Hit]]:
+        """The passages nearest to each query, exactly, with the model's prompts for both.
+
+        Args:
+          queries: any number, or a single one.
+          passages: to search.
+          top_k: for each query.
+        Returns: for each query its hits, `score` and `passage`, best first.
+        """
+        wanted, corpus = [queries] if isinstance(queries, str) else list(queries), list(passages)
+        found = search(self._embedder, lambda: corpus, wanted, top_k)
+        return [found[query] for query in wanted]
+
+
+def quantize(z_ND: Float32[np.ndarray, "N D"], precision: Precision) -> np.ndarray:
+    """Embeddings with fewer bits, as `Model.encode` describes them."""
+    if precision in ("float32", "float16"):
+        return z_ND.astype(precision)
+    if precision in ("binary", "ubinary"):
+        bits = np.packbits(z_ND > 0, axis=1)
+        return bits if precision == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8)
+    if precision not in ("int8", "uint8"):
+        raise UserError(
+            f"no precision {precision!r}; there are float32, float16, int8, uint8, binary, ubinary"
+        )
+    low_D = z_ND.min(axis=0, initial=1)
+    step_D = np.maximum(z_ND.max(axis=0, initial=-1) - low_D, np.finfo(np.float32).tiny) / 255
+    level_ND = (z_ND - low_D) / step_D
+    return (level_ND - 128).astype(np.int8) if precision == "int8" else level_ND.astype(np.uint8)
+
+
+def _unit(x_ND: np.ndarray) -> np.ndarray:
+    x_ND = x_ND.astype(np.float32)
+    return x_ND / np.maximum(np.linalg.norm(x_ND, axis=1, keepdims=True), 1e-12)
