@@ -5,10 +5,12 @@ import contextlib
 import dataclasses
 import inspect
 import io
+import json
 import os
 import re
 import sys
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
@@ -23,9 +25,27 @@ _SECTION = re.compile(r"\n (?!options|positional)\S.*\n -{20,}\n")
 
 def on_files(files: Files, config: Any) -> Files:
     """Adds the generated pages to those that are written."""
-    for name, page in (("config.md", config_page()), ("verbs.md", verbs_page())):
+    notebook = notebook_page(Path(config["docs_dir"]) / "python.ipynb")
+    pages = {"config.md": config_page(), "verbs.md": verbs_page(), "python.md": notebook}
+    for name, page in pages.items():
         files.append(File.generated(config, name, content=page))
     return files
+
+
+def notebook_page(path: Path) -> str:
+    """A notebook with what its cells show."""
+    parts = []
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(source)
+            continue
+        parts.append(f"```python\n{source}\n```")
+        for output in cell["outputs"]:
+            text = output.get("text") or output["data"]["text/plain"]
+            parts.append(f"```\n{''.join(text).rstrip()}\n```")
+    parts.append(f"This page is the notebook [{path.name}]({path.name}).")
+    return "\n\n".join(parts) + "\n"
 
 
 def config_page() -> str:

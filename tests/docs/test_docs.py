@@ -1,5 +1,6 @@
 """The documentation builds without a broken link, and its code does what it says."""
 
+import ast
 import csv
 import json
 import re
@@ -13,11 +14,12 @@ import pytest
 from jina_jax.cli import main as cli
 from jina_jax.cli.arguments import config_verb
 from jina_jax.sources.read import read_source
+from tests.docs.notebook import run
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PYTHON, SHELL = "python", "sh"
-RUN_ORDER = ("data", "start", "evaluate", "resume", "gpus", "paper", "tpu-pod")
+RUN_ORDER = ("data", "tutorial", "start", "evaluate", "resume", "gpus", "paper", "tpu-pod")
 """Pages with shell blocks: the first makes the run that the others look at."""
 NOT_RUN = {
     "plan": "needs the TPU compiler",
@@ -25,6 +27,8 @@ NOT_RUN = {
     "prepare base": "reads the paper's data from the hub",
     "inspect /mnt": "a mounted bucket",
 }
+THEIRS = ("mine.py", "pairs.py")
+"""Files that pages tell the reader to write."""
 EXIT_CODES = {"train mine.py --train.num-steps 60": 2}
 """What a page says is refused; all other commands end with 0."""
 
@@ -56,6 +60,7 @@ def folder(tmp_path_factory):
         table = csv.writer(file)
         table.writerow(["title", "body"])
         table.writerows([f"number {w}", f"{n} is spelt {w}."] for n, w in enumerate(words))
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows[:100]))
     for name, field in (("passages", "answer"), ("questions", "question")):
         (folder / f"{name}.txt").write_text("".join(f"{row[field]}\n" for row in rows))
     (config,) = [b for b in blocks(ROOT / "docs" / "data.md", PYTHON) if b.startswith("# mine.py")]
@@ -145,12 +150,27 @@ def test_python_blocks_run(path, outcomes, folder, monkeypatch):
         exec(compile(block, str(path), "exec"), space)
 
 
+@pytest.mark.slow
+def test_the_notebook_runs_and_shows_what_it_did(tmp_path):
+    notebook = json.loads((ROOT / "docs" / "python.ipynb").read_text(encoding="utf-8"))
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    done = run(notebook, tmp_path)
+    # What it measures differs from machine to machine, and what it shows does not.
+    kinds = [[output["output_type"] for output in cell["outputs"]] for cell in done]
+    assert kinds == [[output["output_type"] for output in cell["outputs"]] for cell in cells]
+    assert sum(map(len, kinds)) >= 6
+    (scores,) = [
+        ast.literal_eval(c["outputs"][0]["data"]["text/plain"]) for c in done if "bm25" in str(c)
+    ]
+    assert scores["trained"] > scores["untrained"] > scores["bm25"] / 2
+
+
 def test_files_that_pages_name_exist():
     package = ROOT / "jina_jax"
     missing = [
         f"{path.name}: {name}"
         for path in PAGES
         for name in re.findall(r"`([\w/]+\.py)`", path.read_text(encoding="utf-8"))
-        if not (package / name).exists() and not (ROOT / name).exists() and name != "mine.py"
+        if not ((package / name).exists() or (ROOT / name).exists() or name in THEIRS)
     ]
     assert not missing
