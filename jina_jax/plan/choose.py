@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import PurePath
 from typing import NamedTuple
 
 import jax
@@ -142,8 +142,9 @@ def choose(files: Sequence[str], model: str, name: str = "") -> Chosen:
 
 
 def name_of(file: str) -> str:
-    """A run's name from a path: of `data/My pairs.jsonl.gz` My_pairs."""
-    stem = re.sub(r"(\.(gz|zst))?$", "", Path(file.rstrip("/*")).name)
+    """A run's name from a path: of `data/My pairs.jsonl.gz` My_pairs, of `pairs/*.csv` pairs."""
+    parts = [part for part in PurePath(file).parts if not set(part) & set("*?[")]
+    stem = re.sub(r"\.(gz|zst)$", "", parts[-1] if parts else "")
     stem = re.sub(r"[^A-Za-z0-9_.-]+", "_", stem.rpartition(".")[0] or stem).strip("_.-")
     return stem or "run"
 
