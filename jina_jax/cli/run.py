@@ -66,10 +66,10 @@ def evaluate(config: RunConfig) -> None:
     """Measure retrieval, negation, semantic similarity and reranking.
 
     Each held-out query must find its positive among all held-out positives of its source.
-    Prints nDCG@10 and recall@10 of the trained model, the model before training and BM25, and
-    writes evaluation.json in the run folder. Of held-out triplets (query, positive, negative) also
-    the shares with cos(q, p) > cos(q, n), easy negation, and cos(q, p) > cos(p, n), hard negation,
-    in negation.json.
+    Prints nDCG@10, recall@10, MAP@10 and MRR@10 of the trained model, the model before training and
+    BM25, and writes evaluation.json in the run folder. Of held-out triplets (query, positive,
+    negative) also the shares with cos(q, p) > cos(q, n), easy negation, and cos(q, p) > cos(p, n),
+    hard negation, in negation.json.
 
     Sets of one's own join them: evaluate.retrieval (a folder in BEIR's layout, or files),
     evaluate.negation, evaluate.sts (Spearman's correlation of the cosines with the scores, in

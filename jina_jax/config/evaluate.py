@@ -99,7 +99,7 @@ class EvaluateConfig:
     """What is measured: retrieval and negation on the held-out split, and sets of one's own."""
 
     top_k: PositiveInt = changeable(10)
-    """Cut-off of nDCG@k, recall@k and MAP@k."""
+    """Cut-off of nDCG@k, recall@k, MAP@k and MRR@k."""
     batch_rows: PositiveInt = changeable(32)
     """Packed rows encoded at once."""
     sts: tuple[StsSet, ...] = changeable(())

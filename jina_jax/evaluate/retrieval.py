@@ -20,6 +20,10 @@ from jina_jax.shards.manifest import Manifest
 
 Ranking = dict[str, dict[str, float]]
 """Query id → passage id → score."""
+RANK_MEASURES = {
+    "ndcg": "ndcg_cut_{}", "recall": "recall_{}", "map": "map_cut_{}", "mrr": "recip_rank"
+}  # fmt: skip
+"""Measures of a ranking up to a cut-off, and their names in trec_eval."""
 
 
 class Corpus(NamedTuple):
@@ -141,13 +145,28 @@ def ranking(
 
 
 def score(task: RetrievalTask, ranking: Ranking, k: int) -> dict[str, float]:
-    """Mean nDCG@k and recall@k over the queries, by trec_eval."""
-    evaluator = pytrec_eval.RelevanceEvaluator(task.relevant, {f"ndcg_cut.{k}", f"recall.{k}"})
-    by_query = list(evaluator.evaluate(ranking).values())
-    return {
-        f"{name}@{k}": float(np.mean([q[f"{measure}_{k}"] for q in by_query]))
-        for name, measure in (("ndcg", "ndcg_cut"), ("recall", "recall"))
-    }
+    """Mean of each of `RANK_MEASURES` at k over the judged queries, by trec_eval.
+
+    A passage is relevant where it is judged above 0; the gain of nDCG is the relevance itself. The
+    average precision of MAP@k is divided by the number of a query's relevant passages, as MTEB
+    does; sentence-transformers divides by k where there are more than k. A query without a relevant
+    passage counts as 0.
+
+    Equal scores are ordered as trec_eval orders them, the later id first, and compared as float32.
+    sentence-transformers puts the earlier id first.
+    """
+    # trec_eval has no cut-off for the reciprocal rank: what is ranked behind k is left out here.
+    first = {query: _first(passages, k) for query, passages in ranking.items()}
+    names = {f"{measure}@{k}": name.format(k) for measure, name in RANK_MEASURES.items()}
+    evaluator = pytrec_eval.RelevanceEvaluator(task.relevant, set(names.values()))
+    by_query = list(evaluator.evaluate(first).values())
+    return {measure: float(np.mean([q[name] for q in by_query])) for measure, name in names.items()}
+
+
+def _first(passages: dict[str, float], k: int) -> dict[str, float]:
+    """The first k in the order of trec_eval."""
+    order = sorted(passages, key=lambda name: (np.float32(passages[name]), name), reverse=True)
+    return {name: passages[name] for name in order[:k]}
 
 
 def evaluate_retrieval(

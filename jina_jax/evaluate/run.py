@@ -16,7 +16,12 @@ from jina_jax.evaluate.negation import (
 )
 from jina_jax.evaluate.reranking import RerankingTask, read_reranking, score_reranking
 from jina_jax.evaluate.results import Results, score_all
-from jina_jax.evaluate.retrieval import RetrievalTask, evaluate_retrieval, held_out_retrieval
+from jina_jax.evaluate.retrieval import (
+    RANK_MEASURES,
+    RetrievalTask,
+    evaluate_retrieval,
+    held_out_retrieval,
+)
 from jina_jax.evaluate.retrieval_set import read_retrieval
 from jina_jax.evaluate.sts import StsTask, read_sts, score_sts
 from jina_jax.inference.embedder import Embedder
@@ -76,7 +81,7 @@ def read_tasks(config: RunConfig) -> Tasks:
 def measures(tasks: Tasks, k: int) -> list[str]:
     """What `score_tasks` measures, as KIND/TASK/MEASURE."""
     by_kind = {
-        "retrieval": (f"ndcg@{k}", f"recall@{k}"),
+        "retrieval": [f"{measure}@{k}" for measure in RANK_MEASURES],
         "negation": MEASURES,
         "sts": ("spearman",),
         "reranking": (f"map@{k}",),
@@ -97,7 +102,7 @@ def score_tasks(
     Args:
       tasks: of `read_tasks`.
       models: by name.
-      k: cut-off of nDCG@k, recall@k and MAP@k.
+      k: cut-off of nDCG@k, recall@k, MAP@k and MRR@k.
       with_bm25: beside the models, where it applies.
     """
     return Evaluation(

@@ -116,7 +116,9 @@ def _beside_published(comparison: Comparison, name: str, key: str) -> Group:
 
 def measure_words(measure: str) -> str:
     """A measure as it is written: `nDCG@10`, `Hard negation`."""
-    words = measure.replace("_", " ").replace("ndcg@", "nDCG@").replace("map@", "MAP@")
+    words = measure.replace("_", " ")
+    for name, written in (("ndcg@", "nDCG@"), ("map@", "MAP@"), ("mrr@", "MRR@")):
+        words = words.replace(name, written)
     return words if words[1].isupper() else words[0].upper() + words[1:]
 
 
