@@ -97,18 +97,24 @@ def task_of_pairs(name: str, pairs: Iterable[tuple[bytes, str, bytes, str]]) -> 
 
 
 def rank_by_embedding(task: RetrievalTask, embedder: Embedder, k: int) -> Ranking:
-    """The k passages of highest cosine per query; holds a block of their embeddings at a time."""
+    """The k passages of highest cosine per query; holds a block of their embeddings at a time.
+
+    Equal cosines are ordered as `score` orders them, at the cut-off too.
+    """
     query, document = task.prompts or (embedder.prompts.query, embedder.prompts.document)
     q_QD = embedder.encode(list(task.queries.values()), prompt=query)
     parts = embedder.stream(task.corpus.texts(), document)
-    found = stream_top_k(q_QD, parts, k + bool(task.own_passages), mesh=embedder.mesh)
+    found = stream_top_k(
+        q_QD, parts, k + bool(task.own_passages), mesh=embedder.mesh, order=order(task.corpus.ids)
+    )
     return _without_own(task, ranking(task.queries, task.corpus.ids, *found), k)
 
 
 def rank_by_bm25(task: RetrievalTask, k: int) -> Ranking:
     """The k passages of highest BM25 score (k1 1.5, b 0.75, English stop words).
 
-    Holds the words of all passages. Where they have none all score 0.
+    Holds the words of all passages. Where they have none all score 0. Which of equal scores at the
+    cut-off are kept is left to bm25s.
     """
     # On import it starts JAX's backend, which is too early for training by several processes.
     import bm25s
@@ -132,6 +138,12 @@ def _without_own(task: RetrievalTask, found: Ranking, k: int) -> Ranking:
     for query in task.own_passages:
         found[query].pop(query, None)
     return {query: dict(islice(passages.items(), k)) for query, passages in found.items()}
+
+
+def order(passages: Sequence[str]) -> np.ndarray:
+    """The indices of passages (int32) in trec_eval's order of equal scores: by falling id."""
+    indices = sorted(range(len(passages)), key=passages.__getitem__, reverse=True)
+    return np.array(indices, np.int32)
 
 
 def ranking(

@@ -16,60 +16,63 @@ from jina_jax.inference.embedder import Embedder
 from jina_jax.system.terminal import track
 
 _NOTHING = np.iinfo(np.int32).max
-"""Index of a place that no passage has taken yet: after all others."""
+"""Rank of a place that no passage has taken yet: after all others."""
 
 
 class Best(NamedTuple):
     """The k best passages that each device has seen so far."""
 
     score_EQK: Array
-    index_EQK: Array
+    rank_EQK: Array
+    """Of the passages, in the order that equal scores have."""
 
 
 def _merge(
     score_EQK: Float[Array, "1 Q K"],
-    index_EQK: Int[Array, "1 Q K"],
+    rank_EQK: Int[Array, "1 Q K"],
     q_QD: Float[Array, "Q D"],
     part_CD: Float[Array, "C D"],
-    first: Int[Array, ""],
-    end: Int[Array, ""],
+    rank_C: Int[Array, "C"],
 ) -> Best:
     """One device's part: all queries against its share of a block.
 
     Args:
       score_EQK: best so far on this device.
-      index_EQK: their places in the corpus.
+      rank_EQK: their ranks.
       q_QD: all queries.
-      part_CD: this device's passages, which follow those of the device before.
-      first: place of the block's first passage.
-      end: passages of the corpus; what stands at or behind it is padding.
+      part_CD: this device's passages, of rising rank.
+      rank_C: their ranks; those of padding are `_NOTHING`.
     """
-    size, k = part_CD.shape[0], score_EQK.shape[2]
-    index_C = first + jax.lax.axis_index(DATA) * size + jnp.arange(size, dtype=jnp.int32)
+    k = score_EQK.shape[2]
     score_QC = jnp.einsum("qd,cd->qc", q_QD, part_CD, precision=jax.lax.Precision.HIGHEST)
-    score_QC = jnp.where((index_C < end)[None, :], score_QC, -jnp.inf)
-    index_QC = jnp.broadcast_to(index_C[None, :], score_QC.shape)
-    # Earlier passages stand first, and top_k keeps the first of equals.
-    score, where = jax.lax.top_k(jnp.concatenate([score_EQK[0], score_QC], axis=1), k)
-    index = jnp.take_along_axis(jnp.concatenate([index_EQK[0], index_QC], axis=1), where, axis=1)
-    return Best(score[None], index[None])
+    score_QC = jnp.where((rank_C < _NOTHING)[None, :], score_QC, -jnp.inf)
+    # Lower ranks stand first, and top_k keeps the first of equals.
+    score, where = jax.lax.top_k(score_QC, min(k, len(part_CD)))
+    score, rank = _in_order((score_EQK[0], score), (rank_EQK[0], rank_C[where]), k)
+    return Best(score[None], rank[None])
+
+
+def _in_order(
+    scores: Sequence[Array], ranks: Sequence[Array], k: int
+) -> tuple[jax.Array, jax.Array]:
+    """The first k of each query by score, then by rank."""
+    score_QN, rank_QN = jnp.concatenate(scores, axis=1), jnp.concatenate(ranks, axis=1)
+    negated, rank = jax.lax.sort((-score_QN, rank_QN), dimension=1, num_keys=2)
+    return -negated[:, :k], rank[:, :k]
 
 
 @functools.lru_cache
 def _merger(mesh: Mesh) -> Callable[..., Best]:
     split, whole = PartitionSpec(DATA), PartitionSpec()
-    specs = (split, split, whole, split, whole, whole)
+    specs = (split, split, whole, split, split)
     return jax.jit(jax.shard_map(_merge, mesh=mesh, in_specs=specs, out_specs=Best(split, split)))
 
 
 @functools.lru_cache
 def _finisher(mesh: Mesh) -> Callable[[Best], tuple[jax.Array, jax.Array]]:
     def finish(best: Best) -> tuple[jax.Array, jax.Array]:
-        """Puts the devices' best in one order: by score, then by place."""
-        k = best.score_EQK.shape[2]
-        score, index = (x.transpose(1, 0, 2).reshape(x.shape[1], -1) for x in best)
-        negated, index = jax.lax.sort((-score, index), dimension=1, num_keys=2)
-        return -negated[:, :k], index[:, :k]
+        """Puts the devices' best in one order."""
+        return _in_order(tuple(best.score_EQK), tuple(best.rank_EQK), best.score_EQK.shape[2])
 
     return jax.jit(finish, out_shardings=replicated(mesh))
 
@@ -110,6 +113,7 @@ def stream_top_k(
     query_block: int = 4096,
     block: int = 8192,
     mesh: Mesh | None = None,
+    order: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k passages with the highest inner product per query, of a corpus that comes in parts.
 
@@ -125,20 +129,23 @@ def stream_top_k(
       query_block: queries compared at once.
       block: passages compared at once on each device.
       mesh: over which each block of passages is divided; all devices by default.
-    Returns: (scores float32 [Q, k], indices int32 [Q, k]), best first; of equal scores the lower
-      index stands first.
+      order: int32 [C], the indices of all passages in the order that equal scores have; by default
+        the lower index stands first.
+    Returns: (scores float32 [Q, k], indices int32 [Q, k]), best first.
     """
     mesh = make_mesh() if mesh is None else mesh
     rows = min(query_block, _power_of_two(len(q_QD)))
     blocks = [q_QD[first : first + rows] for first in range(0, len(q_QD), rows)]
-    best, count = _search(blocks, parts, k, rows, block, mesh) if k else ([], 0)
+    rank_C = None if order is None else np.argsort(order).astype(np.int32)
+    best, count = _search(blocks, parts, k, rows, block, mesh, rank_C) if k else ([], 0)
+    assert order is None or not k or count == len(order)
     k = min(k, count)
     score_QK = np.zeros((len(q_QD), k), np.float32)
     index_QK = np.zeros((len(q_QD), k), np.int32)
     for number, found in enumerate(best):
         part = slice(number * rows, number * rows + len(blocks[number]))
-        score, index = (np.asarray(x)[:, :k] for x in _finisher(mesh)(found))
-        score_QK[part], index_QK[part] = score[: len(blocks[number])], index[: len(blocks[number])]
+        score, rank = (np.asarray(x)[: len(blocks[number]), :k] for x in _finisher(mesh)(found))
+        score_QK[part], index_QK[part] = score, rank if order is None else order[rank]
     return score_QK, index_QK
 
 
@@ -149,6 +156,7 @@ def _search(
     rows: int,
     block: int,
     mesh: Mesh,
+    rank_C: np.ndarray | None,
 ) -> tuple[list[Best], int]:
     """The best of each block of queries, padded to `rows`, and the number of passages seen."""
     shape, split = (mesh.size, rows, k), split_first_axis(mesh)
@@ -161,13 +169,19 @@ def _search(
     for part_CD in _at_most(block * mesh.size, parts):
         # A shorter last part is padded to the shape that is compiled already.
         size = max(size, min(block, _power_of_two(-(-len(part_CD) // mesh.size))))
-        block_CD = put(_padded(part_CD, size * mesh.size), split)
         end = first + len(part_CD)
         assert end < _NOTHING
+        rank_N = np.arange(first, end, dtype=np.int32)
+        if rank_C is not None:
+            by_rank = np.argsort(rank_C[first:end])
+            part_CD, rank_N = part_CD[by_rank], rank_C[first:end][by_rank]
+        block_CD = put(_padded(part_CD, size * mesh.size), split)
+        padding = size * mesh.size - len(rank_N)
+        block_C = put(np.pad(rank_N, (0, padding), constant_values=_NOTHING), split)
         # One block is compared while the next is read, and no third waits in memory.
         jax.block_until_ready(best)
         best = [
-            _merger(mesh)(*found, q_QD, block_CD, np.int32(first), np.int32(end))
+            _merger(mesh)(*found, q_QD, block_CD, block_C)
             for found, q_QD in zip(best, queries, strict=True)
         ]
         first = end

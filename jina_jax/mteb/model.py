@@ -9,7 +9,7 @@ import torch
 from mteb.models import ModelMeta, SearchEncoderWrapper
 from mteb.types import PromptType
 
-from jina_jax.evaluate.retrieval import ranking
+from jina_jax.evaluate.retrieval import order, ranking
 from jina_jax.inference.embedder import TEXTS_AT_ONCE, Embedder
 from jina_jax.inference.search import stream_top_k
 from jina_jax.system.terminal import track
@@ -85,7 +85,7 @@ class MtebModel:
             total=-(-len(ids) // TEXTS_AT_ONCE), unit="blocks", records=len,
         )  # fmt: skip
         q_QD = self._encoder.encode(list(queries["text"]), prompt=self._encoder.prompts.query)
-        found = stream_top_k(q_QD, shown, top_k)
+        found = stream_top_k(q_QD, shown, top_k, order=order(list(ids)))
         return ranking(queries["id"], list(ids), *found)
 
 

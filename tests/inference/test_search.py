@@ -8,7 +8,7 @@ import pytest
 from jina_jax.config import MeshConfig
 from jina_jax.devices.mesh import make_mesh
 from jina_jax.inference import search
-from jina_jax.inference.search import top_k
+from jina_jax.inference.search import stream_top_k, top_k
 
 
 def test_by_hand_and_earlier_of_equals_first():
@@ -36,6 +36,23 @@ def test_equals_a_sort_whatever_the_blocks_and_devices(devices, query_block, blo
     expected = np.argsort(-exact, axis=1, kind="stable")[:, :20]
     assert np.array_equal(index, expected)
     assert np.array_equal(score, np.take_along_axis(exact, expected, axis=1))
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_equal_scores_have_the_order_that_is_given(devices):
+    rng = np.random.default_rng(2)
+    q, corpus = (rng.integers(-1, 2, (n, 4)).astype(np.float32) for n in (11, 301))
+    order = rng.permutation(len(corpus)).astype(np.int32)
+    mesh = make_mesh(MeshConfig(data=devices))
+    for block in (3, 7, 1000):
+        parts = np.split(corpus, [100, 101, 290])
+        score, index = stream_top_k(q, parts, 20, block=block, mesh=mesh, order=order)
+        exact = q @ corpus.T
+        expected = order[np.argsort(-exact[:, order], axis=1, kind="stable")[:, :20]]
+        assert np.array_equal(index, expected)
+        assert np.array_equal(score, np.take_along_axis(exact, expected, axis=1))
+    # More are equal at the cut-off than are kept, so that the order chooses among them.
+    assert np.all(np.sum(exact >= score[:, -1:], axis=1) > 20)
 
 
 @pytest.mark.parametrize("devices", [1, 8])
@@ -114,6 +131,6 @@ def test_memory_is_bounded_by_the_block_and_not_the_corpus(tmp_path):
         jax.ShapeDtypeStruct((8, queries, k), np.int32),
         jax.ShapeDtypeStruct((queries, width), np.float32),
         jax.ShapeDtypeStruct((8 * block, width), np.float32),
-        np.int32(0), np.int32(rows),
+        jax.ShapeDtypeStruct((8 * block,), np.int32),
     ).compile()  # fmt: skip
     assert compiled.memory_analysis().temp_size_in_bytes < 8 * tile_bytes
