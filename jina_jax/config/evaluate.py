@@ -56,7 +56,8 @@ class RetrievalSet:
     """Holds corpus.jsonl, queries.jsonl (both also .gz and .zst) and qrels/SPLIT.tsv, as BEIR's do,
     or folders of Parquet files in their places, as NanoBEIR's do."""
     split: str = "test"
-    """Of the folder's qrels."""
+    """Of the folder's qrels; and of its tables of passages and queries, where these are of several,
+    as in NanoBEIR's folder of all sets."""
     corpus: tuple[str, ...] = ()
     """Files or globs of the passages, where there is no folder."""
     queries: tuple[str, ...] = ()
@@ -67,7 +68,7 @@ class RetrievalSet:
     """Format of the files of passages and queries, which `auto` takes from each file's ending."""
     qrels_kind: Literal["auto", "jsonl", "json", "parquet", "arrow", "csv", "tsv"] = "auto"
     """Format of the files of judgements. csv begins with a header; tsv may, and without one
-    may have TREC's four columns."""
+    may have TREC's four columns; a file of an ending that is not known is taken as tsv."""
     corpus_fields: tuple[str, str, str] = ("_id", "title", "text")
     """Of a passage's id, its title and its text. The title may be missing or empty; else it stands
     before the text, as in BEIR."""

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from jina_jax.config import RetrievalSet
+from jina_jax.config.source import kind_of_ending
 from jina_jax.errors import UserError
 from jina_jax.evaluate.retrieval import Corpus, RetrievalTask
 from jina_jax.sources.kinds import file_kind
@@ -80,7 +81,9 @@ def _in_folder(config: RetrievalSet, part: str) -> PartFiles:
         if find_files(f"{config.folder}/{part}{ending}"):
             return PartFiles(config.name, (f"{config.folder}/{part}{ending}",))
     if tables := find_files(f"{config.folder}/{part}/*.parquet"):
-        return PartFiles(config.name, tuple(tables))
+        # A folder of all sets of NanoBEIR has in each part a table of each set's name.
+        of_split = [path for path in tables if _split(path) == config.split]
+        return PartFiles(config.name, tuple(of_split or tables))
     raise UserError(
         f"evaluation set {config.name!r}: {config.folder} has no {part}.jsonl, neither plain nor "
         f"as .gz or .zst, and no {part}/*.parquet"
@@ -93,9 +96,7 @@ def _qrels_in_folder(config: RetrievalSet) -> PartFiles:
     ]  # fmt: skip
     by_split: dict[str, list[str]] = {}
     for path in found:
-        # Of the hub's tables the name goes on: train-00000-of-00001.parquet.
-        stem = path.rpartition("/")[2].rpartition(".")[0]
-        by_split.setdefault(stem.partition("-0")[0], []).append(path)
+        by_split.setdefault(_split(path), []).append(path)
     if config.split not in by_split:
         there = f"choose a split of: {', '.join(by_split)}" if by_split else "check the folder"
         raise UserError(
@@ -103,6 +104,11 @@ def _qrels_in_folder(config: RetrievalSet) -> PartFiles:
             f"or .parquet; {there}"
         )
     return PartFiles(config.name, tuple(by_split[config.split]))
+
+
+def _split(path: str) -> str:
+    """That a file is of; of the hub's tables the name goes on: train-00000-of-00001.parquet."""
+    return path.rpartition("/")[2].rpartition(".")[0].partition("-0")[0]
 
 
 class _Item(NamedTuple):
@@ -202,8 +208,10 @@ def _judgements(
 def _judged_rows(config: RetrievalSet, files: PartFiles) -> Iterator[Row]:
     """Rows of judgements; of a tsv without a header, and of TREC's four columns, too."""
     for path in evaluation_files(files):
-        one = files._replace(paths=(path,))
-        is_tsv = file_kind(path, files.kind) == "tsv"
+        # TREC's files have any ending, or none.
+        kind = files.kind if files.kind != "auto" or kind_of_ending(path) else "tsv"
+        one = files._replace(paths=(path,), kind=kind)
+        is_tsv = file_kind(path, kind) == "tsv"
         columns = _columns_without_header(path) if is_tsv else range(0)
         if not columns:
             yield from evaluation_rows(one)

@@ -128,21 +128,6 @@ def test_judgements_without_a_header_and_of_trec(tmp_path, rows):
         read_retrieval(config)
 
 
-def test_the_layout_of_nanobeir(tmp_path):
-    for part, rows in (
-        ("corpus", [{"_id": str(r["_id"]), "text": r["text"] or "x"} for r in CORPUS]),
-        ("queries", QUERIES),
-        ("qrels", [{"query-id": q, "corpus-id": p} for q, p, s in QRELS if s]),
-    ):
-        (tmp_path / part).mkdir()
-        pq.write_table(pa.Table.from_pylist(rows), tmp_path / part / "train-00000-of-00001.parquet")
-    task = read_retrieval(RetrievalSet("nano", str(tmp_path), "train"))
-    assert task.corpus.ids == ["p1", "p2", "3", "p4"]
-    assert task.relevant == {"q1": {"p1": 1}, "q2": {"p2": 1}}
-    with pytest.raises(UserError, match="choose a split of: train"):
-        read_retrieval(RetrievalSet("nano", str(tmp_path)))
-
-
 def test_a_querys_own_passage_is_not_found(tmp_path, capsys):
     # As in ArguAna: p1 is a query too. The id of p2 alone is that of another text.
     queries = [
