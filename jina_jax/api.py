@@ -18,7 +18,7 @@ from jina_jax.config import RunConfig
 from jina_jax.config.files import load_config
 from jina_jax.config.validation import validate
 from jina_jax.devices.distributed import start
-from jina_jax.evaluate.run import Evaluation
+from jina_jax.evaluate.run import Evaluation, keep_results
 from jina_jax.evaluate.run import evaluate as evaluate_run
 from jina_jax.export.run import export as export_run
 from jina_jax.inference.initial import with_named_model
@@ -80,12 +80,15 @@ def train(
 def evaluate(config: RunConfig) -> Evaluation:
     """Measures retrieval, negation, semantic similarity and reranking of the trained model.
 
-    Returns: kind → task → system (trained, untrained, bm25) → measure, also in the run folder.
+    Returns: kind → task → system (trained, untrained, bm25) → measure; also written into the run
+      folder, where that may be.
     Raises: UserError.
     """
     config = _ready(config)
     fetch_prepared(config)
-    return evaluate_run(config)
+    found = evaluate_run(config)
+    keep_results(config.run_path, found)
+    return found
 
 
 def export(config: RunConfig) -> Path:

@@ -1,5 +1,6 @@
 """The ways in which a command ends early, their exit codes, and words for their messages."""
 
+import errno
 import signal
 from enum import IntEnum
 from pathlib import Path
@@ -35,6 +36,10 @@ class ExitCode(IntEnum):
     def may_be_tried_again(self) -> bool:
         """Whether the same command may be started again as it is."""
         return self >= 10
+
+
+NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""Of an OSError: this user may not do that there, or nobody may write to that disk."""
 
 
 class UserError(Exception):

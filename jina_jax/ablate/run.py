@@ -43,6 +43,7 @@ from jina_jax.sources.read import read_whole
 from jina_jax.system.atomic import write_json
 from jina_jax.system.hashing import content_key, file_sha256
 from jina_jax.system.terminal import say
+from jina_jax.system.workspace import check_writable
 from jina_jax.text.identity import text_hash
 from jina_jax.text.tokenizer import load_tokenizer
 from jina_jax.train.loop import train
@@ -144,6 +145,7 @@ def ablate(ablation: Ablation, *, progress: bool = True) -> AblationReport:
     """
     check(ablation)
     root = ablation.base.run_path
+    check_writable(root)
     injected = None
     if ablation.injection is not None:
         injected = inject(ablation.injection, root / "source", progress=progress)

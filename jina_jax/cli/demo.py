@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 
 from jina_jax.cli.tables import funnel, hits, scores
 from jina_jax.config import RunConfig
-from jina_jax.evaluate.run import evaluate
+from jina_jax.evaluate.run import evaluate, keep_results
 from jina_jax.export.run import export
 from jina_jax.inference.embedder import Embedder
 from jina_jax.inference.search import search
@@ -27,8 +27,10 @@ def demo(config: RunConfig) -> None:
     say("2/5 train")
     train(config)
     say("3/5 evaluate")
-    results = evaluate(config).retrieval
+    evaluation = evaluate(config)
+    results = evaluation.retrieval
     print(scores(results, "held-out retrieval"))
+    keep_results(config.run_path, evaluation)
     say("4/5 export")
     folder = export(config)
     say("5/5 search, with the exported model")

@@ -28,7 +28,7 @@ from jina_jax.cli.run import (
     train,
 )
 from jina_jax.config.files import config_names, each_phase
-from jina_jax.errors import ExitCode, Interrupted, RunFailed, UserError
+from jina_jax.errors import NO_RIGHT, ExitCode, Interrupted, RunFailed, UserError
 from jina_jax.system.credentials import masked
 
 _CONFIG_VERBS: dict[str, Callable[[Any], None]] = {
@@ -58,6 +58,23 @@ _PLAIN_VERBS: dict[str, Callable[..., None]] = {
     "report": report,
     "doctor": doctor,
 }
+
+_ELSEWHERE = {
+    "prepare": "--data-dir",
+    "train": "--workdir",
+    "export": "--export.output-dir",
+    "negation": "--negation.output-dir",
+    "mine": "--mine.output-dir",
+    "run": "--workdir",
+    "demo": "--workdir",
+    "ablate": "--workdir",
+    "encode": "OUT",
+    "import": "RUN",
+    "mteb": "--output",
+    "report": "--output",
+    "inspect": "--plot",
+}
+"""Verb → the argument that says where its files go."""
 
 
 def _dispatch(verb: str, args: list[str]) -> None:
@@ -103,8 +120,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output (`| head`) is gone: no error, and nothing left to say it to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            code, remedy = ExitCode.SAVE_FAILED, "make room; nothing finished is lost"
+        elif error.errno in NO_RIGHT:
+            code, remedy = ExitCode.USER_ERROR, "ask its owner for the right"
+            if args[0] in _ELSEWHERE:
+                remedy += f", or give another {_ELSEWHERE[args[0]]}"
+        else:
             raise
-        print(f"jina-jax {args[0]}: {error}: make room; nothing finished is lost", file=sys.stderr)
-        return ExitCode.SAVE_FAILED
+        print(f"jina-jax {args[0]}: {masked(str(error), args)}: {remedy}", file=sys.stderr)
+        return code
     return 0

@@ -9,6 +9,7 @@ import tyro
 from jina_jax.errors import UserError
 from jina_jax.system.atomic import write_json
 from jina_jax.system.terminal import say
+from jina_jax.system.workspace import check_writable
 
 # Heavy imports happen inside the verbs, so that --help and errors are quick.
 
@@ -214,6 +215,7 @@ def mteb(
     from jina_jax.cli.tables import comparison
 
     output = output or model / "mteb"
+    check_writable(output)
     found = run_suite(open_model(model, name), chosen, output, mirror)
     shown = beside(found, compare)
     write_json(output / COMPARISON_FILE, asdict(shown))

@@ -25,6 +25,8 @@ class ExportConfig:
     environment variable HF_TOKEN, and from nowhere else."""
     private: bool = changeable(True)
     """Make a repository that isn't there yet private."""
+    output_dir: str = changeable("")
+    """Folder of the model; empty means `WORKDIR/export`."""
 
 
 def export_problems(export: ExportConfig) -> Iterator[str]:

@@ -302,4 +302,4 @@ class RunConfig:
     @property
     def export_path(self) -> Path:
         """Folder of the exported Hugging Face model."""
-        return self.run_path / "export"
+        return Path(self.export.output_dir or self.run_path / "export").absolute()

@@ -3,10 +3,12 @@
 import json
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 from jina_jax.config import RunConfig
 from jina_jax.devices.mesh import make_mesh
+from jina_jax.errors import NO_RIGHT
 from jina_jax.evaluate.negation import (
     MEASURES,
     NegationTask,
@@ -27,6 +29,7 @@ from jina_jax.evaluate.sts import StsTask, read_sts, score_sts
 from jina_jax.inference.embedder import Embedder
 from jina_jax.inference.initial import initial_params
 from jina_jax.shards.manifest import load_manifest
+from jina_jax.system.terminal import say
 
 RESULT_FILES = {
     "retrieval": "evaluation.json",
@@ -114,11 +117,7 @@ def score_tasks(
 
 
 def evaluate(config: RunConfig) -> Evaluation:
-    """Evaluates the trained parameters, beside those before training and BM25.
-
-    Writes `evaluation.json` (retrieval), `negation.json`, `sts.json` and `reranking.json` in the
-    run folder, each where there are such tasks.
-    """
+    """Evaluates the trained parameters, beside those before training and BM25."""
     # Before minutes of work, so that a file that cannot be read stops it at once.
     tasks = read_tasks(config)
     trained = Embedder.from_run(config.run_path, batch_rows=config.evaluate.batch_rows)
@@ -128,10 +127,20 @@ def evaluate(config: RunConfig) -> Evaluation:
         batch_rows=config.evaluate.batch_rows,
     )  # fmt: skip
     models = {"untrained": untrained, "trained": trained}
-    evaluation = score_tasks(tasks, models, config.evaluate.top_k, with_bm25=True)
-    for name, results in evaluation._asdict().items():
-        path = config.run_path / RESULT_FILES[name]
-        path.unlink(missing_ok=True)
-        if results:
-            path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    return evaluation
+    return score_tasks(tasks, models, config.evaluate.top_k, with_bm25=True)
+
+
+def keep_results(run_path: Path, evaluation: Evaluation) -> None:
+    """Writes `evaluation.json` (retrieval), `negation.json`, `sts.json` and `reranking.json` in the
+    run folder, each where there are such results; says so where they may not be written.
+    """
+    try:
+        for name, results in evaluation._asdict().items():
+            path = run_path / RESULT_FILES[name]
+            path.unlink(missing_ok=True)
+            if results:
+                path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        if error.errno not in NO_RIGHT:
+            raise
+        say(f"these scores are not kept: {error.filename} may not be written ({error.strerror})")

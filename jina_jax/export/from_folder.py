@@ -28,6 +28,7 @@ from jina_jax.inference.model_folder import (
 )
 from jina_jax.system.atomic import atomic_folder, write_atomically
 from jina_jax.system.untrusted import inner_path, objects_within, read_json
+from jina_jax.system.workspace import check_writable
 from jina_jax.text.tokenizer import (
     SPIECE_FILE,
     TOKENIZER_FILE,
@@ -49,6 +50,7 @@ def import_folder(path_or_id: str, run_path: Path) -> RunConfig:
     """
     if run_path.exists():
         raise UserError(f"{run_path} is there already; name a folder that isn't, or remove it")
+    check_writable(run_path.parent)
     folder = find_folder(path_or_id)
     model = read_sentence_config(folder)
     params = read_params(folder, model)

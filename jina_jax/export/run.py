@@ -16,19 +16,23 @@ from jina_jax.evaluate.run import RESULT_FILES
 from jina_jax.export.huggingface import export_huggingface, verify_export
 from jina_jax.export.model_card import render_card
 from jina_jax.shards.manifest import SourceSummary, load_manifest
+from jina_jax.system.workspace import check_writable
 
 _TEXTS_COMPARED = 64
 
 
 def export(config: RunConfig) -> Path:
-    """Writes the run's `export/` folder and compares it with the checkpoint.
+    """Writes the run's export folder and compares it with the checkpoint.
 
     With `export.push_to`, uploads it too.
 
     Returns: the folder.
-    Raises: UserError when there is no checkpoint, the folder holds something else, or the hub
-      refuses the upload.
+    Raises:
+      UserError: there is no checkpoint, the folder holds something else, or the hub refuses the
+        upload.
+      PermissionError: the folder may not be made.
     """
+    check_writable(config.export_path.parent)
     # An imported model comes without data.
     sources = load_manifest(config.data_path).sources if config.data.sources else ()
     trained = load_checkpoint(config.run_path)

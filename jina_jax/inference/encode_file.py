@@ -19,7 +19,7 @@ from jina_jax.sources.lines import Damage, read_lines
 from jina_jax.sources.read import read_source
 from jina_jax.system.atomic import write_atomically
 from jina_jax.system.terminal import track
-from jina_jax.system.workspace import workspace
+from jina_jax.system.workspace import check_writable, workspace
 from jina_jax.types import BadRecord
 
 _KINDS: dict[str, Literal["jsonl", "csv", "tsv", "parquet"]] = {
@@ -141,6 +141,7 @@ def check_output(path: Path) -> None:
         raise UserError(f"{path}: the folder {path.absolute().parent} does not exist")
     if path.is_dir():
         raise UserError(f"{path} is a folder; name a file")
+    check_writable(path.absolute().parent)
 
 
 def count_texts(path: Path, field: str, *, progress: bool = True) -> int:

@@ -18,6 +18,7 @@ from jina_jax.report.parts import SERIES, Group, Plot, Section, inline_svg, writ
 from jina_jax.report.setup_section import setup_section
 from jina_jax.report.training_section import training_section
 from jina_jax.system.atomic import write_atomically
+from jina_jax.system.workspace import check_writable
 
 PAGE_FILE = "index.html"
 PLOTS_FOLDER = "plots"
@@ -34,6 +35,7 @@ def write_report(run_paths: Sequence[Path], ablation_paths: Sequence[Path], outp
     Raises: UserError naming a folder that is no run or no ablation.
     """
     runs = [read_facts(path) for path in run_paths]
+    check_writable(output)
     sections = [comparison_section(runs)] if len(runs) > 1 else []
     if len(runs) == 1:
         runs = with_earlier_phases(runs[0])

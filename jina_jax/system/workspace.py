@@ -1,6 +1,8 @@
 """A folder or file that appears whole or not at all, and whose making can be resumed."""
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +16,20 @@ from jina_jax.system.atomic import sync, write_atomically
 from jina_jax.system.untrusted import from_json
 
 T = TypeVar("T")
+
+
+def check_writable(folder: Path) -> None:
+    """Refuses a folder that may not be written to, or not be made, before any work is done for it.
+
+    Raises:
+      PermissionError: naming it, or the nearest folder above it that is there.
+      UserError: that is a file.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise UserError(f"{there} is a file; name another folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
 
 
 class Workspace(NamedTuple):
@@ -39,8 +55,11 @@ def workspace(target: Path, identity: str, *, is_file: bool = False) -> Iterator
       target: to appear. A folder is absent or empty when the block ends; a file is replaced.
       identity: equal for two processes that make the same thing.
       is_file: the result is a file, empty at first; else a folder.
-    Raises: UserError when another process is making the same target.
+    Raises:
+      UserError: another process is making the same target.
+      PermissionError: `check_writable` refuses the folder that it is to lie in.
     """
+    check_writable(target.parent)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(target)
     made = Workspace(partial / "result", partial / "work", partial / "done")

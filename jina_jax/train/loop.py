@@ -36,6 +36,7 @@ from jina_jax.shards.manifest import (
 from jina_jax.system.environment import environment
 from jina_jax.system.hashing import file_sha256
 from jina_jax.system.terminal import say
+from jina_jax.system.workspace import check_writable
 from jina_jax.text.tokenizer import SPIECE_FILE, TOKENIZER_FILE
 from jina_jax.train.evaluation import OnEvaluation, StepEvaluation
 from jina_jax.train.metrics.profile import Profiler
@@ -74,12 +75,15 @@ def train(
       on_evaluation: called there with the steps done and each evaluation's values.
     Raises:
       UserError: the data, the configuration or the checkpoint cannot be used.
+      PermissionError: the run folder may not be written to.
       RunFailed: the run cannot go on; `errors.ExitCode` lists why.
       Interrupted: SIGINT or SIGTERM came; everything is saved.
     """
     goodput = Goodput()
     validate(config)
     start(config.distributed, config.faults.heartbeat_s)
+    for folder in (config.run_path, config.checkpoint_path):
+        check_writable(folder)
     manifest = load_manifest(config.data_path)
     verify_shards(manifest, config.data_path)
     check_data(config, manifest)
@@ -235,9 +239,10 @@ def _write_run_files(config: RunConfig, step: int) -> None:
     what it was started on, at this step.
     """
     (config.run_path / "config.json").write_text(to_json(config) + "\n", encoding="utf-8")
-    shutil.copytree(
-        config.data_path / "tokenizer", config.run_path / "tokenizer", dirs_exist_ok=True
-    )
+    (config.run_path / "tokenizer").mkdir(exist_ok=True)
+    for path in (config.data_path / "tokenizer").iterdir():
+        # Not its mode: data that may only be read shall not make such a run.
+        shutil.copyfile(path, config.run_path / "tokenizer" / path.name)
     began = datetime.now(UTC).isoformat(timespec="seconds")
     with (config.run_path / STARTS_FILE).open("a", encoding="utf-8") as file:
         file.write(json.dumps({"began": began, "step": step} | environment()) + "\n")
