@@ -2,15 +2,12 @@
 
 import pyarrow.parquet as pq
 
+from jina_jax import api
 from jina_jax.cli.tables import funnel, hits, scores
 from jina_jax.config import RunConfig
-from jina_jax.evaluate.run import evaluate, keep_results
-from jina_jax.export.run import export
 from jina_jax.inference.embedder import Embedder
 from jina_jax.inference.search import search
-from jina_jax.prepare.run import prepare
 from jina_jax.system.terminal import say
-from jina_jax.train.loop import train
 
 QUERIES = (
     "read a file line by line without loading it into memory",
@@ -22,17 +19,15 @@ QUERIES = (
 def demo(config: RunConfig) -> None:
     """Prepares, trains, evaluates, exports and searches; each part goes on where it was left."""
     say("1/5 prepare")
-    manifest = prepare(config.data, config.data_path)
+    manifest = api.prepare(config)
     print(funnel(manifest))
     say("2/5 train")
-    train(config)
+    api.train(config)
     say("3/5 evaluate")
-    evaluation = evaluate(config)
-    results = evaluation.retrieval
+    results = api.evaluate(config).retrieval
     print(scores(results, "held-out retrieval"))
-    keep_results(config.run_path, evaluation)
     say("4/5 export")
-    folder = export(config)
+    folder = api.export(config)
     say("5/5 search, with the exported model")
     held_out = config.data_path / str(manifest.sources[0].eval_path)
     passages = pq.read_table(held_out, columns=["positive"])["positive"].to_pylist()
