@@ -29,7 +29,7 @@ NOT_RUN = {
 }
 THEIRS = ("mine.py", "pairs.py")
 """Files that pages tell the reader to write."""
-EXIT_CODES = {"train mine.py --train.num-steps 60": 2}
+EXIT_CODES = {"train mine.py --optim.learning-rate 1e-3": 2}
 """What a page says is refused; all other commands end with 0."""
 
 

@@ -133,6 +133,15 @@ TABLE = (
         ("faults/test_hosts.py::test_a_step_does_not_wait_for_another_hosts_compilation",),
     ),
     Row(
+        "a second trainer in the run folder", "the same command again; another host's lease",
+        "refused, with who trains there; after kill -9 the same host goes on at once",
+        (
+            "train/watch/test_lease.py::test_two_trainers_of_one_folder",
+            "train/watch/test_lease.py::test_another_host_that_gives_signs_of_life_keeps_it",
+            "train/watch/test_lease.py::test_one_that_was_silent_for_too_long_gives_way",
+        ),
+    ),
+    Row(
         "only one host starts", "one of two processes",
         "exit 2 after distributed.timeout_s, with what to check",
         ("devices/test_processes.py::test_a_process_that_is_alone_says_so_in_time",),
