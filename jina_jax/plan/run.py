@@ -171,7 +171,7 @@ def _plan(config: RunConfig, options: PlanOptions, remedy: str) -> Plan:
     negatives = options.negatives
     if negatives is None:
         has_triplets = any(source.negative_field for source in config.data.sources)
-        negatives = config.data.negatives_per_record if has_triplets else 0
+        negatives = int(has_triplets)
     shape = batch_shape(config.feed, options.tokens, negatives)
     request = Request(config, shape, options.topology)
     compiled = compiled_step(request, timeout_s=options.timeout_s, fresh=options.fresh)
