@@ -65,7 +65,10 @@ def test_evaluation_compares_with_bm25_and_the_start(run):
     for systems in results.values():
         assert systems.keys() == {"untrained", "trained", "bm25"}
         for values in systems.values():
-            assert 0 <= values["ndcg@10"] <= values["recall@10"] <= 1
+            assert list(values) == ["ndcg@10", "recall@10", "map@10", "mrr@10"]
+            assert 0 <= values["map@10"] <= values["ndcg@10"] <= values["recall@10"] <= 1
+            # Each query has one relevant passage.
+            assert values["map@10"] == pytest.approx(values["mrr@10"], abs=1e-6)
     assert results["average"]["trained"]["ndcg@10"] == pytest.approx(
         (results["docs"]["trained"]["ndcg@10"] + results["numbers"]["trained"]["ndcg@10"]) / 2
     )
@@ -166,5 +169,5 @@ def test_model_card_names_data_and_scores(run):
     config = tiny_config("x")
     for source in config.data.sources:
         assert source.name in card
-    assert "ndcg@10" in card
+    assert "ndcg@10" in card and "mrr@10" in card
     assert dataclasses.asdict(config)["name"] in card

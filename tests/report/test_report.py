@@ -12,6 +12,7 @@ from jina_jax.ablate.report import AblationReport, ArmReport
 from jina_jax.cli.main import main
 from jina_jax.mteb.published import COMPARISON_FILE, TaskScore, compare, load_published
 from jina_jax.report.data_section import _edges, _fates, _padded_to_longest
+from jina_jax.report.evaluation_section import measure_words
 from jina_jax.report.facts import read_facts, with_earlier_phases
 from jina_jax.system.atomic import write_json
 
@@ -114,3 +115,9 @@ def test_starts_tell_versions_and_no_variables(two_phases, monkeypatch):
         "began", "step", "jina_jax", "python", "system", "cpus", "processes", "devices",
         "device_kind", "packages",
     }  # fmt: skip
+
+
+def test_measures_are_written_as_papers_write_them():
+    words = [measure_words(m) for m in ("ndcg@10", "map@10", "mrr@10", "recall@10")]
+    assert words == ["nDCG@10", "MAP@10", "MRR@10", "Recall@10"]
+    assert measure_words("hard_negation") == "Hard negation"
