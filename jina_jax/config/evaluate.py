@@ -71,7 +71,7 @@ class RetrievalSet:
     may have TREC's four columns; a file of an ending that is not known is taken as tsv."""
     corpus_fields: tuple[str, str, str] = ("_id", "title", "text")
     """Of a passage's id, its title and its text. The title may be missing or empty; else it stands
-    before the text, as in BEIR."""
+    before the text, as in BEIR. Of a tsv without a header these are numbers: ("1", "", "2")."""
     query_fields: tuple[str, str] = ("_id", "text")
     """Of a query's id and its text."""
     qrels_fields: tuple[str, str, str] = ("query-id", "corpus-id", "score")

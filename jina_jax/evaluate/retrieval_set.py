@@ -69,11 +69,16 @@ def retrieval_files(config: RetrievalSet) -> tuple[PartFiles, PartFiles, PartFil
     """
     if not config.folder:
         return (
-            PartFiles(config.name, config.corpus, config.kind),
-            PartFiles(config.name, config.queries, config.kind),
+            PartFiles(config.name, config.corpus, config.kind, _named(config.corpus_fields)),
+            PartFiles(config.name, config.queries, config.kind, config.query_fields),
             PartFiles(config.name, config.qrels, config.qrels_kind),
         )
     return _in_folder(config, "corpus"), _in_folder(config, "queries"), _qrels_in_folder(config)
+
+
+def _named(fields: tuple[str, ...]) -> tuple[str, ...]:
+    """Without those that are left empty: a set may have no titles."""
+    return tuple(filter(None, fields))
 
 
 def _in_folder(config: RetrievalSet, part: str) -> PartFiles:
@@ -127,7 +132,8 @@ def _items(
     seen: dict[str, int] = {}
     counts: Counter[str] = Counter()
     for row in evaluation_rows(files):
-        name, value, heading = _id(row, id_field), row.field(text), row.values.get(title) or ""
+        name, value = _id(row, id_field), row.field(text)
+        heading = (title and row.values.get(title)) or ""
         if not isinstance(heading, str):
             raise row.error(f"holds {heading!r} in field {title!r}, not a title")
         if not isinstance(value, str):

@@ -1,13 +1,12 @@
 """Rows of evaluation files. Unlike of training records, none that cannot be read is passed over."""
 
-import csv
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 from jina_jax.errors import UserError
+from jina_jax.sources.fields import is_unicode
 from jina_jax.sources.kinds import data_files, file_kind
-from jina_jax.sources.lines import MAX_LINE_BYTES, read_lines
-from jina_jax.sources.records import decode, read_file_records
+from jina_jax.sources.records import read_file_records
 from jina_jax.types import BadRecord, Origin
 
 
@@ -97,42 +96,20 @@ def evaluation_rows(evaluation: EvaluationFiles) -> Iterator[Row]:
 
 def _read(evaluation: EvaluationFiles, path: str) -> Iterator[tuple[int, Any]]:
     kind = file_kind(path, evaluation.kind)
-    if kind == "tsv" and evaluation.fields and all(map(str.isdecimal, evaluation.fields)):
+    has_header = not (evaluation.fields and all(map(str.isdecimal, evaluation.fields)))
+    if kind == "tsv" and not has_header:
         kind = "text"
-    if kind in ("csv", "tsv"):
-        yield from _delimited(evaluation, path, "," if kind == "csv" else "\t")
-        return
-    for record in read_file_records(path, kind):
+    for record in read_file_records(path, kind, has_header=has_header):
         if isinstance(record, BadRecord):
             raise _unreadable(evaluation, record)
         value = record.value
         if kind == "text":
             cells = enumerate(value.split("\t"), start=1)
             value = {"": value} | {str(number): cell for number, cell in cells}
+        elif kind in ("csv", "tsv") and not all(map(is_unicode, value.values())):
+            bad = BadRecord("invalid_utf8", "a cell holds what is not UTF-8", record.origin)
+            raise _unreadable(evaluation, bad)
         yield record.origin.row, value
-
-
-def _delimited(
-    evaluation: EvaluationFiles, path: str, delimiter: str
-) -> Iterator[tuple[int, dict[str, str]]]:
-    csv.field_size_limit(MAX_LINE_BYTES)
-    rows = csv.DictReader(_lines(evaluation, path), delimiter=delimiter, strict=True)
-    try:
-        for row in rows:
-            if None in row or None in row.values():
-                raise csv.Error("the row has another number of cells than the header")
-            yield rows.line_num, row
-    except csv.Error as error:
-        origin = Origin(path, rows.line_num)
-        raise _unreadable(evaluation, BadRecord("malformed_row", str(error), origin)) from error
-
-
-def _lines(evaluation: EvaluationFiles, path: str) -> Iterator[str]:
-    for row, line in read_lines(path):
-        text = decode(line, Origin(path, row))
-        if isinstance(text, BadRecord):
-            raise _unreadable(evaluation, text)
-        yield text + "\n"
 
 
 def _unreadable(evaluation: EvaluationFiles, bad: BadRecord) -> UserError:

@@ -161,3 +161,18 @@ def test_flagembedding(tmp_path):
     ]  # fmt: skip
     said = "toy: queries in 'query', positives in 'pos', negatives in 'neg'"
     assert what_was_found(source, with_fields(source)) == said
+
+
+def test_ms_marco_passages_and_queries_without_a_header(tmp_path):
+    (tmp_path / "collection.tsv").write_text('0\tA "quoted" passage.\n1\tAnother one.\n')
+    (tmp_path / "queries.tsv").write_text("7\twhat is quoted\n8\tnot judged\n")
+    (tmp_path / "qrels.tsv").write_text("7\t0\t0\t1\n")
+    task = read_retrieval(
+        RetrievalSet(
+            "marco", corpus=(str(tmp_path / "collection.tsv"),),
+            queries=(str(tmp_path / "queries.tsv"),), qrels=(str(tmp_path / "qrels.tsv"),),
+            corpus_fields=("1", "", "2"), query_fields=("1", "2"),
+        )
+    )  # fmt: skip
+    assert list(task.corpus.texts()) == ['A "quoted" passage.', "Another one."]
+    assert task.queries == {"7": "what is quoted"} and task.relevant == {"7": {"0": 1}}
