@@ -17,6 +17,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import jax
@@ -180,6 +181,9 @@ class Checkpoints:
             for left in self.folder.glob(f"{_SAVING}*"):
                 shutil.rmtree(left, ignore_errors=True)
         try:
+            # Where Orbax cannot make a folder its threads hold the process for minutes.
+            with TemporaryDirectory(dir=self.folder, prefix=f"{_SAVING}probe-"):
+                pass
             response = ocp.save_checkpointables_async(
                 saving, dict(parts), overwrite=True, custom_metadata=metadata
             )

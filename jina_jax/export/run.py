@@ -30,7 +30,7 @@ def export(config: RunConfig) -> Path:
     Raises:
       UserError: there is no checkpoint, the folder holds something else, or the hub refuses the
         upload.
-      PermissionError: the folder may not be made.
+      OSError: the folder may not be made.
     """
     check_writable(config.export_path.parent)
     # An imported model comes without data.

@@ -33,22 +33,29 @@ def with_fields(source: SourceConfig) -> SourceConfig:
     named = replace(source, query_field=query or "query", positive_field=positive or "positive")
     if source.extractor or source.kind == "pydocs":
         return named
-    first: Record | None = None
-    for record in _first_records(source):
-        if is_texts(record.value) and not (query or positive):
-            is_triplet = isinstance(record.value, list) and len(record.value) == 3
-            found = negative or ("negative" if is_triplet else "")
-            return replace(named, extractor="embedding_texts", negative_field=found)
-        first = first or (record if isinstance(record.value, dict) else None)
-        common = found_fields(record.value)
-        if (query or common[0]) and (positive or common[1]):
+    records = list(_first_records(source))
+    objects = [record for record in records if isinstance(record.value, dict)]
+    if (lists := [r.value for r in records if is_texts(r.value)]) and not (query or positive):
+        is_triplet = any(
+            len(v["texts"] if "texts" in v else v) == 3 for v in lists if "set" not in v
+        )
+        return replace(
+            named, extractor="embedding_texts",
+            negative_field=negative or ("negative" if is_triplet else ""),
+        )  # fmt: skip
+    common = [found_fields(record.value) for record in objects]
+    for found in common:
+        if (query or found[0]) and (positive or found[1]):
+            # The first record may be one of the pairs without a negative.
+            negatives = (fields[2] for fields in common if fields[2])
             return replace(
-                source, query_field=query or common[0], positive_field=positive or common[1],
-                negative_field=common[2] if source.finds_negatives else negative,
+                source, query_field=query or found[0], positive_field=positive or found[1],
+                negative_field=next(negatives, "") if source.finds_negatives else negative,
             )  # fmt: skip
+    first = next(iter(objects), None)
     if first is None:
         return named
-    lacks = "positive" if query or found_fields(first.value)[0] else "query"
+    lacks = "positive" if query or common[0][0] else "query"
     raise UserError(
         f"source {source.name!r}: {first.origin.file} has the fields "
         f"{', '.join(first.value)[:300]}, of which none is known for the {lacks}. Set query_field "

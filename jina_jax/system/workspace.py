@@ -22,14 +22,16 @@ def check_writable(folder: Path) -> None:
     """Refuses a folder that may not be written to, or not be made, before any work is done for it.
 
     Raises:
-      PermissionError: naming it, or the nearest folder above it that is there.
+      OSError: of `errors.NO_RIGHT`, naming it or the nearest folder above it that is there.
       UserError: that is a file.
     """
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise UserError(f"{there} is a file; name another folder")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
+        is_of_disk = os.statvfs(there).f_flag & os.ST_RDONLY
+        number = errno.EROFS if is_of_disk else errno.EACCES
+        raise OSError(number, os.strerror(number), str(there))
 
 
 class Workspace(NamedTuple):
@@ -57,7 +59,7 @@ def workspace(target: Path, identity: str, *, is_file: bool = False) -> Iterator
       is_file: the result is a file, empty at first; else a folder.
     Raises:
       UserError: another process is making the same target.
-      PermissionError: `check_writable` refuses the folder that it is to lie in.
+      OSError: `check_writable` refuses the folder that it is to lie in.
     """
     check_writable(target.parent)
     target.parent.mkdir(parents=True, exist_ok=True)

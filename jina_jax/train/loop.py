@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from jina_jax.checkpoint.checkpoints import STARTS_FILE, Checkpoints, is_run
+from jina_jax.checkpoint.checkpoints import BEST_FOLDER, STARTS_FILE, Checkpoints, is_run
 from jina_jax.checkpoint.state import TrainState
 from jina_jax.config import RunConfig
 from jina_jax.config.files import changed_since, to_json, unchangeable_fields
@@ -75,14 +75,14 @@ def train(
       on_evaluation: called there with the steps done and each evaluation's values.
     Raises:
       UserError: the data, the configuration or the checkpoint cannot be used.
-      PermissionError: the run folder may not be written to.
+      OSError: the run folder may not be written to.
       RunFailed: the run cannot go on; `errors.ExitCode` lists why.
       Interrupted: SIGINT or SIGTERM came; everything is saved.
     """
     goodput = Goodput()
     validate(config)
     start(config.distributed, config.faults.heartbeat_s)
-    for folder in (config.run_path, config.checkpoint_path):
+    for folder in (config.run_path, config.checkpoint_path, config.run_path / BEST_FOLDER):
         check_writable(folder)
     manifest = load_manifest(config.data_path)
     verify_shards(manifest, config.data_path)

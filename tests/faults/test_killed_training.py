@@ -27,7 +27,7 @@ def kill_when(folder, run, flags, condition):
 
 
 def is_saving(run):
-    return any((run / "checkpoints").glob("saving-*"))
+    return any((run / "checkpoints").glob("saving-[0-9]*"))
 
 
 def is_between_save_and_evaluation(run):

@@ -68,6 +68,18 @@ TABLE = (
         ),
     ),
     Row(
+        "no right to write", "chmod, a disk mounted read only; before the start and while training",
+        "one line at once with the option that helps, exit 2; evaluate shows its scores; a save "
+        "that is denied: exit 4",
+        (
+            "faults/test_no_rights.py::test_what_must_write_says_so_in_one_line",
+            "faults/test_no_rights.py::test_evaluate_shows_the_scores_that_it_cannot_keep",
+            "faults/test_no_rights.py::test_what_only_reads_it_works",
+            "faults/test_no_rights.py::test_a_run_on_data_that_may_only_be_read_starts_again",
+            "faults/test_no_rights.py::test_a_right_that_is_lost_while_training_ends_the_run",
+        ),
+    ),
+    Row(
         "checkpoint damaged", "a bit flipped, a file cut or removed, in every file of a step",
         "found by its seal, set aside, the newest good step used, and said so",
         (

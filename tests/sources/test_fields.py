@@ -160,6 +160,7 @@ def test_lines_of_embedding_training_data(tmp_path):
     for number, (line, expected) in enumerate(
         [
             (list(ONE), [ONE]), (list(THREE), [THREE]), ({"texts": list(ONE)}, [ONE]),
+            ({"texts": list(THREE)}, [THREE]),
             ({"set": ["a", "b", "c", "d"]}, [("a", "b"), ("a", "c"), ("a", "d")]),
         ]
     ):  # fmt: skip
@@ -221,6 +222,11 @@ def test_a_first_record_that_is_none_is_passed_over(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('5\n{broken\n{"id": 1}\n{"question": "a query", "answer": "its answer"}\n')
     assert texts(path) == ["wrong_type", "malformed_json", "missing_field", ONE]
+
+
+def test_negatives_are_found_where_the_first_record_has_none(tmp_path):
+    rows = [{"query": "q", "pos": ["p"]}, {"query": "q", "pos": ["p"], "neg": ["n"]}]
+    assert texts(write(tmp_path / "a.jsonl", rows)) == [("q", "p", ""), ("q", "p", "n")]
 
 
 def test_lists_that_would_make_millions_are_one_bad_record(tmp_path):

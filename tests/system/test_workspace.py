@@ -1,7 +1,7 @@
 import pytest
 
 from jina_jax.errors import UnusableError, UserError
-from jina_jax.system.workspace import discard_leftovers, workspace
+from jina_jax.system.workspace import check_writable, discard_leftovers, workspace
 
 
 def test_the_folder_appears_only_at_the_end(tmp_path):
@@ -62,3 +62,11 @@ def test_a_folder_that_has_something_is_not_overwritten(tmp_path):
     with pytest.raises(UserError, match="appeared meanwhile"), workspace(tmp_path / "data", "a"):
         pass
     assert (tmp_path / "data" / "file").read_text() == "x"
+
+
+def test_a_folder_below_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("x")
+    check_writable(tmp_path / "new" / "folder")
+    with pytest.raises(UserError, match="file is a file"):
+        check_writable(tmp_path / "file" / "folder")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
