@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from jina_jax.config import SourceConfig
 from jina_jax.config.source import NUMBERS
 from jina_jax.sources.chunks import Item, pair_or_triplet
 from jina_jax.sources.lines import MAX_LINE_BYTES
-from jina_jax.types import NO_PAIR, BadRecord, Origin
+from jina_jax.types import NO_PAIR, BadRecord, Origin, Record
 
 QUERY_NAMES = (
     "query", "question", "anchor", "sentence1", "sentence_1", "premise", "text1", "title",
@@ -156,31 +156,45 @@ def is_unicode(text: str) -> bool:
     return True
 
 
-def found_fields(record: Any) -> tuple[str, str, str]:
-    """The fields of a record that go by common names: of query, positive and negative.
+class Layout(NamedTuple):
+    """What can be told of a source by one of its records."""
 
-    A list of objects, or an object, that holds a `text` is meant for that.
+    file: str
+    fields: tuple[str, ...]
+    """All of an object."""
+    query: str
+    positive: str
+    negative: str
+    """Fields that go by common names, empty for none; where a list of objects, or an object, holds
+    a `text`, that is meant."""
+    texts: int
+    """Of a record that is a list of two or three texts, or holds one in `texts` or `set`, as
+    `embedding_texts` reads them; else 0."""
 
-    Returns: an empty name for what is not found. Two sentences with a score or a label need not
-      belong together, and have no positive.
+
+def layout_of(record: Record) -> Layout:
+    """Finds the fields of a record.
+
+    Two sentences with a score or a label need not belong together, and have no positive.
     """
+    value = record.value
+    fields = tuple(value) if isinstance(value, dict) else ()
     query, positive, negative = (
-        _first(record, names) if isinstance(record, dict) else ""
+        _first(value, names) if fields else ""
         for names in (QUERY_NAMES, POSITIVE_NAMES, NEGATIVE_NAMES)
     )
-    is_scored = not negative and positive.lower() in _SCORED and any(map(_is_score, record))
-    return query, "" if is_scored else positive, negative
+    is_scored = not negative and positive.lower() in _SCORED and any(map(_is_score, fields))
+    return Layout(
+        record.origin.file, fields, query, "" if is_scored else positive, negative, _texts(value)
+    )
 
 
-def is_texts(record: Any) -> bool:
-    """Whether a record is a list of two or three texts, or an object that holds one in `texts` or
-    `set`, as `embedding_texts` reads them.
-    """
-    if isinstance(record, dict):
-        texts, same = record.get("texts"), record.get("set")
-        return is_texts(texts) or (isinstance(same, list) and is_texts(same[:2]))
-    is_list = isinstance(record, list) and len(record) in (2, 3)
-    return is_list and all(isinstance(text, str) for text in record)
+def _texts(value: Any) -> int:
+    if isinstance(value, dict):
+        same = value.get("set")
+        return _texts(value.get("texts")) or (_texts(same[:2]) if isinstance(same, list) else 0)
+    is_list = isinstance(value, list) and len(value) in (2, 3)
+    return len(value) if is_list and all(isinstance(text, str) for text in value) else 0
 
 
 def _is_score(name: str) -> bool:

@@ -8,7 +8,7 @@ from jina_jax.config import SourceConfig
 from jina_jax.errors import UserError
 from jina_jax.sources.chunks import Chunk, Item, chunked, flattened
 from jina_jax.sources.extract import read_extracted, read_records, reads_records
-from jina_jax.sources.fields import found_fields, is_texts, text_fields
+from jina_jax.sources.fields import layout_of, text_fields
 from jina_jax.sources.kinds import data_files, file_kind
 from jina_jax.sources.pydocs import read_pydocs
 from jina_jax.sources.records import read_jsonl
@@ -33,34 +33,27 @@ def with_fields(source: SourceConfig) -> SourceConfig:
     named = replace(source, query_field=query or "query", positive_field=positive or "positive")
     if source.extractor or source.kind == "pydocs":
         return named
-    records = list(_first_records(source))
-    objects = [record for record in records if isinstance(record.value, dict)]
-    if (lists := [r.value for r in records if is_texts(r.value)]) and not (query or positive):
-        is_triplet = any(
-            len(v["texts"] if "texts" in v else v) == 3 for v in lists if "set" not in v
-        )
-        return replace(
-            named, extractor="embedding_texts",
-            negative_field=negative or ("negative" if is_triplet else ""),
-        )  # fmt: skip
-    common = [found_fields(record.value) for record in objects]
-    for found in common:
-        if (query or found[0]) and (positive or found[1]):
+    layouts = [layout_of(record) for record in _first_records(source)]
+    if (sizes := [one.texts for one in layouts if one.texts]) and not (query or positive):
+        found = negative or ("negative" if 3 in sizes else "")
+        return replace(named, extractor="embedding_texts", negative_field=found)
+    for one in layouts:
+        if (query or one.query) and (positive or one.positive):
             # The first record may be one of the pairs without a negative.
-            negatives = (fields[2] for fields in common if fields[2])
+            negatives = (other.negative for other in layouts if other.negative)
             return replace(
-                source, query_field=query or found[0], positive_field=positive or found[1],
+                source, query_field=query or one.query, positive_field=positive or one.positive,
                 negative_field=next(negatives, "") if source.finds_negatives else negative,
             )  # fmt: skip
-    first = next(iter(objects), None)
+    first = next((one for one in layouts if one.fields), None)
     if first is None:
         return named
-    lacks = "positive" if query or common[0][0] else "query"
+    lacks = "positive" if query or first.query else "query"
     raise UserError(
-        f"source {source.name!r}: {first.origin.file} has the fields "
-        f"{', '.join(first.value)[:300]}, of which none is known for the {lacks}. Set query_field "
-        f"and positive_field (and, for triplets, negative_field) to those that hold the texts; of "
-        f'a csv or tsv without a header these are numbers: query_field="1"'
+        f"source {source.name!r}: {first.file} has the fields {', '.join(first.fields)[:300]}, of "
+        f"which none is known for the {lacks}. Set query_field and positive_field (and, for "
+        f"triplets, negative_field) to those that hold the texts; of a csv or tsv without a header "
+        f'these are numbers: query_field="1"'
     )
 
 
