@@ -56,6 +56,8 @@ class Pipeline:
     scores_dir: Path
     """Scores stay here for the next preparation."""
     progress: bool
+    found: frozenset[int] = frozenset()
+    """Sources whose negatives were found by their name."""
     blocks: list[Block] = field(default_factory=list)
     """Of all sources, in order."""
     engine: Engine = field(default_factory=lambda: LocalEngine(1))

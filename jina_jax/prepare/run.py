@@ -96,7 +96,9 @@ def prepare(config: DataConfig, out_dir: Path, progress: bool = True) -> Manifes
         discard_hidden(scores_dir)
         discard_hidden(space.result)
         # First, so that a vocabulary that cannot be had is found before hours of reading.
-        run = Pipeline(_with_named_fields(config, progress), space, scores_dir, progress)
+        found = frozenset(i for i, s in enumerate(config.sources) if s.finds_negatives)
+        named = _with_named_fields(config, progress)
+        run = Pipeline(named, space, scores_dir, progress, found)
         vocabulary = None if config.tokenizer.source == "train" else _vocabulary(run, None)
         run.blocks = plan_blocks(run.config.sources)
         run.engine = _engine(config.engine, sum(b.size_bytes for b in run.blocks))
@@ -252,7 +254,9 @@ def _encode(
     tasks, of_source, records = [], [], []
     for source, name in enumerate(run.names):
         negatives = min(most_negatives, max(part.negatives[source] for part in splits))
-        if run.triplets[source] and not negatives:
+        if run.triplets[source] and not negatives and source in run.found:
+            say(f"{name}: no record has a negative; they are pairs", enabled=run.progress)
+        elif run.triplets[source] and not negatives:
             raise UnusableError(
                 f"source {name!r}: no record that is left has a text in its negative_field "
                 f"({run.config.sources[source].negative_field}); name the field that has, or leave "

@@ -127,7 +127,7 @@ def summaries(
             SourceSummary(
                 name=source.name,
                 licence=source.licence,
-                record="triplet" if source.negative_field else "pair",
+                record="triplet" if negative else "pair",
                 inputs=inputs[index],
                 read=sum(result.read for result in outcome.reads.of_source(index)),
                 bad=outcome.bad(index),

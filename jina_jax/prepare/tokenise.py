@@ -193,7 +193,7 @@ def encode_task(
                     sizes = np.array([len(i) for i in found if i is not None], np.int64)
                     lengths[text] += np.bincount(sizes, minlength=max_text_tokens + 1)
             records.finish()
-    texts = tuple(tuple(np.trim_zeros(row, "b").tolist()) for row in lengths if row.any())
+    texts = tuple(tuple(np.trim_zeros(row, "b").tolist()) for row in lengths[: len(names)])
     name = str(shard.relative_to(shard.parents[1]))
     size_bytes, sha256, ends = shard.stat().st_size, file_sha256(shard), ends_xxh3(shard)
     return EncodedShard(

@@ -12,11 +12,12 @@ from jina_jax.types import NO_PAIR, BadRecord, Origin, Record
 
 QUERY_NAMES = (
     "query", "question", "anchor", "sentence1", "sentence_1", "premise", "text1", "title",
+    "instruction", "prompt", "input",
 )  # fmt: skip
 POSITIVE_NAMES = (
     "positive", "positives", "pos", "positive_passages", "positive_ctxs", "passage", "context",
     "answer", "answers", "document", "sentence2", "sentence_2", "entailment", "text2", "abstract",
-    "body", "text",
+    "body", "text", "response", "output", "completion",
 )  # fmt: skip
 NEGATIVE_NAMES = (
     "negative", "negatives", "neg", "hard_negative", "hard_negatives", "hard_neg", "hard_negs",
@@ -202,7 +203,7 @@ def _is_score(name: str) -> bool:
 
 
 def _first(record: dict[str, Any], names: Sequence[str]) -> str:
-    lowered = {name.lower(): name for name in record}
+    lowered = {name.strip().lower(): name for name in record}
     for name in names:
         if columns := columns_of(name, lowered):
             found = lowered[columns[0]] if NUMBERS not in name else _numbered(lowered, columns)

@@ -1,15 +1,18 @@
 """Triplets of one pair become one record of several hard negatives."""
 
+import dataclasses
 from collections import defaultdict
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from jina_jax.config import FeedConfig
+from jina_jax.config import FeedConfig, SourceConfig
+from jina_jax.errors import UnusableError
 from jina_jax.feed.batch import pack_batch
 from jina_jax.prepare import tokenise as encode
 from jina_jax.prepare.explain import explain
+from jina_jax.prepare.run import prepare
 from jina_jax.shards.array_record import ShardSet
 from jina_jax.shards.manifest import load_manifest
 from jina_jax.text.tokenizer import load_tokenizer
@@ -95,3 +98,44 @@ def test_each_of_several_negatives_is_explained(prepared):
     for text in texts[number][2:]:
         (fate,) = explain(out, text)
         assert (fate.fate, fate.text, fate.number) == ("trained", "negative", number)
+
+
+def test_a_record_may_have_fewer_negatives_than_others_or_none(tmp_path):
+    rows = [
+        {"query": pair(i)["query"], "pos": [pair(i)["positive"]], "neg": negatives_of(i)[: i % 3]}
+        for i in range(120)
+    ]
+    file = write(tmp_path / "triplets.jsonl", rows)
+    settings = dataclasses.replace(
+        config(file, eval_pairs=0, records_per_shard=10**6),
+        sources=(SourceConfig("triplets", paths=(str(file),)),),
+    )
+    (source,) = run(settings, tmp_path / "out").sources
+    count = sum(max(1, len(row["neg"])) for row in rows)
+    assert (source.read, source.dropped, source.records) == (count, {}, 120)
+    # Shards of one row, of which some have no negative.
+    (cut,) = run(dataclasses.replace(settings, records_per_shard=1), tmp_path / "cut").sources
+    assert (cut.read, cut.records, cut.negative_tokens) == (count, count, source.negative_tokens)
+    records, texts = read(tmp_path / "out", source)
+    assert records.lengths_NS.shape[1] == 4  # As wide as the widest, and not the limit of seven.
+    found = {row[0]: [text for text in row[2:] if text] for row in texts}
+    assert {q: sorted(n) for q, n in found.items()} == {
+        row["query"]: sorted(row["neg"]) for row in rows
+    }
+    batch = pack_batch(records, FeedConfig(global_batch_size=len(records)))
+    assert (batch.slot_BT[:, 2:] >= 0).sum() == sum(len(row["neg"]) for row in rows)
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_a_source_without_any_negative(tmp_path, is_named, capsys):
+    file = write(tmp_path / "a.jsonl", [pair(i) | {"negative": ""} for i in range(60)])
+    source = SourceConfig("a", paths=(str(file),), negative_field="negative" if is_named else "")
+    settings = dataclasses.replace(config(file), sources=(source,))
+    if is_named:
+        with pytest.raises(UnusableError, match="no record that is left has a text in its neg"):
+            prepare(settings, tmp_path / "out")
+        return
+    (found,) = prepare(settings, tmp_path / "out").sources
+    assert "a: no record has a negative; they are pairs" in capsys.readouterr().err
+    assert (found.record, found.read) == ("pair", 60)
+    assert read(tmp_path / "out", found)[0].lengths_NS.shape[1] == 2
