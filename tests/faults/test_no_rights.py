@@ -1,10 +1,12 @@
 """Folders that may only be read: what can work does, all else says so in one line at once."""
 
 import ctypes
+import json
 import os
 import shutil
 import subprocess
 import sys
+from typing import NamedTuple
 
 import pytest
 
@@ -28,13 +30,37 @@ def permissions_hold():
         pytest.skip("root cannot lay down its privilege here, and may write everywhere")
 
 
-def cli(*args):
-    """`jina-jax ARGS` in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "jina_jax.cli", *map(str, args)],
-        preexec_fn=without_privilege, env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, timeout=300,
+_RUN_ALL = """
+import contextlib, io, json, sys
+from jina_jax.cli.main import main
+
+done = []
+for args in json.loads(sys.stdin.read()):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(args)
+    done.append((code, out.getvalue(), err.getvalue()))
+print(json.dumps(done))
+"""
+
+
+class Done(NamedTuple):
+    """What a command ended with, and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+
+def run_all(commands):
+    """`jina-jax ARGS` of several, one after another in a process of their own."""
+    given = json.dumps([[str(arg) for arg in args] for args in commands])
+    done = subprocess.run(
+        [sys.executable, "-c", _RUN_ALL], input=given, preexec_fn=without_privilege,
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return [Done(*one) for one in json.loads(done.stdout.splitlines()[-1])]
 
 
 def change_mode(folder, change):
@@ -65,48 +91,38 @@ def closed(request, trained, tmp_path_factory):
     subprocess.run(["umount", "-l", run], check=True)
 
 
-@pytest.mark.parametrize(
-    "verb, option, args",
-    [
-        ("train", "--workdir", ["{run}"]),
-        ("export", "--export.output-dir", ["{run}"]),
-        ("report", "--output", ["{run}"]),
-        ("mine", "--mine.output-dir", ["{run}"]),
-        ("negation", "--negation.output-dir", ["{run}"]),
-        ("prepare", "--data-dir", ["{run}", "--data-dir={run}/other"]),
-        ("encode", "OUT", ["{run}", "{text}", "{run}/embeddings.npy"]),
-        ("import", "RUN", ["{run}", "{run}/imported"]),
-        ("mteb", "--output", ["{run}"]),
-    ],
-    ids=lambda value: value if isinstance(value, str) and not value.startswith("-") else "",
+REFUSED = (
+    ("train", "--workdir", ["{run}"]),
+    ("export", "--export.output-dir", ["{run}"]),
+    ("report", "--output", ["{run}"]),
+    ("mine", "--mine.output-dir", ["{run}"]),
+    ("negation", "--negation.output-dir", ["{run}"]),
+    ("prepare", "--data-dir", ["{run}", "--data-dir={run}/other"]),
+    ("encode", "OUT", ["{run}", "{text}", "{run}/embeddings.npy"]),
+    ("import", "RUN", ["{run}", "{run}/imported"]),
+    ("mteb", "--output", ["{run}"]),
 )
-def test_what_must_write_says_so_in_one_line(closed, tmp_path, verb, option, args):
+
+
+def test_what_must_write_says_so_in_one_line(closed, tmp_path):
     run, problem = closed
     (tmp_path / "text.txt").write_text("one\ntwo\n")
-    done = cli(verb, *(arg.format(run=run, text=tmp_path / "text.txt") for arg in args))
-    # The first and only line: nothing is read or computed before.
-    assert done.stderr == (
-        f"jina-jax {verb}: {problem}: '{run}': ask its owner for the right, or give another "
-        f"{option}\n"
-    )
-    assert done.returncode == ExitCode.USER_ERROR and not done.stdout
-
-
-def test_evaluate_shows_the_scores_that_it_cannot_keep(closed):
-    run, problem = closed
-    done = cli("evaluate", run)
-    assert done.returncode == 0, done.stderr
-    assert "average · trained" in done.stdout
-    assert done.stderr.splitlines()[-1] == (
-        f"these scores are not kept: {run / 'evaluation.json'} may not be written "
-        f"({problem.partition('] ')[2]})"
-    )
+    names = {"run": run, "text": tmp_path / "text.txt"}
+    commands = [[verb, *(arg.format(**names) for arg in args)] for verb, _, args in REFUSED]
+    for (verb, option, _), done in zip(REFUSED, run_all(commands), strict=True):
+        # The first and only line: nothing is read or computed before.
+        assert done.err == (
+            f"jina-jax {verb}: {problem}: '{run}': ask its owner for the right, or give another "
+            f"{option}\n"
+        )
+        assert done.code == ExitCode.USER_ERROR and not done.out
 
 
 def test_what_only_reads_it_works(closed, tmp_path):
-    run, _ = closed
+    run, problem = closed
     (tmp_path / "text.txt").write_text("one\ntwo\n")
-    for args in (
+    evaluated, *others = run_all([
+        ("evaluate", run),
         ("search", run, tmp_path / "text.txt", "two"),
         ("encode", run, tmp_path / "text.txt", tmp_path / "embeddings.npy"),
         ("export", run, f"--export.output-dir={tmp_path / 'export'}"),
@@ -114,11 +130,15 @@ def test_what_only_reads_it_works(closed, tmp_path):
         ("inspect", run),
         ("show-config", run),
         ("prepare", run, f"--data-dir={run / 'data'}"),
-    ):
-        done = cli(*args)
-        assert done.returncode == 0, done.stderr
+    ])  # fmt: skip
+    assert [done.code for done in others] == [0] * 7, others
     for made in ("embeddings.npy", "export/model.safetensors", "report/index.html"):
         assert (tmp_path / made).is_file()
+    assert evaluated.code == 0 and "average · trained" in evaluated.out
+    assert evaluated.err.splitlines()[-1] == (
+        f"these scores are not kept: {run / 'evaluation.json'} may not be written "
+        f"({problem.partition('] ')[2]})"
+    )
 
 
 def test_a_run_on_data_that_may_only_be_read_starts_again(folder, tmp_path):

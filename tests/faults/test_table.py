@@ -73,7 +73,6 @@ TABLE = (
         "that is denied: exit 4",
         (
             "faults/test_no_rights.py::test_what_must_write_says_so_in_one_line",
-            "faults/test_no_rights.py::test_evaluate_shows_the_scores_that_it_cannot_keep",
             "faults/test_no_rights.py::test_what_only_reads_it_works",
             "faults/test_no_rights.py::test_a_run_on_data_that_may_only_be_read_starts_again",
             "faults/test_no_rights.py::test_a_right_that_is_lost_while_training_ends_the_run",
