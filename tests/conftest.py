@@ -2,12 +2,15 @@ import ctypes
 import gc
 import os
 
-# Before jax is imported anywhere: eight virtual devices, code that is compiled quickly rather than
-# well (most of a test is compiling), and no test may reach a hub.
+from tests.compiling import QUICKLY
+
+# Before jax and torch are imported anywhere: eight virtual devices, code that is compiled quickly
+# rather than well (most of a test is compiling), one thread for torch's small tensors (several only
+# wait for each other), and no test may reach a hub.
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    os.environ.get("XLA_FLAGS", "") + f" --xla_force_host_platform_device_count=8 {QUICKLY}"
 )
+os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", "1")
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -14,6 +14,7 @@ from jina_jax.feed.pipeline import feed_of_run
 from jina_jax.shards.manifest import load_manifest
 from jina_jax.train.evaluation import EVALUATIONS_FILE
 from jina_jax.train.metrics.writer import read_metrics
+from tests.compiling import QUICKLY
 
 ROOT = Path(__file__).parents[1]
 _started: list[subprocess.Popen[str]] = []
@@ -29,8 +30,7 @@ def start(
     """
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
-        "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {QUICKLY}",
     }
     command = [sys.executable, "-m", "jina_jax.cli", "train", str(folder / "config.py")]
     process = subprocess.Popen(
