@@ -1,5 +1,7 @@
 """Random batches for the contrastive losses, and the comparison with the whole matrix."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,24 +64,33 @@ def triplets(rng, size, negatives):
     }
 
 
-def compute(*arrays, temperature=1.0, sharding=ONE, **options):
+@functools.partial(jax.jit, static_argnames=("sharding", "terms"))
+def _loss(arrays, temperature, options, sharding, terms):
+    """One program for all arrays of the same shapes."""
+    return contrastive_loss(
+        *arrays, temperature=temperature, sharding=sharding, terms=terms, **options
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("sharding", "terms"))
+def _loss_and_gradients(arrays, temperature, options, sharding, terms):
+    def loss(arrays, temperature):
+        found = _loss(arrays, temperature, options, sharding, terms)
+        return found.loss, found
+
+    return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(arrays, temperature)
+
+
+def compute(*arrays, temperature=1.0, sharding=ONE, terms=ALL_TERMS, **options):
     """The loss and its metrics, as one compiled program."""
-    return jax.jit(
-        lambda *arrays: contrastive_loss(
-            *arrays, temperature=temperature, sharding=sharding, **options
-        )
-    )(*arrays)
+    return _loss(arrays, jnp.float32(temperature), options, sharding, terms)
 
 
 def measure(arrays, temperature, sharding, *, terms=ALL_TERMS, **options):
-    def loss(arrays, temperature):
-        found = contrastive_loss(
-            *arrays, temperature=temperature, sharding=sharding, terms=terms, **options
-        )
-        return found.loss, found
-
-    compiled = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
-    (_, found), (of_arrays, of_temperature) = compiled(arrays, jnp.float32(temperature))
+    """The loss and its metrics, and the gradients of the arrays and of the temperature."""
+    (_, found), (of_arrays, of_temperature) = _loss_and_gradients(
+        tuple(arrays), jnp.float32(temperature), options, sharding, terms
+    )
     return found, (*of_arrays, of_temperature)
 
 
