@@ -31,6 +31,7 @@ from jina_jax.shards.manifest import load_manifest
 from jina_jax.train.loss.log_sums import LossSharding
 from jina_jax.train.step import embed_texts
 from tests.export.tuned import tune
+from tests.marks import some_slow
 from tests.random_texts import texts
 
 TEXTS = ["", "the sea", "Ärger at SEA", "zzz 東京 !", *texts(20), "whale " * 150]
@@ -85,13 +86,19 @@ def opened(folder):
     return lambda **options: model.encode(TEXTS, batch_size=1, **options)
 
 
+@pytest.fixture(scope="module")
+def models(folder, exported):
+    """Sentence-transformers with the folder and its export; ours with both and the run."""
+    ours = [Embedder.load(path, normalize=None) for path in (folder, exported, exported.parent)]
+    return opened(folder), opened(exported), ours
+
+
 @pytest.mark.parametrize("name", [None, *PROMPTS])
-def test_embeddings_are_those_of_sentence_transformers(folder, exported, name):
-    theirs, after = opened(folder), opened(exported)
+def test_embeddings_are_those_of_sentence_transformers(models, name):
+    theirs, after, all_ours = models
     wanted = theirs(prompt_name=name)
     np.testing.assert_allclose(after(prompt_name=name), wanted, rtol=0, atol=1e-6)
-    for path in (folder, exported, exported.parent):
-        ours = Embedder.load(path, normalize=None)
+    for ours in all_ours:
         prompt = None if name is None else ours.prompts.find(name)
         got = ours.encode(TEXTS, prompt=prompt)
         np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-6)
@@ -99,9 +106,9 @@ def test_embeddings_are_those_of_sentence_transformers(folder, exported, name):
         assert np.abs(wanted - theirs(prompt="")).max() > 1e-3  # Prompts do something.
 
 
-def test_query_and_document_take_their_own_prompts(folder):
+def test_query_and_document_take_their_own_prompts(folder, models):
     model = SentenceTransformer(str(folder), device="cpu")
-    ours = Embedder.load(folder, normalize=None)
+    ours = models[2][0]
     for prompt, encode in (
         (ours.prompts.query, model.encode_query), (ours.prompts.document, model.encode_document),
     ):  # fmt: skip
@@ -140,6 +147,13 @@ def tuned(folder, tmp_path_factory):
     return tune(base, folder, verbs, query=64, positive=96, steps=4, prompt="answer: ")
 
 
+# What is tuned is plain in every other test of a run; here it is one with fewer modules.
+with_tuned = pytest.mark.parametrize(
+    "folder", some_slow(["dense", "long"], list(KINDS)), indirect=True, scope="module"
+)
+
+
+@with_tuned
 def test_training_embeds_texts_behind_the_prompts_of_their_source(tuned, folder):
     feed = feed_of_run(tuned, load_manifest(tuned.data_path))
     batch = next(feed.batches)
@@ -158,18 +172,20 @@ def test_training_embeds_texts_behind_the_prompts_of_their_source(tuned, folder)
     )
     z_BTD = np.asarray(encode(initial_params(tuned, mesh), arrays))
     short = 0
-    for pair, slots in zip(z_BTD, arrays.slot_BT):
-        for side, (z, slot) in enumerate(zip(pair, slots)):
+    for side, prompt in enumerate(("find: ", "answer: ")):
+        found, whole = [], []
+        for z, slot in zip(z_BTD[:, side], arrays.slot_BT[:, side]):
             row, number = divmod(int(slot), tuned.feed.texts_per_row)
             ids = arrays.ids_RL[row][arrays.segments_RL[row] == number + 1]
             if text := known.get(tuple(ids.tolist())):  # One that was not cut.
-                short += 1
-                prompt = ("find: ", "answer: ")[side]
-                got = start.encode([text.removeprefix(prompt)], prompt=prompt)[0]
-                np.testing.assert_allclose(z, got, rtol=0, atol=1e-6)
+                found.append(z)
+                whole.append(text.removeprefix(prompt))
+        np.testing.assert_allclose(found, start.encode(whole, prompt=prompt), rtol=0, atol=1e-6)
+        short += len(whole)
     assert short > 5
 
 
+@with_tuned
 def test_every_parameter_is_trained(tuned, folder):
     after = Embedder.load(tuned.run_path)
     before = initial_params(tuned, make_mesh())
