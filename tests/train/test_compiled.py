@@ -1,6 +1,5 @@
 """Steps that are compiled ahead, and kept for the next start."""
 
-import dataclasses
 import time
 
 import jax
@@ -11,9 +10,7 @@ from jina_jax.devices.mesh import make_mesh
 from jina_jax.errors import OutOfMemory
 from jina_jax.train import loop, step
 from jina_jax.train.step import CompiledStep, batch_shapes
-from tests.train.test_step import CONFIG
-
-SMALL = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, num_layers=1))
+from tests.train.test_step import SMALL
 
 
 def until(what):

@@ -15,7 +15,7 @@ from jina_jax.train.loss.contrastive import Terms
 from jina_jax.train.loss.log_sums import LossSharding
 from jina_jax.train.step import batch_loss, embed_texts
 from tests.train.loss.contrast_oracle import contrast
-from tests.train.test_step import CONFIG, make_batch
+from tests.train.test_step import SMALL, make_batch
 
 
 def test_by_hand():
@@ -31,7 +31,7 @@ def test_by_hand():
 @pytest.mark.parametrize(("weights", "negatives"), [((), 2), ((0.5, 2.0), 0)])
 def test_losses_of_the_first_dimensions_add_up(weights, negatives):
     loss = LossConfig(matryoshka_dims=(4, 8), matryoshka_weights=weights, tile_bytes=300)
-    config = dataclasses.replace(CONFIG, loss=loss)
+    config = dataclasses.replace(SMALL, loss=loss)
     batch, mesh = (
         jax.tree.map(jnp.asarray, make_batch(negatives=negatives)),
         make_mesh(MeshConfig(data=8)),
