@@ -13,12 +13,13 @@ from jina_jax.export.huggingface import export_huggingface, verify_export
 from jina_jax.export.onnx import verify_onnx
 from jina_jax.model.encoder import init_params
 from jina_jax.text.tokenizer import build_tokenizer, load_tokenizer
+from tests.marks import some_slow
 
 # Beyond the 128 positions that the relative bias tells apart.
 TEXTS = ["hello world", "", "a text of many tokens " * 40, "another one"]
 
 
-@pytest.fixture(scope="module", params=["relu", "gated-gelu"])
+@pytest.fixture(scope="module", params=some_slow(["gated-gelu"], ["relu", "gated-gelu"]))
 def exported(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("onnx")
     corpus = (json.__doc__ or "").splitlines()
