@@ -16,13 +16,14 @@ def names_data(arg: str) -> bool:
     return bool(kind_of_ending(arg)) or (Path(arg).is_dir() and not (Path(arg) / RUN_FILE).exists())
 
 
-def new_config(files: Sequence[str], model: str, name: str) -> Path:
+def new_config(files: Sequence[str], model: str, name: str, fields: tuple[str, str, str]) -> Path:
     """Writes NAME.py for data files and tells what was chosen; one that is there already is kept.
 
     Args:
       files: of pairs or triplets.
       model: to start from; empty for the default.
       name: of the run; empty takes the first file's.
+      fields: of queries, positives and negatives; found where they are empty.
     Raises: UserError when the files or the model cannot be used, or NAME.py is of other ones.
     """
     # Heavy imports happen after the arguments are known to be good.
@@ -39,7 +40,7 @@ def new_config(files: Sequence[str], model: str, name: str) -> Path:
         return path
     model = model or default_model()
     say(f"looking at {', '.join(files)}, to begin from {model}")
-    chosen = choose(files, model, name)
+    chosen = choose(files, model, name, fields)
     title = f"Training on {', '.join(files)}: {chosen.found}"
     write_atomically(path, to_python(chosen.config, title, chosen.reasons).encode())
     print(chosen.found)

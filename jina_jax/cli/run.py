@@ -173,17 +173,21 @@ def run(args: Sequence[str]) -> None:
 def _written(args: Sequence[str]) -> list[str]:
     """The config for data files, written where it isn't yet, and the arguments behind them."""
     options = argparse.ArgumentParser("jina-jax run", add_help=False, allow_abbrev=False)
-    for option in ("--model", "--name"):
+    for option in ("--model", "--name", "--query-field", "--positive-field", "--negative-field"):
         options.add_argument(option, default="")
     files = list(itertools.takewhile(lambda arg: not arg.startswith("-"), args))
     given, rest = options.parse_known_args(args[len(files) :])
-    return [str(new_config(files, given.model, given.name)), *rest]
+    fields = (given.query_field, given.positive_field, given.negative_field)
+    return [str(new_config(files, given.model, given.name, fields)), *rest]
 
 
 def new(
     files: Annotated[list[str], tyro.conf.Positional, tyro.conf.arg(metavar="FILE ...")],
     model: str = "",
     name: str = "",
+    query_field: str = "",
+    positive_field: str = "",
+    negative_field: str = "",
 ) -> None:
     """Write a config for files of pairs or triplets, with settings that suit them and this machine.
 
@@ -198,8 +202,12 @@ def new(
       model: to start from: a folder of a model or of a run, or an id of the Hugging Face hub;
         all-MiniLM-L6-v2 where none is given.
       name: of the run and of the file; the first data file's by default.
+      query_field: where it has no common name: its name, a dotted path, or the number of a column
+        of a csv or tsv without a header.
+      positive_field: the same of the positives.
+      negative_field: the same of the negatives, where there are any; `negative_*` for numbered ones.
     """
-    path = new_config(files, model, name)
+    path = new_config(files, model, name, (query_field, positive_field, negative_field))
     print(f"now: jina-jax run {path}")
 
 

@@ -70,17 +70,24 @@ def default_model() -> str:
     return f"{_PACKAGE}:model" if importlib.util.find_spec(_PACKAGE) else DEFAULT_MODEL
 
 
-def choose(files: Sequence[str], model: str, name: str = "") -> Chosen:
+def choose(
+    files: Sequence[str], model: str, name: str = "", fields: tuple[str, str, str] = ("", "", "")
+) -> Chosen:
     """Chooses settings.
 
     Args:
       files: of pairs or triplets, globs or folders, all of one layout.
       model: a folder of a model or run, a hub id, or PACKAGE:FOLDER.
       name: of the run; empty takes the first file's.
+      fields: of queries, positives and negatives, as in `SourceConfig`.
     Raises: UserError when the files or the model cannot be used, or there are too few records.
     """
     name = name or name_of(files[0])
-    unnamed = SourceConfig(name, paths=tuple(files))
+    query, positive, negative = fields
+    unnamed = SourceConfig(
+        name, paths=tuple(files), query_field=query, positive_field=positive,
+        negative_field=negative,
+    )  # fmt: skip
     source = with_fields(unnamed)
     count, sample = _sample(source)
     pairs = len({(r.query, r.positive) for r in sample}) or 1

@@ -76,6 +76,16 @@ def test_a_config_that_is_there_is_kept_and_one_for_others_refused(tmp_path, mon
     assert f"begins from {MODEL}" in capsys.readouterr().err
 
 
+def test_fields_may_be_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = "".join(f"{pair(i)['positive']}\t{pair(i)['query']}\n" for i in range(40))
+    (tmp_path / "a.tsv").write_text(lines)
+    fields = ["--query-field", "2", "--positive-field", "1"]
+    assert cli.main(["new", "a.tsv", "--model", MODEL, *fields]) == 0
+    (source,) = load_config("a.py").data.sources
+    assert (source.query_field, source.positive_field, source.negative_field) == ("2", "1", "")
+
+
 @pytest.mark.parametrize(
     "rows, said",
     [
