@@ -205,7 +205,7 @@ def new(
       query_field: where it has no common name: its name, a dotted path, or the number of a column
         of a csv or tsv without a header.
       positive_field: the same of the positives.
-      negative_field: the same of the negatives, where there are any; `negative_*` for numbered ones.
+      negative_field: the same of the negatives; `negative_*` for numbered ones.
     """
     path = new_config(files, model, name, (query_field, positive_field, negative_field))
     print(f"now: jina-jax run {path}")
