@@ -54,10 +54,10 @@ def tiny_config(folder: str) -> RunConfig:
         ),
         feed=FeedConfig(
             global_batch_size=16, query_tokens=24, positive_tokens=32, row_tokens=32,
-            texts_per_row=8,
+            texts_per_row=8, rows_multiple=32,  # Every batch of pairs runs in one program.
         ),
         model=T5Config(
-            vocab_size=512, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4
+            vocab_size=512, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4
         ),
         optim=OptimConfig(learning_rate=3e-3, warmup_steps=5),
         train=TrainConfig(num_steps=STEPS, log_every_steps=1, checkpoint_every_steps=7),
