@@ -21,12 +21,28 @@ from tests.train.loss.contrast_cases import (
 )
 from tests.train.loss.contrast_oracle import contrast
 
+BOTH_WAYS, ONE_WAY = Terms(), Terms(positive=0.0)
+SIZES = {
+    (BOTH_WAYS, 129, 512, 2**22), (BOTH_WAYS, 129, 512, 4000), (BOTH_WAYS, 17, 64, 160),
+    (BOTH_WAYS, 1000, 64, 4000), (ONE_WAY, 1000, 64, 2**22), (ONE_WAY, 129, 512, 160),
+}  # fmt: skip
+"""Each number of pairs and each tile at least once, with and without the reverse."""
+
 
 # A tile of 4 MiB holds the matrix; one of 4,000 or 160 bytes has 31 or 6 rows, and a remainder.
-@pytest.mark.parametrize("tile_bytes", [2**22, 4000, 160])
-@pytest.mark.parametrize(("pairs", "dimension"), [(17, 64), (129, 512), (1000, 64)])
-@pytest.mark.parametrize("terms", [Terms(), Terms(positive=0.0)])
-def test_equals_the_whole_matrix(tile_bytes, pairs, dimension, terms):
+@pytest.mark.parametrize(
+    ("terms", "pairs", "dimension", "tile_bytes"),
+    some_slow(
+        SIZES,
+        (
+            (terms, *size, tile_bytes)
+            for terms in (BOTH_WAYS, ONE_WAY)
+            for size in ((17, 64), (129, 512), (1000, 64))
+            for tile_bytes in (2**22, 4000, 160)
+        ),
+    ),
+)
+def test_equals_the_whole_matrix(terms, pairs, dimension, tile_bytes):
     rng = np.random.default_rng(pairs)
     arrays = unit(rng, pairs, dimension), unit(rng, pairs, dimension)
     assert_equals_oracle(arrays, 0.05, LossSharding(mesh(), tile_bytes=tile_bytes), terms=terms)
