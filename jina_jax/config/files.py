@@ -351,18 +351,20 @@ def changed_since(
     """
     before, today, usual = (_flat(values) for values in (saved, now, defaults))
     for name in before.keys() & today.keys():
-        if _is_left_to_find(name, before) or _is_left_to_find(name, today):
+        if _is_left_open(name, before) or _is_left_open(name, today):
             del before[name], today[name]
     return difference({k: v for k, v in usual.items() if k in today} | before, today)
 
 
-def _is_left_to_find(name: str, flat: dict[str, Any]) -> bool:
-    """Whether a field of a source has no name because the data have it."""
+def _is_left_open(name: str, flat: dict[str, Any]) -> bool:
+    """Whether a field has no value of its own because the data have it: what was prepared holds."""
     stem, _, field = name.rpartition(".")
     named = [flat.get(f"{stem}.{text}_field") for text in ("query", "positive")]
     if field in ("query_field", "positive_field"):
         return flat[name] == ""
-    return field in ("negative_field", "extractor") and flat[name] == "" and named == ["", ""]
+    if field in ("negative_field", "extractor"):
+        return flat[name] == "" and named == ["", ""]
+    return field == "negatives_per_record" and flat[name] is None
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

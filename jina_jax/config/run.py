@@ -87,9 +87,10 @@ class DataConfig:
     margin: MarginConfig = MarginConfig()
     max_bad_share: Share = 0.01
     """Stop when more than this share of a source's records (after 1,000) cannot be read."""
-    negatives_per_record: Annotated[int, Gt(0), Le(100)] = 7
+    negatives_per_record: Annotated[int, Gt(0), Le(100)] | None = None
     """Triplets of one query and positive are one record, of at most this many hard negatives; more
-    make further records. Each is a text to encode. The default is that of E5 and BGE."""
+    make further records. Each is a text to encode. None takes as many as there are up to 7, as E5
+    and BGE train with."""
     records_per_shard: PositiveInt = 100_000
     """At most this many pairs or triplets in a shard file; a source has as many as that takes."""
     seed: int = 0

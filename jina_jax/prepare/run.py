@@ -59,6 +59,8 @@ from jina_jax.system.terminal import say
 from jina_jax.system.workspace import discard_hidden, discard_leftovers, workspace
 
 _SMALL_BYTES = 16 << 20
+_MOST_NEGATIVES = 7
+"""Of a record, where the configuration leaves it open."""
 
 
 def prepare(config: DataConfig, out_dir: Path, progress: bool = True) -> Manifest:
@@ -250,7 +252,7 @@ def _encode(
 ) -> list[list[EncodedShard]]:
     """Shards of each source: as many as its own records need, wherever partitions end."""
     folder, most = run.space.result, run.config.max_text_tokens
-    most_negatives = run.config.negatives_per_record
+    most_negatives = run.config.negatives_per_record or _MOST_NEGATIVES
     tasks, of_source, records = [], [], []
     for source, name in enumerate(run.names):
         negatives = min(most_negatives, max(part.negatives[source] for part in splits))
