@@ -104,7 +104,7 @@ def test_changed_sets_make_another_filter_and_are_refused_midway(two_sets):
         ("a.jsonl.gz", b"no gzip", {}, r"a\.jsonl\.gz is damaged after line 0"),
         ("a.txt", b"\xff\n", {"kind": "text", "fields": ()}, r"cannot be read \(invalid_utf8"),
         ("a.txt", b"a\tb\n", {"kind": "text", "fields": ("3",)}, r"has no field '3'; it has 1, 2"),
-        ("a.csv", b"a,b\n1\n", {"kind": "csv", "fields": ("a",)}, r"a\.csv:2 .*malformed_row"),
+        ("a.csv", b"a,b\n1\n", {"kind": "csv", "fields": ("a",)}, r"a\.csv:2 .*wrong_column_count"),
         ("a.csv", b"a\n\xff\n", {"kind": "csv", "fields": ("a",)}, r"invalid_utf8"),
         ("a.parquet", b"no table", {"kind": "parquet"}, r"cannot be read as Parquet"),
         ("a.jsonl", b"\n", {}, r"'dev' has no text"),
