@@ -124,7 +124,8 @@ def test_a_run_of_constant_embeddings_says_so_once_even_when_it_is_resumed(folde
 @pytest.mark.slow
 def test_a_healthy_run_raises_none_however_early_it_is_judged(folder):
     finish(start(
-        folder, "healthy", "--feed.global-batch-size=64", "--model.dropout-rate=0", "--model.num-layers=2",
+        folder, "healthy", "--feed.global-batch-size=64", "--model.dropout-rate=0",
+        "--model.num-layers=2",
         "--train.num-steps=100", "--optim.learning-rate=2e-3", "--alarms.from-step=30",
     ))  # fmt: skip
     assert alarms_of(folder, "healthy") == []
