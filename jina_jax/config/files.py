@@ -350,9 +350,14 @@ def changed_since(
         default is what that version did.
     """
     before, today, usual = (_flat(values) for values in (saved, now, defaults))
-    for name in before.keys() & today.keys():
-        if _is_left_open(name, before) or _is_left_open(name, today):
-            del before[name], today[name]
+    # Decided before any is taken out: one field's answer looks at others.
+    left_open = [
+        name
+        for name in before.keys() & today.keys()
+        if _is_left_open(name, before) or _is_left_open(name, today)
+    ]
+    for name in left_open:
+        del before[name], today[name]
     return difference({k: v for k, v in usual.items() if k in today} | before, today)
 
 

@@ -4,6 +4,7 @@ import json
 import pytest
 
 from jina_jax.config import DataConfig, SourceConfig
+from jina_jax.config.files import changed_since
 from jina_jax.errors import UserError
 from jina_jax.shards.manifest import (
     FORMAT_VERSION,
@@ -132,3 +133,15 @@ def test_a_key_that_is_there_twice_is_no_manifest(tmp_path):
     path.write_text(path.read_text().replace("{", '{"vocab_size": 7,', 1))
     with pytest.raises(UserError, match="'vocab_size' is there twice"):
         load_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("negative", ["", "neg"])
+def test_what_a_configuration_leaves_open_is_as_it_was_prepared(negative):
+    names = {"query_field": "q", "positive_field": "p", "negative_field": negative}
+    found, open_ = (
+        {"sources": [fields | {"extractor": ""}], "negatives_per_record": most}
+        for fields, most in ((names, 1), (dict.fromkeys(names, ""), None))
+    )
+    assert changed_since(found, open_, {}) == changed_since(open_, found, {}) == []
+    other = {"sources": [names | {"query_field": "a", "extractor": ""}], "negatives_per_record": 2}
+    assert len(changed_since(found, other, {})) == 2
