@@ -9,9 +9,7 @@ print(jina_jax.api.evaluate(config).retrieval["average"]["trained"]["ndcg@10"])
 model = jina_jax.load(jina_jax.api.export(config))
 """
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from jina_jax.checkpoint.state import TrainState
 from jina_jax.config import RunConfig
@@ -29,7 +27,9 @@ from jina_jax.prepare.run import prepare as prepare_data
 from jina_jax.report.write import write_report
 from jina_jax.shards.manifest import Manifest
 from jina_jax.shards.remote import fetch_prepared, upload_prepared
+from jina_jax.train.evaluation import OnEvaluation
 from jina_jax.train.loop import train as train_run
+from jina_jax.train.step_log import OnStep
 
 __all__ = [
     "Evaluation", "Manifest", "Model", "Plan", "PlanOptions", "TrainState", "evaluate", "export",
@@ -55,8 +55,8 @@ def prepare(config: RunConfig) -> Manifest:
 def train(
     config: RunConfig,
     *,
-    on_step: Callable[[int, Mapping[str, Any]], None] | None = None,
-    on_evaluation: Callable[[int, Mapping[str, float]], None] | None = None,
+    on_step: OnStep | None = None,
+    on_evaluation: OnEvaluation | None = None,
 ) -> TrainState:
     """Trains on prepared shards, from the newest checkpoint if there is one.
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jina_jax.config import RunConfig
+from jina_jax.config.fields import leaves
 from jina_jax.config.files import RUN_FILE, load_config
 from jina_jax.config.source import kind_of_ending
 from jina_jax.errors import UserError
@@ -44,8 +45,9 @@ def new_config(files: Sequence[str], model: str, name: str, fields: tuple[str, s
     title = f"Training on {', '.join(files)}: {chosen.found}"
     write_atomically(path, to_python(chosen.config, title, chosen.reasons).encode())
     print(chosen.found)
+    values = {field: value for field, _, value in leaves(chosen.config)}
     for field, reason in chosen.reasons.items():
-        print(f"  {field} = {_value(chosen.config, field)}    {reason}")
+        print(f"  {field} = {values[field]}    {reason}")
     print(f"written: {path}")
     return path
 
@@ -60,10 +62,3 @@ def _check_same(path: Path, config: RunConfig, files: Sequence[str], model: str)
             f"{path} is there already, and {' and '.join(problems)}: give another --name, or "
             f"change or remove {path}"
         )
-
-
-def _value(config: RunConfig, field: str) -> object:
-    value: object = config
-    for part in field.split("."):
-        value = getattr(value, part)
-    return value

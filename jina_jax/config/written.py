@@ -2,12 +2,10 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from jina_jax.config.run import RunConfig
-
-_WIDTH = 100
 
 
 def to_python(config: RunConfig, title: str, reasons: Mapping[str, str] = {}) -> str:
@@ -17,13 +15,15 @@ def to_python(config: RunConfig, title: str, reasons: Mapping[str, str] = {}) ->
       config: fields that have their defaults are left out.
       title: docstring of the file: a sentence.
       reasons: field, such as `optim.learning_rate` → a comment that stands before it.
-    Returns: lines of at most 100 characters, but for what has longer words.
+    Returns: a line for each field.
     """
     names: set[str] = set()
     body = "\n".join(_lines(config, "", reasons, names, "    "))
+    # A path in it may hold quotes and backslashes.
+    docstring = json.dumps(title, ensure_ascii=False)[1:-1]
     imports = ",\n".join(f"    {name}" for name in sorted(names))
     return (
-        f'"""{title}"""\n\nfrom jina_jax.config import (\n{imports},\n)\n\n\n'
+        f'"""{docstring}"""\n\nfrom jina_jax.config import (\n{imports},\n)\n\n\n'
         f"def get_config():\n    return {body.lstrip()}\n"
     )
 
@@ -64,7 +64,7 @@ def _written(value: Any) -> str:
     return repr(value)
 
 
-def _closed(lines: Any) -> Iterator[str]:
+def _closed(lines: Iterable[str]) -> Iterator[str]:
     *before, last = lines
     yield from before
     yield f"{last},"

@@ -41,6 +41,14 @@ TEXTS_AT_ONCE = 4096
 """Texts of a block: tokenised and packed before they are encoded."""
 
 
+def check_dimensions(truncate_dim: int | None, dimensions: int) -> None:
+    """Raises: UserError when a model has fewer dimensions than are asked for."""
+    if truncate_dim is not None and not 0 < truncate_dim <= dimensions:
+        raise UserError(
+            f"truncate_dim={truncate_dim} must lie in 1..{dimensions}, the dimensions of the model"
+        )
+
+
 class Embedder:
     """Encodes texts into unit vectors.
 
@@ -83,11 +91,7 @@ class Embedder:
         Raises: UserError when the model has fewer dimensions.
         """
         dimensions = pooling.dimensions(config)
-        if truncate_dim is not None and not 0 < truncate_dim <= dimensions:
-            raise UserError(
-                f"truncate_dim={truncate_dim} must lie in 1..{dimensions}, the dimensions of the "
-                f"model"
-            )
+        check_dimensions(truncate_dim, dimensions)
         config = dataclasses.replace(config, compute_dtype=compute_dtype)
         if normalize is not None:
             pooling = dataclasses.replace(pooling, normalize=normalize)

@@ -9,13 +9,15 @@ from jaxtyping import Float32
 
 from jina_jax.config import PromptConfig
 from jina_jax.errors import UserError
-from jina_jax.inference.embedder import Embedder
+from jina_jax.inference.embedder import Embedder, check_dimensions
 from jina_jax.inference.search import Hit, search
 
 Precision = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
 
 
-def load(path_or_id: str | Path, *, compute_dtype: Literal["float32", "bfloat16"] = "float32") -> "Model":  # noqa: E501  # fmt: skip
+def load(
+    path_or_id: str | Path, *, compute_dtype: Literal["float32", "bfloat16"] = "float32"
+) -> "Model":
     """Opens a model on all devices.
 
     Args:
@@ -87,16 +89,11 @@ class Model:
             )[0]  # fmt: skip
         if prompt is None and prompt_name is not None:
             prompt = self.prompts.find(prompt_name)
-        if truncate_dim is not None and not 0 < truncate_dim <= self.dimensions:
-            raise UserError(
-                f"truncate_dim={truncate_dim} must lie in 1..{self.dimensions}, the dimensions of "
-                f"the model"
-            )
+        check_dimensions(truncate_dim, self.dimensions)
         self._embedder.encode_at_once(batch_size)
         z_ND = self._embedder.encode(texts, prompt=prompt, progress=show_progress)
         if truncate_dim is not None:
-            z_ND = z_ND[:, :truncate_dim]
-            z_ND = z_ND / np.maximum(np.linalg.norm(z_ND, axis=1, keepdims=True), 1e-12)
+            z_ND = _unit(z_ND[:, :truncate_dim])
         return quantize(z_ND, precision)
 
     def similarity(self, a: np.ndarray, b: np.ndarray) -> Float32[np.ndarray, "M N"]:
@@ -107,8 +104,7 @@ class Model:
           b: [N, D], or [D] for one.
         Returns: float32 [M, N].
         """
-        unit = (_unit(np.atleast_2d(x)) for x in (a, b))
-        return next(unit) @ next(unit).T
+        return _unit(np.atleast_2d(a)) @ _unit(np.atleast_2d(b)).T
 
     def search(
         self, queries: str | Sequence[str], passages: Iterable[str], *, top_k: int = 10

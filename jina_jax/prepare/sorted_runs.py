@@ -199,27 +199,21 @@ def read_rows(path: Path) -> np.ndarray:
     return map_table(path).column("row").to_numpy()
 
 
-def negative_places(table: pa.Table, row_N: np.ndarray) -> np.ndarray:
-    """The place of each row's negative among those of its query and positive.
+def negative_places(table: pa.Table, row_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each pair of a query and a positive begins, and its negatives.
 
     Args:
-      table: of records.
+      table: of triplets, some without a negative.
       row_N: rows of one source, in shuffle order, where triplets of one pair follow each other.
-    Returns: int64 [N], 0, 1, ...; -1 where a row has none.
+    Returns: bool [N], which rows have another query or positive than the one before; int64 [N], the
+      place of each row's negative among those of its pair, 0, 1, ..., and -1 where it has none.
     """
-    if "negative_hash" not in table.column_names or not len(row_N):
-        return np.full(len(row_N), -1)
     rows = table.select([f"{name}_hash" for name in TEXTS]).take(pa.array(row_N))
-    hashes = rows.column("negative_hash")
-    is_there = pc.fill_null(pc.not_equal(hashes, pa.scalar(NO_TEXT, hashes.type)), False).to_numpy()
-    before_N = np.cumsum(is_there) - is_there
-    first_N = np.maximum.accumulate(np.where(begins_pair(rows), np.arange(len(row_N)), 0))
-    return np.where(is_there, before_N - before_N[first_N], -1)
-
-
-def begins_pair(rows: pa.Table) -> np.ndarray:
-    """Bool [N]: which rows have another query or positive than the one before."""
-    words_Nx = hash_words(*(rows.column(f"{name}_hash") for name in TEXTS[:2]))
+    words_Nx = hash_words(*rows.columns[:2])
     is_other = np.ones(len(rows), bool)
     is_other[1:] = (words_Nx[1:] != words_Nx[:-1]).any(axis=1)
-    return is_other
+    hashes = rows.column(2)
+    is_there = pc.fill_null(pc.not_equal(hashes, pa.scalar(NO_TEXT, hashes.type)), False).to_numpy()
+    before_N = np.cumsum(is_there) - is_there
+    first_N = np.maximum.accumulate(np.where(is_other, np.arange(len(row_N)), 0))
+    return is_other, np.where(is_there, before_N - before_N[first_N], -1)

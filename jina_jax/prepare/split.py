@@ -135,5 +135,6 @@ def split_task(
 
 
 def _most_negatives(table: pa.Table, row_N: np.ndarray) -> int:
-    place_N = negative_places(table, row_N)
-    return int(place_N.max(initial=-1)) + 1
+    if "negative_hash" not in table.column_names or not len(row_N):
+        return 0
+    return int(negative_places(table, row_N)[1].max()) + 1

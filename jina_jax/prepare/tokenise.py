@@ -18,7 +18,6 @@ from jina_jax.prepare.sorted_runs import (
     BATCH_ROWS,
     TEXTS,
     batches,
-    begins_pair,
     negative_places,
 )
 from jina_jax.prepare.stages import Partition
@@ -205,9 +204,8 @@ def _begins(table: pa.Table, row_N: np.ndarray, negatives: int) -> np.ndarray:
     """Bool [N]: which rows begin a record; the others hold another negative of the row before."""
     if not negatives:
         return np.ones(len(row_N), bool)
-    rows = table.select([f"{name}_hash" for name in TEXTS[:2]]).take(pa.array(row_N))
-    place_N = negative_places(table, row_N)
-    return begins_pair(rows) | ((place_N > 0) & (place_N % negatives == 0))
+    is_other, place_N = negative_places(table, row_N)
+    return is_other | ((place_N > 0) & (place_N % negatives == 0))
 
 
 def _tokenised(
@@ -251,15 +249,14 @@ class _Records:
                 self.finish()
                 self._hashes, self._ids, self._scores = [], [], []
             # Of the texts beside the query there may be scores.
-            scores = (math.nan, *of_scores) if of_scores else [math.nan] * len(of_ids)
-            for text, (digest, ids_L, score) in enumerate(
-                zip(of_hashes, of_ids, scores, strict=True)
-            ):
-                if ids_L is not None:
-                    self._hashes.append(digest)
-                    self._ids.append(ids_L)
-                    if text and of_scores:
-                        self._scores.append(score)
+            scores = [None, *of_scores] if of_scores else [None] * len(of_ids)
+            for digest, ids_L, score in zip(of_hashes, of_ids, scores, strict=True):
+                if ids_L is None:
+                    continue
+                self._hashes.append(digest)
+                self._ids.append(ids_L)
+                if score is not None:
+                    self._scores.append(score)
 
     def finish(self) -> None:
         """Writes the record that is open."""

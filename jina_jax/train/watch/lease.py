@@ -50,6 +50,7 @@ class Lease:
                 self._take()
                 self._thread.start()
             except UserError as error:
+                self._lock.release()
                 problem = str(error)
         share_problem(problem)
         return self
@@ -93,7 +94,6 @@ class Lease:
             if not now:
                 return
             if now != holder:
-                self._lock.release()
                 raise self._refusal(now)
 
     def _refusal(self, holder: dict[str, Any]) -> UserError:
