@@ -29,7 +29,7 @@ from jina_jax.config import DataConfig, EngineConfig, SourceConfig
 from jina_jax.prepare.engine.local import LocalEngine
 from jina_jax.prepare.ingest import plan_blocks
 from jina_jax.prepare.pipeline import Pipeline, dedup_stage, read_stage, split_stage
-from jina_jax.system.workspace import workspace
+from jina_jax.system.store import open_store
 from jina_jax.text.identity import hash_normalised, normalise
 
 SHARDS = 16
@@ -48,7 +48,16 @@ class Options:
     """`plain` or `engine`; both otherwise."""
 
 
-def write_input(path: Path, pairs: int) -> None:
+def input_in(folder: Path, pairs: int) -> Path:
+    """A file of so many pairs in a folder, which is made with it where it is not there yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"pairs-{pairs}.jsonl"
+    if not path.exists():
+        _write_input(path, pairs)
+    return path
+
+
+def _write_input(path: Path, pairs: int) -> None:
     """Pairs of about 140 bytes of words, the same ones every time."""
     source = random.Random(0)
     letters = "abcdefghijklmnopqrstuvwxyz"
@@ -130,18 +139,17 @@ def engine(source: Path, folder: Path, workers: int) -> int:
         eval_pairs=1000,
         engine=EngineConfig("local", workers),
     )
-    with workspace(folder / "out", "benchmark") as space:
-        (space.result / "eval").mkdir()
-        run = Pipeline(config, space, folder / "scores", progress=False)
-        run.blocks, run.engine = plan_blocks(config.sources), LocalEngine(workers)
-        try:
-            reads, runs = read_stage(run)
-            selected, dedups = dedup_stage(run, reads, runs)
-            left = [sum(part.unique[0] for part in dedups)]
-            split_stage(run, selected, left, [space.result / "eval" / "pairs.parquet"])
-        finally:
-            run.engine.close()
-        assert len(selected.partitions) >= SHARDS
+    store = open_store(str(folder / "work"), "", 0, "work")
+    run = Pipeline(config, store, progress=False)
+    run.blocks, run.engine = plan_blocks(config.sources), LocalEngine(workers)
+    try:
+        reads, runs = read_stage(run)
+        selected, dedups = dedup_stage(run, reads, runs)
+        left = [sum(part.unique[0] for part in dedups)]
+        split_stage(run, selected, left)
+    finally:
+        run.engine.close()
+    assert len(selected.partitions) >= SHARDS
     return left[0]
 
 
@@ -177,10 +185,7 @@ def main(options: Options) -> None:
     """Prints seconds and MiB of both."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        source = folder / f"pairs-{options.pairs}.jsonl"
-        if not source.exists():
-            write_input(source, options.pairs)
+        source = input_in(folder, options.pairs)
         size_mib = source.stat().st_size / 2**20
         print(
             f"{options.pairs:,} pairs, {size_mib:,.0f} MiB, "

@@ -80,7 +80,7 @@ def write_start(options: Options, work: Path, seed: int) -> None:
 
     from jina_jax.export.huggingface import export_huggingface
     from jina_jax.model.encoder import init_params
-    from jina_jax.train.step import learning_rate_schedule
+    from jina_jax.train.optimizer import learning_rate_schedule
 
     config = run_config(options, work, seed)
     export_huggingface(
@@ -100,7 +100,7 @@ def ordered_pairs(config: RunConfig) -> list[list[str]]:
     from jina_jax.text.tokenizer import load_tokenizer
 
     feed = feed_of_run(config, load_manifest(config.data_path))
-    (shards,) = feed.sources.values()
+    (shards,) = feed.feed.sources.values()
     tokenizer = load_tokenizer(config.data_path / "tokenizer")
     tokenizer.enable_truncation(config.data.max_text_tokens)
     by_hash: dict[bytes, list[str]] = {}

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -27,6 +27,7 @@ from jina_jax.config import RetrievalSet
 from jina_jax.evaluate.retrieval import rank_by_embedding
 from jina_jax.evaluate.retrieval_set import read_retrieval
 from jina_jax.inference.embedder import TEXTS_AT_ONCE, Embedder
+from jina_jax.inference.shares import Encoded
 from jina_jax.sources.pydocs import read_pydocs
 from jina_jax.types import BadRecord
 
@@ -55,12 +56,12 @@ class Kept(Embedder):
 
     path: Path | None = None
 
-    def stream(self, texts: Iterator[str]) -> Iterator[np.ndarray]:  # type: ignore[override]
+    def own(self, texts: Iterable[str], prompt: str | None = None) -> Iterator[Encoded]:
         """Those of `Embedder`."""
         with (self.path or Path(os.devnull)).open("wb") as file:
-            for z_ND in super().stream(texts):
-                file.write(z_ND.tobytes())
-                yield z_ND
+            for found in super().own(texts, prompt):
+                file.write(found.z_ND.tobytes())
+                yield found
 
 
 def write_sets(options: Options, work: Path) -> None:

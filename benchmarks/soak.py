@@ -164,12 +164,12 @@ def planned_batches(config: RunConfig) -> list[str]:
     from jina_jax.shards.manifest import load_manifest
 
     feed = feed_of_run(config, load_manifest(config.data_path))
-    found, drawn = [], [[] for _ in feed.sources]  # type: ignore[var-annotated]
+    found, drawn = [], [[] for _ in feed.records]  # type: ignore[var-annotated]
     for batch in feed.batches:
         found.append(batch.fingerprint)
         drawn[batch.source].append(batch.record_B)
-    for name, of_source in zip(feed.sources, drawn, strict=True):
-        rows, size = np.concatenate(of_source), feed.records[name]
+    for (name, size), of_source in zip(feed.records.items(), drawn, strict=True):
+        rows = np.concatenate(of_source)
         for epoch in range(len(rows) // size):
             of_epoch = np.sort(rows[epoch * size : (epoch + 1) * size])
             assert (of_epoch == np.arange(size)).all(), f"{name} misses rows in epoch {epoch}"

@@ -185,7 +185,6 @@ def _ours(options: Options, work: Path) -> Figures:
     )
     from jina_jax.devices.mesh import make_mesh, replicated
     from jina_jax.feed.batch import pack_batch
-    from jina_jax.feed.buckets import count_rows, plan_buckets
     from jina_jax.inference.model_folder import read_params, read_sentence_config
     from jina_jax.shards.array_record import TokenisedRecords, decode_records, encode_record
     from jina_jax.text.identity import text_hash
@@ -199,7 +198,7 @@ def _ours(options: Options, work: Path) -> Figures:
         name="benchmark",
         feed=FeedConfig(
             options.batch_size, length, length, row_tokens=length,
-            rows_multiple=max(options.mini_batch, 1),
+            rows_multiple=max(options.mini_batch, 1), groups=1,
         ),
         model=replace(model.config, compute_dtype=options.compute_dtype),
         pooling=model.pooling,
@@ -223,12 +222,9 @@ def _ours(options: Options, work: Path) -> Figures:
             ]
         )
 
-    count = count_rows(tokenised(json.loads((work / "pairs.json").read_text())), config.feed)
-    (planned,) = plan_buckets([count], [1.0], config.feed.rows_multiple).rows.values()
-
     def step(batch: list[list[str]]) -> float:
         nonlocal state
-        packed = pack_batch(tokenised(batch), config.feed, planned_rows=planned)
+        packed = pack_batch(tokenised(batch), config.feed)
         assert not options.fixed_length or packed.segments_RL.all(), "a text is not full"
         state, metrics = train_step(state, packed)
         # sentence-transformers takes the mean of the two directions, the paper their sum.

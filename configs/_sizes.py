@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from jina_jax.config import (
+    BertConfig,
     FeedConfig,
     LossConfig,
     MeshConfig,
@@ -85,3 +86,21 @@ def sized(
             remat=setting.remat,
         ),
     )
+
+
+BERT_BASE = "google-bert/bert-base-uncased"
+BERT_BASE_MACHINES = {
+    "v5e:4x4": Setting(grad_cache_rows=1024),
+    "h100:8": Setting(grad_cache_rows=1024),
+}
+
+
+def bert_base(name: str, machine: str, *, pooling: Pooling = "mean") -> RunConfig:
+    """`sized`, of the pretrained BERT base: 110 million parameters, 768 dimensions."""
+    model = BertConfig(
+        hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072
+    )
+    return sized(
+        name, model, BERT_BASE_MACHINES, machine,
+        initial_weights=BERT_BASE, tokenizer=BERT_BASE, pooling=pooling,
+    )  # fmt: skip

@@ -1,10 +1,11 @@
-r"""Terms of the triplet loss (arXiv 2307.11224, section 3.2): what each adds.
+r"""Terms of the triplet loss (arXiv 2307.11224, section 3.2), and what came since: what each adds.
 
 The loss of the paper's second phase is NCE⁺ from queries to positives and all hard negatives of the
 batch, InfoNCE from positives to queries, and a margin of 0.05 between a query's positive and its
-own hard negative; the paper tried several combinations. The arms leave terms out. The held-out
-triplets are the same in all, as the arms differ in the loss alone: nDCG@10 tells of retrieval,
-easy and hard negation of contradictions, which SNLI's hard negatives are.
+own hard negative; the paper tried several combinations. The first arms leave terms out; the others
+add one of docs/losses.md each. The held-out triplets are the same in all, as the arms differ in the
+loss alone: nDCG@10 tells of retrieval, easy and hard negation of contradictions, which SNLI's hard
+negatives are.
 
 SNLI comes from the hub; for its files say
 
@@ -46,5 +47,16 @@ def get_config() -> Ablation:
             Arm("without-positive", {"loss.positive_weight": 0.0}),
             Arm("query-alone", {"loss.positive_weight": 0.0, "loss.margin_weight": 0.0}),
             Arm("margin-alone", {"loss.query_weight": 0.0, "loss.positive_weight": 0.0}),
+            Arm(
+                "one-partition",
+                {
+                    "loss.query_query_weight": 1.0,
+                    "loss.positive_positive_weight": 1.0,
+                    "loss.partition": "joint",
+                },
+            ),
+            Arm("masked", {"loss.mask_by": "model", "loss.mask_margin_kind": "relative"}),
+            Arm("hardness", {"loss.in_batch_hardness": 9.0, "loss.hard_negative_hardness": 5.0}),
+            Arm("spread", {"loss.spread_weight": 1.0}),
         ),
     )

@@ -58,9 +58,7 @@ def get_config() -> RunConfig:
             sources=tuple(catalogue_source(name) for name in SOURCES),
             language=LanguageConfig(enabled=True),
             decontamination=DecontaminationConfig(EVALUATION_SETS),
-            # The sample and top_k are the paper's. Embeddings of a billion pairs take terabytes.
-            consistency=ConsistencyConfig(
-                enabled=True, top_k=2, sample_size=1_000_000, keep_embeddings=False
-            ),
+            # The sample and top_k are the paper's.
+            consistency=ConsistencyConfig(enabled=True, top_k=2, sample_size=1_000_000),
         ),
     )

@@ -15,7 +15,13 @@ from jina_jax.checkpoint.state import TrainState
 from jina_jax.config import RunConfig
 from jina_jax.config.files import load_config
 from jina_jax.config.validation import validate
-from jina_jax.devices.distributed import start
+from jina_jax.devices.distributed import (
+    is_first,
+    joined,
+    shared_problems,
+    start,
+    wait_for_all,
+)
 from jina_jax.evaluate.run import Evaluation, keep_results
 from jina_jax.evaluate.run import evaluate as evaluate_run
 from jina_jax.export.run import export as export_run
@@ -23,33 +29,47 @@ from jina_jax.inference.initial import with_named_model
 from jina_jax.inference.model import Model, load
 from jina_jax.plan.run import Plan, PlanOptions
 from jina_jax.plan.run import plan as plan_run
+from jina_jax.prepare.first_look import records_needed
+from jina_jax.prepare.run import clean as clean_work
 from jina_jax.prepare.run import prepare as prepare_data
 from jina_jax.report.write import write_report
 from jina_jax.shards.manifest import Manifest
-from jina_jax.shards.remote import fetch_prepared, upload_prepared
+from jina_jax.shards.remote import fetch_prepared
+from jina_jax.system.mirror import mirrored
+from jina_jax.system.terminal import say
 from jina_jax.train.evaluation import OnEvaluation
 from jina_jax.train.loop import train as train_run
 from jina_jax.train.step_log import OnStep
 
 __all__ = [
-    "Evaluation", "Manifest", "Model", "Plan", "PlanOptions", "TrainState", "evaluate", "export",
-    "load", "load_config", "plan", "prepare", "report", "train",
+    "Evaluation", "Manifest", "Model", "Plan", "PlanOptions", "TrainState", "clean", "evaluate",
+    "export", "load", "load_config", "plan", "prepare", "report", "train",
 ]  # fmt: skip
 
 
 def prepare(config: RunConfig) -> Manifest:
     """Reads the sources, drops what must not be trained on, and writes shuffled shards.
 
-    What is there already with this configuration is kept; what was killed goes on.
+    What is there already with this configuration is kept; what was killed goes on, and what an
+    earlier preparation did with the same settings is not done again.
 
-    Returns: the manifest of `config.data_path`.
+    Returns: the manifest of what lies in `config.data_path`, or, where that is a URL, at
+      `config.data_url`.
     Raises: UserError.
     """
     config = _ready(config)
-    fetch_prepared(config, must_be_there=False)
-    manifest = prepare_data(config.data, config.data_path)
-    upload_prepared(config)
-    return manifest
+    needed = records_needed(config)
+    for name in (name for name, records in needed.items() if not records):
+        say(f"source {name!r} has weight 0 throughout: it is prepared, and never trained on")
+    return prepare_data(config.data, config.data_path, url=config.data_url, needed=needed)
+
+
+def clean(config: RunConfig) -> None:
+    """Removes what preparations keep for the next (`data.engine.work_dir`); prepared data stay.
+
+    Raises: UserError.
+    """
+    clean_work(config.data, config.data_path)
 
 
 def train(
@@ -80,27 +100,37 @@ def train(
 def evaluate(config: RunConfig) -> Evaluation:
     """Measures retrieval, negation, semantic similarity and reranking of the trained model.
 
+    Of several processes (`config.distributed`) all call it; they share the texts, and the first
+    writes.
+
     Returns: kind → task → system (trained, untrained, bm25) → measure; also written into the run
       folder, where that may be.
     Raises: UserError.
     """
     config = _ready(config)
-    fetch_prepared(config)
-    found = evaluate_run(config)
-    keep_results(config.run_path, found)
+    with joined(config.distributed, config.faults.heartbeat_s):
+        with shared_problems():
+            fetch_prepared(config)
+        with mirrored(config.run_url, config.run_path, writes=is_first()):
+            found = evaluate_run(config)
+            if is_first():
+                keep_results(config.run_path, found)
+            wait_for_all()
     return found
 
 
 def export(config: RunConfig) -> Path:
     """Writes the trained model as a Hugging Face folder.
 
-    Returns: the folder, which sentence-transformers and `load` open.
+    Returns: the folder, which sentence-transformers and `load` open; of a run at a URL, this
+      machine's copy of `export/` there.
     Raises: UserError.
     """
     config = _ready(config)
     if config.data.sources:  # which an imported model has not
         fetch_prepared(config)
-    return export_run(config)
+    with mirrored(config.run_url, config.run_path):
+        return export_run(config)
 
 
 def plan(config: RunConfig, options: PlanOptions | None = None) -> list[Plan]:
@@ -116,10 +146,11 @@ def plan(config: RunConfig, options: PlanOptions | None = None) -> list[Plan]:
 def report(config: RunConfig) -> Path:
     """Writes a page on the run: data, curves, scores, settings.
 
-    Returns: its path, in `report/` of the run folder.
+    Returns: its path, in `report/` of the run folder, or of this machine's copy of it.
     Raises: UserError.
     """
-    return write_report([config.run_path], [], config.run_path / "report")
+    with mirrored(config.run_url, config.run_path):
+        return write_report([config.run_path], [], config.run_path / "report")
 
 
 def _ready(config: RunConfig) -> RunConfig:

@@ -3,7 +3,6 @@
 import errno
 import signal
 from enum import IntEnum
-from pathlib import Path
 
 
 class ExitCode(IntEnum):
@@ -75,12 +74,24 @@ class SaveFailed(RunFailed):
 
     exit_code = ExitCode.SAVE_FAILED
 
-    def __init__(self, folder: Path, problem: str):
-        """Args: the folder of the checkpoints, and what went wrong."""
+    def __init__(self, place: str, problem: str):
+        """Args: folder or URL of the checkpoints, and what went wrong."""
         super().__init__(
-            f"{problem}. The steps in {folder} that were saved before are whole: make room or mend "
-            f"the disk, then the same command goes on from the newest"
+            f"{problem}. The steps in {place} that were saved before are whole: {self.remedy}"
         )
+
+    remedy = "make room or mend the disk, then the same command goes on from the newest"
+
+
+class StoreAway(SaveFailed):
+    """A checkpoint is written on this machine, and its store did not take it."""
+
+    exit_code = ExitCode.UNREACHABLE
+    remedy = (
+        "when the store takes it (renew the credentials where it refused them), the same command "
+        "on this machine puts there what was written here, and goes on; on another machine it goes "
+        "on from the newest"
+    )
 
 
 class NotFinite(RunFailed):

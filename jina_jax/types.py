@@ -4,12 +4,14 @@ Axis letters, used as suffixes of array names (`z_BD`) and in jaxtyping annotati
 
 | letter | axis |
 |---|---|
+| A | rank of an adapter |
 | B | pairs or triplets of the global batch |
 | C | passages of a corpus |
 | D | embedding dimension (`d_model`) |
 | E | first dimensions of an embedding |
 | F | feed-forward dimension (`d_ff`) |
 | H | attention heads |
+| I, O | what a linear map takes and gives |
 | K | dimension of one head (`d_kv`) |
 | L | token positions of a row |
 | M | sampled passages that pairs are compared with |
@@ -47,6 +49,15 @@ class Pair(NamedTuple):
     query: str
     positive: str
     origin: Origin
+    label: str = ""
+    """Of a source with labels."""
+    score: float | None = None
+    """Of a source of scored pairs."""
+
+    @property
+    def texts(self) -> tuple[str, str]:
+        """Query and positive."""
+        return self.query, self.positive
 
 
 class Triplet(NamedTuple):
@@ -57,6 +68,13 @@ class Triplet(NamedTuple):
     negative: str
     """Empty where a source of triplets has a pair without one."""
     origin: Origin
+    label: str = ""
+    """Of a source with labels."""
+
+    @property
+    def texts(self) -> tuple[str, str, str]:
+        """Query, positive and negative."""
+        return self.query, self.positive, self.negative
 
 
 NO_PAIR = "no_pair"

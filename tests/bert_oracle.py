@@ -4,6 +4,7 @@ import torch
 import transformers
 
 from jina_jax.config import BertConfig
+from jina_jax.model.huggingface import DTYPES
 
 TINY_BERT = BertConfig(
     vocab_size=101, hidden_size=24, num_hidden_layers=3, num_attention_heads=4,
@@ -18,7 +19,7 @@ def torch_bert(cls, config: BertConfig, *, weight_std: float = 0.2, **kwargs):
     all but uniform: each would hide a mistake.
     """
     torch.manual_seed(0)
-    fields = {k: v for k, v in vars(config).items() if k not in ("compute_dtype", "model_type")}
+    fields = {k: v for k, v in vars(config).items() if k not in (*DTYPES, "model_type")}
     kind = type(cls.config_class()) if cls.config_class else transformers.BertConfig
     model = cls(kind(**fields, **kwargs))
     with torch.no_grad():

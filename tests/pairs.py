@@ -1,5 +1,6 @@
 """Small sources that tests of preparation share."""
 
+import contextlib
 import json
 
 import pytest
@@ -63,12 +64,21 @@ def filtered(*files, **more):
     )
 
 
-def run(config, out, scorers=None):
+def run(config, out, scorers=None, **more):
     """Prepares; with other filters in two halves than the configured ones where they are given."""
     with pytest.MonkeyPatch.context() as patch:
         if scorers is not None:
             patch.setattr("jina_jax.prepare.run.configured_scorers", lambda _: scorers)
-        return prepare(config, out, progress=False)
+        return prepare(config, out, progress=False, **more)
+
+
+def markers(work):
+    """Markers of a work store's finished tasks, and when they were written."""
+    found = {}
+    for path in (work / "done").rglob("*.json"):
+        with contextlib.suppress(FileNotFoundError):  # It is removed just now.
+            found[path.relative_to(work / "done").as_posix()] = path.stat().st_mtime_ns
+    return found
 
 
 def files(folder):

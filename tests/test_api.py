@@ -6,12 +6,10 @@ import sys
 
 import numpy as np
 import pytest
-from sentence_transformers.quantization import quantize_embeddings
 
 import jina_jax
 from jina_jax.config import TrainConfig
 from jina_jax.errors import UserError
-from jina_jax.inference.model import quantize
 from tests.prepared import tiny_config, write_jsonl
 
 TEXTS = ["one two", "the number 12", "three four five"]
@@ -27,7 +25,7 @@ def run(tmp_path_factory):
     config = dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, sources=(numbers,)),
-        evaluate=dataclasses.replace(config.evaluate, every_steps=3),
+        evaluate=dataclasses.replace(config.evaluate, every_steps=3, precisions=("int8", "binary")),
         train=TrainConfig(num_steps=6, log_every_steps=2, checkpoint_every_steps=3),
         optim=dataclasses.replace(config.optim, warmup_steps=None),
     )
@@ -69,6 +67,26 @@ def test_a_model_is_loaded_from_a_run_and_from_its_export(run):
             trained.encode(TEXTS, **wrong)
 
 
+def test_precisions_are_measured_beside_float32(run):
+    of_systems = run[-1].retrieval["numbers"]
+    assert list(of_systems) == ["untrained", "trained", "trained, int8", "trained, binary", "bm25"]
+    exact, int8, binary = (of_systems[f"trained{p}"] for p in ("", ", int8", ", binary"))
+    assert binary["mrr@10"] != exact["mrr@10"]
+    assert int8["mrr@10"] == pytest.approx(exact["mrr@10"], abs=0.05)
+
+
+def test_embeddings_of_a_precision_in_the_ranges_of_others(run):
+    model = jina_jax.load(run[0].run_path)
+    z_ND = model.encode(TEXTS)
+    ranges = np.stack([z_ND.min(axis=0), z_ND.max(axis=0)])
+    many = model.encode(TEXTS, precision="int8")
+    assert many.dtype == np.int8 and (many.min(), many.max()) == (-128, 127)
+    one = model.encode(TEXTS[1], precision="int8", ranges=ranges)
+    assert np.abs(one.astype(int) - many[1]).max() <= 1
+    with pytest.raises(UserError, match="has no range to divide"):
+        model.encode(TEXTS[1], precision="int8")
+
+
 def test_similarity_and_search(run):
     model = jina_jax.load(run[0].run_path)
     z_ND = model.encode(TEXTS)
@@ -82,17 +100,6 @@ def test_similarity_and_search(run):
 
 def test_a_report_is_written(run):
     assert "<html" in jina_jax.api.report(run[0]).read_text()
-
-
-@pytest.mark.parametrize("precision", ["int8", "uint8", "binary", "ubinary"])
-def test_precisions_are_those_of_sentence_transformers(precision):
-    z_ND = np.random.default_rng(0).normal(size=(50, 64)).astype(np.float32)
-    z_ND /= np.linalg.norm(z_ND, axis=1, keepdims=True)
-    expected = quantize_embeddings(z_ND, precision)
-    found = quantize(z_ND, precision)
-    assert found.dtype == expected.dtype and found.shape == expected.shape
-    apart = np.abs(found.astype(int) - expected.astype(int)).max()
-    assert apart <= (1 if "int8" in precision else 0)
 
 
 def test_a_callback_that_fails_ends_the_run_and_the_same_call_goes_on(run, tmp_path):

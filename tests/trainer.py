@@ -22,9 +22,9 @@ _started: list[subprocess.Popen[str]] = []
 
 def start(
     folder: Path, run: str, *flags: str, devices: int = 2, stderr: int | IO[str] = subprocess.PIPE,
-    before: Callable[[], None] | None = None,
+    before: Callable[[], None] | None = None, verb: str = "train",
 ) -> subprocess.Popen[str]:  # fmt: skip
-    """`jina-jax train` on `config.py` of the folder, with virtual devices.
+    """`jina-jax train` or another verb on `config.py` of the folder, with virtual devices.
 
     `before` is called in the new process first.
     """
@@ -32,7 +32,7 @@ def start(
         "PYTHONPATH": str(ROOT),
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {QUICKLY}",
     }
-    command = [sys.executable, "-m", "jina_jax.cli", "train", str(folder / "config.py")]
+    command = [sys.executable, "-m", "jina_jax.cli", verb, str(folder / "config.py")]
     process = subprocess.Popen(
         [*command, f"--workdir={folder / run}", *flags],
         env=environment, stderr=stderr, text=True, preexec_fn=before,

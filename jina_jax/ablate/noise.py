@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow.dataset as ds
 
 from jina_jax.config import InjectionConfig, SourceConfig
 from jina_jax.errors import UserError
@@ -240,11 +241,10 @@ def detections(
     Raises: UserError when there is no readable ledger.
     """
     dropped: dict[str, Counter[str]] = {}
-    for batch in ledger_batches(data):
-        for row in batch.select(["source", "row", "stage"]).to_pylist():
-            if row["source"] == source.name:
-                kind = planted.get(row["row"], "clean")
-                dropped.setdefault(row["stage"], Counter())[kind] += 1
+    for batch in ledger_batches(data, ["row", "stage"], ds.field("source") == source.name):
+        for row in batch.to_pylist():
+            kind = planted.get(row["row"], "clean")
+            dropped.setdefault(row["stage"], Counter())[kind] += 1
     filters = [s.stage for s in source.stages]
     left = Counter(planted.values())
     for stage in dropped.keys() - {*filters, "split"}:

@@ -37,8 +37,8 @@ from jina_jax.evaluate.retrieval import (
 from jina_jax.inference.embedder import Embedder
 from jina_jax.inference.initial import initial_params
 from jina_jax.prepare.run import prepare
-from jina_jax.shards.array_record import ShardSet
 from jina_jax.shards.manifest import MANIFEST_FILE, Manifest, prepared_config
+from jina_jax.shards.remote import open_source
 from jina_jax.sources.read import read_whole
 from jina_jax.system.atomic import write_json
 from jina_jax.system.hashing import content_key, file_sha256
@@ -83,8 +83,7 @@ def check_unseen(tasks: Sequence[RetrievalTask], manifest: Manifest, data: Path,
     held = np.frombuffer(b"".join(bytes.fromhex(name)[:8] for name in texts), "<u8")
     shared = 0
     for source in manifest.sources:
-        shards = ShardSet([data / shard.path for shard in source.shards])
-        for records in shards.batches():
+        for records in open_source(data, source).batches():
             # Half of a hash tells texts apart but for 2⁻⁶⁴ a comparison.
             shared += int(np.isin(records.hashes_NSx2[..., 0], held).any(axis=1).sum())
     if shared:

@@ -5,7 +5,6 @@ import json
 import os
 import sys
 import textwrap
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -31,7 +30,8 @@ def doctor(
     example: jina-jax doctor runs/demo --full
 
     Args:
-      what: a run folder, a prepared folder, a CONFIG or an exported folder; none: the machine.
+      what: a run folder or its URL, a prepared folder, a CONFIG or an exported folder; none: the
+        machine.
       full: also hash every byte of the shards and read all parameters, which takes long.
       json: print a list of {subject, verdict, detail, remedy} instead of the table.
     """
@@ -51,13 +51,13 @@ def _of(what: str, full: bool) -> Checks:
     """The checks of what was named."""
     if not what:
         return
-    from jina_jax.config.files import RUN_FILE, load_phases
+    from jina_jax.config.files import RUN_FILE, load_phases, local_folder
     from jina_jax.doctor.run import model_checks, prepared_checks, run_checks
     from jina_jax.inference.initial import with_named_model
     from jina_jax.inference.model_folder import has_weights
     from jina_jax.shards.manifest import MANIFEST_FILE
 
-    folder = Path(what)
+    folder = local_folder(what)
     if (folder / MANIFEST_FILE).exists():
         yield from prepared_checks(folder, full=full)
     elif has_weights(folder):

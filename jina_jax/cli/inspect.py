@@ -9,9 +9,10 @@ import tyro
 
 from jina_jax.cli.arguments import parse
 from jina_jax.config import RunConfig
-from jina_jax.config.files import each_phase, to_json
+from jina_jax.config.files import each_phase, local_folder, to_json
 from jina_jax.config.validation import validate
 from jina_jax.errors import UserError
+from jina_jax.system.mirror import mirrored, url_of
 
 # Heavy imports happen inside the verbs, so that --help and errors are quick.
 
@@ -46,7 +47,7 @@ def plan(args: Sequence[str]) -> None:
 
 
 def inspect(
-    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
+    folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
     samples: int = 3,
     why: str = "",
     plot: Path | None = None,
@@ -56,7 +57,7 @@ def inspect(
     example: jina-jax inspect runs/demo --why "read a file line by line"
 
     Args:
-      folder: a prepared folder (manifest.json) or a run folder.
+      folder: a prepared folder (manifest.json), or a run folder or its URL.
       samples: dropped records shown per reason.
       why: a query, positive or negative; tell instead what became of each record that has it.
       plot: a .png, .svg or .pdf; draw instead the scores of the filters of the prepared folder.
@@ -64,18 +65,19 @@ def inspect(
     from jina_jax.cli.tables import fates, prepared_folder
     from jina_jax.cli.tables import inspect as shown
 
+    path = local_folder(folder)
     if plot is not None:
         from jina_jax.prepare.explain import plot_histograms, score_histograms
         from jina_jax.shards.manifest import load_manifest
 
-        plot_histograms(score_histograms(load_manifest(prepared_folder(folder))), plot)
+        plot_histograms(score_histograms(load_manifest(prepared_folder(path))), plot)
         print(f"scores of the filters: {plot}")
         return
-    print(fates(prepared_folder(folder), why) if why else shown(folder, samples))
+    print(fates(prepared_folder(path), why) if why else shown(path, samples))
 
 
 def report(
-    runs: Annotated[list[Path], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")],
+    runs: Annotated[list[str], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")],
     ablations: list[Path] | None = None,
     output: Path | None = None,
 ) -> None:
@@ -88,7 +90,8 @@ def report(
     example: jina-jax report runs/demo
 
     Args:
-      runs: folders of runs; of one, the runs that it started from are shown before it.
+      runs: folders of runs, or their URLs; of one, the runs that it started from are shown before
+        it.
       ablations: work folders of ablations to show too.
       output: folder to write into; report/ in the first run's folder by default.
     """
@@ -96,8 +99,12 @@ def report(
 
     if not runs and not ablations:
         raise UserError("give the folder of a run, such as runs/demo")
-    first = (runs or ablations or [Path()])[0]
-    print(f"report: {write_report(runs, ablations or [], output or first / 'report')}")
+    folders = [local_folder(run) for run in runs]
+    first = (folders or ablations or [Path()])[0]
+    url = url_of(first) if output is None else ""
+    with mirrored(url, first):
+        page = write_report(folders, ablations or [], output or first / "report")
+    print(f"report: {page}" + (f", and in {url}/report" if url else ""))
 
 
 def show_config(config: RunConfig) -> None:

@@ -14,7 +14,7 @@ from jina_jax.cli.arguments import config_verb
 from jina_jax.cli.doctor import doctor
 from jina_jax.cli.inspect import inspect, plan, report, show_config
 from jina_jax.cli.launch import launch
-from jina_jax.cli.model import encode, import_model, mteb, negation_score, search
+from jina_jax.cli.model import encode, import_model, merge, mteb, negation_score, search
 from jina_jax.cli.run import (
     ablate,
     demo,
@@ -45,12 +45,13 @@ _CONFIG_VERBS: dict[str, Callable[[Any], None]] = {
     "ablate": ablate,
     "launch": launch,
 }
-_PARSE_THEMSELVES = ("demo", "run", "plan", "ablate", "launch")
+_PARSE_THEMSELVES = ("demo", "prepare", "run", "plan", "ablate", "launch")
 """They take arguments; the others the configuration of a phase."""
 _PLAIN_VERBS: dict[str, Callable[..., None]] = {
     "new": new,
     "encode": encode,
     "import": import_model,
+    "merge": merge,
     "search": search,
     "negation-score": negation_score,
     "mteb": mteb,
@@ -70,6 +71,7 @@ _ELSEWHERE = {
     "ablate": "--workdir",
     "encode": "OUT",
     "import": "RUN",
+    "merge": "OUT",
     "mteb": "--output",
     "report": "--output",
     "inspect": "--plot",

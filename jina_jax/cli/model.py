@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from jina_jax.config import DistributedConfig, FaultConfig, Precision
+from jina_jax.config.validation import check_distributed
 from jina_jax.errors import UserError
 from jina_jax.system.atomic import write_json
 from jina_jax.system.terminal import say
@@ -25,12 +27,17 @@ def encode(
     prompt: str | None = None,
     truncate_dim: int | None = None,
     compute_dtype: Literal["float32", "bfloat16"] = "float32",
-    output_dtype: Literal["float32", "float16"] = "float32",
+    precision: Precision = "float32",
+    ranges: Path | None = None,
     batch_rows: int = 32,
+    distributed: DistributedConfig = DistributedConfig(),
 ) -> None:
     """Encode the texts of a file, of any size.
 
     The output appears when it is whole. After a kill, the same command goes on where it was.
+
+    Several hosts that run the same command, each with --distributed.coordinator, share the texts;
+    each reads IN, and the first writes OUT.
 
     example: jina-jax encode runs/demo/export passages.jsonl embeddings.npy --field body
 
@@ -46,27 +53,50 @@ def encode(
       truncate_dim: only the first dimensions, at unit length again; for models trained with
         loss.matryoshka_dims.
       compute_dtype: of the matrix products; bfloat16 is faster on TPU and GPU, and rounds.
-      output_dtype: of the numbers in the file.
+      precision: of the numbers in the file. int8 and uint8 divide the range of each dimension into
+        256; binary (int8) and ubinary (uint8) hold a bit a dimension, 8 to a byte, as
+        sentence-transformers has them.
+      ranges: for int8 and uint8, the ranges of other embeddings to be compared with: the file
+        NAME.ranges.npy, which is written beside NAME where none is given.
       batch_rows: packed rows encoded at once; more is faster on large devices.
+      distributed: the processes that share the texts.
     """
-    from jina_jax.inference.embedder import Embedder
-    from jina_jax.inference.encode_file import check_output, count_texts, encode_file
+    from jina_jax.devices.distributed import is_first, joined, shared_problems
+    from jina_jax.inference.embedder import Embedder, find_model
+    from jina_jax.inference.encode_file import check_output, count_texts, encode_file, read_ranges
 
+    check_distributed(distributed)
+    if ranges is not None and precision not in ("int8", "uint8"):
+        raise UserError(f"--ranges is for --precision int8 or uint8, not {precision}")
     if prompt is not None and prompt_name is not None:
         raise UserError("give --prompt-name or --prompt, not both")
-    check_output(output)
-    count = count_texts(texts, field)
-    embedder = Embedder.load(
-        model, batch_rows=batch_rows, truncate_dim=truncate_dim, normalize=None,
-        compute_dtype=compute_dtype,
-    )  # fmt: skip
-    if prompt_name is not None:
-        prompt = embedder.prompts.find(prompt_name)
-    elif prompt is None and embedder.prompts.named:
-        names = " or ".join(f"--prompt-name {name}" for name, _ in embedder.prompts.named)
-        say(f"encoded with the model's default prompt {embedder.prompts.other!r}; else {names}")
-    encode_file(embedder, texts, count, output, field=field, prompt=prompt, dtype=output_dtype)
-    print(f"{count:,} embeddings of {embedder.dimensions} dimensions: {output}")
+    with joined(distributed, FaultConfig().heartbeat_s):
+        with shared_problems():
+            if is_first():
+                check_output(output)
+        count = count_texts(texts, field, progress=is_first())
+        with shared_problems():
+            find_model(model)
+        embedder = Embedder.load(
+            model, batch_rows=batch_rows, truncate_dim=truncate_dim, normalize=None,
+            compute_dtype=compute_dtype,
+        )  # fmt: skip
+        if prompt_name is not None:
+            prompt = embedder.prompts.find(prompt_name)
+        elif prompt is None and embedder.prompts.named:
+            names = " or ".join(f"--prompt-name {name}" for name, _ in embedder.prompts.named)
+            default = f"encoded with the model's default prompt {embedder.prompts.other!r}"
+            say(f"{default}; else {names}", enabled=is_first())
+        with shared_problems():
+            ranges_2D = None if ranges is None else read_ranges(ranges, embedder.dimensions)
+        kept = encode_file(
+            embedder, texts, count, output, field=field, prompt=prompt, precision=precision,
+            ranges_2D=ranges_2D,
+        )  # fmt: skip
+        if is_first():
+            print(f"{count:,} embeddings of {embedder.dimensions} dimensions: {output}")
+        if kept is not None:
+            print(f"ranges of their dimensions, for --ranges: {kept}")
 
 
 def import_model(
@@ -95,12 +125,45 @@ def import_model(
     )
 
 
+def merge(
+    models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ... OUT")],
+    how: Literal["mean", "slerp"] = "mean",
+    weights: tuple[float, ...] = (),
+    last_steps: int | None = None,
+) -> None:
+    """Merge models of one shape into one: runs, steps of a run, or folders of models.
+
+    Their parameters are averaged tensor by tensor, so that the result costs no more than one of
+    them: of several seeds, of phases, of a model before and after its training, or of the newest
+    steps of a run. Writes a run folder, as `import` does, which every verb takes. Its longest text,
+    prompts and data are the first model's.
+
+    example: jina-jax merge runs/seed-0 runs/seed-1 runs/merged --how slerp --weights 0.5 0.5
+
+    Args:
+      models: two or more, and last the folder to make. Each is a run folder (the checkpoint that it
+        is used with), RUN@STEP, the folder of an exported or other model, or an id of the hub.
+      how: mean, or slerp along the arc between two models, each tensor as one vector; more than two
+        one after another.
+      weights: of each model, in their order; only their proportions count. Equal by default.
+      last_steps: merge so many of the newest steps of one run.
+    """
+    from jina_jax.export.merge import merge as merge_models
+
+    if len(models) < 2:
+        raise UserError("give models and, last, the folder to make: jina-jax merge RUN RUN ... OUT")
+    *parts, run = models
+    config = merge_models(parts, Path(run), how=how, weights=weights, last_steps=last_steps)
+    print(f"merged: {run} ({config.model.layers} layers, {config.model.dimensions} dimensions)")
+
+
 def search(
     model: _Model,
     corpus: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CORPUS")],
     queries: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="QUERY ...")],
     field: str = "text",
     top_k: int = 5,
+    precision: Precision = "float32",
 ) -> None:
     """Find the passages of a file that are nearest to each query.
 
@@ -115,6 +178,7 @@ def search(
       queries: one or more.
       field: field or column that holds the passage.
       top_k: passages shown per query.
+      precision: that embeddings are rounded to before they are compared, as an index of them is.
     """
     from jina_jax.cli.tables import hits
     from jina_jax.inference import search as exact
@@ -124,7 +188,7 @@ def search(
     if not queries:
         raise UserError('`jina-jax search` needs a query: jina-jax search MODEL CORPUS "a query"')
     next(stream_texts(corpus, field), None)  # What cannot be read shall be known first.
-    embedder = Embedder.load(model)
+    embedder = Embedder.load(model).at(precision)
     found = exact.search(embedder, lambda: stream_texts(corpus, field), queries, top_k)
     print(hits(found))
 
@@ -173,6 +237,7 @@ def mteb(
     mirror: Path | None = None,
     output: Path | None = None,
     name: str = "",
+    precision: Precision = "float32",
     compare: tuple[str, ...] = (
         "jina-embedding-s-en-v1",
         "jina-embedding-b-en-v1",
@@ -195,6 +260,7 @@ def mteb(
       mirror: folder with the data sets as OWNER/NAME, for a machine without a network.
       output: folder for the results; mteb/ in the model's folder by default.
       name: OWNER/NAME of the model in the results.
+      precision: that embeddings are rounded to before they are compared, to know what that loses.
       compare: models whose published scores are shown: jina-embedding-s-en-v1 (-b-, -l-),
         sentence-t5-base (-large, -xl, -xxl), gtr-t5-base (-large, -xl, -xxl), all-MiniLM-L6-v2.
         Without any, ours stand alone.
@@ -216,7 +282,7 @@ def mteb(
 
     output = output or model / "mteb"
     check_writable(output)
-    found = run_suite(open_model(model, name), chosen, output, mirror)
+    found = run_suite(open_model(model, name, precision), chosen, output, mirror)
     shown = beside(found, compare)
     write_json(output / COMPARISON_FILE, asdict(shown))
     print(comparison(found, shown))

@@ -13,27 +13,66 @@ from jina_jax.cli.inspect import report as show_report
 from jina_jax.cli.new import names_data, new_config
 from jina_jax.config import Ablation, InjectionConfig, RunConfig, SourceConfig
 from jina_jax.config.files import each_phase, load_ablation, reads_from
+from jina_jax.config.forecast import ForecastOptions
+from jina_jax.config.validation import validate
+from jina_jax.system.mirror import mirrored
 
 # Heavy imports happen inside the verbs, so that --help and errors are quick.
 
 
-def prepare(config: RunConfig) -> None:
+@dataclass(frozen=True)
+class _PrepareArguments:
+    config: Annotated[RunConfig, tyro.conf.arg(name="")]
+    forecast: Annotated[ForecastOptions, tyro.conf.arg(name="")]
+    clean: bool = False
+    """Only remove what preparations keep for the next (--data.engine.work-dir)."""
+    plan: bool = False
+    """Only tell what it will take, from a sample of the sources: tasks, bytes, hours and cost."""
+
+
+def prepare(args: Sequence[str]) -> None:
     """Read the sources, drop what must not be trained on, and write shuffled shards.
 
     Writes below the data folder: shards (ArrayRecord of token ids and text hashes), the held-out
-    pairs (eval/), the tokenizer, manifest.json and ledger.parquet, which tells of every dropped
+    pairs (eval/), the tokenizer, manifest.json and ledger/, which tells of every dropped
     record why. Running it twice gives the same bytes.
 
-    Where --data-dir is a URL (gs:// with gcsfs, s3:// with s3fs), the folder is made in the cache
-    of this machine (--cache-dir) and put there; what is there already is fetched instead.
+    What it does on the way stays in DATA.work beside it, or in --data.engine.work-dir: a kill costs
+    one task, and with other settings only what depends on them is done anew; --clean removes it.
+
+    Where --data-dir is a URL (gs:// with gcsfs, s3:// with s3fs), the result is put there, its
+    manifest last. With --data.engine.kind ray and a URL as --data.engine.work-dir the nodes of a
+    cluster need no disk in common.
+
+    With --plan nothing is prepared but a sample: it tells what each stage will read, write and take
+    on --machines like this one. Where sources aren't at hand, --pairs stands for them.
 
     example: jina-jax prepare my_config.py --data.eval-pairs 500
     """
+    for one in each_phase(args):
+        given = parse(
+            "prepare", prepare.__doc__ or "", one, _PrepareArguments,
+            lambda config: _PrepareArguments(config, ForecastOptions()),
+        )  # fmt: skip
+        validate(given.config)
+        if given.clean:
+            from jina_jax import api
+
+            api.clean(given.config)
+        elif given.plan:
+            from jina_jax.prepare.forecast import forecast
+
+            print(forecast(given.config.data, given.forecast))
+        else:
+            _prepare(given.config)
+
+
+def _prepare(config: RunConfig) -> None:
     from jina_jax import api
     from jina_jax.cli.tables import funnel
 
     print(funnel(api.prepare(config)))
-    print(f"prepared data: {config.data_dir or config.data_path}")
+    print(f"prepared data: {config.data_url or config.data_path}")
 
 
 def train(config: RunConfig) -> None:
@@ -48,6 +87,9 @@ def train(config: RunConfig) -> None:
     Sources follow their weight and max_epochs and the fields of mixture; metrics tell of each as
     source/NAME/..., and ALARM on standard error names one whose figures show a collapse (alarms).
 
+    --workdir may be a URL (gs:// with gcsfs, s3:// with s3fs): checkpoints and metrics go there,
+    and the same command goes on from them on any machine.
+
     On several hosts, run it on each with --distributed.coordinator auto, or with HOST:PORT of the
     first, --distributed.processes and --distributed.process-id. Where --data-dir is a URL, each
     machine fetches the shards into its cache (--cache-dir) first, and checks every byte.
@@ -59,7 +101,7 @@ def train(config: RunConfig) -> None:
 
     api.train(config)
     if is_first():
-        print(f"trained: {config.run_path}")
+        print(f"trained: {config.run_url or config.run_path}")
 
 
 def evaluate(config: RunConfig) -> None:
@@ -76,12 +118,18 @@ def evaluate(config: RunConfig) -> None:
     sts.json) and evaluate.reranking (MAP@10, in reranking.json). A row that cannot be read stops
     it, with file, line and field.
 
+    Several hosts that run the same command with --distributed.coordinator, as for train, share the
+    texts.
+
     example: jina-jax evaluate my_config.py
     """
     from jina_jax import api
     from jina_jax.cli.tables import scores
+    from jina_jax.devices.distributed import is_first
 
     found = api.evaluate(config)
+    if not is_first():
+        return
     of = ("retrieval", "negation", "semantic similarity", "reranking")
     tables = [scores(results, what) for results, what in zip(found, of, strict=True) if results]
     print(
@@ -102,7 +150,8 @@ def export(config: RunConfig) -> None:
     """
     from jina_jax import api
 
-    print(f"exported: {api.export(config)}")
+    folder = api.export(config)
+    print(f"exported: {folder}" + (f", and in {config.run_url}/export" if config.run_url else ""))
 
 
 def negation(config: RunConfig) -> None:
@@ -120,7 +169,8 @@ def negation(config: RunConfig) -> None:
     from jina_jax.cli.tables import negations
     from jina_jax.negation.build import build_negations
 
-    print(negations(build_negations(config.negation, config.data, config.negation_path)))
+    with mirrored(config.run_url, config.run_path):
+        print(negations(build_negations(config.negation, config.data, config.negation_path)))
     print(f"negation triplets: {config.negation_path}")
 
 
@@ -132,15 +182,24 @@ def mine(config: RunConfig) -> None:
     with negative_field="negative", SOURCE.dropped.jsonl with what each rule dropped, and
     mined.json. The same command again goes on from what is done.
 
+    Several hosts that run the same command with --distributed.coordinator, as for train, share the
+    texts and the search; the folder must be one that all see.
+
     example: jina-jax mine my_config.py --mine.negatives-per-pair 3 --mine.margin 0.05
     """
     from jina_jax.cli.tables import mined
+    from jina_jax.devices.distributed import is_first, joined, shared_problems
     from jina_jax.mine.run import mine as mine_run
     from jina_jax.shards.remote import fetch_prepared
 
-    fetch_prepared(config)
-    print(mined(mine_run(config)))
-    print(f"mined triplets: {config.mine_path}")
+    with joined(config.distributed, config.faults.heartbeat_s):
+        with shared_problems():
+            fetch_prepared(config)
+        with mirrored(config.run_url, config.run_path, writes=is_first()):
+            found = mine_run(config, progress=is_first())
+    if is_first():
+        print(mined(found))
+        print(f"mined triplets: {config.mine_path}")
 
 
 def run(args: Sequence[str]) -> None:
@@ -160,14 +219,14 @@ def run(args: Sequence[str]) -> None:
         args = _written(args)
     phases = [config_verb("run", run.__doc__ or "", one) for one in each_phase(args)]
     for number, config in enumerate(phases):
-        prepare(config)
+        _prepare(config)
         train(config)
         for make, folder in ((mine, config.mine_path), (negation, config.negation_path)):
             if any(reads_from(later.data, folder) for later in phases[number + 1 :]):
                 make(config)
     evaluate(phases[-1])
     export(phases[-1])
-    show_report([phases[-1].run_path])
+    show_report([phases[-1].run_url or str(phases[-1].run_path)])
 
 
 def _written(args: Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jina_jax.checkpoint.checkpoints import Checkpoints
 from jina_jax.config.files import RUN_FILE, read_run
 from jina_jax.errors import UserError
 from jina_jax.inference.search import Hit
@@ -13,8 +14,8 @@ from jina_jax.mteb.published import Comparison, TaskScore, averages
 from jina_jax.negation.build import NegationReport
 from jina_jax.prepare.explain import explain, score_histograms, text_histograms
 from jina_jax.prepare.ledger import ledger_counts, ledger_samples
-from jina_jax.shards.array_record import ShardSet
 from jina_jax.shards.manifest import MANIFEST_FILE, Manifest, load_manifest
+from jina_jax.shards.remote import open_source, shards_url
 from jina_jax.system.terminal import clip, table
 from jina_jax.system.untrusted import read_json
 from jina_jax.text.tokenizer import load_tokenizer
@@ -164,22 +165,40 @@ def _inspect_data(folder: Path, samples: int) -> str:
         funnel(manifest),
         table(["tokens per text", "mean", "median", "90%", "99%"], lengths),
     ]
+    beside = [
+        f"{s.name}: {', '.join(has)}"
+        for s in manifest.sources
+        if (has := ["scored pairs"] * (s.record == "scored") + ["labels"] * s.has_labels)
+    ]
+    if manifest.guide is not None:
+        beside.append(
+            f"guide: {manifest.guide.model}, {manifest.guide.dims:,} bytes a text, of the shards' "
+            f"{_bytes_a_record(manifest):,.0f} a record"
+        )
+    if beside:
+        parts.append("\n".join(beside))
     if manifest.leaks:
         parts.append(leaks(manifest))
     if histograms := score_histograms(manifest):
         parts.append(text_histograms(histograms))
     for source in manifest.sources:
-        records = ShardSet([folder / shard.path for shard in source.shards]).read(
-            range(min(samples, source.records))
-        )
+        records = open_source(folder, source).read(range(min(samples, source.records)))
         kept = [
             "\n".join(
-                f"  {mark} {clip(tokenizer.decode(records.text(i, t).tolist()))}"
-                for t, mark in enumerate("?+")
+                [
+                    f"  {mark} {clip(tokenizer.decode(records.text(i, t).tolist()))}"
+                    for t, mark in enumerate("?+")
+                ]
+                + ([] if records.golds_N is None else [f"  = {records.golds_N[i]:g}"])
             )
             for i in range(len(records))
         ]
-        parts.append(f"{source.name}: kept, for example (? query, + positive)\n" + "\n".join(kept))
+        scores = "" if records.golds_N is None else ", = score"
+        parts.append(
+            f"{source.name}: kept, for example (? query, + positive{scores})\n" + "\n".join(kept)
+        )
+    if shards_url(folder):  # With them the ledger stayed there.
+        return "\n\n".join(parts)
     for (source_name, reason), count in ledger_counts(folder).items():
         dropped = ledger_samples(folder, source=source_name, reason=reason, most=samples)
         lines = [f"{source_name}: {count:,} dropped as {reason}, for example"]
@@ -194,16 +213,30 @@ def _inspect_data(folder: Path, samples: int) -> str:
     return "\n\n".join(parts)
 
 
+def _bytes_a_record(manifest: Manifest) -> float:
+    shards = [shard for source in manifest.sources for shard in source.shards]
+    return sum(shard.size_bytes for shard in shards) / sum(shard.records for shard in shards)
+
+
 def _inspect_run(folder: Path, samples: int) -> str:
     config = read_run(folder)
     lines = read_metrics(folder / "metrics.jsonl")
     parts = [f"run {config.name}"]
+    if config.train.ema_decay:
+        parts.append(
+            f"the model is the average of the parameters at decay {config.train.ema_decay:g} "
+            f"(train.ema_decay)"
+        )
+    checkpoints = Checkpoints(config.checkpoint_path)
+    if checkpoints.steps and (merged := checkpoints.merged(checkpoints.steps[-1])):
+        parts.append(str(merged))
     if lines:
         # At most ten, evenly spread, the first and the last among them.
         at = np.unique(np.linspace(0, len(lines) - 1, 10).round().astype(int))
         rows = [
             [
-                str(v["step"]), f"{v['loss']:.4f}", f"{v['accuracy']:.3f}",
+                str(v["step"]), f"{v['loss']:.4f}",
+                f"{v['accuracy']:.3f}" if "accuracy" in v else "",
                 f"{v['learning_rate']:.2e}", f"{v['pairs_per_s']:.0f}",
             ]
             for v in (lines[i] for i in at)

@@ -9,6 +9,7 @@ from jina_jax.config.ablate import Ablation, Arm, InjectionConfig
 from jina_jax.config.evaluate import (
     EvaluateConfig,
     NegationSet,
+    Precision,
     RerankingSet,
     RetrievalSet,
     StsSet,
@@ -21,10 +22,12 @@ from jina_jax.config.filters import (
     ConsistencyConfig,
     DecontaminationConfig,
     EvaluationSet,
+    GuideConfig,
     LanguageConfig,
     MarginConfig,
     NearDuplicateConfig,
 )
+from jina_jax.config.lora import LoraConfig
 from jina_jax.config.loss import LossConfig
 from jina_jax.config.mine import MineConfig
 from jina_jax.config.model import (

@@ -123,6 +123,8 @@ def ablation_problems(ablation: Ablation) -> Iterator[str]:
             yield f"arm {name!r} may hold only ASCII letters, digits, '_', '-' and '.'"
     if ablation.seeds < 1:
         yield f"seeds={ablation.seeds} must be 1 or more"
+    if ablation.base.run_url:
+        yield f"workdir={ablation.base.workdir!r} is a URL: give a folder of this machine"
     if ablation.base.data_dir:
         yield "data_dir: an ablation prepares the data of its arms below its own workdir"
     if ablation.base.distributed.coordinator:

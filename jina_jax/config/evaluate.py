@@ -6,6 +6,9 @@ from typing import Literal
 
 from jina_jax.config.fields import NonNegativeInt, PositiveInt, changeable
 
+Precision = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
+"""Of the numbers of an embedding, as `inference.quantised.quantize` has them."""
+
 
 @dataclass(frozen=True)
 class FileSet:
@@ -111,6 +114,9 @@ class EvaluateConfig:
     """Sets whose whole corpus is searched, beside the held-out pairs."""
     negation: tuple[NegationSet, ...] = changeable(())
     """Sets of triplets, beside the held-out ones."""
+    precisions: tuple[Precision, ...] = changeable(())
+    """Measures the trained model also with its embeddings rounded so, as an index of them would be;
+    int8 and uint8 divide the ranges of a set's first 4,096 texts."""
     every_steps: NonNegativeInt = changeable(0)
     """Evaluate during training whenever this many steps are done, and at the end; 0 never does.
     Figures go to evaluations.jsonl in the run folder and to TensorBoard."""

@@ -20,6 +20,9 @@ class ExportConfig:
     onnx: bool = changeable(False)
     """Write onnx/model.onnx too, compared with the checkpoint at two lengths; needs
     `pip install "jina-jax[onnx]"`."""
+    adapter: bool = changeable(False)
+    """Of a run with `lora.rank`: write adapter/ too, which PEFT and sentence-transformers load on
+    top of the model that the run started from. The folder itself is the merged model."""
     push_to: str = changeable("")
     """OWNER/NAME on the Hugging Face hub to upload the folder to; the token is read from the
     environment variable HF_TOKEN, and from nowhere else."""

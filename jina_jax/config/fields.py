@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
 
@@ -14,6 +14,9 @@ NonNegativeInt = Annotated[int, Ge(0)]
 NonNegativeFloat = Annotated[float, Ge(0)]
 Share = Annotated[float, Ge(0), Le(1)]
 PositiveShare = Annotated[float, Gt(0), Le(1)]
+ProductPrecision = Literal["highest", "high", "default"]
+"""Of float32 products on TPUs and GPUs: float32's own, or three products of bfloat16 (or tf32), or
+one. On CPU all are float32."""
 
 
 def changeable(default: Any) -> Any:

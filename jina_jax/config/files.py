@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import importlib.util
 import inspect
 import json
@@ -19,9 +20,11 @@ from jina_jax.config.ablate import Ablation
 from jina_jax.config.evaluate import Suite
 from jina_jax.config.fields import field_problems, leaves
 from jina_jax.config.model import T5Config
-from jina_jax.config.run import DataConfig, RunConfig
+from jina_jax.config.run import RUNS_CACHE, DataConfig, RunConfig, cached_at
 from jina_jax.config.source import kind_of_ending
 from jina_jax.errors import UserError
+from jina_jax.system.files import is_url
+from jina_jax.system.mirror import open_mirror, url_of
 from jina_jax.system.untrusted import from_json, read_json
 
 
@@ -166,6 +169,8 @@ def each_phase(args: Sequence[str]) -> list[list[str]]:
 
 
 def _split(name: str) -> tuple[str, str | None]:
+    if is_url(name):
+        return name, None
     before, at, machine = name.partition("@")
     file, colon, phase = before.rpartition(":")
     return (f"{file}{at}{machine}", phase) if colon else (name, None)
@@ -184,7 +189,7 @@ def load_phases(name_or_path: str) -> tuple[RunConfig, ...]:
 
     Args:
       name_or_path: a Python file or the name of a shipped config, with or without @MACHINE; or
-        the folder of a run.
+        the folder of a run, or its URL.
     Raises: UserError when there is no such file, it gives something else, or knows no such
       machine.
     """
@@ -227,14 +232,57 @@ def load_ablation(name_or_path: str) -> Ablation:
     raise UserError(f"{name_or_path}: get_config() must return a jina_jax.config.Ablation")
 
 
+_NO_MORE = ("data.consistency.keep_embeddings",)
+"""Fields of earlier versions, on which no result depended."""
+
+
+def _take_out(values: Any, field: str) -> None:
+    """Takes a field such as `a.b` out of JSON values, where it is."""
+    *parts, last = field.split(".")
+    for part in parts:
+        values = values.get(part) if isinstance(values, dict) else None
+    if isinstance(values, dict):
+        values.pop(last, None)
+
+
 def read_run(run_path: Path) -> RunConfig:
-    """The configuration that lies in a run folder, with that folder as its workdir.
+    """The configuration that lies in a run folder, with that folder, or the URL that it is a mirror
+    of, as its workdir.
 
     Raises: UserError naming the field that is wrong, or that this version doesn't know.
     """
     path = run_path / RUN_FILE
-    config = _typed(RunConfig, read_json(path, finite=False), path, "")
-    return dataclasses.replace(config, workdir=str(run_path.absolute()))
+    values = read_json(path, finite=False)
+    for field in _NO_MORE:
+        _take_out(values, field)
+    config = _typed(RunConfig, values, path, "")
+    if not (url := url_of(run_path)):
+        return dataclasses.replace(config, workdir=str(run_path.absolute()))
+    config = dataclasses.replace(config, workdir=url, cache_dir="")
+    if config.run_path == run_path.absolute():
+        return config
+    return dataclasses.replace(config, cache_dir=str(run_path.absolute().parent))
+
+
+@functools.cache
+def local_folder(place: str) -> Path:
+    """A folder of a run or a model, as one of this machine.
+
+    Args:
+      place: its path; or its URL, whose small files are brought once by a process (checkpoints
+        come when they are read).
+    Raises: UserError where it is at no object store; else as `files.again`.
+    """
+    if not is_url(place):
+        return Path(place).expanduser()
+    if place.startswith(("http://", "https://")):
+        raise UserError(
+            "a run or a model is read from a folder, from s3:// or from gs://, not from an address "
+            "of the web: download it, and give its folder"
+        )
+    folder = cached_at(place.rstrip("/"), RUNS_CACHE)
+    open_mirror(place, folder)
+    return folder
 
 
 def read_section(run_path: Path, name: str, kind: Any, default: Any = None) -> Any:
@@ -282,8 +330,11 @@ def load_suite(name_or_path: str) -> Suite:
 
 def _given(name_or_path: str) -> Any:
     """What `get_config()` of a config returns, or what lies in a run folder."""
-    if (Path(name_or_path) / RUN_FILE).is_file():
-        return read_run(Path(name_or_path))
+    folder = local_folder(name_or_path)
+    if (folder / RUN_FILE).is_file():
+        return read_run(folder)
+    if is_url(name_or_path):
+        raise UserError(f"{name_or_path} is no run folder: it has no {RUN_FILE}")
     name_or_path, at, machine = name_or_path.partition("@")
     instead = f"a Python file with get_config(), a run folder (with {RUN_FILE})"
     module = _module(name_or_path, "jina_jax.configs", "config", instead)

@@ -1,11 +1,17 @@
-"""Values of the filters of preparation; part of `DataConfig`."""
+"""Values of the filters of preparation, and of a guide; part of `DataConfig`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from jina_jax.config.evaluate import FileSet, file_problems
-from jina_jax.config.fields import NonNegativeFloat, PositiveInt, PositiveShare, changeable
+from jina_jax.config.fields import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    PositiveShare,
+    changeable,
+)
 
 
 @dataclass(frozen=True)
@@ -79,13 +85,12 @@ class ConsistencyConfig:
     top_k: PositiveInt = 2
     """Keep a pair when fewer than this many sampled passages score above its own."""
     sample_size: PositiveInt = 1_000_000
-    """Pairs of the source whose passages are compared; all of them where there are fewer."""
+    """Pairs of the source whose passages are compared; all of them where there are fewer. They are
+    chosen by hash before any filter. A process that scores holds their embeddings, 1.5 KiB each
+    with all-MiniLM-L6-v2; no others are kept."""
     tie_tolerance: NonNegativeFloat = 1e-6
     """Cosines this close count as equal, and an equal passage is not above. Rounding moves equal
     embeddings by about 1e-7 in float32; with bfloat16 encoders by about 1e-3."""
-    keep_embeddings: bool = changeable(True)
-    """Keep embeddings beside the prepared folder, for another sample or after a kill: 3 KiB a
-    pair with all-MiniLM-L6-v2. Ranks are always kept."""
     query_block: PositiveInt = changeable(1024)
     """Queries compared at once, over all devices."""
     sample_block: PositiveInt = changeable(4096)
@@ -103,6 +108,33 @@ class MarginConfig:
     """Keep a triplet when r(query, positive) - r(query, negative) exceeds this."""
     scale: Literal["logit", "sigmoid"] = "logit"
     """What r is. The paper gives the threshold without saying which."""
+
+
+@dataclass(frozen=True)
+class GuideConfig:
+    """A model whose embeddings of all training texts go into the shards, for losses that ask it
+    which negatives are false (GISTEmbed, arXiv 2402.16829). Not in the paper.
+
+    A text takes a byte a dimension. It is run after all filters, once for each different text.
+    """
+
+    model: str = ""
+    """A folder or id of a sentence encoder of any family that is known here; empty for none."""
+    query_prompt: str | None = None
+    """Before each query, for the guide alone; None takes the model's own."""
+    document_prompt: str | None = None
+    """Before each other text; None takes the model's own."""
+    dims: NonNegativeInt = 0
+    """Keep the first dimensions alone, for models that are trained for that; 0 keeps all."""
+    batch_rows: PositiveInt = changeable(32)
+    """Packed rows encoded at once."""
+
+
+def guide_problems(guide: GuideConfig) -> Iterator[str]:
+    """What is wrong with the values of a guide, one sentence each."""
+    for name in ("query_prompt", "document_prompt", "dims"):
+        if not guide.model and getattr(guide, name):
+            yield f"data.guide.{name} has no effect without data.guide.model; name a model"
 
 
 def filter_problems(

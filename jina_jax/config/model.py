@@ -65,6 +65,9 @@ class T5Config:
     """`relu` is T5 v1.0, `gated-gelu` is T5 v1.1."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Matrix products run in this dtype; parameters, norms, softmax and loss stay float32."""
+    residual_dtype: Literal["float32", "bfloat16"] = "float32"
+    """That hidden states are kept in between layers; bfloat16 halves what most of a step's time is
+    spent on moving, and rounds every layer's sum. It wants compute_dtype=bfloat16."""
 
     @property
     def dimensions(self) -> int:
@@ -87,6 +90,12 @@ class T5Config:
         return self.num_layers
 
     @property
+    def matrices(self) -> tuple[str, ...]:
+        """Names of those of a layer."""
+        is_gated = self.feed_forward_proj == "gated-gelu"
+        return (*"qkvo", *(("wi_0", "wi_1") if is_gated else ("wi",)), "wo")
+
+    @property
     def max_positions(self) -> int | None:
         """Tokens of the longest text; None where positions are relative."""
         return None
@@ -95,6 +104,11 @@ class T5Config:
     def has_dropout(self) -> bool:
         """Whether training draws any."""
         return self.dropout_rate > 0
+
+    @property
+    def has_position_bias(self) -> bool:
+        """Whether attention adds a number for the distance to each score."""
+        return True
 
 
 class _Named:
@@ -126,6 +140,11 @@ class _Named:
         return self.num_hidden_layers
 
     @property
+    def matrices(self) -> tuple[str, ...]:
+        """Names of those of a layer."""
+        return (*"qkvo", "wi", "wo")
+
+    @property
     def max_positions(self) -> int | None:
         """Tokens of the longest text."""
         return self.max_position_embeddings
@@ -134,6 +153,20 @@ class _Named:
     def has_dropout(self) -> bool:
         """Whether training draws any."""
         return any(value > 0 for name, value in vars(self).items() if "dropout" in name)
+
+    @property
+    def has_position_bias(self) -> bool:
+        """Whether attention adds a number for the distance to each score."""
+        return hasattr(self, "relative_attention_num_buckets")
+
+
+class _Gated(_Named):
+    """Those whose feed-forward has a gate."""
+
+    @property
+    def matrices(self) -> tuple[str, ...]:
+        """Names of those of a layer."""
+        return (*super().matrices, "wg")
 
 
 class _NumberedFromPadding(_Named):
@@ -173,6 +206,9 @@ class BertConfig(_NumberedFromPadding):
     layer_norm_eps: float = 1e-12
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Matrix products run in this dtype; parameters, norms, softmax and loss stay float32."""
+    residual_dtype: Literal["float32", "bfloat16"] = "float32"
+    """That hidden states are kept in between layers; bfloat16 halves what most of a step's time is
+    spent on moving, and rounds every layer's sum. It wants compute_dtype=bfloat16."""
 
     @property
     def first_position(self) -> int:
@@ -201,10 +237,13 @@ class MPNetConfig(_NumberedFromPadding):
     layer_norm_eps: float = 1e-12
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Matrix products run in this dtype; parameters, norms, softmax and loss stay float32."""
+    residual_dtype: Literal["float32", "bfloat16"] = "float32"
+    """That hidden states are kept in between layers; bfloat16 halves what most of a step's time is
+    spent on moving, and rounds every layer's sum. It wants compute_dtype=bfloat16."""
 
 
 @dataclass(frozen=True)
-class ModernBertConfig(_Named):
+class ModernBertConfig(_Gated):
     """Shape of a ModernBERT encoder (Warner et al. 2024), in the names of Hugging Face's
     `ModernBertConfig`.
     """
@@ -229,10 +268,13 @@ class ModernBertConfig(_Named):
     norm_eps: float = 1e-5
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Matrix products run in this dtype; parameters, norms, softmax and loss stay float32."""
+    residual_dtype: Literal["float32", "bfloat16"] = "float32"
+    """That hidden states are kept in between layers; bfloat16 halves what most of a step's time is
+    spent on moving, and rounds every layer's sum. It wants compute_dtype=bfloat16."""
 
 
 @dataclass(frozen=True)
-class Qwen3Config(_Named):
+class Qwen3Config(_Gated):
     """Shape of a Qwen3 decoder (Yang et al. 2025) as an encoder, in the names of Hugging Face's
     `Qwen3Config`.
     """
@@ -252,6 +294,9 @@ class Qwen3Config(_Named):
     rms_norm_eps: float = 1e-6
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Matrix products run in this dtype; parameters, norms, softmax and loss stay float32."""
+    residual_dtype: Literal["float32", "bfloat16"] = "float32"
+    """That hidden states are kept in between layers; bfloat16 halves what most of a step's time is
+    spent on moving, and rounds every layer's sum. It wants compute_dtype=bfloat16."""
 
     @property
     def head_dimensions(self) -> int:

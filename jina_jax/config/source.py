@@ -115,6 +115,15 @@ class SourceConfig:
     are negative_1, negative_2, ... A pair without one is kept. Empty finds it where query_field and
     positive_field are empty too; beside names it means pairs. No filter for pairs looks at
     triplets."""
+    label_field: str = ""
+    """Field that holds a label, a text, a whole number or a boolean; empty for none. Records of one
+    label are then no negatives of each other (`loss`). A record without one is a bad one. Not with
+    an extractor."""
+    score_field: str = ""
+    """Field that holds a score: its records are scored pairs, two texts and how much they have in
+    common, a number of any scale, and the losses of pairs and triplets are not theirs. Filters of
+    consistency, margin and near-duplicates pass them on as they are. Not with a negative_field or
+    an extractor."""
     query_prompt: str | None = None
     """Stands before each query of this source, for the tokenizer alone: filters, negations and
     mining see the text without it. None takes the one of `data.prompts`."""
@@ -124,6 +133,10 @@ class SourceConfig:
     weight: PositiveFloat | None = None
     """Relative share of batches drawn from this source; None leaves it to `mixture`: 1, or by the
     source's records. `mixture.stages` change it during a run."""
+    in_batch: bool = True
+    """Whether the texts of other records are negatives of a query. False for data in which they are
+    false ones, such as classification: then only a record's own hard negatives count (the second
+    stage of NV-Embed, arXiv 2405.17428)."""
     max_epochs: PositiveFloat | None = None
     """Draw no more batches once its records were seen this often; its share goes to the others."""
     licence: str = "unknown"
@@ -134,7 +147,8 @@ class SourceConfig:
     @property
     def finds_negatives(self) -> bool:
         """Whether its files tell if it is of pairs or of triplets."""
-        return not (self.query_field or self.positive_field or self.negative_field)
+        named = self.query_field or self.positive_field or self.negative_field
+        return not (named or self.score_field)
 
 
 @dataclass(frozen=True)

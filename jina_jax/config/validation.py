@@ -9,15 +9,17 @@ from typing import Any
 from jina_jax.config.evaluate import evaluate_problems
 from jina_jax.config.export import export_problems
 from jina_jax.config.fields import field_problems, leaves
-from jina_jax.config.filters import filter_problems
+from jina_jax.config.filters import filter_problems, guide_problems
+from jina_jax.config.lora import lora_problems
 from jina_jax.config.loss import loss_problems
 from jina_jax.config.mine import mine_problems
 from jina_jax.config.model import ModelConfig
 from jina_jax.config.negation import negation_problems
-from jina_jax.config.run import RunConfig, SourceConfig
-from jina_jax.config.source import mixture_problems
+from jina_jax.config.run import DistributedConfig, OptimConfig, RunConfig
+from jina_jax.config.source import SourceConfig, mixture_problems
 from jina_jax.errors import UserError, multiples_near
 from jina_jax.system.credentials import credential_in
+from jina_jax.system.files import is_url
 
 
 def _source_problems(which: str, source: SourceConfig) -> Iterator[str]:
@@ -32,6 +34,20 @@ def _source_problems(which: str, source: SourceConfig) -> Iterator[str]:
         yield f"{which} is of kind text: its lines need an extractor"
     if source.extractor and source.kind == "pydocs":
         yield f"{which}: an extractor reads no {source.kind}; leave it empty"
+    for name in ("label_field", "score_field"):
+        if getattr(source, name) and (source.extractor or source.kind == "pydocs"):
+            reader = source.extractor or source.kind
+            yield f"{which}: {reader} reads texts alone; leave {name} empty, or name the fields"
+    if source.score_field and source.negative_field:
+        yield (
+            f"{which}: scored pairs (score_field={source.score_field!r}) have no negatives; leave "
+            f"negative_field={source.negative_field!r} or score_field empty"
+        )
+    if source.score_field and not source.in_batch:
+        yield (
+            f"{which}: scored pairs have no in-batch negatives to do without; leave in_batch at "
+            f"True, or score_field empty"
+        )
 
 
 def _data_problems(config: RunConfig) -> Iterator[str]:
@@ -50,6 +66,7 @@ def _data_problems(config: RunConfig) -> Iterator[str]:
         yield from _source_problems(f"data.sources.{i} ({source.name})", source)
     yield from mixture_problems(config.mixture, {s.name: s.weight for s in config.data.sources})
     yield from filter_problems(config.data.language, config.data.decontamination)
+    yield from guide_problems(config.data.guide)
     prompts = config.data.prompts
     names = [name for name, _ in prompts.named]
     if len(set(names)) < len(names):
@@ -95,13 +112,26 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
         yield f"mesh.data={config.mesh.data} must be above 0, or -1 for all devices that are left"
     if config.train.attention == "cudnn":
         yield from _cudnn_problems(config)
+    if model.residual_dtype == "bfloat16" and model.compute_dtype != "bfloat16":
+        yield "model.residual_dtype=bfloat16 wants model.compute_dtype=bfloat16 too"
     yield from loss_problems(
         config.loss,
         config.pooling.dimensions(model),
-        [s.name for s in config.data.sources if not (s.negative_field or s.finds_negatives)],
+        [
+            s.name
+            for s in config.data.sources
+            if not (s.negative_field or s.score_field or s.finds_negatives)
+        ],
     )
-    if optim.optimizer == "adafactor" and optim.moment_dtype != "float32":
-        yield "optim.moment_dtype=bfloat16: adafactor keeps no first moment; leave it at float32"
+    yield from _loss_of_data_problems(config)
+    yield from _optim_problems(optim)
+    yield from lora_problems(config.lora, model.matrices, config.train.initial_weights)
+    if config.feed.global_batch_size % config.feed.num_groups:
+        yield (
+            f"feed.global_batch_size={config.feed.global_batch_size} does not divide by "
+            f"feed.groups={config.feed.groups}; use "
+            f"{multiples_near(config.feed.global_batch_size, config.feed.groups)}"
+        )
     rows, chunk = config.feed.rows_multiple, config.train.grad_cache_rows
     if chunk and rows % chunk:
         yield (
@@ -114,10 +144,11 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
             f"{config.train.num_steps}"
         )
     yield from evaluate_problems(config.evaluate)
-    sources = {s.name for s in config.data.sources}
-    for kind in ("retrieval", "negation"):
+    scored = {s.name for s in config.data.sources if s.score_field}
+    others = {s.name for s in config.data.sources} - scored
+    for kind, held_out in (("retrieval", others), ("negation", others), ("sts", scored)):
         for number, one in enumerate(getattr(config.evaluate, kind)):
-            if one.name in sources:
+            if one.name in held_out:
                 yield (
                     f"evaluate.{kind}.{number} ({one.name}): a source has that name, and its "
                     f"held-out records are a task too; choose another"
@@ -125,6 +156,38 @@ def _training_problems(config: RunConfig) -> Iterator[str]:
     yield from mine_problems(config.mine)
     yield from negation_problems(config.negation)
     yield from export_problems(config.export)
+    if config.export.adapter and not config.lora.rank:
+        yield "export.adapter and lora.rank=0: without a rank there is no adapter; leave it out"
+
+
+def _optim_problems(optim: OptimConfig) -> Iterator[str]:
+    if optim.optimizer == "adafactor" and optim.moment_dtype != "float32":
+        yield "optim.moment_dtype=bfloat16: adafactor keeps no first moment; leave it at float32"
+    if optim.optimizer == "muon":
+        return
+    for name in ("muon_momentum", "muon_scale", "adam_learning_rate"):
+        value = getattr(optim, name)
+        if value != getattr(OptimConfig, name):
+            yield (
+                f"optim.{name}={value} is of optim.optimizer=muon, and it is {optim.optimizer}; "
+                f"leave it out, or take muon"
+            )
+
+
+def _loss_of_data_problems(config: RunConfig) -> Iterator[str]:
+    """Losses that want of the data what these don't hold."""
+    loss, data = config.loss, config.data
+    if loss.wants_guide and not data.guide.model:
+        field = "mask_by='guide'" if loss.mask_by == "guide" else "distill_embeddings_weight"
+        yield (
+            f"loss.{field} wants a guide's embeddings: set data.guide.model to a folder or id of a "
+            f"sentence encoder, which `prepare` runs over the texts"
+        )
+    elif loss.distill_embeddings_weight > 0 and not data.guide.dims:
+        yield (
+            "loss.distill_embeddings_weight learns a matrix into the guide's space: set "
+            "data.guide.dims to the number of dimensions of data.guide.model, or to fewer"
+        )
 
 
 def _cudnn_problems(config: RunConfig) -> Iterator[str]:
@@ -147,8 +210,16 @@ def _dropout_fields(model: ModelConfig) -> str:
     return " and ".join(f"model.{name}" for name in names)
 
 
-def _distributed_problems(config: RunConfig) -> Iterator[str]:
-    given = config.distributed
+def check_distributed(given: DistributedConfig) -> None:
+    """Checks what a command says of its processes.
+
+    Raises: UserError.
+    """
+    if problems := list(_distributed_problems(given)):
+        raise UserError("; ".join(problems))
+
+
+def _distributed_problems(given: DistributedConfig) -> Iterator[str]:
     if given.coordinator in ("", "auto"):
         if given.processes is not None or given.process_id is not None:
             yield (
@@ -167,12 +238,22 @@ def _distributed_problems(config: RunConfig) -> Iterator[str]:
 
 
 def _folder_problems(config: RunConfig) -> Iterator[str]:
-    for name in ("workdir", "cache_dir"):
-        if "://" in getattr(config, name):
+    if is_url(config.cache_dir):
+        yield f"cache_dir={config.cache_dir!r} is a URL: give a folder of each machine"
+    for name in ("export", "mine", "negation"):
+        if is_url(output := getattr(config, name).output_dir):
             yield (
-                f"{name}={getattr(config, name)!r} is a URL: give a folder, local or, for workdir, "
-                f"mounted on all machines"
+                f"{name}.output_dir={output!r} is a URL: leave it out, and the folder is below a "
+                f"workdir that may be one"
             )
+
+
+def _engine_problems(config: RunConfig) -> Iterator[str]:
+    if is_url(config.data.engine.cache_dir):
+        yield (
+            f"data.engine.cache_dir={config.data.engine.cache_dir!r} is a URL: give a folder that "
+            f"each machine has for itself; what they share is data.engine.work_dir"
+        )
 
 
 def _number_problems(config: RunConfig) -> Iterator[str]:
@@ -219,9 +300,9 @@ def validate(config: RunConfig) -> None:
     problems = [*field_problems(config), *_number_problems(config)]
     if not problems:
         parts = (
-            _folder_problems, _data_problems, _feed_problems, _training_problems,
-            _distributed_problems,
+            _folder_problems, _engine_problems, _data_problems, _feed_problems, _training_problems,
         )  # fmt: skip
         problems = [problem for part in parts for problem in part(config)]
+        problems += _distributed_problems(config.distributed)
     if problems:
         raise UserError("the configuration cannot be used:\n  " + "\n  ".join(problems))

@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from jina_jax.config.fields import ProductPrecision
+
 _TERA, _GIGA, _GIB = 1e12, 1e9, 2**30
 
 
@@ -23,8 +25,10 @@ class Accelerator:
     float32_flops_per_s: float
     """Of products of float32 matrices at JAX's default precision: TPUs take one pass in bfloat16,
     these GPUs TF32."""
+    high_flops_per_s: float
+    """At `Precision.HIGH`: TPUs take three passes in bfloat16, these GPUs TF32."""
     highest_flops_per_s: float
-    """Of products of float32 matrices at `Precision.HIGHEST`: TPUs take six passes in bfloat16."""
+    """At `Precision.HIGHEST`: TPUs take six passes in bfloat16."""
     hbm_bytes: int
     hbm_bytes_per_s: float
     interconnect_bytes_per_s: float
@@ -38,6 +42,14 @@ class Accelerator:
         is_bfloat16 = compute_dtype == "bfloat16"
         return self.bfloat16_flops_per_s if is_bfloat16 else self.float32_flops_per_s
 
+    def float32_products_per_s(self, precision: ProductPrecision) -> float:
+        """Peak of products of float32 at a precision that is asked for."""
+        return {
+            "highest": self.highest_flops_per_s,
+            "high": self.high_flops_per_s,
+            "default": self.float32_flops_per_s,
+        }[precision]
+
 
 def _tpu(
     name: str, kind: str, bfloat16: float, hbm_gib: int, hbm_gb_per_s: float, ici_gb_per_s: float,
@@ -45,7 +57,7 @@ def _tpu(
 ) -> Accelerator:  # fmt: skip
     peak = bfloat16 * _TERA
     return Accelerator(
-        name, kind, peak, peak, peak / 6, hbm_gib * _GIB, hbm_gb_per_s * _GIGA,
+        name, kind, peak, peak, peak / 3, peak / 6, hbm_gib * _GIB, hbm_gb_per_s * _GIGA,
         ici_gb_per_s * _GIGA, network_gbit_per_s and network_gbit_per_s / 8 * _GIGA,
     )  # fmt: skip
 
@@ -56,7 +68,7 @@ def _gpu(
 ) -> Accelerator:  # fmt: skip
     bfloat16, tf32, float32 = (peak * _TERA for peak in peaks)
     return Accelerator(
-        name, kind, bfloat16, tf32, float32, hbm_gb * 10**9, hbm_gb_per_s * _GIGA,
+        name, kind, bfloat16, tf32, tf32, float32, hbm_gb * 10**9, hbm_gb_per_s * _GIGA,
         link_gb_per_s * _GIGA,
     )  # fmt: skip
 

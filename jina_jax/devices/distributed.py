@@ -1,15 +1,18 @@
-"""Several processes that train as one: how they start, agree and watch each other.
+"""Several processes that work as one: how they start, agree, tell and watch each other.
 
-Every process runs the identical command. Each reads every batch and puts its own devices' part on
-them; the first alone writes metrics and run files, and all write their parts of a checkpoint.
+Every process runs the identical command. The first alone writes metrics, run files and results, and
+all write their parts of a checkpoint.
 """
 
 import hashlib
 import itertools
+import json
 import os
 import socket
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -18,7 +21,7 @@ from jax._src import distributed as jax_distributed  # No public name leads to t
 from jax.experimental import multihost_utils
 
 from jina_jax.config import DistributedConfig
-from jina_jax.errors import ExitCode, UserError
+from jina_jax.errors import ExitCode, Interrupted, RunFailed, UserError
 from jina_jax.system.processes import end_at_once
 from jina_jax.system.terminal import say
 
@@ -88,19 +91,45 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def check_agreement(text: str) -> None:
+def check_agreement(
+    text: str,
+    what: str = "another configuration, other data or another checkpoint",
+    remedy: str = "give every process the same command and folders",
+) -> None:
     """All processes must have been given the same `text`, such as a configuration.
 
+    Args:
+      text: of this process.
+      what: they have where their text is another.
+      remedy: for them.
     Raises: UserError on every process when they have not.
     """
     if jax.process_count() == 1:
         return
-    digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
-    of_all = np.asarray(multihost_utils.process_allgather(digest))
+    digest = np.frombuffer(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest(), np.uint8)
+    of_all = next(gathered(digest[None]))[:, 0]
     if differing := [i for i, other in enumerate(of_all) if (other != of_all[0]).any()]:
-        raise UserError(
-            f"processes {', '.join(map(str, differing))} have another configuration, other data or "
-            f"another checkpoint than process 0: give every process the same command and folders"
+        who = ", ".join(map(str, differing))
+        raise UserError(f"processes {who} have {what} than process 0: {remedy}")
+
+
+_GATHERED_BYTES = 64 << 20
+
+
+def gathered(x_NX: np.ndarray) -> Iterator[np.ndarray]:
+    """What each process has of an array, in all of them; all must come here.
+
+    Args:
+      x_NX: of this process; of 32 or fewer bits, and of the same shape and dtype in all.
+    Returns: an iterator over [P, n, ...], P processes: rows of `x_NX` in order, at most 64 MiB at a
+      time where a row is not more.
+    """
+    wait_for_all()
+    count = jax.process_count()
+    rows = max(1, _GATHERED_BYTES // max(1, count * x_NX[:1].nbytes))
+    for first in range(0, len(x_NX), rows):
+        yield np.asarray(multihost_utils.process_allgather(x_NX[first : first + rows])).reshape(
+            count, -1, *x_NX.shape[1:]
         )
 
 
@@ -108,20 +137,86 @@ _PROBLEM_BYTES = 2048
 
 
 def share_problem(problem: str) -> None:
-    """Ends all processes where the first has a problem; all must come here.
+    """Ends all processes where one has a problem; all must come here.
 
     Args:
-      problem: of the first process, empty for none; the others' is not looked at.
-    Raises: UserError with it, in every process.
+      problem: of this process, empty for none.
+    Raises: UserError in every process: with its own problem, or else the first of the others'.
     """
-    if jax.process_count() > 1:
-        words = np.zeros(_PROBLEM_BYTES, np.uint8)
-        data = np.frombuffer(problem.encode()[:_PROBLEM_BYTES], np.uint8)
-        words[: len(data)] = data
-        found = np.asarray(multihost_utils.broadcast_one_to_all(words)).tobytes()
-        problem = found.rstrip(b"\0").decode(errors="replace")
-    if problem:
-        raise UserError(problem)
+    others = _problem_of_others(problem)
+    if problem or others:
+        raise UserError(problem or others)
+
+
+@contextmanager
+def shared_problems() -> Iterator[None]:
+    """Ends all processes where what the block does fails in one; all must come here.
+
+    Raises: in every process the error of its own, or a UserError with that of another.
+    """
+    own: UserError | RunFailed | OSError | None = None
+    try:
+        yield
+    except (UserError, RunFailed, OSError) as error:
+        own = error
+    others = _problem_of_others("" if own is None else str(own) or repr(own))
+    if own is not None:
+        raise own
+    if others:
+        raise UserError(others)
+
+
+def _problem_of_others(own: str) -> str:
+    """Tells the others of a problem; gives the first that any has, empty for none."""
+    if jax.process_count() == 1:
+        return ""
+    words = np.zeros((1, _PROBLEM_BYTES), np.uint8)
+    data = np.frombuffer(own.encode()[:_PROBLEM_BYTES], np.uint8)
+    words[0, : len(data)] = data
+    for number, row in enumerate(next(gathered(words))[:, 0]):
+        if text := row.tobytes().rstrip(b"\0").decode(errors="replace"):
+            return f"process {number}: {text}"
+    return ""
+
+
+def from_first(make: Callable[[], Any]) -> Any:
+    """What the first process makes, in all of them; the others wait. All must come here.
+
+    Args:
+      make: gives a JSON value; called in the first process alone.
+    Raises: what `shared_problems` raises.
+    """
+    if jax.process_count() == 1:
+        return make()
+    data = np.zeros(0, np.uint8)
+    with shared_problems():
+        if is_first():
+            data = np.frombuffer(json.dumps(make()).encode(), np.uint8)
+    size = int(next(gathered(np.array([len(data)], np.int32)))[0, 0])
+    padded = data if is_first() else np.zeros(size, np.uint8)
+    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes())
+
+
+def gather_at_first(key: str, text: str) -> list[str]:
+    """Gives the first process the text of each, without the devices: other threads may use them.
+
+    Args:
+      key: of this gathering, the same in all processes and never used twice.
+      text: of this process.
+    Returns: in the first process the texts in the processes' order; nothing in others.
+    """
+    if jax.process_count() == 1:
+        return [text]
+    client: Any = jax_distributed.global_state.client
+    if not is_first():
+        client.key_value_set(f"jina_jax/gather/{key}/{jax.process_index()}", f"={text}")
+        return []
+    texts = [text]
+    for rank in range(1, jax.process_count()):
+        name = f"jina_jax/gather/{key}/{rank}"
+        texts.append(client.blocking_key_value_get(name, _A_WEEK_MS)[1:])
+        client.key_value_delete(name)
+    return texts
 
 
 _waits = itertools.count()
@@ -138,6 +233,26 @@ def wait_for_all() -> None:
 
 
 _A_WEEK_MS = 7 * 24 * 3600 * 1000
+
+
+@contextmanager
+def joined(config: DistributedConfig, heartbeat_s: float) -> Iterator[None]:
+    """Joins the processes of a command, and watches that none is lost while the block runs.
+
+    Args:
+      config: where they are; nothing is joined or watched where it names none.
+      heartbeat_s: seconds without a sign of life after which a process counts as lost.
+    Raises: UserError as `start` does.
+    """
+    start(config, heartbeat_s)
+    with HostWatch(heartbeat_s) as hosts:
+        try:
+            yield
+        except (jax.errors.JaxRuntimeError, ValueError) as error:
+            # ValueError is what Gloo raises when a connection is cut.
+            hosts.explain(error)
+            raise
+
 
 _KEY = "jina_jax/alive"
 _LEFT = "left"
@@ -161,6 +276,7 @@ class HostWatch:
         self._names: dict[int, str] = {}
         self._answered = time.monotonic()
         self._threads: list[threading.Thread] = []
+        self._is_lost = False
 
     def __enter__(self) -> "HostWatch":
         if self._count > 1:
@@ -174,6 +290,9 @@ class HostWatch:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._count > 1:
+            # An error of this process alone leaves the others waiting: for them it is lost.
+            of_all = (UserError, RunFailed, Interrupted)
+            self._is_lost = kind is not None and not issubclass(kind, of_all)
             self._closed.set()
             self._threads[0].join(self._timeout_s)
 
@@ -191,6 +310,8 @@ class HostWatch:
         pause_s, number = min(10.0, self._timeout_s / 5), 0
         while True:
             is_last = self._closed.wait(pause_s if number else 0)
+            if self._is_lost:
+                return
             number += 1
             word = _LEFT if is_last else str(number)
             try:
@@ -234,5 +355,5 @@ class HostWatch:
             ExitCode.HOST_LOST,
             f"process {who} of {self._count} is gone or hangs: {why} for {self._timeout_s:g} s "
             f"(faults.heartbeat_s). This process, {self._rank}, stops; start the same command "
-            f"on all hosts again, and it goes on from the newest checkpoint",
+            f"on all hosts again, and it goes on from what is saved",
         )

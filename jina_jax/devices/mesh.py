@@ -9,17 +9,18 @@ dimension of the feed-forward, so that its devices work on the same rows (Shoeyb
 import fnmatch
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jina_jax.config import MeshConfig, ModelConfig, RunConfig
 from jina_jax.errors import UserError, multiples_near
 from jina_jax.model.encoder import DENSE, family_of, param_name
+from jina_jax.model.lora import matrix_of_factor
 
 DATA, FSDP, TENSOR = AXES = ("data", "fsdp", "tensor")
 ROWS = (DATA, FSDP)
@@ -84,6 +85,12 @@ def all_on_data(mesh: Mesh) -> Mesh:
     return Mesh(mesh.devices.reshape(-1, 1, 1), AXES, axis_types=(AxisType.Auto,) * 3)
 
 
+def of_this_process(mesh: Mesh) -> Mesh:
+    """The devices of a mesh that are this process's, all along `data`."""
+    own = [d for d in mesh.devices.flat if d.process_index == jax.process_index()]
+    return Mesh(np.array(own).reshape(-1, 1, 1), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The same values on every device."""
     return NamedSharding(mesh, PartitionSpec())
@@ -94,6 +101,11 @@ def split_first_axis(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(ROWS))
 
 
+def split_records(mesh: Mesh) -> NamedSharding:
+    """Records of a batch divided over all devices, whatever the axes of the mesh are for."""
+    return NamedSharding(mesh, PartitionSpec(AXES))
+
+
 def param_shardings(params: Any, mesh: Mesh, model: ModelConfig) -> Any:
     """Sharding of the parameters of an encoder.
 
@@ -101,7 +113,7 @@ def param_shardings(params: Any, mesh: Mesh, model: ModelConfig) -> Any:
       params: of `model.encoder.init_params`, as arrays or as shapes.
       mesh: one that `check_divides` has passed.
       model: shape of the encoder, whose family says how a matrix is divided. Vectors, which are
-        norms and biases, are everywhere.
+        norms and biases, are everywhere. An adapter is divided as its matrix is.
     Returns: a pytree like `params`.
     Raises: ValueError naming a matrix that no rule divides.
     """
@@ -109,29 +121,79 @@ def param_shardings(params: Any, mesh: Mesh, model: ModelConfig) -> Any:
 
     def of(path: Any, leaf: Any) -> NamedSharding:
         name = param_name(path)
-        specs = [spec for rule, spec in rules.items() if fnmatch.fnmatchcase(name, rule)]
+        matrix, common = matrix_of_factor(name) or (name, None)
+        specs = [spec for rule, spec in rules.items() if fnmatch.fnmatchcase(matrix, rule)]
         if leaf.ndim > 1 and not specs:
             raise ValueError(f"no rule of the family says how the matrix {name} is divided")
-        return NamedSharding(mesh, specs[0] if specs else PartitionSpec())
+        spec = specs[0] if specs else PartitionSpec()
+        if common is not None:
+            spec = PartitionSpec(
+                *(axis if side == common else None for side, axis in enumerate(spec))
+            )
+        return NamedSharding(mesh, spec)
 
     return jax.tree_util.tree_map_with_path(of, params)
 
 
-def on_host(x: jax.Array) -> np.ndarray:
-    """The whole of an array, gathered from the devices of all processes where they hold parts."""
-    if x.is_fully_addressable or x.is_fully_replicated:
-        return np.asarray(x)
-    return np.asarray(process_allgather(x, tiled=True))
+def whole_on_each(tree: Any, mesh: Mesh) -> Any:
+    """Arrays as a whole on each of this process's devices of a mesh.
+
+    Where devices of other processes hold parts of them, all processes call it together.
+    """
+    here = replicated(of_this_process(mesh))
+
+    def one(x: Any) -> jax.Array:
+        if not isinstance(x, jax.Array) or x.is_fully_addressable:
+            return jax.device_put(x, here)
+        everywhere = jax.device_put(x, replicated(mesh))
+        parts = [shard.data for shard in everywhere.addressable_shards]
+        return jax.make_array_from_single_device_arrays(x.shape, here, parts)
+
+    return jax.tree.map(one, tree)
 
 
-def put(tree: Any, shardings: Any) -> Any:
-    """Arrays of this process, which every process holds alike, onto the mesh of all processes."""
+def local_groups(mesh: Mesh, groups: int) -> tuple[int, ...]:
+    """The groups of a batch that devices of this process hold a part of, ascending."""
+    count = groups * mesh.size
+    found: set[int] = set()
+    for sharding in (split_first_axis(mesh), split_records(mesh)):
+        for index in sharding.addressable_devices_indices_map((count,)).values():
+            assert index is not None
+            start, stop, _ = index[0].indices(count)
+            found.update(range(start // mesh.size, -(-stop // mesh.size)))
+    return tuple(sorted(found))
 
-    def one(x: Any, sharding: NamedSharding) -> jax.Array:
+
+def put(tree: Any, shardings: Any, *, own: Sequence[int] = (0,), groups: int = 1) -> Any:
+    """Arrays of this process onto the mesh of all processes.
+
+    Args:
+      tree: of arrays whose first axis is that of some groups, one after another; one without axes
+        is the same in every process. Where it is None, nothing is put.
+      shardings: a tree that `tree` begins like: a sharding holds for all that is below it.
+      own: the groups that the arrays hold, ascending; of `local_groups`. By default they hold all.
+      groups: of the whole arrays.
+    """
+    place = {group: number for number, group in enumerate(own)}
+
+    def one(sharding: NamedSharding, x: Any) -> jax.Array:
         host = np.asarray(x)
-        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+        if host.ndim == 0:
+            return jax.make_array_from_callback((), sharding, lambda _: host)
+        size = len(host) // len(own)
+        shape = (size * groups, *host.shape[1:])
 
-    return jax.tree.map(one, tree, shardings)
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None
+            start, stop, _ = index[0].indices(shape[0])
+            first = place[start // max(size, 1)] * size + start % max(size, 1)
+            return host[(slice(first, first + stop - start), *index[1:])]
+
+        return jax.make_array_from_callback(shape, sharding, part)
+
+    return jax.tree.map(
+        lambda sharding, x: jax.tree.map(partial(one, sharding), x), shardings, tree
+    )
 
 
 def check_divides(config: RunConfig, mesh: Mesh) -> None:
@@ -139,10 +201,12 @@ def check_divides(config: RunConfig, mesh: Mesh) -> None:
 
     Raises: UserError naming the nearest sizes that divide, or an option that needs other devices.
     """
-    if config.train.attention == "cudnn" and mesh.devices.flat[0].platform != "gpu":
+    asked = config.train.attention
+    wanted = {"cudnn": ("gpu", "NVIDIA GPUs"), "pallas": ("tpu", "TPUs")}
+    if asked in wanted and mesh.devices.flat[0].platform != wanted[asked][0]:
         raise UserError(
-            f"train.attention=cudnn needs NVIDIA GPUs, and the mesh is of "
-            f"{mesh.devices.flat[0].device_kind} devices; use train.attention=xla"
+            f"train.attention={asked} needs {wanted[asked][1]}, and the mesh is of "
+            f"{mesh.devices.flat[0].device_kind} devices; use train.attention=auto"
         )
     feed = config.feed
     rows = math.prod(mesh.shape[axis] for axis in ROWS)

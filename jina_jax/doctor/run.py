@@ -1,30 +1,38 @@
 """A run: its configuration, sources, checkpoints and tokenizer; and a model's folder."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
-from jina_jax.checkpoint.checkpoints import BEST_FOLDER, load_checkpoint
+from jina_jax.checkpoint.checkpoints import BEST_FOLDER, Checkpoints, load_checkpoint
 from jina_jax.config import RunConfig, SourceConfig
 from jina_jax.config.validation import check_credentials, validate
 from jina_jax.doctor.machine import Check, Checks, Verdict, folder_checks, guarded
 from jina_jax.errors import UserError
 from jina_jax.inference.model_folder import read_params, read_sentence_config
 from jina_jax.model.encoder import parameter_count
-from jina_jax.shards.array_record import ShardSet
+from jina_jax.shards.bucket import BucketShard, remedy
 from jina_jax.shards.manifest import (
     MANIFEST_FILE,
     Manifest,
+    ShardFile,
+    SourceSummary,
     changed_fields,
-    data_problems,
     load_manifest,
 )
+from jina_jax.shards.remote import places
+from jina_jax.shards.shard_set import ShardSet
+from jina_jax.shards.verify import data_problems
 from jina_jax.sources.read import is_of_files, matched_files
 from jina_jax.system.files import file_state
-from jina_jax.system.hashing import damage, file_sha256
+from jina_jax.system.hashing import file_sha256
 from jina_jax.system.untrusted import inner_path
 from jina_jax.text.tokenizer import TOKENIZER_FILE, check_ids, load_tokenizer
 
 _SHOWN = 5
+_THREADS = 16
+"""Of shards, which wait for the disk or the network most of the time."""
 
 
 def prepared_checks(folder: Path, *, full: bool, config: RunConfig | None = None) -> Checks:
@@ -68,15 +76,23 @@ def _shards(manifest: Manifest, folder: Path, full: bool) -> Checks:
 
 def _records(manifest: Manifest, folder: Path) -> Checks:
     """Opens each shard, and reads its first and last record."""
-    for source in manifest.sources:
-        for shard in source.shards:
-            records = ShardSet([folder / shard.path])
-            if len(records) != shard.records:
-                raise UserError(
-                    f"shard {folder / shard.path} has {len(records):,} records instead of "
-                    f"{shard.records:,}; restore it or prepare the data again"
-                )
-            records.read([0, len(records) - 1])
+    wanted = 0 if manifest.guide is None else manifest.guide.dims
+
+    def read(source: SourceSummary, place: Path | BucketShard, shard: ShardFile) -> None:
+        found = ShardSet([place], [shard.records]).read([0, shard.records - 1])
+        dims = 0 if found.guide_NSG is None else found.guide_NSG.shape[2]
+        has = (found.labels_N is not None, found.golds_N is not None, dims)
+        if has != (source.has_labels, source.record == "scored", wanted):
+            raise UserError(
+                f"shard {place} has other labels, scores or embeddings of a guide than the "
+                f"manifest says; {remedy(place)}"
+            )
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        for source in manifest.sources:
+            of_source = partial(read, source)
+            for _ in threads.map(of_source, places(folder, source), source.shards):
+                pass
     yield Check("records", "ok", "the first and last of each shard are readable")
 
 
@@ -128,6 +144,8 @@ def _fits(manifest: Manifest, config: RunConfig) -> Checks:
 
 _BYTES_PER_PARAMETER = 12
 """float32 parameters and AdamW's two moments."""
+_BYTES_PER_FROZEN = 4
+"""Where adapters alone have moments."""
 
 
 def run_checks(config: RunConfig, *, full: bool) -> Checks:
@@ -151,7 +169,9 @@ def run_checks(config: RunConfig, *, full: bool) -> Checks:
         problems = [line.strip() for line in str(error).splitlines()[1:]]
         yield Check("configuration", "failed", "; ".join(problems), "change these fields")
     parameters = parameter_count(config.model, config.pooling)
-    kept = (config.train.keep_checkpoints + 1) * parameters * _BYTES_PER_PARAMETER
+    each = _BYTES_PER_FROZEN if config.lora.rank else _BYTES_PER_PARAMETER
+    each += 4 * (config.train.ema_decay > 0)
+    kept = (config.train.keep_checkpoints + 1) * parameters * each
     yield from folder_checks("run folder", config.run_path, kept)
     is_prepared = (config.data_path / MANIFEST_FILE).exists()
     for source in config.data.sources:
@@ -184,16 +204,17 @@ def _source(source: SourceConfig, is_prepared: bool) -> Check:
 
 def _checkpoints(folder: Path, config: RunConfig, full: bool) -> Checks:
     subject = f"{folder.name} (folder)" if folder.name == BEST_FOLDER else folder.name
-    steps = sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+    kept = Checkpoints(folder)
+    steps = kept.steps
     if not steps:
-        yield Check(subject, "warning", f"no finished step in {folder}", "run `jina-jax train`")
+        yield Check(subject, "warning", f"no finished step in {kept.place}", "run `jina-jax train`")
         return
     # Every byte is read of them: of all steps only where that is asked for.
     looked_at = steps if full else steps[-1:]
-    damaged = {step: wrong for step in looked_at if (wrong := damage(folder / str(step)))}
+    damaged = {step: wrong for step in looked_at if (wrong := kept.damage(step))}
     for step, wrong in damaged.items():
         yield Check(
-            subject, "failed", f"step {step} of {folder} is damaged: {wrong}",
+            subject, "failed", f"step {step} of {kept.place} is damaged: {wrong}",
             "`jina-jax train` sets it aside and goes on from the newest step that is whole",
         )  # fmt: skip
     if whole := [step for step in looked_at if step not in damaged]:

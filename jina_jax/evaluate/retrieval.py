@@ -12,11 +12,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytrec_eval
 
+from jina_jax.devices.distributed import from_first
 from jina_jax.errors import UserError
 from jina_jax.evaluate.results import Results, score_all
 from jina_jax.inference.embedder import Embedder
 from jina_jax.inference.search import stream_top_k
 from jina_jax.shards.manifest import Manifest
+from jina_jax.system.hashing import content_key
 
 Ranking = dict[str, dict[str, float]]
 """Query id → passage id → score."""
@@ -32,11 +34,13 @@ class Corpus(NamedTuple):
     ids: Sequence[str]
     texts: Callable[[], Iterable[str]]
     """Gives the texts in the order of the ids, as often as it is called."""
+    digest: str
+    """Of the texts."""
 
 
 def corpus_of(texts: dict[str, str]) -> Corpus:
     """Passages that are in memory, by id."""
-    return Corpus(list(texts), texts.values)
+    return Corpus(list(texts), texts.values, content_key(list(texts.values())))
 
 
 @dataclass(frozen=True)
@@ -73,9 +77,11 @@ def load_task(name: str, path: Path, prompts: tuple[str, str] | None = None) -> 
 
 
 def held_out_retrieval(manifest: Manifest, folder: Path) -> list[RetrievalTask]:
-    """The held-out pairs of every source of a prepared folder."""
+    """The held-out pairs of every source of a prepared folder; of scored pairs none."""
     return [
-        load_task(s.name, folder / s.eval_path, s.prompts) for s in manifest.sources if s.eval_path
+        load_task(s.name, folder / s.eval_path, s.prompts)
+        for s in manifest.sources
+        if s.eval_path and s.record != "scored"
     ]
 
 
@@ -103,9 +109,9 @@ def rank_by_embedding(task: RetrievalTask, embedder: Embedder, k: int) -> Rankin
     """
     query, document = task.prompts or (embedder.prompts.query, embedder.prompts.document)
     q_QD = embedder.encode(list(task.queries.values()), prompt=query)
-    parts = embedder.stream(task.corpus.texts(), document)
+    own = embedder.own(task.corpus.texts(), document)
     found = stream_top_k(
-        q_QD, parts, k + bool(task.own_passages), mesh=embedder.mesh, order=order(task.corpus.ids)
+        q_QD, own, k + bool(task.own_passages), mesh=embedder.mesh, order=order(task.corpus.ids)
     )
     return _without_own(task, ranking(task.queries, task.corpus.ids, *found), k)
 
@@ -184,11 +190,16 @@ def _first(passages: dict[str, float], k: int) -> dict[str, float]:
 def evaluate_retrieval(
     tasks: Sequence[RetrievalTask], models: dict[str, Embedder], k: int, *, with_bm25: bool = True
 ) -> Results:
-    """Scores every model and BM25 on every task and, as `average`, on their mean."""
+    """Scores every model and BM25 on every task and, as `average`, on their mean.
+
+    Of several processes all call it, and get the same; BM25 is of the first.
+    """
     systems: dict[str, Embedder | None] = {**models, **({"bm25": None} if with_bm25 else {})}
 
     def score_system(task: RetrievalTask, model: Embedder | None) -> dict[str, float]:
-        ranking = rank_by_bm25(task, k) if model is None else rank_by_embedding(task, model, k)
-        return score(task, ranking, k)
+        if model is None:
+            found: dict[str, float] = from_first(lambda: score(task, rank_by_bm25(task, k), k))
+            return found
+        return score(task, rank_by_embedding(task, model, k), k)
 
     return score_all(tasks, systems, score_system)

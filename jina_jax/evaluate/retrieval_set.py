@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import xxhash
+
 from jina_jax.config import RetrievalSet
 from jina_jax.config.source import kind_of_ending
 from jina_jax.errors import UserError
@@ -42,9 +44,10 @@ def read_retrieval(config: RetrievalSet) -> RetrievalTask:
     corpus_files, query_files, qrels_files = retrieval_files(config)
     queries = {item.name: item.text for item in _items(query_files, *config.query_fields, "")}
     id_field, title, text = config.corpus_fields
-    ids, own = [], set()
+    ids, own, digest = [], set(), xxhash.xxh3_128()
     for item in _items(corpus_files, id_field, text, title):
         ids.append(item.name)
+        digest.update(f"{item.titled}\0".encode("utf-8", "surrogatepass"))
         # A passage of the query's id is the query only where it has its text.
         if queries.get(item.name) in (item.text, item.titled):
             own.add(item.name)
@@ -59,7 +62,8 @@ def read_retrieval(config: RetrievalSet) -> RetrievalTask:
         return (item.titled for item in _items(corpus_files, id_field, text, title, told=True))
 
     kept = {name: query for name, query in queries.items() if name in relevant}
-    return RetrievalTask(config.name, kept, Corpus(ids, texts), relevant, None, frozenset(own))
+    corpus = Corpus(ids, texts, digest.hexdigest())
+    return RetrievalTask(config.name, kept, corpus, relevant, None, frozenset(own))
 
 
 def retrieval_files(config: RetrievalSet) -> tuple[PartFiles, PartFiles, PartFiles]:

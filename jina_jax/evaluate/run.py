@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jina_jax.config import RunConfig
+from jina_jax.devices.distributed import check_agreement, shared_problems
 from jina_jax.devices.mesh import make_mesh
 from jina_jax.errors import NO_RIGHT
 from jina_jax.evaluate.negation import (
@@ -25,10 +26,11 @@ from jina_jax.evaluate.retrieval import (
     held_out_retrieval,
 )
 from jina_jax.evaluate.retrieval_set import read_retrieval
-from jina_jax.evaluate.sts import StsTask, read_sts, score_sts
+from jina_jax.evaluate.sts import StsTask, held_out_sts, read_sts, score_sts
 from jina_jax.inference.embedder import Embedder
 from jina_jax.inference.initial import initial_params
 from jina_jax.shards.manifest import load_manifest
+from jina_jax.system.hashing import content_key
 from jina_jax.system.terminal import say
 
 RESULT_FILES = {
@@ -41,14 +43,16 @@ RESULT_FILES = {
 
 
 class Evaluation(NamedTuple):
-    """Results by kind; systems are untrained, trained and, of retrieval, bm25."""
+    """Results by kind; systems are untrained, trained and, of retrieval, bm25; and `trained, int8`
+    for a precision.
+    """
 
     retrieval: Results
-    """Of every source with held-out records, and `evaluate.retrieval`."""
+    """Of every source with held-out pairs or triplets, and `evaluate.retrieval`."""
     negation: Results
     """Of the sources of triplets, and `evaluate.negation`."""
     sts: Results
-    """Of `evaluate.sts`."""
+    """Of the sources of scored pairs, and `evaluate.sts`."""
     reranking: Results
     """Of `evaluate.reranking`."""
 
@@ -65,20 +69,42 @@ class Tasks(NamedTuple):
 def read_tasks(config: RunConfig) -> Tasks:
     """Reads the held-out records of the prepared folder, and the configured sets.
 
-    Raises: UserError naming the file that cannot be read.
+    Raises: UserError naming the file that cannot be read; of several processes in all, also where
+      one reads something else than the first.
     """
+    with shared_problems():
+        tasks = _read(config)
+    for kind, chosen in tasks._asdict().items():
+        check_agreement(content_key([one.name for one in chosen]), f"other sets of {kind}")
+        for one in chosen:
+            values = one
+            if isinstance(one, RetrievalTask):
+                corpus, own = (one.corpus.ids, one.corpus.digest), sorted(one.own_passages)
+                values = vars(one) | {"corpus": corpus, "own_passages": own}
+            check_agreement(
+                content_key(values), f"other rows in the {kind} set {one.name!r}",
+                "give every host the same files",
+            )  # fmt: skip
+    return tasks
+
+
+def _read(config: RunConfig) -> Tasks:
     options = config.evaluate
-    sts = [read_sts(s) for s in options.sts]
+    own_sts = [read_sts(s) for s in options.sts]
     reranking = [read_reranking(s) for s in options.reranking]
     own_retrieval = [read_retrieval(s) for s in options.retrieval]
     own_negation = [read_negation(s) for s in options.negation]
     retrieval: list[RetrievalTask] = []
     negation: list[NegationTask] = []
+    sts: list[StsTask] = []
     if config.data.sources:  # An imported model comes without.
         manifest = load_manifest(config.data_path)
         retrieval = held_out_retrieval(manifest, config.data_path)
         negation = held_out_negation(manifest, config.data_path)
-    return Tasks([*retrieval, *own_retrieval], [*negation, *own_negation], sts, reranking)
+        sts = held_out_sts(manifest, config.data_path)
+    return Tasks(
+        [*retrieval, *own_retrieval], [*negation, *own_negation], [*sts, *own_sts], reranking
+    )
 
 
 def measures(tasks: Tasks, k: int) -> list[str]:
@@ -117,7 +143,11 @@ def score_tasks(
 
 
 def evaluate(config: RunConfig) -> Evaluation:
-    """Evaluates the trained parameters, beside those before training and BM25."""
+    """Evaluates the trained parameters, at each of `evaluate.precisions` too, beside those before
+    training and BM25.
+
+    Of several processes all call it, share the texts and get the same.
+    """
     # Before minutes of work, so that a file that cannot be read stops it at once.
     tasks = read_tasks(config)
     trained = Embedder.from_run(config.run_path, batch_rows=config.evaluate.batch_rows)
@@ -127,6 +157,7 @@ def evaluate(config: RunConfig) -> Evaluation:
         batch_rows=config.evaluate.batch_rows,
     )  # fmt: skip
     models = {"untrained": untrained, "trained": trained}
+    models |= {f"trained, {name}": trained.at(name) for name in config.evaluate.precisions}
     return score_tasks(tasks, models, config.evaluate.top_k, with_bm25=True)
 
 

@@ -2,15 +2,18 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow.parquet as pq
 from jaxtyping import Float
 from scipy.stats import spearmanr
 
 from jina_jax.config import StsSet
 from jina_jax.errors import UserError
 from jina_jax.inference.embedder import Embedder
+from jina_jax.shards.manifest import Manifest
 from jina_jax.sources.rows import Row, evaluation_rows
 from jina_jax.system.terminal import say
 
@@ -22,6 +25,29 @@ class StsTask(NamedTuple):
     left: Sequence[str]
     right: Sequence[str]
     score: Sequence[float]
+    prompts: tuple[str, str] | None = None
+    """Before the texts of the left and of the right; None for the model's of other texts."""
+
+
+def held_out_sts(manifest: Manifest, folder: Path) -> list[StsTask]:
+    """The held-out scored pairs of every source of a prepared folder that has two different scores.
+
+    Raises: UserError naming the file that is not there.
+    """
+    tasks = []
+    for source in manifest.sources:
+        if source.record != "scored" or not source.eval_path:
+            continue
+        path = folder / source.eval_path
+        if not path.is_file():
+            raise UserError(f"no held-out pairs at {path}: prepare the data again")
+        table = pq.read_table(path, columns=["query", "positive", "gold"])
+        left, right, scores = (column.to_pylist() for column in table.columns)
+        if len(set(scores)) > 1:
+            tasks.append(StsTask(source.name, left, right, scores, source.prompts))
+        else:
+            say(f"{source.name}: its held-out pairs have one score, so that there is no order")
+    return tasks
 
 
 def read_sts(config: StsSet) -> StsTask:
@@ -77,6 +103,14 @@ def spearman(x_N: Float[np.ndarray, "N"], y_N: Float[np.ndarray, "N"]) -> float:
 
 def score_sts(task: StsTask, embedder: Embedder) -> dict[str, float]:
     """Spearman's correlation of the cosines of the pairs with their scores."""
-    z_2ND = embedder.encode([*task.left, *task.right]).reshape(2, len(task.left), -1)
-    cosine_N = np.einsum("nd,nd->n", *z_2ND)
+    prompts = task.prompts or (embedder.prompts.other,) * 2
+    if prompts[0] == prompts[1]:
+        z_2ND = embedder.encode([*task.left, *task.right], prompt=prompts[0])
+        left_ND, right_ND = z_2ND.reshape(2, len(task.left), -1)
+    else:
+        left_ND, right_ND = (
+            embedder.encode(texts, prompt=prompt)
+            for texts, prompt in zip((task.left, task.right), prompts, strict=True)
+        )
+    cosine_N = np.einsum("nd,nd->n", left_ND, right_ND)
     return {"spearman": spearman(cosine_N, np.array(task.score, np.float64))}

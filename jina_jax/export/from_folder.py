@@ -2,7 +2,11 @@
 
 import base64
 import re
+import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +22,7 @@ from jina_jax.config import (
     TokenizerConfig,
     TrainConfig,
 )
-from jina_jax.config.files import to_json
+from jina_jax.config.files import RUN_FILE, to_json
 from jina_jax.errors import UserError
 from jina_jax.inference.model_folder import (
     SentenceModel,
@@ -26,9 +30,10 @@ from jina_jax.inference.model_folder import (
     read_params,
     read_sentence_config,
 )
-from jina_jax.system.atomic import atomic_folder, write_atomically
+from jina_jax.system.atomic import sync, write_atomically
+from jina_jax.system.hashing import content_key
 from jina_jax.system.untrusted import inner_path, objects_within, read_json
-from jina_jax.system.workspace import check_writable
+from jina_jax.system.workspace import check_writable, workspace
 from jina_jax.text.tokenizer import (
     SPIECE_FILE,
     TOKENIZER_FILE,
@@ -48,29 +53,74 @@ def import_folder(path_or_id: str, run_path: Path) -> RunConfig:
     Returns: the configuration of the run.
     Raises: UserError when the folder is no such model, or `run_path` is there already.
     """
-    if run_path.exists():
-        raise UserError(f"{run_path} is there already; name a folder that isn't, or remove it")
-    check_writable(run_path.parent)
+    check_is_new(run_path)
     folder = find_folder(path_or_id)
     model = read_sentence_config(folder)
     params = read_params(folder, model)
-    config = _run_config(path_or_id, run_path, model)
-    with atomic_folder(run_path) as partial:
-        (partial / "tokenizer").mkdir()
-        _write_tokenizer(folder, partial / "tokenizer", model.config)
-        with Checkpoints(partial / "checkpoints", keep=1) as checkpoints:
-            checkpoints.save_params(
-                0, jax.tree.map(jnp.asarray, params), {"imported": str(path_or_id)}
-            )
-        (partial / "config.json").write_text(to_json(config) + "\n", encoding="utf-8")
+    config = imported_config(path_or_id, run_path, model)
+    write_run(
+        run_path, config, params, partial(copy_tokenizer, folder, shape=model.config),
+        {"imported": str(path_or_id)},
+    )  # fmt: skip
     return config
 
 
-def _run_config(name: str, run_path: Path, model: SentenceModel) -> RunConfig:
+def check_is_new(run_path: Path) -> None:
+    """Refuses a folder that is there, or could not be made, before any work is done for it.
+
+    Raises: UserError, OSError.
+    """
+    if run_path.exists():
+        raise UserError(f"{run_path} is there already; name a folder that isn't, or remove it")
+    check_writable(run_path.parent)
+
+
+def write_run(
+    run_path: Path,
+    config: RunConfig,
+    params: Any,
+    write_tokenizer: Callable[[Path], None],
+    metadata: dict[str, Any],
+) -> None:
+    """Makes a run folder with parameters as the checkpoint of step 0.
+
+    Args:
+      run_path: it appears whole or not at all; the next call removes what a killed one left.
+      config: of the run.
+      params: float32 arrays.
+      write_tokenizer: puts its files into an existing folder.
+      metadata: of the checkpoint.
+    Raises: UserError when another process makes the same folder.
+    """
+    with workspace(run_path, content_key(metadata)) as space:
+        made = space.result
+        # Nothing of it takes long: what a killed process left is made anew.
+        shutil.rmtree(made)
+        (made / "tokenizer").mkdir(parents=True)
+        write_tokenizer(made / "tokenizer")
+        with Checkpoints(made / "checkpoints", keep=1) as checkpoints:
+            checkpoints.save_params(0, jax.tree.map(jnp.asarray, params), metadata)
+        (made / RUN_FILE).write_text(to_json(config) + "\n", encoding="utf-8")
+        for path in made.rglob("*"):
+            sync(path)
+
+
+def run_name(run_path: Path) -> str:
+    """A name that a configuration may have, after the run's folder."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", run_path.name).strip("-_.") or "imported"
+
+
+def imported_config(name: str, run_path: Path, model: SentenceModel) -> RunConfig:
+    """The configuration of a run of step 0 with the model of a folder.
+
+    Args:
+      name: of the folder, as it was given.
+      run_path: of the run.
+      model: what the folder says of it.
+    """
     max_tokens = model.max_tokens
-    run_name = re.sub(r"[^A-Za-z0-9_.-]+", "-", run_path.name).strip("-.") or "imported"
     return RunConfig(
-        name=run_name,
+        name=run_name(run_path),
         workdir=str(run_path.absolute()),
         data=DataConfig(
             tokenizer=TokenizerConfig(source=str(run_path.absolute() / "tokenizer")),
@@ -84,8 +134,15 @@ def _run_config(name: str, run_path: Path, model: SentenceModel) -> RunConfig:
     )
 
 
-def _write_tokenizer(folder: Path, out_dir: Path, shape: ModelConfig) -> None:
-    """The tokenizer as it is; a T5's with the `spiece.model` that transformers 5 doesn't write."""
+def copy_tokenizer(folder: Path, out_dir: Path, shape: ModelConfig) -> None:
+    """The tokenizer as it is; a T5's with the `spiece.model` that transformers 5 doesn't write.
+
+    Args:
+      folder: of the model.
+      out_dir: existing folder.
+      shape: of the model.
+    Raises: UserError when there is none, or it is another model's.
+    """
     if not isinstance(shape, T5Config):
         build_tokenizer(TokenizerConfig(source=str(folder)), None, out_dir)
         check_ids(load_tokenizer(out_dir), shape.vocab_size, folder)

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from jina_jax.config import ModelConfig, PoolingConfig, PromptConfig
 from jina_jax.errors import UserError
+from jina_jax.export.adapter import ADAPTER_CONFIG_FILE, ADAPTER_FILE, ADAPTER_FOLDER
 from jina_jax.export.onnx import (
     ACTIVATIONS,
     ONNX_DATA,
@@ -49,13 +50,18 @@ _SENTENCE_TRANSFORMERS = {
     "model_type": "SentenceTransformer",
     "similarity_fn_name": "cosine",
 }
+_SMALL_FILES = (
+    SPIECE_FILE, TOKENIZER_FILE, *TOKENIZER_EXTRAS, MODULES_FILE,
+    "1_Pooling", "1_Pooling/config.json",
+    _DENSE_FOLDER, f"{_DENSE_FOLDER}/{CONFIG_FILE}", f"{_DENSE_FOLDER}/{WEIGHTS_FILE}",
+    LIMITS_FILE, PROMPTS_FILE,
+)  # fmt: skip
 _WRITTEN = frozenset(
     (
-        CONFIG_FILE, WEIGHTS_FILE, SPIECE_FILE, TOKENIZER_FILE, *TOKENIZER_EXTRAS, MODULES_FILE,
-        "1_Pooling", "1_Pooling/config.json",
-        _DENSE_FOLDER, f"{_DENSE_FOLDER}/{CONFIG_FILE}", f"{_DENSE_FOLDER}/{WEIGHTS_FILE}",
-        LIMITS_FILE, PROMPTS_FILE, "README.md",
+        CONFIG_FILE, WEIGHTS_FILE, *_SMALL_FILES, "README.md",
         ONNX_FOLDER, f"{ONNX_FOLDER}/{ONNX_FILE}", f"{ONNX_FOLDER}/{ONNX_DATA}",
+        ADAPTER_FOLDER,
+        *(f"{ADAPTER_FOLDER}/{n}" for n in (*_SMALL_FILES, ADAPTER_CONFIG_FILE, ADAPTER_FILE)),
     )
 )  # fmt: skip
 _LARGEST_DIFFERENCE = 1e-6
@@ -75,6 +81,7 @@ def export_huggingface(
     max_tokens: int,
     card: str,
     onnx: bool = False,
+    adapter: Callable[[Path], None] | None = None,
 ) -> None:
     """Writes the model as a folder for sentence-transformers 2.7 and later, which read a Dense
     layer's safetensors only in versions after 2.7.
@@ -91,6 +98,7 @@ def export_huggingface(
       max_tokens: texts are cut to this many tokens, end-of-sequence included.
       card: content of `README.md`, from `model_card.render_card`.
       onnx: also write the graph that `write_onnx` describes.
+      adapter: writes that of the run into the folder it is given, as `write_adapter` does.
     Raises: UserError when a tokenizer file is missing or has ids beyond the vocabulary, or
       `out_dir` holds anything else than an earlier export.
     """
@@ -105,6 +113,8 @@ def export_huggingface(
         _write_folder(partial, params, config, tokenizer_dir, pooling, prompts, max_tokens, card)
         if onnx:
             write_onnx(partial, params, config, pooling)
+        if adapter is not None:
+            adapter(partial)
         if out_dir.exists():
             # A leftover is the only copy only while out_dir is missing.
             shutil.rmtree(earlier, ignore_errors=True)

@@ -40,19 +40,32 @@ def render_card(
         autoescape=False,  # noqa: S701  Markdown
     )  # fmt: skip
     environment.filters["cell"] = lambda text: text.replace("|", "\\|").replace("\n", " ")
-    start = Path(config.train.initial_weights).expanduser()
+    environment.filters["public"] = _public
     family = family_of(trained.config).name
     has_triplets = any(source.record == "triplet" for source in sources)
     return environment.get_template("model_card.md").render(
         config=config, trained=trained, sources=sources, scores=scores, has_triplets=has_triplets,
-        front_matter=_front_matter(config, family, scores), name=json.dumps(config.name),
+        front_matter=_front_matter(config, trained, family, scores), name=json.dumps(config.name),
         parameters=parameter_count(trained.config, trained.pooling),
-        loss=_loss(config.loss, has_triplets),
+        loss=_loss(config.loss, has_triplets), adapters=_adapters(config, trained),
         dims=sorted(config.loss.matryoshka_dims), family=family, pooled=_pooled(trained.pooling),
         dimensions=trained.pooling.dimensions(trained.config), prompts=trained.prompts,
-        # The path of a local folder stays private.
-        initial_weights=start.name if start.exists() else config.train.initial_weights,
+        initial_weights=_public(config.train.initial_weights),
     ).strip() + "\n"  # fmt: skip
+
+
+def _public(model: str) -> str:
+    """The name of a model; the path of a local folder stays private."""
+    path = Path(model).expanduser()
+    return path.name if path.is_absolute() or path.exists() else model
+
+
+def _adapters(config: RunConfig, trained: Trained) -> str:
+    """That adapters were trained, in words; empty where the whole model was."""
+    if not trained.lora.rank:
+        return ""
+    beside = "; `adapter/` has them for PEFT" if config.export.adapter else ""
+    return f" with adapters of rank {trained.lora.rank} (LoRA, merged here{beside})"
 
 
 def _pooled(pooling: PoolingConfig) -> str:
@@ -65,7 +78,9 @@ def _pooled(pooling: PoolingConfig) -> str:
     return words + (", normalised" if pooling.normalize else "")
 
 
-def _front_matter(config: RunConfig, family: str, scores: Sequence[EvalResult]) -> str:
+def _front_matter(
+    config: RunConfig, trained: Trained, family: str, scores: Sequence[EvalResult]
+) -> str:
     """YAML that the hub reads, the scores as its `model-index`."""
     start = config.train.initial_weights
     is_of_hub = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", start) and not Path(start).exists()
@@ -76,7 +91,8 @@ def _front_matter(config: RunConfig, family: str, scores: Sequence[EvalResult]) 
         language=config.export.language or None,
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
-        tags=["sentence-transformers", "feature-extraction", family.lower(), "jax"],
+        tags=["sentence-transformers", "feature-extraction", family.lower(), "jax"]
+        + (["merge"] if trained.merged else []),
         datasets=sorted({s.dataset for s in config.data.sources if s.kind == "hf"}) or None,
         eval_results=list(scores) or None,
     )
@@ -89,14 +105,30 @@ def _loss(loss: LossConfig, has_triplets: bool) -> str:
     ways = {
         f"from queries to positives with in-batch{hard} negatives": loss.query_weight,
         "from positives to queries": loss.positive_weight,
+        "among queries": loss.query_query_weight,
+        "among positives": loss.positive_positive_weight,
     }
     terms = [f"InfoNCE {way}{_times(weight)}" for way, weight in ways.items() if weight]
     if terms:
         terms[-1] += f", at temperature {loss.temperature:g}"
+        if loss.partition == "joint":
+            terms[-1] += ", in one partition"
+        if loss.mask_by != "none":
+            by = "itself" if loss.mask_by == "model" else "a guide"
+            terms[-1] += f", without negatives that {by} finds nearer than allowed"
+        if loss.in_batch_hardness or loss.hard_negative_hardness:
+            terms[-1] += ", harder negatives weighing more"
     if has_triplets and loss.margin_weight:
         terms.append(
             f"a margin of {loss.margin:g} in cosine over hard negatives{_times(loss.margin_weight)}"
         )
+    others = {
+        "a teacher's scores": loss.distill_weight,
+        "a teacher's embeddings": loss.distill_embeddings_weight,
+        "spread of the embeddings": loss.spread_weight + loss.spread_mean_weight,
+    }
+    terms += [f"{term}{_times(weight)}" for term, weight in others.items() if weight]
+    terms += [f"the same of {precision} embeddings" for precision in loss.quantized]
     return "; ".join(terms)
 
 

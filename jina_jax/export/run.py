@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,6 +14,7 @@ from jina_jax.checkpoint.checkpoints import load_checkpoint
 from jina_jax.config import RunConfig
 from jina_jax.errors import UserError
 from jina_jax.evaluate.run import RESULT_FILES
+from jina_jax.export.adapter import check_base, write_adapter
 from jina_jax.export.huggingface import export_huggingface, verify_export
 from jina_jax.export.model_card import render_card
 from jina_jax.shards.manifest import SourceSummary, load_manifest
@@ -28,19 +30,21 @@ def export(config: RunConfig) -> Path:
 
     Returns: the folder.
     Raises:
-      UserError: there is no checkpoint, the folder holds something else, or the hub refuses the
-        upload.
+      UserError: there is no checkpoint, the folder holds something else, the base of an adapter
+        cannot be loaded by others or has changed, or the hub refuses the upload.
       OSError: the folder may not be made.
     """
     check_writable(config.export_path.parent)
     # An imported model comes without data.
     sources = load_manifest(config.data_path).sources if config.data.sources else ()
+    base = check_base(config) if config.export.adapter else ""
     trained = load_checkpoint(config.run_path)
     export_huggingface(
         trained.params, trained.config, config.run_path / "tokenizer", config.export_path,
         pooling=trained.pooling, prompts=trained.prompts, max_tokens=trained.max_tokens,
         card=render_card(config, trained, sources, list(_scores(config))),
         onnx=config.export.onnx,
+        adapter=partial(write_adapter, trained=trained, base=base) if base else None,
     )  # fmt: skip
     texts = _some_texts(config.data_path, sources)
     verify_export(config.export_path, trained.params, trained.config, texts, trained.pooling)

@@ -1,6 +1,5 @@
 """Packing: several texts share a row of fixed length, so that few positions are padding."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,19 +54,43 @@ def place(length_N: np.ndarray, *, row_tokens: int, texts_per_row: int) -> Place
     )  # fmt: skip
 
 
-def bucket_rows(num_rows: int, multiple: int, planned: Sequence[int] = ()) -> int:
-    """Rounds the number of rows up, so that a run compiles for a few shapes only.
+def place_within(
+    length_N: np.ndarray, rows: int, *, row_tokens: int, texts_per_row: int
+) -> tuple[np.ndarray, Placement]:
+    """`place`, in no more than so many rows: where texts need more, the longest are cut.
+
+    Args:
+      length_N: tokens per text, each in 1..row_tokens; at most rows · texts_per_row texts.
+      rows: that there are; 0 for as many as are needed.
+      row_tokens: length of a row.
+      texts_per_row: most texts in a row.
+    Returns: (tokens that are kept of each text, up to the largest limit that fits; placement).
+    """
+    placement = place(length_N, row_tokens=row_tokens, texts_per_row=texts_per_row)
+    if not rows or placement.num_rows <= rows:
+        return length_N, placement
+    assert len(length_N) <= rows * texts_per_row, f"{len(length_N)} texts in {rows} rows"
+    # At a limit of 1 each row holds as many texts as it may.
+    fits, too_long = 1, int(length_N.max())
+    while too_long - fits > 1:
+        limit = (fits + too_long) // 2
+        found = place(
+            np.minimum(length_N, limit), row_tokens=row_tokens, texts_per_row=texts_per_row
+        )
+        fits, too_long = (limit, too_long) if found.num_rows <= rows else (fits, limit)
+    length_N = np.minimum(length_N, fits)
+    return length_N, place(length_N, row_tokens=row_tokens, texts_per_row=texts_per_row)
+
+
+def bucket_rows(num_rows: int, multiple: int) -> int:
+    """Rounds the number of rows up, so that few programs are compiled.
 
     Args:
       num_rows: at least so many.
       multiple: of this.
-      planned: the numbers of rows that the run has programs for, ascending.
-    Returns: the first of `planned` that is enough. Where none is, the least multiple of `multiple`,
-      and of an eighth of the power of two below it, that is: at most 1/8 more rows than needed.
+    Returns: the least multiple of `multiple`, and of an eighth of the power of two below it, that
+      is: at most 1/8 more rows than needed.
     """
-    for rows in planned:
-        if rows >= num_rows:
-            return rows
     step = multiple
     while step * 16 <= num_rows:
         step *= 2
@@ -99,7 +122,6 @@ def fill(
     length_N: np.ndarray,
     placement: Placement,
     *,
-    num_rows: int,
     row_tokens: int,
 ) -> tuple[Int32[np.ndarray, "R L"], Int32[np.ndarray, "R L"]]:
     """Writes token ids into their rows.
@@ -108,14 +130,13 @@ def fill(
       ids_T: token ids of all texts.
       start_N: where each text starts in `ids_T`.
       length_N: tokens of each text.
-      placement: from `place`, of the same lengths.
-      num_rows: at least placement.num_rows.
+      placement: of the same lengths.
       row_tokens: length of a row.
     Returns: (ids_RL, segments_RL). A text in slot s has segment s + 1; padding is 0 in both.
     """
     where_T = spread(placement.row_N.astype(np.int64) * row_tokens + placement.start_N, length_N)
-    ids_RL = np.zeros((num_rows, row_tokens), np.int32)
-    segments_RL = np.zeros((num_rows, row_tokens), np.int32)
+    ids_RL = np.zeros((placement.num_rows, row_tokens), np.int32)
+    segments_RL = np.zeros((placement.num_rows, row_tokens), np.int32)
     ids_RL.reshape(-1)[where_T] = ids_T[spread(start_N, length_N)]
     segments_RL.reshape(-1)[where_T] = np.repeat(placement.slot_N + 1, length_N)
     return ids_RL, segments_RL

@@ -1,5 +1,6 @@
 """Encodes texts into unit vectors: with a trained run or the folder of a model."""
 
+import copy
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,7 +16,7 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from jina_jax.checkpoint.checkpoints import is_run, load_checkpoint
-from jina_jax.config import ModelConfig, PoolingConfig, PromptConfig
+from jina_jax.config import ModelConfig, PoolingConfig, Precision, PromptConfig
 from jina_jax.devices.mesh import all_on_data, make_mesh
 from jina_jax.errors import UserError
 from jina_jax.inference.model_folder import (
@@ -32,6 +33,8 @@ from jina_jax.inference.packed_encoder import (
     inference_execution,
     row_shapes,
 )
+from jina_jax.inference.quantised import IN_RANGES, rounded
+from jina_jax.inference.shares import Encoded, Share, common_ranges, in_order
 from jina_jax.model.encoder import embed
 from jina_jax.model.family import Execution
 from jina_jax.model.pooling import first_dimensions
@@ -47,6 +50,23 @@ def check_dimensions(truncate_dim: int | None, dimensions: int) -> None:
         raise UserError(
             f"truncate_dim={truncate_dim} must lie in 1..{dimensions}, the dimensions of the model"
         )
+
+
+def find_model(path: str | Path) -> Path:
+    """The folder of a run or of a model.
+
+    Args:
+      path: of a run, of an exported or other Hugging Face folder, or an id of the hub.
+    Raises: UserError when it is none of these.
+    """
+    if is_run(Path(path)):
+        return Path(path)
+    if Path(path).is_dir() and not has_weights(Path(path)):
+        raise UserError(
+            f"{path} holds no model: give a run folder (with checkpoints/) or a model's "
+            f"folder (with {WEIGHTS_FILE})"
+        )
+    return find_folder(path)
 
 
 class Embedder:
@@ -86,8 +106,8 @@ class Embedder:
           truncate_dim: give only the first dimensions, at unit length again; None for all.
           normalize: scale embeddings to length 1, for cosines; None does as `pooling` says.
           compute_dtype: of the matrix products.
-          mesh: all devices by default; where it is of several processes, each calls with the same
-            texts and gets all embeddings.
+          mesh: all devices by default. The processes whose devices these are share the texts: each
+            calls with the same ones. Every device holds the whole of the parameters.
         Raises: UserError when the model has fewer dimensions.
         """
         dimensions = pooling.dimensions(config)
@@ -103,15 +123,27 @@ class Embedder:
         self._cutting.enable_truncation(max_tokens)
         # Every device takes texts of its own.
         self.mesh = make_mesh() if mesh is None else all_on_data(mesh)
-        execution = inference_execution(self.mesh)
+        execution = inference_execution(self.mesh, config, max_tokens)
         encode_rows = partial(_encode_rows, config, pooling, self.dimensions, execution)
+        self._precision: Precision = "float32"
         self._encoder = PackedEncoder(
-            encode_rows, params, row_shapes(max_tokens, batch_rows), self.mesh
-        )
+            encode_rows, params, row_shapes(max_tokens, batch_rows), self.mesh,
+            width=(self.dimensions,),
+        )  # fmt: skip
 
     def encode_at_once(self, batch_rows: int) -> None:
         """Encodes so many packed rows at once from now on."""
         self._encoder.shapes = row_shapes(self.max_tokens, batch_rows)
+
+    def at(self, precision: Precision) -> "Embedder":
+        """The same model, whose embeddings are rounded to a precision, and float32 again.
+
+        So what is measured with it is what an index of such embeddings would find. int8 and uint8
+        divide the ranges of the first `TEXTS_AT_ONCE` texts of a call to `encode` or `stream`.
+        """
+        other = copy.copy(self)
+        other._precision = precision
+        return other
 
     @classmethod
     def load(cls, path: str | Path, **options: Any) -> "Embedder":
@@ -123,14 +155,9 @@ class Embedder:
         Raises: UserError when `path` is none of these, or the folder's embeddings are made in a way
           that isn't known here.
         """
-        if is_run(Path(path)):
-            return cls.from_run(Path(path), **options)
-        if Path(path).is_dir() and not has_weights(Path(path)):
-            raise UserError(
-                f"{path} holds no model: give a run folder (with checkpoints/) or a model's "
-                f"folder (with {WEIGHTS_FILE})"
-            )
-        folder = find_folder(path)
+        folder = find_model(path)
+        if is_run(folder):
+            return cls.from_run(folder, **options)
         model = read_sentence_config(folder)
         tokenizer = read_folder_tokenizer(folder, model.config)
         return cls(
@@ -177,18 +204,41 @@ class Embedder:
         """Embeds texts as they come.
 
         Args:
-          texts: any number; at most two blocks of `TEXTS_AT_ONCE` are read ahead.
+          texts: any number; at most two blocks of `TEXTS_AT_ONCE` a process are read ahead.
           prompt: as for `encode`.
-        Returns: an iterator over float32 [n, D], a block each, in the order of the texts.
+        Returns: an iterator over float32 [n, D], a block each, in the order of the texts; in every
+          process all of them.
         """
+        return in_order(self.own(texts, prompt), self.share, TEXTS_AT_ONCE)
+
+    def own(self, texts: Iterable[str], prompt: str | None = None) -> Iterator[Encoded]:
+        """Embeds this process's share of texts as they come; arguments as for `stream`."""
         prompt = self.prompts.other if prompt is None else prompt
         unpooled = prompt_length(self.tokenizer, prompt) if self._pooling.skips_prompt else 0
-        return self._encoder.stream(
+        found = self._encoder.stream(
             texts, partial(self._tokenised, prompt, unpooled), TEXTS_AT_ONCE
         )
+        return found if self._precision == "float32" else self._rounded(found)
+
+    def _rounded(self, found: Iterable[Encoded]) -> Iterator[Encoded]:
+        ranges_2D = None
+        for one in found:
+            if ranges_2D is None and self._precision in IN_RANGES:
+                first_ND = one.z_ND[one.index_N < TEXTS_AT_ONCE]
+                ranges_2D = common_ranges(first_ND, self.share)
+            z_ND = rounded(one.z_ND, self._precision, ranges_2D, normalize=self._pooling.normalize)
+            yield one._replace(z_ND=z_ND)
+
+    @property
+    def share(self) -> Share:
+        """Of the texts that this process encodes."""
+        return self._encoder.share
 
     def use(self, params: Any) -> None:
-        """Encodes with other parameters of the same shape from now on, without compiling again."""
+        """Encodes with other parameters of the same shape from now on, without compiling again.
+
+        All processes of the mesh call it.
+        """
         self._encoder.use(params)
 
     def identity(self) -> str:
@@ -198,7 +248,8 @@ class Embedder:
             digest.update(np.ascontiguousarray(leaf).tobytes())
         digest.update(self.tokenizer.to_str().encode())
         configs = [dataclasses.asdict(c) for c in (self.config, self._pooling, self.prompts)]
-        values = [*configs, self.max_tokens, self.dimensions]
+        rounding = [self._precision] * (self._precision != "float32")
+        values = [*configs, self.max_tokens, self.dimensions, *rounding]
         digest.update(json.dumps(values, sort_keys=True).encode())
         return digest.hexdigest()
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ from jina_jax.config import (
     RunConfig,
     TokenizerConfig,
 )
-from jina_jax.config.files import difference
+from jina_jax.config.files import difference, local_folder
 from jina_jax.devices.mesh import param_shardings, put
 from jina_jax.errors import UserError
 from jina_jax.inference.model_folder import (
@@ -26,6 +25,8 @@ from jina_jax.inference.model_folder import (
     read_sentence_config,
 )
 from jina_jax.model.encoder import init_params
+from jina_jax.model.huggingface import DTYPES
+from jina_jax.system.files import is_url
 
 
 def with_named_model(config: RunConfig) -> RunConfig:
@@ -67,10 +68,10 @@ def with_named_model(config: RunConfig) -> RunConfig:
 
 def _named(name: str) -> tuple[RunModel | SentenceModel, str]:
     """What a name says of a model, and where its tokenizer lies."""
-    folder = Path(name).expanduser()
+    folder = local_folder(name)
     if is_run(folder):
         return read_run_model(folder), str(folder / "tokenizer")
-    return read_sentence_config(find_folder(name)), name
+    return read_sentence_config(find_folder(folder if is_url(name) else name)), name
 
 
 def initial_params(config: RunConfig, mesh: Mesh) -> Any:
@@ -87,7 +88,8 @@ def initial_params(config: RunConfig, mesh: Mesh) -> Any:
     if not config.train.initial_weights:
         return jax.jit(draw, out_shardings=shardings)(key)
     found, params = _read(config)
-    if problems := difference(_shape(config.model, config.pooling), _shape(*found)):
+    wanted = parameter_shape(config.model, config.pooling)
+    if problems := difference(wanted, parameter_shape(*found)):
         raise UserError(
             f"{config.train.initial_weights} has another shape than the config's model "
             f"(config → folder):\n  " + "\n  ".join(problems)
@@ -95,9 +97,9 @@ def initial_params(config: RunConfig, mesh: Mesh) -> Any:
     return put(params, shardings)
 
 
-def _shape(model: ModelConfig, pooling: PoolingConfig) -> dict[str, Any]:
-    """What parameters must agree in."""
-    of_model = {k: v for k, v in vars(model).items() if "dropout" not in k and k != "compute_dtype"}
+def parameter_shape(model: ModelConfig, pooling: PoolingConfig) -> dict[str, Any]:
+    """What parameters must agree in, as field → value."""
+    of_model = {k: v for k, v in vars(model).items() if "dropout" not in k and k not in DTYPES}
     of_pooling = {"dense_dimensions": pooling.dense_dimensions}
     if pooling.dense_dimensions:
         of_pooling["dense_bias"] = pooling.dense_bias
@@ -108,10 +110,11 @@ def _shape(model: ModelConfig, pooling: PoolingConfig) -> dict[str, Any]:
 
 def _read(config: RunConfig) -> tuple[tuple[ModelConfig, PoolingConfig], Any]:
     """Shape and parameters of a run's newest checkpoint, or of a Hugging Face model."""
-    folder = Path(config.train.initial_weights).expanduser()
+    name = config.train.initial_weights
+    folder = local_folder(name)
     if is_run(folder):
         trained = load_checkpoint(folder)
         return (trained.config, trained.pooling), trained.params
-    folder = find_folder(config.train.initial_weights)
+    folder = find_folder(folder if is_url(name) else name)
     model = read_sentence_config(folder)
     return (model.config, model.pooling), read_params(folder, model)

@@ -7,12 +7,10 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float32
 
-from jina_jax.config import PromptConfig
-from jina_jax.errors import UserError
+from jina_jax.config import Precision, PromptConfig
 from jina_jax.inference.embedder import Embedder, check_dimensions
+from jina_jax.inference.quantised import quantize
 from jina_jax.inference.search import Hit, search
-
-Precision = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
 
 
 def load(
@@ -64,6 +62,7 @@ class Model:
         batch_size: int = 32,
         show_progress: bool = False,
         precision: Precision = "float32",
+        ranges: Float32[np.ndarray, "2 D"] | None = None,
         truncate_dim: int | None = None,
     ) -> np.ndarray:
         """Embeddings of texts, of length 1 before they are rounded.
@@ -75,9 +74,12 @@ class Model:
           prompt: stands before each text, in place of a named one.
           batch_size: packed rows encoded at once, each of one long text or several short ones.
           show_progress: on standard error.
-          precision: of the numbers. int8 and uint8 divide the range of each dimension over these
-            texts into 256; binary (int8) and ubinary (uint8) hold a bit a dimension. Source:
-            sentence-transformers, `quantize_embeddings`.
+          precision: of the numbers. int8 and uint8 divide the range of each dimension into 256;
+            binary (int8) and ubinary (uint8) hold a bit a dimension. Source: sentence-transformers,
+            `quantize_embeddings`.
+          ranges: for int8 and uint8 the least and the largest value of each dimension, as
+            `inference.quantised.ranges_of` takes them of float32 embeddings; by default those of
+            these texts. What is to be compared needs the same.
           truncate_dim: give only the first dimensions, at length 1 again.
         Returns: [N, D] in the order given, or [D] of a single text.
         Raises: UserError for a prompt, a precision or a number of dimensions that isn't there.
@@ -85,7 +87,8 @@ class Model:
         if isinstance(texts, str):
             return self.encode(
                 [texts], prompt_name=prompt_name, prompt=prompt, batch_size=batch_size,
-                show_progress=show_progress, precision=precision, truncate_dim=truncate_dim,
+                show_progress=show_progress, precision=precision, ranges=ranges,
+                truncate_dim=truncate_dim,
             )[0]  # fmt: skip
         if prompt is None and prompt_name is not None:
             prompt = self.prompts.find(prompt_name)
@@ -94,7 +97,7 @@ class Model:
         z_ND = self._embedder.encode(texts, prompt=prompt, progress=show_progress)
         if truncate_dim is not None:
             z_ND = _unit(z_ND[:, :truncate_dim])
-        return quantize(z_ND, precision)
+        return quantize(z_ND, precision, ranges)
 
     def similarity(self, a: np.ndarray, b: np.ndarray) -> Float32[np.ndarray, "M N"]:
         """Cosines of each embedding of one array with each of another.
@@ -120,23 +123,6 @@ class Model:
         wanted, corpus = [queries] if isinstance(queries, str) else list(queries), list(passages)
         found = search(self._embedder, lambda: corpus, wanted, top_k)
         return [found[query] for query in wanted]
-
-
-def quantize(z_ND: Float32[np.ndarray, "N D"], precision: Precision) -> np.ndarray:
-    """Embeddings with fewer bits, as `Model.encode` describes them."""
-    if precision in ("float32", "float16"):
-        return z_ND.astype(precision)
-    if precision in ("binary", "ubinary"):
-        bits = np.packbits(z_ND > 0, axis=1)
-        return bits if precision == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8)
-    if precision not in ("int8", "uint8"):
-        raise UserError(
-            f"no precision {precision!r}; there are float32, float16, int8, uint8, binary, ubinary"
-        )
-    low_D = z_ND.min(axis=0, initial=1)
-    step_D = np.maximum(z_ND.max(axis=0, initial=-1) - low_D, np.finfo(np.float32).tiny) / 255
-    level_ND = (z_ND - low_D) / step_D
-    return (level_ND - 128).astype(np.int8) if precision == "int8" else level_ND.astype(np.uint8)
 
 
 def _unit(x_ND: np.ndarray) -> np.ndarray:

@@ -1,23 +1,31 @@
 """Runs a model over any number of tokenised texts, in packed rows of a few fixed shapes."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from itertools import chain, islice
-from typing import Any, NamedTuple, TypeVar
+from itertools import chain
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jina_jax.devices.mesh import on_host, put, replicated, split_first_axis
-from jina_jax.feed.packing import fill, place
+from jina_jax.config import ModelConfig
+from jina_jax.devices.mesh import (
+    of_this_process,
+    put,
+    replicated,
+    split_first_axis,
+    whole_on_each,
+)
+from jina_jax.feed.packing import Placement, fill, place
+from jina_jax.inference.shares import Encoded, Round, Share, part_texts, rounds
+from jina_jax.model.attention import chosen_kernel
 from jina_jax.model.family import Execution
 
 _SHORTEST_ROW = 64
 _TOKENS_PER_SLOT = 4
-
-T = TypeVar("T")
 
 
 class Tokens(NamedTuple):
@@ -55,55 +63,62 @@ class PackedEncoder:
     """Packs texts into rows, runs the rows over a mesh, and puts the results back in order.
 
     A text is packed with texts of its own size, in the shortest rows that hold it: attention costs
-    the square of the row. Rows lie on the first axis, divided over the devices.
+    the square of the row. Rows lie on the first axis, divided over the devices of this process.
     """
 
     def __init__(
-        self, encode_rows: EncodeRows, params: Any, shapes: Sequence[RowShape], mesh: Mesh
+        self,
+        encode_rows: EncodeRows,
+        params: Any,
+        shapes: Sequence[RowShape],
+        mesh: Mesh,
+        *,
+        width: tuple[int, ...] = (),
     ) -> None:
-        """Puts the parameters on the mesh.
+        """Puts the parameters on the devices of this process.
 
         Args:
           encode_rows: one number or vector per slot of each row.
           params: first argument of `encode_rows`.
           shapes: with increasing row_tokens; the last holds the longest text.
-          mesh: over which rows are divided.
+          mesh: whose processes share the texts, and over whose devices rows are divided.
+          width: (D,) where `encode_rows` gives vectors.
         """
-        self.mesh, self.shapes = mesh, shapes
+        self.share, self._of_all, self.mesh = Share.of(mesh), mesh, of_this_process(mesh)
+        self.shapes, self._width = shapes, width
         self.use(params)
-        self._rows = split_first_axis(mesh)
+        self._rows = split_first_axis(self.mesh)
         # Rows are independent: each device runs the program of its own rows, also where a loop
         # over rows would otherwise gather those of all devices.
         self._encode_rows = jax.jit(
-            partial(_on_each_device, encode_rows, mesh), static_argnames="texts_per_row"
+            partial(_on_each_device, encode_rows, self.mesh), static_argnames="texts_per_row"
         )
 
     def use(self, params: Any) -> None:
-        """Puts other parameters of the same shapes on the mesh."""
-        self.params = jax.device_put(params, replicated(self.mesh))
+        """Puts other parameters of the same shapes on the devices; all processes call it."""
+        self.params = whole_on_each(params, self._of_all)
 
     def stream(
-        self, texts: Iterable[T], tokenise: Callable[[list[T]], Tokens], block: int
-    ) -> Iterator[np.ndarray]:
-        """Encodes texts as they come; a thread tokenises the next block meanwhile.
+        self, texts: Iterable[Any], tokenise: Callable[[list[Any]], Tokens], block: int
+    ) -> Iterator[Encoded]:
+        """Encodes this process's texts as they come; a thread tokenises the next block meanwhile.
 
         Args:
-          texts: any number; two blocks are read ahead at most.
+          texts: any number, the same in every process; two rounds are read ahead at most.
           tokenise: gives the tokens of a block, at most the longest row for each text.
-          block: texts that are packed together.
-        Returns: an iterator over float32 [n] or [n, D], block by block in the order of the texts. A
-          result depends on the other texts of its block by rounding alone.
+          block: texts of a process in a round.
+        Returns: an iterator over the rounds. A result depends on the other texts of its part by
+          rounding alone.
         """
-        iterator = iter(texts)
-        blocks = iter(lambda: list(islice(iterator, block)), [])
-        for tokens in _one_ahead(map(tokenise, blocks)):
-            parts = list(self._encode(tokens))
-            result_N = np.empty((len(tokens.length_N), *parts[0][1].shape[1:]), np.float32)
-            for index_N, part_N in parts:
-                result_N[index_N] = part_N
-            yield result_N
+        own = rounds(texts, self.share, block)
+        tokenised = ((one, tokenise(one.texts) if one.texts else None) for one in own)
+        for (_, index_N, end), tokens in _one_ahead(tokenised):
+            result_N = np.empty((len(index_N), *self._width), np.float32)
+            for where_N, part_N in () if tokens is None else self._encode(tokens, block):
+                result_N[where_N] = part_N
+            yield Encoded(index_N, result_N, end)
 
-    def _encode(self, tokens: Tokens) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _encode(self, tokens: Tokens, block: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Pairs of (which texts, their results), every text once.
 
         A batch is handed out when the next is under way, so that device and host work at once.
@@ -117,7 +132,9 @@ class PackedEncoder:
                 (shorter < tokens.length_N) & (tokens.length_N <= shape.row_tokens)
             )
             shorter = shape.row_tokens
-            for batch in self._batches(tokens, chosen_N, shape) if len(chosen_N) else ():
+            of_part_N = chosen_N // part_texts(block)
+            batches = self._batches(tokens, chosen_N, of_part_N, shape)
+            for batch in batches if len(chosen_N) else ():
                 if pending is not None:
                     yield _result(*pending)
                 pending = batch
@@ -125,28 +142,25 @@ class PackedEncoder:
             yield _result(*pending)
 
     def _batches(
-        self, tokens: Tokens, chosen_N: np.ndarray, shape: RowShape
+        self, tokens: Tokens, chosen_N: np.ndarray, of_part_N: np.ndarray, shape: RowShape
     ) -> Iterator[tuple[np.ndarray, np.ndarray, jax.Array]]:
         row_tokens, texts_per_row, _ = shape
         start_N = np.cumsum(tokens.length_N) - tokens.length_N
         length_N = tokens.length_N[chosen_N]
-        placement = place(length_N, row_tokens=row_tokens, texts_per_row=texts_per_row)
+        placement = _by_part(length_N, of_part_N, row_tokens, texts_per_row)
         filled = [
-            fill(
-                channel_T, start_N[chosen_N], length_N, placement,
-                num_rows=placement.num_rows, row_tokens=row_tokens,
-            )
+            fill(channel_T, start_N[chosen_N], length_N, placement, row_tokens=row_tokens)
             for channel_T in tokens.channels
-        ]  # fmt: skip
+        ]
         arrays = [filled[0][1], *(channel_RL for channel_RL, _ in filled)]
         batch_rows = -(-shape.batch_rows // self.mesh.size) * self.mesh.size
         for first in range(0, placement.num_rows, batch_rows):
             part = slice(first, first + batch_rows)
-            of_part_N = (placement.row_N >= first) & (placement.row_N < first + batch_rows)
+            of_batch_N = (placement.row_N >= first) & (placement.row_N < first + batch_rows)
             slot_N = (placement.row_N - first) * texts_per_row + placement.slot_N
             on_mesh = [put(self._pad(x[part], batch_rows), self._rows) for x in arrays]
             result = self._encode_rows(self.params, *on_mesh, texts_per_row=texts_per_row)
-            yield chosen_N[of_part_N], slot_N[of_part_N], result
+            yield chosen_N[of_batch_N], slot_N[of_batch_N], result
 
     def _pad(self, x_RL: np.ndarray, batch_rows: int) -> np.ndarray:
         """Adds rows up to a power of two of rows per device, so that few shapes are compiled."""
@@ -155,6 +169,22 @@ class PackedEncoder:
             rows *= 2
         rows = min(rows, batch_rows)
         return np.pad(x_RL, ((0, rows - len(x_RL)), (0, 0)))
+
+
+def _by_part(
+    length_N: np.ndarray, of_part_N: np.ndarray, row_tokens: int, texts_per_row: int
+) -> Placement:
+    """Places the texts of each part in rows of their own; parts ascend."""
+    rows, found = 0, []
+    for length_M in np.split(length_N, np.flatnonzero(np.diff(of_part_N)) + 1):
+        one = place(length_M, row_tokens=row_tokens, texts_per_row=texts_per_row)
+        found.append(dataclasses.replace(one, row_N=one.row_N + rows))
+        rows += one.num_rows
+    row_N, slot_N, start_N = (
+        np.concatenate([getattr(one, name) for one in found])
+        for name in ("row_N", "slot_N", "start_N")
+    )
+    return Placement(row_N, slot_N, start_N, rows)
 
 
 def _on_each_device(
@@ -169,19 +199,21 @@ def _on_each_device(
     )(params, *arrays_RL)
 
 
-def _one_ahead(items: Iterator[Tokens]) -> Iterator[Tokens]:
+def _one_ahead(
+    items: Iterator[tuple[Round, Tokens | None]],
+) -> Iterator[tuple[Round, Tokens | None]]:
     """Makes the next item in a thread while the caller works on this one."""
     with ThreadPoolExecutor(1) as thread:
-        coming: Future[Tokens | None] = thread.submit(next, items, None)
+        coming: Future[tuple[Round, Tokens | None] | None] = thread.submit(next, items, None)
         while (item := coming.result()) is not None:
             coming = thread.submit(next, items, None)
             yield item
 
 
-def inference_execution(mesh: Mesh) -> Execution:
+def inference_execution(mesh: Mesh, model: ModelConfig, max_tokens: int) -> Execution:
     """How layers are run fastest without a backward pass on the devices of a mesh."""
-    is_cpu = mesh.devices.flat[0].platform == "cpu"
-    return Execution(kernel="by_row" if is_cpu else "at_once")
+    kernel, _ = chosen_kernel("auto", mesh.devices.flat[0].platform, model, max_tokens)
+    return Execution(kernel=kernel)
 
 
 def row_shapes(max_tokens: int, batch_rows: int) -> list[RowShape]:
@@ -203,5 +235,5 @@ def row_shapes(max_tokens: int, batch_rows: int) -> list[RowShape]:
 def _result(
     index_N: np.ndarray, slot_N: np.ndarray, result: jax.Array
 ) -> tuple[np.ndarray, np.ndarray]:
-    host = on_host(result)
+    host = np.asarray(result)
     return index_N, host.reshape(-1, *host.shape[2:])[slot_N]

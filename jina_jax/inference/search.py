@@ -1,4 +1,8 @@
-"""Exact nearest neighbours by blocks of queries and of the corpus, over all devices."""
+"""Exact nearest neighbours by blocks of queries and of the corpus, over all devices.
+
+Each process compares all queries with its own share of the passages, and the best of all are
+merged.
+"""
 
 import functools
 import sys
@@ -11,8 +15,17 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from jina_jax.devices.mesh import DATA, make_mesh, put, replicated, split_first_axis
+from jina_jax.devices.distributed import gathered
+from jina_jax.devices.mesh import (
+    DATA,
+    make_mesh,
+    of_this_process,
+    put,
+    replicated,
+    split_first_axis,
+)
 from jina_jax.inference.embedder import Embedder
+from jina_jax.inference.shares import Encoded, Share
 from jina_jax.system.terminal import track
 
 _NOTHING = np.iinfo(np.int32).max
@@ -90,7 +103,8 @@ def top_k(
 
     Args:
       q_QD: float32 queries.
-      corpus_CD: float32 passages, fewer than 2³¹; may be memory-mapped, and is read once.
+      corpus_CD: float32 passages, fewer than 2³¹; may be memory-mapped, and is read once. Of
+        several processes each reads its share.
       k: at most C are returned.
       query_block: queries compared at once.
       block: passages compared at once on each device.
@@ -98,16 +112,21 @@ def top_k(
     Returns: as `stream_top_k`.
     """
     mesh = make_mesh() if mesh is None else mesh
-    rows = mesh.size * min(block, _power_of_two(-(-len(corpus_CD) // mesh.size)))
-    parts = (corpus_CD[first : first + rows] for first in range(0, len(corpus_CD), rows))
-    return stream_top_k(
-        q_QD, parts, min(k, len(corpus_CD)), query_block=query_block, block=block, mesh=mesh
+    share, count = Share.of(mesh), len(corpus_CD)
+    rows = mesh.size // share.processes * min(block, _power_of_two(-(-count // mesh.size)))
+    first = share.rank * rows
+    firsts = range(first, max(count, first + 1), share.processes * rows)
+    parts = (
+        Encoded(np.arange(first, min(first + rows, count)), corpus_CD[first : first + rows], count)
+        for first in firsts
     )
+    most = min(k, count)
+    return stream_top_k(q_QD, parts, most, query_block=query_block, block=block, mesh=mesh)
 
 
 def stream_top_k(
     q_QD: np.ndarray,
-    parts: Iterable[np.ndarray],
+    own: Iterable[Encoded],
     k: int,
     *,
     query_block: int = 4096,
@@ -122,59 +141,75 @@ def stream_top_k(
     query_block × (block + k) scores, whatever the size of the corpus.
 
     Args:
-      q_QD: float32 queries.
-      parts: float32 [n, D] passages in their order, fewer than 2³¹ in all. They follow one
-        another in number; each may be of any size.
+      q_QD: float32 queries, the same in every process.
+      own: the passages of this process, as `Embedder.own` gives them, with rising numbers below
+        2³¹; each part may be of any size.
       k: at most the number of passages are returned.
       query_block: queries compared at once.
       block: passages compared at once on each device.
-      mesh: over which each block of passages is divided; all devices by default.
+      mesh: over whose devices each block of passages is divided, and whose processes share the
+        passages; all devices by default.
       order: int32 [C], the indices of all passages in the order that equal scores have; by default
         the lower index stands first.
-    Returns: (scores float32 [Q, k], indices int32 [Q, k]), best first.
+    Returns: (scores float32 [Q, k], indices int32 [Q, k]), best first, in every process.
     """
     mesh = make_mesh() if mesh is None else mesh
+    share, mesh = Share.of(mesh), of_this_process(mesh)
     rows = min(query_block, _power_of_two(len(q_QD)))
     blocks = [q_QD[first : first + rows] for first in range(0, len(q_QD), rows)]
     rank_C = None if order is None else np.argsort(order).astype(np.int32)
-    best, count = _search(blocks, parts, k, rows, block, mesh, rank_C) if k else ([], 0)
+    best, count = _search(blocks, own, k, rows, block, mesh, rank_C) if k else ([], 0)
     assert order is None or not k or count == len(order)
-    k = min(k, count)
-    score_QK = np.zeros((len(q_QD), k), np.float32)
-    index_QK = np.zeros((len(q_QD), k), np.int32)
+    shape = (len(q_QD), min(k, count))
+    score_QK, index_QK = np.zeros(shape, np.float32), np.zeros(shape, np.int32)
     for number, found in enumerate(best):
         part = slice(number * rows, number * rows + len(blocks[number]))
-        score, rank = (np.asarray(x)[: len(blocks[number]), :k] for x in _finisher(mesh)(found))
+        score, rank = (np.asarray(x)[: len(blocks[number])] for x in _finisher(mesh)(found))
+        if share.processes > 1:
+            score, rank = _best_of_all(score, rank)
+        score, rank = score[:, : shape[1]], rank[:, : shape[1]]
         score_QK[part], index_QK[part] = score, rank if order is None else order[rank]
     return score_QK, index_QK
 
 
+def _best_of_all(score_QK: np.ndarray, rank_QK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The k best of what all processes found, in the order of scores and then of ranks."""
+    k, found = score_QK.shape[1], []
+    # In one array: the bits of the scores travel as int32.
+    for both_PM2K in gathered(np.stack([score_QK.view(np.int32), rank_QK], axis=1)):
+        score_MN, rank_MN = both_PM2K.transpose(2, 1, 0, 3).reshape(2, both_PM2K.shape[1], -1)
+        score_MN = score_MN.view(np.float32)
+        first_MK = np.lexsort((rank_MN, -score_MN))[:, :k]
+        found.append([np.take_along_axis(x, first_MK, axis=1) for x in (score_MN, rank_MN)])
+    score, rank = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return score, rank
+
+
 def _search(
     blocks: Sequence[np.ndarray],
-    parts: Iterable[np.ndarray],
+    own: Iterable[Encoded],
     k: int,
     rows: int,
     block: int,
     mesh: Mesh,
     rank_C: np.ndarray | None,
 ) -> tuple[list[Best], int]:
-    """The best of each block of queries, padded to `rows`, and the number of passages seen."""
+    """The best of each block of queries, padded to `rows`, and the number of all passages."""
     shape, split = (mesh.size, rows, k), split_first_axis(mesh)
     queries = [put(_padded(q_QD, rows), replicated(mesh)) for q_QD in blocks]
     nothing = Best(
         put(np.full(shape, -np.inf, np.float32), split),
         put(np.full(shape, _NOTHING, np.int32), split),
     )
-    best, first, size = [nothing] * len(queries), 0, 0
-    for part_CD in _at_most(block * mesh.size, parts):
+    best, count, size = [nothing] * len(queries), 0, 0
+    for index_N, part_CD, count in _at_most(block * mesh.size, own):
         # A shorter last part is padded to the shape that is compiled already.
         size = max(size, min(block, _power_of_two(-(-len(part_CD) // mesh.size))))
-        end = first + len(part_CD)
-        assert end < _NOTHING
-        rank_N = np.arange(first, end, dtype=np.int32)
+        assert count < _NOTHING
+        rank_N = index_N.astype(np.int32)
         if rank_C is not None:
-            by_rank = np.argsort(rank_C[first:end])
-            part_CD, rank_N = part_CD[by_rank], rank_C[first:end][by_rank]
+            by_rank = np.argsort(rank_C[index_N])
+            part_CD, rank_N = part_CD[by_rank], rank_C[index_N][by_rank]
         block_CD = put(_padded(part_CD, size * mesh.size), split)
         padding = size * mesh.size - len(rank_N)
         block_C = put(np.pad(rank_N, (0, padding), constant_values=_NOTHING), split)
@@ -184,16 +219,17 @@ def _search(
             _merger(mesh)(*found, q_QD, block_CD, block_C)
             for found, q_QD in zip(best, queries, strict=True)
         ]
-        first = end
-    return best, first
+    return best, count
 
 
-def _at_most(rows: int, parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    for part_ND in parts:
-        if len(part_ND) <= rows:
-            yield part_ND
-        else:
-            yield from (part_ND[first : first + rows] for first in range(0, len(part_ND), rows))
+def _at_most(rows: int, own: Iterable[Encoded]) -> Iterator[Encoded]:
+    for found in own:
+        if len(found.index_N) <= rows:
+            yield found
+            continue
+        for first in range(0, len(found.index_N), rows):
+            part = slice(first, first + rows)
+            yield found._replace(index_N=found.index_N[part], z_ND=found.z_ND[part])
 
 
 def _power_of_two(size: int) -> int:
@@ -225,8 +261,8 @@ def search(
       k: passages for each.
     """
     shown = track(
-        embedder.stream(passages(), embedder.prompts.document), "encode", unit="blocks",
-        records=len, enabled=sys.stderr.isatty(),
+        embedder.own(passages(), embedder.prompts.document), "encode", unit="blocks",
+        records=lambda found: len(found.index_N), enabled=sys.stderr.isatty(),
     )  # fmt: skip
     q_QD = embedder.encode(queries, prompt=embedder.prompts.query)
     score_QK, index_QK = stream_top_k(q_QD, shown, k, mesh=embedder.mesh)

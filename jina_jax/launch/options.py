@@ -113,7 +113,7 @@ Target = Literal["gke", "xpk", "gce-mig", "queued-resources", "skypilot", "slurm
 MOUNT = "/runs"
 """Where hosts see the bucket, in the container."""
 CACHE = "/cache"
-"""Where hosts keep copies of the shards, in the container."""
+"""Where hosts keep what they know of the prepared data, in the container."""
 GRACE_S = 180
 """From the signal that ends a host to its end: the trainer saves in between."""
 

@@ -6,11 +6,18 @@ OUTPUT/mined.json            where they came from, and how many each rule droppe
 """
 
 import dataclasses
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from jina_jax.checkpoint.checkpoints import load_checkpoint
 from jina_jax.config import RunConfig, SourceConfig
+from jina_jax.devices.distributed import (
+    check_agreement,
+    is_first,
+    shared_problems,
+    wait_for_all,
+)
 from jina_jax.errors import UserError
 from jina_jax.inference.embedder import Embedder
 from jina_jax.mine.source import SourceMiner
@@ -19,12 +26,13 @@ from jina_jax.shards.manifest import (
     Manifest,
     SourceSummary,
     load_manifest,
-    verify_shards,
 )
+from jina_jax.shards.remote import open_source
+from jina_jax.shards.verify import verify_shards
 from jina_jax.system.atomic import write_json
 from jina_jax.system.hashing import content_key, file_sha256
 from jina_jax.system.terminal import say
-from jina_jax.system.workspace import finished_report, workspace
+from jina_jax.system.workspace import finished_report, places, workspace
 from jina_jax.text.tokenizer import load_tokenizer
 
 REPORT_FILE = "mined.json"
@@ -75,6 +83,9 @@ def mine(config: RunConfig, *, progress: bool = True) -> MineReport:
     is complete; a run that is killed goes on, when it is called again, after the texts that
     are embedded and the blocks of queries that are searched.
 
+    Of several processes all call it, and see one run folder and one folder for what is mined; they
+    share the texts and the search.
+
     Args:
       config: of a run that was prepared and trained.
       progress: show it on standard error.
@@ -83,9 +94,11 @@ def mine(config: RunConfig, *, progress: bool = True) -> MineReport:
       something else.
     """
     out = config.mine_path
-    manifest = load_manifest(config.data_path)
-    chosen = _chosen(config, manifest)
-    verify_shards(manifest, config.data_path)
+    with shared_problems():
+        manifest = load_manifest(config.data_path)
+        chosen = _chosen(config, manifest)
+        if is_first():  # It alone reads them.
+            verify_shards(manifest, config.data_path)
     trained = load_checkpoint(config.run_path)
     options = {k: v for k, v in vars(config.mine).items() if k != "output_dir"}
     embedder = Embedder(
@@ -98,22 +111,31 @@ def mine(config: RunConfig, *, progress: bool = True) -> MineReport:
         file_sha256(config.data_path / MANIFEST_FILE), (),
     )  # fmt: skip
     report = dataclasses.replace(report, identity=content_key(dataclasses.asdict(report)))
-    before = finished_report(
-        MineReport, out / REPORT_FILE, report.identity, nothing="nothing mined",
-        other=lambda r: "was mined with other options, another checkpoint or other data "
-        f"(step {r.step}, now {trained.step})", field="mine.output_dir",
-    )  # fmt: skip
+    check_agreement(report.identity)
+    before = None
+    with shared_problems():
+        before = finished_report(
+            MineReport, out / REPORT_FILE, report.identity, nothing="nothing mined",
+            other=lambda r: "was mined with other options, another checkpoint or other data "
+            f"(step {r.step}, now {trained.step})", field="mine.output_dir",
+        )  # fmt: skip
+    check_agreement(str(before), f"another {out}", "all hosts must see one mine.output_dir")
     if before is not None:
         say(f"{out} already holds what this configuration mines", enabled=progress)
         return before
-    with workspace(out, report.identity) as space:
-        mined = []
+    with ExitStack() as stack:
+        with shared_problems():
+            if is_first():
+                stack.enter_context(workspace(out, report.identity))
+        space, mined = places(out), []
         for source, summary in chosen:
             miner = SourceMiner(source, space, embedder, config.mine, progress)
-            values = miner.run([config.data_path / s.path for s in summary.shards])
+            values = miner.run(open_source(config.data_path, summary))
             mined.append(MinedSource(source.name, source.licence, summary.train, **values))
         report = dataclasses.replace(report, sources=tuple(mined))
-        write_json(space.result / REPORT_FILE, dataclasses.asdict(report))
+        if is_first():
+            write_json(space.result / REPORT_FILE, dataclasses.asdict(report))
+    wait_for_all()
     say(f"mined {sum(s.triplets for s in mined):,} triplets in {out}", enabled=progress)
     return report
 

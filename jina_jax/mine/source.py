@@ -1,8 +1,13 @@
-"""Mines one source: collects its pairs, embeds their texts, searches, applies the rules."""
+"""Mines one source: collects its pairs, embeds their texts, searches, applies the rules.
+
+Several processes work in one folder that all see. The first collects the pairs, writes the
+embeddings and joins the results; all share the texts that are embedded and the passages that are
+searched, and each applies the rules to blocks of queries of its own.
+"""
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,11 +17,12 @@ import pyarrow as pa
 
 from jina_jax.config import MineConfig, SourceConfig
 from jina_jax.config.source import prompts_of
+from jina_jax.devices.distributed import from_first, is_first, shared_problems, wait_for_all
 from jina_jax.errors import UserError
 from jina_jax.inference.embedder import Embedder
-from jina_jax.inference.encode_file import embed_to_file
+from jina_jax.inference.encode_file import embed_to_file, embedded
 from jina_jax.inference.search import top_k
-from jina_jax.shards.array_record import ShardSet
+from jina_jax.shards.shard_set import ShardSet
 from jina_jax.sources.chunks import CHUNK_RECORDS, Chunk
 from jina_jax.sources.read import read_all
 from jina_jax.system.arrow import map_table
@@ -224,34 +230,42 @@ class SourceMiner:
     progress: bool
     """Show it on standard error."""
 
-    def run(self, shards: Sequence[Path]) -> dict[str, Any]:
+    def run(self, shards: ShardSet) -> dict[str, Any]:
         """Makes the files of the source.
 
         Args:
           shards: of its training records.
         Returns: the counts of `run.MinedSource`.
         """
-        pairs = map_table(self._collect(ShardSet(shards)))
+        with shared_problems():
+            if is_first():
+                self._collect(shards)
+        with shared_problems():
+            path = self._work("pairs.arrow")
+            if not path.is_file():
+                raise UserError(
+                    f"{path}, which process 0 wrote, is not there: all hosts must see one "
+                    f"mine.output_dir"
+                )
+        pairs = map_table(path)
         queries, passages = (different_texts(pairs, name) for name in ("query", "positive"))
-        q_QD, p_CD = (
-            embed_to_file(
-                self.embedder, texts.read_from, len(texts), self._work(f"{name}.f32"),
-                self._marker(name), prompt=prompt, progress=self.progress,
-            )
-            for name, texts, prompt in zip(
-                ("queries", "passages"), (queries, passages),
-                prompts_of(self.source, self.embedder.prompts), strict=True,
-            )
-        )  # fmt: skip
-        total = self._search(queries, passages, q_QD, p_CD)
-        blocks = -(-len(queries) // self.config.query_block)
-        for ending in ("jsonl", "dropped.jsonl"):
-            join_files(
-                (self._part(ending, number) for number in range(blocks)),
-                self.space.result / f"{self.source.name}.{ending}",
-            )
+        of_query, of_passage = prompts_of(self.source, self.embedder.prompts)
+        q_QD = self._embed("queries", queries, of_query)
+        p_CD = self._embed("passages", passages, of_passage)
+        self._search(queries, passages, q_QD, p_CD)
         sizes = {"pairs": len(pairs), "queries": len(queries), "passages": len(passages)}
+        blocks = -(-len(queries) // self.config.query_block)
+        total: dict[str, Any] = from_first(lambda: self._join(blocks))
         return sizes | total
+
+    def _embed(self, name: str, texts: Texts, prompt: str) -> np.ndarray:
+        path = self._work(f"{name}.f32")
+        embed_to_file(
+            self.embedder, texts.read_from, len(texts), path, self._marker(name), prompt=prompt,
+            progress=self.progress,
+        )  # fmt: skip
+        wait_for_all()
+        return embedded(path, (len(texts), self.embedder.dimensions))
 
     def _work(self, name: str) -> Path:
         return self.space.work / f"{self.source.name}.{name}"
@@ -259,11 +273,11 @@ class SourceMiner:
     def _marker(self, name: str) -> Path:
         return self.space.markers / f"{self.source.name}.{name}"
 
-    def _collect(self, shards: ShardSet) -> Path:
-        path, marker = self._work("pairs.arrow"), self._marker("pairs")
+    def _collect(self, shards: ShardSet) -> None:
+        marker = self._marker("pairs")
         if not marker.exists():
             say(f"{self.source.name}: read the training pairs", enabled=self.progress)
-            pairs = collect_pairs(self.source, shards, path)
+            pairs = collect_pairs(self.source, shards, self._work("pairs.arrow"))
             if not pairs:
                 raise UserError(
                     f"source {self.source.name!r} holds none of the pairs that the run was "
@@ -273,45 +287,84 @@ class SourceMiner:
                 say(f"{self.source.name}: {missing:,} of {len(shards):,} training pairs are no "
                     f"longer in the source", enabled=self.progress)  # fmt: skip
             write_atomically(marker, b"")
-        return path
 
-    def _search(
-        self, queries: Texts, passages: Texts, q_QD: np.ndarray, p_CD: np.ndarray
-    ) -> dict[str, Any]:
-        """Searches block by block of queries, and adds up the counts."""
+    def _search(self, queries: Texts, passages: Texts, q_QD: np.ndarray, p_CD: np.ndarray) -> None:
+        """Searches block by block of queries, and writes what becomes of the candidates.
+
+        Of as many blocks as there are processes each judges one, once these are searched.
+        """
+        rows, share = self.config.query_block, self.embedder.share
         known = Known(queries, passages)
         most = self.config.last_rank + min(known.most, _MOST_KNOWN)
         order = np.argsort(queries.of_pair_N, kind="stable")
-        query_N, passage_N = queries.of_pair_N[order], passages.of_pair_N[order]
-        rows = self.config.query_block
-        firsts = range(0, len(queries), rows)
-        totals: Counter[str] = Counter()
-        dropped: Counter[str] = Counter()
+        pairs = _Pairs(queries.of_pair_N[order], passages.of_pair_N[order])
+        left = from_first(lambda: self._blocks_left(-(-len(queries) // rows)))
+        firsts = range(0, len(left), share.processes)
         name = f"search {self.source.name}"
         for first in track(firsts, name, total=len(firsts), unit="blocks", enabled=self.progress):
-            marker = self._marker(f"block-{first // rows:06d}")
-            if not marker.exists():
-                score_QK, index_QK = top_k(
-                    q_QD[first : first + rows], p_CD, most,
-                    query_block=rows, block=self.config.corpus_block,
+            own = None
+            for rank, block in enumerate(left[first : first + share.processes]):
+                found = top_k(
+                    q_QD[block * rows : (block + 1) * rows], p_CD, most,
+                    query_block=rows, block=self.config.corpus_block, mesh=self.embedder.mesh,
                 )  # fmt: skip
-                mine = slice(*np.searchsorted(query_N, [first, first + len(index_QK)]))
-                of_N, positive_N = query_N[mine], passage_N[mine]
-                score_NK, index_NK = score_QK[of_N - first], index_QK[of_N - first]
-                cosine_N = np.einsum("nd,nd->n", q_QD[of_N], p_CD[positive_N])
-                judged = judge(score_NK, known(of_N, index_NK), cosine_N, self.config)
-                lines = _Lines(queries, passages, of_N, positive_N, cosine_N)
-                for ending, wanted in (("jsonl", (TAKEN,)), ("dropped.jsonl", tuple(RULES))):
-                    part = self._part(ending, first // rows)
-                    write_jsonl(part, lines.of(judged, score_NK, index_NK, wanted))
-                write_atomically(marker, json.dumps(counts(judged.verdict_NK)).encode())
-            counted = json.loads(marker.read_text())
+                own = (block, *found) if rank == share.rank else own
+            if own is not None:
+                block, score_QK, index_QK = own
+                query_N, positive_N = pairs.of_queries(block * rows, len(index_QK))
+                cosine_N = np.einsum("nd,nd->n", q_QD[query_N], p_CD[positive_N])
+                lines = _Lines(queries, passages, query_N, positive_N, cosine_N)
+                of_N = query_N - block * rows
+                self._judge(block, lines, known, score_QK[of_N], index_QK[of_N])
+        wait_for_all()
+
+    def _judge(
+        self, block: int, lines: "_Lines", known: Known, score_NK: np.ndarray, index_NK: np.ndarray
+    ) -> None:
+        """Writes the candidates of a block's pairs, and that it is done."""
+        is_known_NK = known(lines.query_N, index_NK)
+        judged = judge(score_NK, is_known_NK, lines.cosine_N, self.config)
+        for ending, wanted in (("jsonl", (TAKEN,)), ("dropped.jsonl", tuple(RULES))):
+            write_jsonl(self._part(ending, block), lines.of(judged, score_NK, index_NK, wanted))
+        done = json.dumps(counts(judged.verdict_NK)).encode()
+        write_atomically(self._block_marker(block), done)
+
+    def _blocks_left(self, blocks: int) -> list[int]:
+        """Those that no process has judged."""
+        return [block for block in range(blocks) if not self._block_marker(block).exists()]
+
+    def _join(self, blocks: int) -> dict[str, Any]:
+        """Puts the blocks' lines together, and adds up their counts."""
+        for ending in ("jsonl", "dropped.jsonl"):
+            join_files(
+                (self._part(ending, block) for block in range(blocks)),
+                self.space.result / f"{self.source.name}.{ending}",
+            )
+        totals: Counter[str] = Counter()
+        dropped: Counter[str] = Counter()
+        for block in range(blocks):
+            counted = json.loads(self._block_marker(block).read_text())
             dropped.update(counted.pop("dropped"))
             totals.update(counted)
         return dict(totals) | {"dropped": {rule: dropped[rule] for rule in RULES.values()}}
 
+    def _block_marker(self, block: int) -> Path:
+        return self._marker(f"block-{block:06d}")
+
     def _part(self, ending: str, number: int) -> Path:
         return self._work(f"{number:06d}.{ending}")
+
+
+class _Pairs(NamedTuple):
+    """Query and passage of each pair, by rising query."""
+
+    query_N: np.ndarray
+    passage_N: np.ndarray
+
+    def of_queries(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Those of so many queries from one on."""
+        chosen = slice(*np.searchsorted(self.query_N, [first, first + count]))
+        return self.query_N[chosen], self.passage_N[chosen]
 
 
 class _Lines(NamedTuple):

@@ -9,14 +9,20 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from jina_jax.model.dropout import DropoutKey, Site, dropout
+from jina_jax.config import ModelConfig
+from jina_jax.errors import UserError
+from jina_jax.model.attention_kernels import MASKED_SCORE
+from jina_jax.model.attention_tpu import attend_on_tpu, takes
+from jina_jax.model.dropout import DropoutKey, Site, dropout, weight_seeds
 from jina_jax.model.layers import table
 
-# Far below any score, yet finite: a difference of two of them is 0 and not NaN.
-MASKED_SCORE = -1e9
+Kernel = Literal["at_once", "by_row", "pallas", "interpreted", "cudnn"]
+"""How scores are computed: `attend`, `attend_by_row`, `attend_on_tpu` (`interpreted`: its steps one
+by one, on any device) or `attend_cudnn`. The function is one."""
 
-Kernel = Literal["at_once", "by_row", "cudnn"]
-"""How scores are computed: `attend`, `attend_by_row` or `attend_cudnn`. The function is one."""
+
+ON_TPU = ("pallas", "interpreted")
+"""Kernels of `attend_on_tpu`."""
 
 
 def relative_position_buckets(length: int, num_buckets: int, max_distance: int) -> np.ndarray:
@@ -83,14 +89,19 @@ class RelativePositionBias(nnx.Module):
         self.num_buckets, self.max_distance = num_buckets, max_distance
         self.table = table(num_buckets, num_heads, rngs=rngs, std=std)
 
-    def __call__(self, length: int) -> Float[Array, "H Q P"]:
+    def __call__(self, length: int, kernel: Kernel = "at_once") -> Float[Array, "H ..."]:
         """The bias of a row.
 
         Args:
           length: positions in a row.
-        Returns: float32 [H, length, length], query by key.
+          kernel: of the attention.
+        Returns: float32 [H, length, length], query by key; for the kernel of TPUs
+          [H, 2 length - 1], by how far a key is behind its query, from 1 - length on.
         """
         buckets_QP = relative_position_buckets(length, self.num_buckets, self.max_distance)
+        if kernel in ON_TPU:
+            buckets_D = np.concatenate([buckets_QP[:0:-1, 0], buckets_QP[0]])
+            return jnp.take(self.table[...].T, buckets_D, axis=1)
         return jnp.take(self.table[...].T, buckets_QP, axis=1)
 
 
@@ -141,6 +152,57 @@ def segment_mask(segments_RL: Int[Array, "R L"]) -> Bool[Array, "R L L"]:
     return segments_RL[:, :, None] == segments_RL[:, None, :]
 
 
+def chosen_kernel(
+    asked: Literal["auto", "xla", "pallas", "cudnn"], platform: str, model: ModelConfig,
+    row_tokens: int, *, heads_are_divided: bool = False,
+) -> tuple[Kernel, str]:  # fmt: skip
+    """The kernel for an encoder on a platform; CPUs attend row by row whatever is asked.
+
+    Args:
+      asked: as in `TrainConfig.attention`.
+      platform: as `jax.Device.platform` gives it.
+      model: shape of the encoder.
+      row_tokens: of the longest row.
+      heads_are_divided: whether a mesh has an axis for them.
+    Returns: the kernel, and why `auto` doesn't take that of TPUs there; empty elsewhere.
+    Raises: UserError when `pallas` is asked for and cannot take the model's heads or rows.
+    """
+    if platform == "cpu":
+        return "by_row", ""
+    if asked == "cudnn":
+        return "cudnn", ""
+    if asked == "xla" or platform != "tpu":
+        return "at_once", ""
+    why = takes(model.head_dimensions, row_tokens, has_bias=model.has_position_bias)
+    if heads_are_divided:
+        why = "it takes no mesh whose mesh.tensor divides heads"
+    if why and asked == "pallas":
+        raise UserError(f"train.attention=pallas: {why}; use train.attention=auto")
+    return ("at_once", why) if why else ("pallas", "")
+
+
+class Mask(NamedTuple):
+    """Which keys each query may attend to: those of its own text, as far as a layer looks."""
+
+    segments_RL: Int[Array, "R L"]
+    """As in `segment_mask`."""
+    window: int | None = None
+    """Positions to either side; None for all."""
+    is_causal: bool = False
+    """Whether a query sees nothing that is after it."""
+
+    def allowed(self) -> Bool[Array, "R L L"]:
+        """Bool [R, query, key]."""
+        allowed_RLL = segment_mask(self.segments_RL)
+        index_L = jnp.arange(self.segments_RL.shape[1])
+        ahead_LL = index_L[None, :] - index_L[:, None]
+        if self.window is not None:
+            allowed_RLL &= (jnp.abs(ahead_LL) <= self.window)[None]
+        if self.is_causal:
+            allowed_RLL &= (ahead_LL <= 0)[None]
+        return allowed_RLL
+
+
 class WeightDropout(NamedTuple):
     """Dropout of attention weights."""
 
@@ -157,7 +219,9 @@ class WeightDropout(NamedTuple):
         return self._replace(key=self.key._replace(row_R=row[None]))
 
     def __call__(self, weights: Array) -> Array:
-        """Drops weights of the rows of the key."""
+        """Drops weights of the rows of the key. The kernel for TPUs drops others, at the same rate:
+        it cannot draw these where the weights are.
+        """
         return dropout(weights, self.key, Site.ATTENTION_WEIGHTS, self.rate)
 
 
@@ -257,13 +321,20 @@ def attend_with(
     q_RLHK: Float[Array, "R L H K"],
     k_RLHK: Float[Array, "R L H K"],
     v_RLHK: Float[Array, "R L H K"],
-    mask_RLL: Bool[Array, "R L L"],
-    bias_HLL: Float[Array, "H L L"] | None = None,
+    mask: Mask,
+    bias: Float[Array, "H ..."] | None = None,
     drop: WeightDropout | None = None,
 ) -> Float[Array, "R L H K"]:
-    """`attend` by one of its kernels; cuDNN's drops no weights."""
+    """`attend` by one of its kernels, whose bias is of that kernel; cuDNN's drops no weights."""
+    if kernel in ON_TPU:
+        return attend_on_tpu(
+            q_RLHK, k_RLHK, v_RLHK, mask.segments_RL, bias, window=mask.window,
+            is_causal=mask.is_causal, seed_R=None if drop is None else weight_seeds(drop.key),
+            rate=0.0 if drop is None else drop.rate, is_interpreted=kernel == "interpreted",
+        )  # fmt: skip
+    mask_RLL = mask.allowed()
     if kernel == "cudnn":
         assert drop is None, "attention by cuDNN draws no dropout"
-        return attend_cudnn(q_RLHK, k_RLHK, v_RLHK, mask_RLL, bias_HLL)
+        return attend_cudnn(q_RLHK, k_RLHK, v_RLHK, mask_RLL, bias)
     chosen = attend if kernel == "at_once" else attend_by_row
-    return chosen(q_RLHK, k_RLHK, v_RLHK, mask_RLL, bias_HLL, drop)
+    return chosen(q_RLHK, k_RLHK, v_RLHK, mask_RLL, bias, drop)

@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from jina_jax.config import BertConfig, MPNetConfig
 from jina_jax.model.attention import (
     Kernel,
+    Mask,
     WeightDropout,
     attend_with,
-    segment_mask,
     segment_positions,
 )
 from jina_jax.model.dropout import DropoutKey, Site, dropout
@@ -62,8 +62,8 @@ class BertAttention(nnx.Module):
     def __call__(
         self,
         x_ND: Float[Array, "N D"],
-        mask_RLL: Bool[Array, "R L L"],
-        bias_HLL: Float[Array, "H L L"] | None = None,
+        mask: Mask,
+        bias: Float[Array, "H ..."] | None = None,
         *,
         dropout_key: DropoutKey | None = None,
         kernel: Kernel = "at_once",
@@ -72,13 +72,13 @@ class BertAttention(nnx.Module):
 
         Args:
           x_ND: hidden states; N = R * L tokens, row by row.
-          mask_RLL: from `segment_mask`.
-          bias_HLL: float32, added to the scores.
+          mask: which keys each query may attend to.
+          bias: float32, added to the scores.
           dropout_key: the layer's key, or None for no dropout.
-          kernel: how; with `cudnn` no weights are dropped.
+          kernel: how; `cudnn` drops no weights.
         Returns: [N, D] in the compute dtype.
         """
-        rows, length, _ = mask_RLL.shape
+        rows, length = mask.segments_RL.shape
 
         def heads(projected: Array) -> Array:
             return projected.reshape(rows, length, self.num_heads, -1)
@@ -86,7 +86,7 @@ class BertAttention(nnx.Module):
         q_RLHK = heads(self.q(x_ND))
         mixed_RLHK = attend_with(
             kernel, q_RLHK * q_RLHK.shape[-1] ** -0.5, heads(self.k(x_ND)), heads(self.v(x_ND)),
-            mask_RLL, bias_HLL, WeightDropout.of(dropout_key, self.dropout_rate),
+            mask, bias, WeightDropout.of(dropout_key, self.dropout_rate),
         )  # fmt: skip
         return self.o(mixed_RLHK.reshape(rows * length, -1))
 
@@ -106,8 +106,8 @@ class BertBlock(nnx.Module):
     def __call__(
         self,
         x_ND: Float[Array, "N D"],
-        mask_RLL: Bool[Array, "R L L"],
-        bias_HLL: Float[Array, "H L L"] | None = None,
+        mask: Mask,
+        bias: Float[Array, "H ..."] | None = None,
         *,
         dropout_key: DropoutKey | None = None,
         kernel: Kernel = "at_once",
@@ -116,11 +116,9 @@ class BertBlock(nnx.Module):
 
         Args as for `BertAttention`.
         """
-        attended_ND = self.attention(
-            x_ND, mask_RLL, bias_HLL, dropout_key=dropout_key, kernel=kernel
-        )
+        attended_ND = self.attention(x_ND, mask, bias, dropout_key=dropout_key, kernel=kernel)
         attended_ND = dropout(attended_ND, dropout_key, Site.ATTENTION_OUTPUT, self.dropout_rate)
-        x_ND = self.attention_norm(x_ND + attended_ND)
+        x_ND = self.attention_norm(x_ND + attended_ND).astype(x_ND.dtype)
         mapped_ND = self.wo(gelu(self.wi(x_ND)))
         mapped_ND = dropout(mapped_ND, dropout_key, Site.FEED_FORWARD_OUTPUT, self.dropout_rate)
         return self.feed_forward_norm(x_ND + mapped_ND)
@@ -131,7 +129,7 @@ class BertEncoder(nnx.Module):
 
     def __init__(self, config: BertConfig, *, rngs: nnx.Rngs) -> None:
         d = config.hidden_size
-        self.dropout_rate, self.dtype = config.hidden_dropout_prob, config.compute_dtype
+        self.config, self.dropout_rate = config, config.hidden_dropout_prob
         self.first_position = config.first_position
         self.word_VD = table(config.vocab_size, d, rngs=rngs)
         self.position_PD = table(config.max_position_embeddings, d, rngs=rngs)
@@ -177,13 +175,13 @@ class BertEncoder(nnx.Module):
         x_ND = self.embedding_norm(x_RLD.reshape(rows * length, -1))
         outside = None if dropout_key is None else dropout_key.fold_in(len(self.blocks))
         x_ND = dropout(x_ND, outside, Site.EMBEDDING, self.dropout_rate)
-        mask_RLL = segment_mask(segments_RL)
+        mask = Mask(segments_RL)
         x_ND = run_layers(
             list(self.blocks), x_ND,
             lambda block, x_ND, key, _: block(
-                x_ND, mask_RLL, dropout_key=key, kernel=execution.kernel
+                x_ND, mask, dropout_key=key, kernel=execution.kernel
             ),
-            dropout_key, execution, self.dtype,
+            dropout_key, execution, self.config,
         )  # fmt: skip
         return x_ND.reshape(rows, length, -1)
 

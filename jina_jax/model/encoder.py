@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jina_jax.config import ModelConfig, PoolingConfig
+from jina_jax.config import LoraConfig, ModelConfig, PoolingConfig
 from jina_jax.errors import UserError
 from jina_jax.model import bert, modernbert, mpnet, qwen3, t5
 from jina_jax.model.dropout import DropoutKey
@@ -71,6 +71,7 @@ def apply(
     segments_RL: Int[Array, "R L"],
     dropout_key: DropoutKey | None = None,
     execution: Execution = AT_ONCE,
+    lora: LoraConfig = LoraConfig(),
 ) -> Float[Array, "R L D"]:
     """Encodes packed rows with the given weights; texts of a row do not see each other.
 
@@ -81,11 +82,12 @@ def apply(
       segments_RL: int, 0 for padding, 1.. for the texts of a row.
       dropout_key: the same key and row numbers repeat the same dropout exactly; None turns it off.
       execution: how the layers are run.
+      lora: that the adapters among `params` were made with.
     Returns: float32 [R, L, D]; positions of padding hold no meaning.
     """
     flat = nnx.to_flat_state(params)
     own = nnx.from_flat_state([(path, leaf) for path, leaf in flat if path[0] != DENSE])
-    encoder = nnx.merge(graphdef(family_of(config).encoder, config), own)
+    encoder = nnx.merge(graphdef(family_of(config).encoder, config, lora), own)
     with products(config, execution):
         hidden_RLD: Array = encoder(
             ids_RL, segments_RL, dropout_key=dropout_key, execution=execution
@@ -104,6 +106,7 @@ def embed(
     pooled_RL: Int[Array, "R L"] | None = None,
     dropout_key: DropoutKey | None = None,
     execution: Execution = AT_ONCE,
+    lora: LoraConfig = LoraConfig(),
     normalize: bool = True,
 ) -> Float[Array, "R S E"]:
     """Encodes packed rows, and gives one embedding per text.
@@ -119,11 +122,12 @@ def embed(
         unless `pooling.skips_prompt`.
       dropout_key: as for `apply`.
       execution: how the layers are run.
+      lora: as for `apply`.
       normalize: scale to length 1.
     Returns: float32 [R, S, E]; slot s - 1 holds the text of segment s. What a slot without a text
       holds has no meaning, unless there is no Dense layer: then it is zeros.
     """
-    hidden_RLD = apply(config, params, ids_RL, segments_RL, dropout_key, execution)
+    hidden_RLD = apply(config, params, ids_RL, segments_RL, dropout_key, execution, lora)
     tokens_RL = segments_RL if pooled_RL is None else pooled_RL
     z_RSE = pool(hidden_RLD, tokens_RL, texts_per_row, pooling.mode)
     if pooling.dense_dimensions:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -12,13 +13,10 @@ from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
+from jina_jax.config.fields import ProductPrecision
 from jina_jax.model.attention import Kernel
 from jina_jax.model.dropout import DropoutKey
 from jina_jax.model.huggingface import Layout
-
-Precision = Literal["highest", "high", "default"]
-"""Of float32 products on TPUs and GPUs: float32's own, three products of bfloat16 (or tf32), or
-one. On CPU all are float32."""
 
 
 class Access:
@@ -55,7 +53,7 @@ class Execution(NamedTuple):
     """Of the attention."""
     access: Access = WHOLE
     """To the parameters."""
-    precision: Precision = "highest"
+    precision: ProductPrecision = "highest"
     """Of matrix products in float32."""
 
 
@@ -124,10 +122,10 @@ def _all_but_gathered(primitive: Any, *_: Any, **__: Any) -> bool:
 def run_layers(
     blocks: Sequence[nnx.Module],
     x_ND: Float[Array, "N D"],
-    run: Callable[[Any, Array, DropoutKey | None, Array], Array],
+    run: Callable[[Any, Array, DropoutKey | None, int | Array], Array],
     dropout_key: DropoutKey | None,
     execution: Execution,
-    dtype: str,
+    config: Any,
     first: int = 0,
 ) -> Float[Array, "N D"]:
     """Passes hidden states through blocks of one structure.
@@ -135,22 +133,26 @@ def run_layers(
     Args:
       blocks: of the encoder, in order.
       x_ND: hidden states; N = R * L tokens, row by row.
-      run: maps a block, hidden states, the block's own dropout key and its number, which may be
-        traced, to hidden states.
+      run: maps a block, hidden states, the block's own dropout key and its number, which is traced
+        in a scan, to hidden states.
       dropout_key: the encoder's, or None for no dropout.
       execution: how.
-      dtype: of the matrix products.
+      config: of the encoder, with the dtypes of products and hidden states.
+    Returns: float32.
       first: number of the first of these blocks.
     """
     graphdef = nnx.graphdef(blocks[0])
     params = [nnx.state(block, nnx.Param) for block in blocks]
 
-    def layer(x_ND: Array, params: nnx.State, number: Int[Array, ""]) -> Array:
+    def layer(number: int | Array, x_ND: Array, params: nnx.State) -> Array:
         key = None if dropout_key is None else dropout_key.fold_in(number)
         whole = execution.access.layer(params)
-        return run(nnx.merge(graphdef, whole), x_ND, key, number)
+        return run(nnx.merge(graphdef, whole), x_ND, key, number).astype(x_ND.dtype)
 
-    if execution.remat != "none" or execution.access.is_divided:
+    def numbered(number: int | Array) -> Callable[[Array, nnx.State], Array]:
+        of_layer = partial(layer, number)
+        if execution.remat == "none" and not execution.access.is_divided:
+            return of_layer
         policies = jax.checkpoint_policies
         kept = {
             "none": _all_but_gathered,
@@ -158,14 +160,22 @@ def run_layers(
             "full": policies.nothing_saveable,
         }
         # A loop keeps XLA from merging the second computation with the first by itself.
-        layer = jax.checkpoint(layer, policy=kept[execution.remat], prevent_cse=not execution.scan)
-    numbers = first + jnp.arange(len(blocks))
+        return jax.checkpoint(
+            of_layer, policy=kept[execution.remat], prevent_cse=not execution.scan
+        )
+
+    x_ND = x_ND.astype(config.residual_dtype)
     if not execution.scan:
-        for number, of_layer in zip(numbers, params, strict=True):
-            x_ND = layer(x_ND, of_layer, number)
-        return x_ND
+        for number, of_layer in enumerate(params, first):
+            x_ND = numbered(number)(x_ND, of_layer)
+        return x_ND.astype(jnp.float32)
     # Matrices are stacked in the dtype they are multiplied in, which is half the copy.
     stacked = jax.tree.map(
-        lambda *xs: jnp.stack([x.astype(dtype) if x.ndim > 1 else x for x in xs]), *params
+        lambda *xs: jnp.stack([x.astype(config.compute_dtype) if x.ndim > 1 else x for x in xs]),
+        *params,
     )
-    return jax.lax.scan(lambda x_ND, xs: (layer(x_ND, *xs), None), x_ND, (stacked, numbers))[0]
+    numbers = first + jnp.arange(len(blocks))
+    x_ND, _ = jax.lax.scan(
+        lambda x_ND, xs: (numbered(xs[1])(x_ND, xs[0]), None), x_ND, (stacked, numbers)
+    )
+    return x_ND.astype(jnp.float32)

@@ -10,13 +10,14 @@ import functools
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from flax import nnx
 
-from jina_jax.config import ModelConfig
+from jina_jax.config import LoraConfig, ModelConfig
 from jina_jax.model.encoder import init_params
+from jina_jax.model.layers import is_adapted
 
 
 class Work(NamedTuple):
@@ -48,10 +49,24 @@ def encoder_flops(config: ModelConfig, work: Work) -> int:
 
 
 @functools.lru_cache
+def _shapes(config: ModelConfig) -> dict[tuple[Any, ...], tuple[int, int]]:
+    """Of the matrices that a token is multiplied with, by their paths."""
+    shapes = nnx.to_flat_state(jax.eval_shape(partial(init_params, config), jax.random.key(0)))
+    return {path[:-1]: leaf.shape for path, leaf in shapes if path[-1] == "kernel"}
+
+
 def _matrices(config: ModelConfig) -> int:
     """Numbers in the matrices that a token is multiplied with."""
-    shapes = nnx.to_flat_state(jax.eval_shape(partial(init_params, config), jax.random.key(0)))
-    return sum(math.prod(leaf.shape) for path, leaf in shapes if path[-1] == "kernel")
+    return sum(map(math.prod, _shapes(config).values()))
+
+
+def adapter_flops(config: ModelConfig, work: Work, lora: LoraConfig) -> int:
+    """One forward pass of the adapters alone.
+
+    Example: rank 4 beside a matrix of 512 · 2048: 2 · 4 · (512 + 2048) = 20,480 per token.
+    """
+    sides = [sum(shape) for path, shape in _shapes(config).items() if is_adapted(path, lora)]
+    return work.tokens * 2 * lora.rank * sum(sides)
 
 
 def similarity_flops(queries: int, keys: int, dimension: int) -> int:
@@ -68,7 +83,7 @@ class StepFlops(NamedTuple):
 
     model: int
     """What the step must compute on its rows as they are, padding included: three forward passes
-    of encoder and loss."""
+    of encoder and loss, less the gradients of what is frozen."""
     text: int
     """The part of `model` that is of the texts alone: no padding, and attention within a text."""
     hardware: int
@@ -85,7 +100,9 @@ def step_flops(
     queries: int,
     keys: int,
     encoded_again: int,
+    scored_again: bool = False,
     cuts: Sequence[int] = (),
+    lora: LoraConfig = LoraConfig(),
 ) -> StepFlops:
     """Operations of a training step.
 
@@ -97,14 +114,24 @@ def step_flops(
       keys: passages that each query is compared with.
       encoded_again: forward passes beyond the first: 1 with full rematerialisation, 1 with
         GradCache, 2 with both.
+      scored_again: whether the backward pass computes the scores of attention again.
       cuts: numbers of first dimensions with a loss of their own.
+      lora: with adapters a frozen matrix takes two products in place of three: it has no gradient.
     """
     loss = 3 * similarity_flops(queries, keys, config.dimensions + sum(cuts))
-    forward = encoder_flops(config, rows)
-    model = 3 * forward + loss
+
+    def forward(work: Work) -> int:
+        return encoder_flops(config, work) + adapter_flops(config, work, lora)
+
+    def trained(work: Work) -> int:
+        left_out = work.tokens * 2 * _matrices(config) if lora.rank else 0
+        return 3 * forward(work) - left_out + loss
+
+    # Of the two products of attention the first.
+    scores = encoder_flops(config, Work(0, rows.attended)) // 2
     return StepFlops(
-        model=model,
-        text=3 * encoder_flops(config, texts) + loss,
-        hardware=model + encoded_again * forward,
+        model=trained(rows),
+        text=trained(texts),
+        hardware=trained(rows) + encoded_again * forward(rows) + scores * scored_again,
         loss=loss,
     )

@@ -120,16 +120,20 @@ def read_params(layout: Layout, params: nnx.State) -> dict[str, np.ndarray]:
     }  # fmt: skip
 
 
+DTYPES = ("compute_dtype", "residual_dtype")
+"""Fields of a shape that say how it is run, and are in no `config.json`."""
+
+
 def read_shape(cls: type[_C], config_json: Mapping[str, Any]) -> _C:
     """A shape from the fields of a `config.json` that it shares with `cls`.
 
-    Fields that old files leave out take the defaults of `cls`; `compute_dtype` always does.
+    Fields that old files leave out take the defaults of `cls`; those of `DTYPES` always do.
 
     Raises: UserError for a value of the wrong type or beyond all models.
     """
     values: dict[str, Any] = {}
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
-        if field.name not in config_json or field.name == "compute_dtype":
+        if field.name not in config_json or field.name in DTYPES:
             continue
         value, default = config_json[field.name], field.default
         # A number may be written without its decimals; nothing else may change its type.
@@ -171,7 +175,7 @@ def require_divides(config: Any, name: str, divisor: str) -> None:
 
 def shape_fields(config: Any) -> dict[str, Any]:
     """The fields of a shape that a `config.json` has."""
-    return {k: v for k, v in dataclasses.asdict(config).items() if k != "compute_dtype"}
+    return {k: v for k, v in dataclasses.asdict(config).items() if k not in DTYPES}
 
 
 def check_shape(values: Mapping[str, Any], where: object) -> None:

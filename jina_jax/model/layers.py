@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jina_jax.config import LoraConfig
+
 INITIAL_STD = 0.02
 """Of BERT's weights and of those after it."""
 
@@ -17,8 +19,26 @@ def table(rows: int, columns: int, *, rngs: nnx.Rngs, std: float = INITIAL_STD) 
     return nnx.Param(std * jax.random.normal(rngs.params(), (rows, columns), jnp.float32))
 
 
+class Adapter(nnx.Module):
+    """What is trained in place of a matrix [in, out]: a product of rank A (Hu et al. 2021, arXiv
+    2106.09685).
+    """
+
+    def __init__(self, in_size: int, out_size: int, lora: LoraConfig) -> None:
+        self.scale = lora.scale
+        self.a_IA = nnx.Param(jnp.zeros((in_size, lora.rank), jnp.float32))
+        self.b_AO = nnx.Param(jnp.zeros((lora.rank, out_size), jnp.float32))
+
+    def __call__(self, x: Float[Array, "N I"]) -> Float[Array, "N O"]:
+        """`scale · x A B`, in the dtype of `x`."""
+        return (x @ self.a_IA[...].astype(x.dtype) * self.scale) @ self.b_AO[...].astype(x.dtype)
+
+
 class Linear(nnx.Module):
     """A matrix, stored [in, out] in float32 and multiplied in `dtype`."""
+
+    adapter: Adapter | None = None
+    """Of the class, so that a map without one has no such part."""
 
     def __init__(
         self,
@@ -40,6 +60,8 @@ class Linear(nnx.Module):
     def __call__(self, x: Float[Array, "N I"]) -> Float[Array, "N O"]:
         """The rows of `x` times the matrix, plus the bias if there is one, in `dtype`."""
         y = x.astype(self.dtype) @ self.kernel[...].astype(self.dtype)
+        if self.adapter is not None:
+            y = y + self.adapter(x.astype(self.dtype))
         return y + self.bias_O[...].astype(self.dtype)[None] if self.has_bias else y
 
 
@@ -103,6 +125,29 @@ class LayerNorm(nnx.Module):
 
 
 @functools.lru_cache
-def graphdef(module: Any, config: Any) -> nnx.GraphDef:
-    """The structure of `module(config)`, to be merged with its parameters."""
-    return nnx.graphdef(nnx.eval_shape(lambda: module(config, rngs=nnx.Rngs(0))))
+def graphdef(module: Any, config: Any, lora: LoraConfig = LoraConfig()) -> nnx.GraphDef:
+    """The structure of `module(config)`, to be merged with its parameters.
+
+    Args:
+      module: class of an encoder or classifier.
+      config: its shape.
+      lora: says which matrices of layers have an adapter.
+    """
+
+    def made() -> nnx.Module:
+        model = module(config, rngs=nnx.Rngs(0))
+        for path, part in nnx.iter_modules(model) if lora.rank else ():
+            if isinstance(part, Linear) and is_adapted(path, lora):
+                in_size, out_size = part.kernel.shape
+                part.adapter = Adapter(in_size, out_size, lora)
+        return model
+
+    return nnx.graphdef(nnx.eval_shape(made))
+
+
+def is_adapted(path: tuple[Any, ...], lora: LoraConfig) -> bool:
+    """Whether the matrix of the linear map at a path, such as `blocks/0/attention/q`, has an
+    adapter.
+    """
+    is_chosen = not lora.targets or path[-1] in lora.targets
+    return lora.rank > 0 and path[0] == "blocks" and is_chosen

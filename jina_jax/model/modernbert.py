@@ -8,18 +8,19 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from jina_jax.config import ModernBertConfig
 from jina_jax.errors import UserError
 from jina_jax.model.attention import (
     Kernel,
+    Mask,
     WeightDropout,
     attend_with,
     rotary,
-    segment_mask,
     segment_positions,
 )
 from jina_jax.model.dropout import DropoutKey, Site, dropout
@@ -61,7 +62,8 @@ class ModernBertAttention(nnx.Module):
     def __call__(
         self,
         x_ND: Float[Array, "N D"],
-        mask_RLL: Bool[Array, "R L L"],
+        masks: tuple[Mask, Mask],
+        is_global: bool | Array,
         position_RL: Int[Array, "R L"],
         theta: float | Array,
         *,
@@ -72,11 +74,12 @@ class ModernBertAttention(nnx.Module):
 
         Args:
           x_ND: normalised hidden states; N = R * L tokens, row by row.
-          mask_RLL: which key each query may attend to.
+          masks: which keys each query may attend to, in a global layer and in a local one.
+          is_global: which of them this layer is.
           position_RL: of each token in its text.
           theta: of the rotary positions.
           dropout_key: the layer's key, or None for no dropout.
-          kernel: how; with `cudnn` no weights are dropped.
+          kernel: how; `cudnn` drops no weights.
         Returns: [N, D] in the compute dtype.
         """
         rows, length = position_RL.shape
@@ -86,10 +89,14 @@ class ModernBertAttention(nnx.Module):
 
         q_RLHK = rotary(heads(self.q(x_ND)), position_RL, theta)
         k_RLHK = rotary(heads(self.k(x_ND)), position_RL, theta)
-        mixed_RLHK = attend_with(
-            kernel, q_RLHK * q_RLHK.shape[-1] ** -0.5, k_RLHK, heads(self.v(x_ND)), mask_RLL,
+        mixed = partial(
+            attend_with, kernel, q_RLHK * q_RLHK.shape[-1] ** -0.5, k_RLHK, heads(self.v(x_ND)),
             drop=WeightDropout.of(dropout_key, self.dropout_rate),
         )  # fmt: skip
+        if isinstance(is_global, bool):
+            mixed_RLHK = mixed(masks[0] if is_global else masks[1])
+        else:
+            mixed_RLHK = jax.lax.cond(is_global, lambda: mixed(masks[0]), lambda: mixed(masks[1]))
         attended_ND = self.o(mixed_RLHK.reshape(rows * length, -1))
         return dropout(attended_ND, dropout_key, Site.ATTENTION_OUTPUT, self.dropout_rate)
 
@@ -112,7 +119,8 @@ class ModernBertBlock(nnx.Module):
     def __call__(
         self,
         x_ND: Float[Array, "N D"],
-        mask_RLL: Bool[Array, "R L L"],
+        masks: tuple[Mask, Mask],
+        is_global: bool | Array,
         position_RL: Int[Array, "R L"],
         theta: float | Array,
         *,
@@ -125,7 +133,7 @@ class ModernBertBlock(nnx.Module):
         """
         normal_ND = x_ND if self.is_first else self.attention_norm(x_ND)
         x_ND = x_ND + self.attention(
-            normal_ND, mask_RLL, position_RL, theta, dropout_key=dropout_key, kernel=kernel
+            normal_ND, masks, is_global, position_RL, theta, dropout_key=dropout_key, kernel=kernel
         )
         normal_ND = self.feed_forward_norm(x_ND)
         h_NF = gelu(self.wi(normal_ND)) * self.wg(normal_ND)
@@ -163,17 +171,14 @@ class ModernBertEncoder(nnx.Module):
         outside = None if dropout_key is None else dropout_key.fold_in(config.num_hidden_layers)
         x_ND = dropout(x_ND, outside, Site.EMBEDDING, config.embedding_dropout)
         position_RL = segment_positions(segments_RL)
-        mask_RLL = segment_mask(segments_RL)
-        index_L = jnp.arange(length)
-        distance_LL = jnp.abs(index_L[:, None] - index_L[None, :])
-        near_RLL = mask_RLL & (distance_LL <= config.local_attention // 2)[None]
+        masks = Mask(segments_RL), Mask(segments_RL, window=config.local_attention // 2)
 
         def run(
-            block: ModernBertBlock, x_ND: Array, key: DropoutKey | None, number: Array
+            block: ModernBertBlock, x_ND: Array, key: DropoutKey | None, number: int | Array
         ) -> Array:
             is_global = number % config.global_attn_every_n_layers == 0
             return block(
-                x_ND, jnp.where(is_global, mask_RLL, near_RLL), position_RL,
+                x_ND, masks, is_global, position_RL,
                 jnp.where(is_global, config.global_rope_theta, config.local_rope_theta),
                 dropout_key=key, kernel=execution.kernel,
             )  # fmt: skip
@@ -181,9 +186,7 @@ class ModernBertEncoder(nnx.Module):
         # The first block lacks a norm, so that a loop over all would not be of one structure.
         for first, blocks in ((0, self.blocks[:1]), (1, self.blocks[1:])):
             if blocks:
-                x_ND = run_layers(
-                    list(blocks), x_ND, run, dropout_key, execution, config.compute_dtype, first
-                )
+                x_ND = run_layers(list(blocks), x_ND, run, dropout_key, execution, config, first)
         return self.final_norm(x_ND).reshape(rows, length, -1)
 
 

@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from jina_jax.config import MPNetConfig
-from jina_jax.model.attention import RelativePositionBias, segment_mask, segment_positions
+from jina_jax.model.attention import Mask, RelativePositionBias, segment_positions
 from jina_jax.model.bert import BertBlock, read_bert_shape, with_bias
 from jina_jax.model.dropout import DropoutKey, Site, dropout
 from jina_jax.model.family import (
@@ -33,7 +33,7 @@ class MPNetEncoder(nnx.Module):
 
     def __init__(self, config: MPNetConfig, *, rngs: nnx.Rngs) -> None:
         d = config.hidden_size
-        self.dropout_rate, self.dtype = config.hidden_dropout_prob, config.compute_dtype
+        self.config, self.dropout_rate = config, config.hidden_dropout_prob
         self.first_position = config.first_position
         self.word_VD = table(config.vocab_size, d, rngs=rngs)
         self.position_PD = table(config.max_position_embeddings, d, rngs=rngs)
@@ -64,14 +64,14 @@ class MPNetEncoder(nnx.Module):
         x_ND = self.embedding_norm(x_RLD.reshape(rows * length, -1))
         outside = None if dropout_key is None else dropout_key.fold_in(len(self.blocks))
         x_ND = dropout(x_ND, outside, Site.EMBEDDING, self.dropout_rate)
-        bias_HLL = self.position_bias(length)
-        mask_RLL = segment_mask(segments_RL)
+        bias = self.position_bias(length, execution.kernel)
+        mask = Mask(segments_RL)
         x_ND = run_layers(
             list(self.blocks), x_ND,
             lambda block, x_ND, key, _: block(
-                x_ND, mask_RLL, bias_HLL, dropout_key=key, kernel=execution.kernel
+                x_ND, mask, bias, dropout_key=key, kernel=execution.kernel
             ),
-            dropout_key, execution, self.dtype,
+            dropout_key, execution, self.config,
         )  # fmt: skip
         return x_ND.reshape(rows, length, -1)
 

@@ -11,16 +11,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from jina_jax.config import Qwen3Config
 from jina_jax.errors import UserError
 from jina_jax.model.attention import (
     Kernel,
+    Mask,
     WeightDropout,
     attend_with,
     rotary,
-    segment_mask,
     segment_positions,
 )
 from jina_jax.model.dropout import DropoutKey
@@ -64,7 +64,7 @@ class Qwen3Attention(nnx.Module):
     def __call__(
         self,
         x_ND: Float[Array, "N D"],
-        mask_RLL: Bool[Array, "R L L"],
+        mask: Mask,
         position_RL: Int[Array, "R L"],
         *,
         dropout_key: DropoutKey | None,
@@ -74,10 +74,10 @@ class Qwen3Attention(nnx.Module):
 
         Args:
           x_ND: normalised hidden states; N = R * L tokens, row by row.
-          mask_RLL: which key each query may attend to.
+          mask: which keys each query may attend to.
           position_RL: of each token in its text.
           dropout_key: the layer's key, or None for no dropout.
-          kernel: how; with `cudnn` no weights are dropped.
+          kernel: how; `cudnn` drops no weights.
         Returns: [N, D] in the compute dtype.
         """
         config, (rows, length) = self.config, position_RL.shape
@@ -94,7 +94,7 @@ class Qwen3Attention(nnx.Module):
         k_RLHK = jnp.repeat(heads(self.k(x_ND), self.k_norm), shared, axis=2)
         v_RLHK = jnp.repeat(heads(self.v(x_ND), None), shared, axis=2)
         mixed_RLHK = attend_with(
-            kernel, q_RLHK * config.head_dim**-0.5, k_RLHK, v_RLHK, mask_RLL,
+            kernel, q_RLHK * config.head_dim**-0.5, k_RLHK, v_RLHK, mask,
             drop=WeightDropout.of(dropout_key, config.attention_dropout),
         )  # fmt: skip
         return self.o(mixed_RLHK.reshape(rows * length, -1))
@@ -115,7 +115,7 @@ class Qwen3Block(nnx.Module):
     def __call__(
         self,
         x_ND: Float[Array, "N D"],
-        mask_RLL: Bool[Array, "R L L"],
+        mask: Mask,
         position_RL: Int[Array, "R L"],
         *,
         dropout_key: DropoutKey | None,
@@ -126,7 +126,7 @@ class Qwen3Block(nnx.Module):
         Args as for `Qwen3Attention`.
         """
         x_ND = x_ND + self.attention(
-            self.attention_norm(x_ND), mask_RLL, position_RL,
+            self.attention_norm(x_ND), mask, position_RL,
             dropout_key=dropout_key, kernel=kernel,
         )  # fmt: skip
         normal_ND = self.feed_forward_norm(x_ND)
@@ -137,7 +137,7 @@ class Qwen3Encoder(nnx.Module):
     """Token ids to hidden states; float32 weights, norms and residual stream."""
 
     def __init__(self, config: Qwen3Config, *, rngs: nnx.Rngs) -> None:
-        self.dtype = config.compute_dtype
+        self.config = config
         self.word_VD = table(config.vocab_size, config.hidden_size, rngs=rngs)
         self.blocks = nnx.List(
             [Qwen3Block(config, rngs=rngs) for _ in range(config.num_hidden_layers)]
@@ -156,14 +156,13 @@ class Qwen3Encoder(nnx.Module):
         rows, length = ids_RL.shape
         x_ND = execution.access.look_up(self.word_VD[...], ids_RL.reshape(-1))
         position_RL = segment_positions(segments_RL)
-        before_LL = jnp.tril(jnp.ones((length, length), bool))
-        mask_RLL = segment_mask(segments_RL) & before_LL[None]
+        mask = Mask(segments_RL, is_causal=True)
         x_ND = run_layers(
             list(self.blocks), x_ND,
             lambda block, x_ND, key, _: block(
-                x_ND, mask_RLL, position_RL, dropout_key=key, kernel=execution.kernel
+                x_ND, mask, position_RL, dropout_key=key, kernel=execution.kernel
             ),
-            dropout_key, execution, self.dtype,
+            dropout_key, execution, self.config,
         )  # fmt: skip
         return self.final_norm(x_ND).reshape(rows, length, -1)
 

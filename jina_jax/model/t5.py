@@ -10,16 +10,16 @@ import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from jina_jax.config import T5Config
 from jina_jax.errors import UserError
 from jina_jax.model.attention import (
     Kernel,
+    Mask,
     RelativePositionBias,
     WeightDropout,
     attend_with,
-    segment_mask,
 )
 from jina_jax.model.dropout import DropoutKey, Site, dropout
 from jina_jax.model.family import AT_ONCE, BLOCK_SHARDINGS, Execution, Family, run_layers
@@ -43,8 +43,8 @@ class SelfAttention(nnx.Module):
     def __call__(
         self,
         x_ND: Float[Array, "N D"],
-        bias_HLL: Float[Array, "H L L"],
-        mask_RLL: Bool[Array, "R L L"],
+        bias: Float[Array, "H ..."],
+        mask: Mask,
         *,
         dropout_key: DropoutKey | None = None,
         kernel: Kernel = "at_once",
@@ -53,20 +53,20 @@ class SelfAttention(nnx.Module):
 
         Args:
           x_ND: normalised hidden states; N = R * L tokens, row by row.
-          bias_HLL: float32, from `RelativePositionBias`.
-          mask_RLL: from `segment_mask`.
+          bias: float32, from `RelativePositionBias`.
+          mask: which keys each query may attend to.
           dropout_key: the layer's key, or None for no dropout.
-          kernel: how; with `cudnn` no weights are dropped.
+          kernel: how; `cudnn` drops no weights.
         Returns: [N, D] in the compute dtype.
         """
-        rows, length, _ = mask_RLL.shape
+        rows, length = mask.segments_RL.shape
 
         def heads(projected: Array) -> Array:
             return projected.reshape(rows, length, self.num_heads, -1)
 
         mixed_RLHK = attend_with(
-            kernel, heads(self.q(x_ND)), heads(self.k(x_ND)), heads(self.v(x_ND)), mask_RLL,
-            bias_HLL, WeightDropout.of(dropout_key, self.dropout_rate),
+            kernel, heads(self.q(x_ND)), heads(self.k(x_ND)), heads(self.v(x_ND)), mask,
+            bias, WeightDropout.of(dropout_key, self.dropout_rate),
         )  # fmt: skip
         return self.o(mixed_RLHK.reshape(rows * length, -1))
 
@@ -118,8 +118,8 @@ class Block(nnx.Module):
     def __call__(
         self,
         x_ND: Float[Array, "N D"],
-        bias_HLL: Float[Array, "H L L"],
-        mask_RLL: Bool[Array, "R L L"],
+        bias: Float[Array, "H ..."],
+        mask: Mask,
         *,
         dropout_key: DropoutKey | None = None,
         kernel: Kernel = "at_once",
@@ -128,14 +128,14 @@ class Block(nnx.Module):
 
         Args:
           x_ND: float32 residual stream; N = R * L tokens, row by row.
-          bias_HLL: float32 relative position bias.
-          mask_RLL: which key each query may attend to.
+          bias: float32 relative position bias.
+          mask: which keys each query may attend to.
           dropout_key: this layer's key, or None for no dropout.
           kernel: of the attention.
         Returns: float32 residual stream.
         """
         attended_ND = self.attention(
-            self.attention_norm(x_ND), bias_HLL, mask_RLL, dropout_key=dropout_key, kernel=kernel
+            self.attention_norm(x_ND), bias, mask, dropout_key=dropout_key, kernel=kernel
         )
         x_ND = x_ND + dropout(attended_ND, dropout_key, Site.ATTENTION_OUTPUT, self.dropout_rate)
         mapped_ND = self.feed_forward(self.feed_forward_norm(x_ND), dropout_key=dropout_key)
@@ -152,7 +152,7 @@ class T5Encoder(nnx.Module):
     """
 
     def __init__(self, config: T5Config, *, rngs: nnx.Rngs) -> None:
-        self.dropout_rate, self.dtype = config.dropout_rate, config.compute_dtype
+        self.config, self.dropout_rate = config, config.dropout_rate
         self.embedding_VD = table(config.vocab_size, config.d_model, rngs=rngs, std=1.0)
         self.position_bias = RelativePositionBias(
             config.relative_attention_num_buckets, config.relative_attention_max_distance,
@@ -186,14 +186,14 @@ class T5Encoder(nnx.Module):
         # than products with a batch axis.
         x_ND = execution.access.look_up(self.embedding_VD[...], ids_RL.reshape(-1))
         x_ND = dropout(x_ND, outside, Site.EMBEDDING, self.dropout_rate)
-        bias_HLL = self.position_bias(length)
-        mask_RLL = segment_mask(segments_RL)
+        bias = self.position_bias(length, execution.kernel)
+        mask = Mask(segments_RL)
         x_ND = run_layers(
             list(self.blocks), x_ND,
             lambda block, x_ND, key, _: block(
-                x_ND, bias_HLL, mask_RLL, dropout_key=key, kernel=execution.kernel
+                x_ND, bias, mask, dropout_key=key, kernel=execution.kernel
             ),
-            dropout_key, execution, self.dtype,
+            dropout_key, execution, self.config,
         )  # fmt: skip
         x_ND = self.final_norm(x_ND)
         x_ND = dropout(x_ND, outside, Site.FINAL_NORM, self.dropout_rate)

@@ -9,6 +9,7 @@ import torch
 from mteb.models import ModelMeta, SearchEncoderWrapper
 from mteb.types import PromptType
 
+from jina_jax.config import Precision
 from jina_jax.evaluate.retrieval import order, ranking
 from jina_jax.inference.embedder import TEXTS_AT_ONCE, Embedder
 from jina_jax.inference.search import stream_top_k
@@ -81,8 +82,9 @@ class MtebModel:
             return wrapper.search(queries, top_k=top_k, top_ranked=top_ranked, **more)
         ids, texts = self._corpus["id"], (_document(row) for row in self._corpus)
         shown = track(
-            self._encoder.stream(texts, self._encoder.prompts.document), "search the corpus",
-            total=-(-len(ids) // TEXTS_AT_ONCE), unit="blocks", records=len,
+            self._encoder.own(texts, self._encoder.prompts.document), "search the corpus",
+            total=-(-len(ids) // TEXTS_AT_ONCE), unit="blocks",
+            records=lambda found: len(found.index_N),
         )  # fmt: skip
         q_QD = self._encoder.encode(list(queries["text"]), prompt=self._encoder.prompts.query)
         found = stream_top_k(q_QD, shown, top_k, order=order(list(ids)))
@@ -100,12 +102,15 @@ def _for_index(more: dict[str, Any]) -> dict[str, Any]:
     return {name: more[name] for name in names if name in more}
 
 
-def open_model(path: Path, name: str = "") -> MtebModel:
+def open_model(path: Path, name: str = "", precision: Precision = "float32") -> MtebModel:
     """Opens a run or the folder of a model.
 
     Args:
       path: of the folder.
       name: for the results; `jina_jax/` and the folder's name by default.
+      precision: that embeddings are rounded to; another than float32 is part of that default.
     Raises: UserError when it is neither.
     """
-    return MtebModel(Embedder.load(path), name or f"jina_jax/{path.absolute().name}")
+    rounding = "" if precision == "float32" else f"-{precision}"
+    name = name or f"jina_jax/{path.absolute().name}{rounding}"
+    return MtebModel(Embedder.load(path).at(precision), name)

@@ -119,7 +119,14 @@ def _chosen(config: NegationConfig, data: DataConfig) -> list[SourceConfig]:
             raise UserError(
                 f"negation.sources: no source is named {name!r}; they are {', '.join(sources)}"
             )
-    return [sources[name] for name in config.sources or sources]
+    chosen = [sources[name] for name in config.sources or sources]
+    for source in chosen:
+        if source.score_field:
+            raise UserError(
+                f"source {source.name!r} is of scored pairs, whose texts need not follow from each "
+                f"other: name the sources to negate in negation.sources, without it"
+            )
+    return chosen
 
 
 def _options(config: NegationConfig) -> dict[str, Any]:
@@ -136,8 +143,11 @@ def _options(config: NegationConfig) -> dict[str, Any]:
 
 
 def _source_key(source: SourceConfig) -> list[Any]:
+    values = dataclasses.asdict(dataclasses.replace(source, weight=1.0))
+    for name in ("label_field", "score_field", "in_batch"):
+        del values[name]  # Negations do not depend on them.
     return [
-        dataclasses.asdict(dataclasses.replace(source, weight=1.0)),
+        values,
         [[path, dataclasses.asdict(file_state(path))] for path in matched_files(source)],
     ]
 
@@ -163,7 +173,7 @@ def _build(
         marker = space.markers / stem
         if not marker.exists():
             bad = [record for record in part if isinstance(record, BadRecord)]
-            good = [record[:-1] for record in part if not isinstance(record, BadRecord)]
+            good = [record.texts for record in part if not isinstance(record, BadRecord)]
             made = [
                 m if m.reason else m._replace(reason=flaw(*m[:3], config.check))
                 for m in _make(good, endpoint)

@@ -175,7 +175,7 @@ class _Lengths(NamedTuple):
 def _lengths(config: RunConfig, sample: Sequence[Pair | Triplet]) -> _Lengths:
     tokenizer = load_tokenizer(find_folder(config.data.tokenizer.source))
     prompts = prompts_of(config.data.sources[0], config.data.prompts)
-    columns = [[r.query for r in sample], [t for r in sample for t in r[1:-1] if t]]
+    columns = [[r.query for r in sample], [t for r in sample for t in r.texts[1:] if t]]
     longest, total = [], 0
     for prompt, texts in zip(prompts, columns, strict=True):
         lengths = [len(e.ids) for e in tokenizer.encode_batch_fast([prompt + t for t in texts])]

@@ -6,6 +6,7 @@ JSON to standard output: `{"progress": ...}`, and last `{"result": ...}`, a `Com
 
 import dataclasses
 import json
+import math
 import os
 import pickle
 import re
@@ -21,7 +22,9 @@ import numpy as np
 
 from jina_jax.config import FeedConfig, RunConfig
 from jina_jax.errors import UserError
+from jina_jax.feed.batch import TEXTS_ALONE, BatchFields, RecordKind
 from jina_jax.feed.packing import bucket_rows, place
+from jina_jax.model.attention import Kernel
 from jina_jax.model.flops import Work
 from jina_jax.plan.topology import LOCAL, find_topology
 from jina_jax.system.processes import die_with_parent
@@ -38,6 +41,14 @@ class BatchShape:
     """Tokens of a query, of a positive and of each hard negative."""
     rows: int
     row_tokens: int
+    fields: BatchFields = TEXTS_ALONE
+    is_scored: bool = False
+    """Of pairs with a score."""
+
+    @property
+    def kind(self) -> RecordKind:
+        """Of its records."""
+        return RecordKind(len(self.lengths), self.is_scored)
 
     @property
     def negatives(self) -> int:
@@ -55,13 +66,18 @@ class BatchShape:
         return Work.of_rows(self.rows, self.row_tokens)
 
 
-def batch_shape(feed: FeedConfig, tokens: int, negatives: int = 0) -> BatchShape:
+def batch_shape(
+    feed: FeedConfig, tokens: int, negatives: int = 0, fields: BatchFields = TEXTS_ALONE,
+    is_scored: bool = False,
+) -> BatchShape:  # fmt: skip
     """The batch of texts of a length, packed as the feed does.
 
     Args:
       feed: batch size, limits and packing.
       tokens: of each text; 0 takes texts at the feed's limits.
       negatives: hard negatives of each record.
+      fields: that the batches of the run have.
+      is_scored: whether records are pairs with a score.
     Raises: UserError when a number is negative.
     """
     for name, value in (("tokens", tokens), ("negatives", negatives)):
@@ -70,12 +86,15 @@ def batch_shape(feed: FeedConfig, tokens: int, negatives: int = 0) -> BatchShape
     limits = (feed.query_tokens, *[feed.positive_tokens] * (1 + negatives))
     lengths = tuple(min(tokens or limit, limit) for limit in limits)
     placement = place(
-        np.tile(lengths, feed.global_batch_size),
+        np.tile(lengths, feed.global_batch_size // feed.num_groups),
         row_tokens=feed.row_tokens,
         texts_per_row=feed.texts_per_row,
     )
-    rows = bucket_rows(placement.num_rows, feed.rows_multiple)
-    return BatchShape(feed.global_batch_size, lengths, rows, feed.row_tokens)
+    multiple = math.lcm(feed.rows_multiple, feed.num_groups)
+    rows = bucket_rows(placement.num_rows * feed.num_groups, multiple)
+    return BatchShape(
+        feed.global_batch_size, lengths, rows, feed.row_tokens, fields, is_scored and not negatives
+    )
 
 
 @dataclass(frozen=True)
@@ -108,13 +127,16 @@ class Compiled:
     collective_count: dict[str, int] = field(default_factory=dict)
     unknown_loops: int = 0
     compile_s: float = 0.0
+    attention: Kernel = "at_once"
+    hosts: int = 1
+    """That the devices belong to."""
 
 
 def abstract_arguments(config: RunConfig, shape: BatchShape) -> tuple[Any, Any]:
     """Shapes of the state and of a batch, without their values."""
     from jina_jax.train.step import batch_shapes, state_shapes
 
-    return state_shapes(config), batch_shapes(config, shape.rows, len(shape.lengths))
+    return state_shapes(config), batch_shapes(config, shape.rows, shape.kind, shape.fields)
 
 
 def topology_devices(name: str) -> Sequence[Any]:
@@ -144,12 +166,15 @@ def compile_step(request: Request, progress: Callable[[str], None]) -> Compiled:
     from jina_jax.devices.memory import local_memory_bytes, program_bytes
     from jina_jax.devices.mesh import check_divides, make_mesh
     from jina_jax.plan.traffic import measure, parse
-    from jina_jax.train.step import make_train_step
+    from jina_jax.train.step import attention_kernel, make_train_step
 
     mesh = make_mesh(request.config.mesh, topology_devices(request.topology))
     devices = list(mesh.devices.flat)
     check_divides(request.config, mesh)
     kind, began = devices[0].device_kind, time.perf_counter()
+    kernel, why = attention_kernel(request.config, mesh)
+    if why:
+        progress(f"attention is left to the compiler: {why}")
     progress("tracing")
     step = cast(jax.stages.Wrapped, make_train_step(request.config, mesh))
     lowered = step.lower(*abstract_arguments(request.config, request.shape))
@@ -163,7 +188,7 @@ def compile_step(request: Request, progress: Callable[[str], None]) -> Compiled:
             needed, available = out_of_memory(str(error))
             return Compiled(
                 kind, len(devices), False, needed, available,
-                compile_s=time.perf_counter() - began,
+                compile_s=time.perf_counter() - began, attention=kernel,
             )  # fmt: skip
         compile_s = time.perf_counter() - began
         progress("reading the compiled step")
@@ -177,7 +202,8 @@ def compile_step(request: Request, progress: Callable[[str], None]) -> Compiled:
     return Compiled(
         kind, len(devices), not available or needed <= available, needed, available,
         memory.argument_size_in_bytes, needed - memory.argument_size_in_bytes - output, output,
-        compile_s=compile_s, **dataclasses.asdict(traffic),
+        compile_s=compile_s, attention=kernel, hosts=len({d.process_index for d in devices}),
+        **dataclasses.asdict(traffic),
     )  # fmt: skip
 
 

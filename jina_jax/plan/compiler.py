@@ -23,7 +23,7 @@ from jina_jax.system.environment import package_key, package_version
 from jina_jax.system.hashing import content_key
 from jina_jax.system.terminal import say
 
-_SECTIONS = ("model", "mesh", "feed", "loss", "optim", "train")
+_SECTIONS = ("model", "pooling", "mesh", "feed", "loss", "optim", "lora", "train")
 """Parts of a configuration that the step depends on."""
 _TPU_COMPILER = {
     # Without these, libtpu asks a metadata server that isn't there who it is.

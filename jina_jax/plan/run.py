@@ -5,10 +5,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from jina_jax.config import ModelConfig, RunConfig
+from jina_jax.config import RunConfig
 from jina_jax.devices.accelerators import Accelerator, accelerator
 from jina_jax.devices.memory import remedies
 from jina_jax.errors import UserError
+from jina_jax.feed.batch import BatchFields
+from jina_jax.inference.model_folder import find_folder, read_sentence_config
+from jina_jax.model.attention import ON_TPU
 from jina_jax.model.flops import StepFlops, step_flops
 from jina_jax.plan.compile import BatchShape, Compiled, Request, batch_shape
 from jina_jax.plan.compiler import compiled_step
@@ -45,7 +48,7 @@ class Roofline:
 
 def roofline(
     flops: StepFlops,
-    model: ModelConfig,
+    config: RunConfig,
     known: Accelerator,
     *,
     devices: int,
@@ -56,17 +59,17 @@ def roofline(
     """The roofline of a step.
 
     Args:
-      flops: operations of all devices; the loss is computed in float32 at the highest precision.
-      model: its dtype chooses the peak.
+      flops: operations of all devices.
+      config: the dtype of its model and the precision of its loss choose the peaks.
       known: what a device can do.
       devices: that share the work evenly.
       hbm_bytes: read and written by one device.
       received_bytes: over the interconnect, by one device.
       between_slices_bytes: from other slices, by one device.
     """
-    peak = devices * known.flops_per_s(model.compute_dtype)
+    peak = devices * known.flops_per_s(config.model.compute_dtype)
     encoder_s = (flops.hardware - flops.loss) / peak
-    loss_s = flops.loss / (devices * known.highest_flops_per_s)
+    loss_s = flops.loss / (devices * known.float32_products_per_s(config.loss.precision))
     return Roofline(
         times_s={
             "compute": encoder_s + loss_s,
@@ -124,7 +127,7 @@ class Plan:
         received = self.compiled.collective_bytes
         between_slices = received.get(BETWEEN_SLICES, 0.0)
         return roofline(
-            self.flops, self.config.model, self.known,
+            self.flops, self.config, self.known,
             devices=self.compiled.devices, hbm_bytes=self.compiled.hbm_bytes,
             received_bytes=sum(received.values()) - between_slices,
             between_slices_bytes=between_slices,
@@ -167,33 +170,61 @@ def plan(config: RunConfig, options: PlanOptions) -> list[Plan]:
     return plans
 
 
+def batch_fields(config: RunConfig) -> BatchFields:
+    """What the batches of a run will have beside their texts, before its data are prepared.
+
+    Raises: UserError when the guide's model cannot be found.
+    """
+    sources, guide = config.data.sources, config.data.guide
+    dims = guide.dims if config.loss.wants_guide else 0
+    if config.loss.wants_guide and guide.model and not dims:
+        model = read_sentence_config(find_folder(guide.model))
+        dims = model.pooling.dimensions(model.config)
+    return BatchFields(
+        labels=any(source.label_field for source in sources),
+        own_only=not all(source.in_batch for source in sources),
+        guide_dims=dims,
+    )
+
+
 def _plan(config: RunConfig, options: PlanOptions, remedy: str) -> Plan:
     negatives = options.negatives
     if negatives is None:
         has_triplets = any(source.negative_field for source in config.data.sources)
         negatives = int(has_triplets)
-    shape = batch_shape(config.feed, options.tokens, negatives)
+    sources = config.data.sources
+    is_scored = bool(sources) and all(source.score_field for source in sources)
+    shape = batch_shape(config.feed, options.tokens, negatives, batch_fields(config), is_scored)
     request = Request(config, shape, options.topology)
     compiled = compiled_step(request, timeout_s=options.timeout_s, fresh=options.fresh)
     available = compiled.available_bytes
     if options.topology != LOCAL:
         available = available or find_topology(options.topology).family.usable_hbm_bytes or 0
     return Plan(
-        config, request.shape, options.topology, compiled, _flops(config, request.shape),
+        config, request.shape, options.topology, compiled,
+        _flops(config, request.shape, compiled),
         accelerator(compiled.device_kind), available, remedy,
     )  # fmt: skip
 
 
-def _flops(config: RunConfig, shape: BatchShape) -> StepFlops:
+def _flops(config: RunConfig, shape: BatchShape, compiled: Compiled) -> StepFlops:
     return step_flops(
         config.model, rows=shape.computed, texts=shape.texts,
         queries=shape.pairs, keys=shape.pairs * (1 + shape.negatives),
-        cuts=config.loss.matryoshka_dims,
-        encoded_again=config.train.encoded_again,
+        cuts=config.loss.matryoshka_dims, lora=config.lora,
+        encoded_again=config.train.encoded_again, scored_again=compiled.attention in ON_TPU,
     )  # fmt: skip
 
 
 _GIB = 2**30
+FED_PAIRS_PER_S = 110_000
+"""That two cores of a host make of short texts: `benchmarks/feed.py`."""
+_ATTENTION = {
+    "pallas": "by the kernel for TPUs, which never writes the scores",
+    "cudnn": "by NVIDIA's fused kernel, which never writes the scores",
+    "by_row": "row by row",
+    "at_once": "left to the compiler, which writes the scores",
+}
 
 CAVEAT = (
     "The memory is the compiler's own figure. The roofline is no measurement: it takes published\n"
@@ -247,6 +278,7 @@ def _memory(plan: Plan) -> Iterator[str]:
 
 def _work(plan: Plan) -> Iterator[str]:
     flops = plan.flops
+    yield f"  attention     {_ATTENTION[plan.compiled.attention]}"
     yield (
         f"  model FLOPs   {flops.model / 1e12:,.1f} TFLOP a step, {flops.text / flops.model:.0%} "
         f"of it for text; {flops.hardware / 1e12:,.1f} with what is computed again"
@@ -267,6 +299,16 @@ def _collectives(plan: Plan) -> Iterator[str]:
         )
 
 
+def _feed(needed_per_s: float, hosts: int) -> str:
+    each = "the host feeds" if hosts == 1 else f"each of {hosts} hosts feeds"
+    if needed_per_s <= FED_PAIRS_PER_S:
+        verdict = "which two of its cores can do"
+    else:
+        more = math.ceil(2 * needed_per_s / FED_PAIRS_PER_S)
+        verdict = f"which takes some {more} cores: set feed.workers, or the devices will wait"
+    return f"  feed          {each} {needed_per_s:,.0f} pairs/s, {verdict}"
+
+
 def _times(plan: Plan, options: PlanOptions) -> Iterator[str]:
     bound = plan.roofline
     if bound is None:
@@ -283,6 +325,7 @@ def _times(plan: Plan, options: PlanOptions) -> Iterator[str]:
         f"({', '.join(shown)})"
     )
     yield f"                {pairs_per_s:,.0f} pairs/s and MFU {bound.mfu:.0%} at most"
+    yield _feed(pairs_per_s / plan.compiled.hosts, plan.compiled.hosts)
     if options.pairs:
         hours = options.pairs / pairs_per_s / 3600
         chip_hours = hours * plan.compiled.devices

@@ -24,6 +24,7 @@ _NO_TRAFFIC = {
     "conditional", "partition-id", "replica-id", "after-all", "iota", "broadcast",
     "opt-barrier", "custom-call", "async-start", "async-update",
 }  # fmt: skip
+_KERNEL = 'custom_call_target="tpu_custom_call"'
 _SHAPE = re.compile(r"\b(pred|bf16|[a-z]+\d+[a-z0-9]*)\[([\d,]*)\](\{[^}]*\})?")
 _COMPUTATION = re.compile(r"^(ENTRY )?%([\w.\-]+) \(")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%([\w.\-]+) = ")
@@ -349,6 +350,9 @@ def instruction_bytes(module: Module, computation: Computation, instruction: Ins
     so does a gather.
     """
     opcode = instruction.opcode
+    if _KERNEL in instruction.attributes:
+        # Of the kernels of `attention_tpu` a step reads and writes each array once.
+        return _hbm(instruction.shape) + sum(map(_hbm, _operand_shapes(computation, instruction)))
     if opcode in _NO_TRAFFIC or opcode.endswith("-done") or opcode.startswith(_COLLECTIVES):
         return 0
     if opcode in ("copy-start", "slice-start", "dynamic-slice-start"):

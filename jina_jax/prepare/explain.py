@@ -9,12 +9,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jina_jax.errors import UserError
-from jina_jax.prepare.ledger import Dropped, ledger_batches
+from jina_jax.prepare.ledger import Dropped, dropped_with
 from jina_jax.prepare.sorted_runs import TEXTS
-from jina_jax.shards.array_record import ShardSet
 from jina_jax.shards.manifest import Manifest, ScoreHistogram, SourceSummary, load_manifest
+from jina_jax.shards.remote import places
+from jina_jax.shards.shard_set import ShardSet
 from jina_jax.system.plots import save_figure, style
-from jina_jax.text.identity import normalise, text_hash
+from jina_jax.text.identity import text_hash
 
 
 class Fate(NamedTuple):
@@ -45,20 +46,12 @@ def explain(folder: Path, text: str) -> Iterator[Fate]:
     Raises: UserError when the folder is not whole.
     """
     manifest = load_manifest(folder)
-    yield from _dropped(folder, normalise(text))
+    for name, lost in dropped_with(folder, text):
+        yield Fate("dropped", lost.source, name, lost.file, lost.row, lost)
     wanted = text_hash(text)
     for source in manifest.sources:
         yield from _held_out(folder, source, wanted)
         yield from _trained(folder, source, wanted)
-
-
-def _dropped(folder: Path, wanted: str) -> Iterator[Fate]:
-    for batch in ledger_batches(folder):
-        for name in TEXTS:
-            for i, text in enumerate(batch.column(name).to_pylist()):
-                if text is not None and normalise(text) == wanted:
-                    lost = Dropped(**batch.slice(i, 1).to_pylist()[0])
-                    yield Fate("dropped", lost.source, name, lost.file, lost.row, lost)
 
 
 def _held_out(folder: Path, source: SourceSummary, wanted: bytes) -> Iterator[Fate]:
@@ -74,9 +67,9 @@ def _held_out(folder: Path, source: SourceSummary, wanted: bytes) -> Iterator[Fa
 
 def _trained(folder: Path, source: SourceSummary, wanted: bytes) -> Iterator[Fate]:
     half_2 = np.frombuffer(wanted, "<u8")
-    for shard in source.shards:
+    for place, shard in zip(places(folder, source), source.shards, strict=True):
         before = 0
-        for records in ShardSet([folder / shard.path]).batches():
+        for records in ShardSet([place], [shard.records]).batches():
             same_NS = (records.hashes_NSx2 == half_2[None, None]).all(2)
             for record, text in np.argwhere(same_NS).tolist():
                 yield Fate("trained", source.name, TEXTS[min(text, 2)], shard.path, before + record)

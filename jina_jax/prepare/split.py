@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +10,8 @@ import pyarrow.parquet as pq
 
 from jina_jax.prepare.ledger import dropped_rows, open_ledger
 from jina_jax.prepare.sorted_runs import (
+    GOLD,
+    LABEL,
     TEXTS,
     batches,
     count_sources,
@@ -19,7 +20,7 @@ from jina_jax.prepare.sorted_runs import (
 )
 from jina_jax.prepare.stages import Partition, record_batch
 from jina_jax.system.arrow import map_table, write_table
-from jina_jax.system.atomic import atomic_file
+from jina_jax.system.store import StoredFile
 from jina_jax.text.identity import HASH_BYTES, NO_TEXT
 
 SPLIT_VERSION = 2
@@ -39,47 +40,59 @@ def held_out_pairs(unique: int, wanted: int) -> int:
     return min(wanted, max(1, unique // 10)) if unique > 1 else 0
 
 
+def first_records(records: Sequence[Sequence[int]], wanted: Sequence[int]) -> list[tuple[int, ...]]:
+    """How many records of each source are taken from the start of each partition.
+
+    Args:
+      records: per partition and source.
+      wanted: per source, of all partitions together.
+    Example: of 3, 0 and 4 records 3, 0 and 2 are taken for 5 wanted.
+    """
+    left, taken = np.array(wanted), []
+    for of_part in records:
+        taken.append(tuple(np.minimum(left, of_part).tolist()))
+        left = left - taken[-1]
+    return taken
+
+
 def hold_out_task(
-    partitions: Sequence[Partition], wanted: Sequence[int], files: Sequence[Path], hashes: Path
-) -> tuple[tuple[int, ...], ...]:
+    partitions: Sequence[Partition], taken: Sequence[Sequence[int]], files: Sequence[StoredFile],
+    hashes: StoredFile,
+) -> int:  # fmt: skip
     """Takes the first records of each source in shuffle order for evaluation.
 
     Args:
-      partitions: in order.
-      wanted: records per source.
+      partitions: those of which any are taken, in order; at least one.
+      taken: per partition and source, how many.
       files: per source, the Parquet file for its held-out records; none is written for 0.
       hashes: file for the hashes of all held-out texts.
-    Returns: per partition and source, how many records were taken from the partition's start.
+    Returns: how many in all.
     """
-    left = np.array(wanted)
-    taken, found = [], []
-    for partition in partitions:
-        if not left.any():
-            taken.append((0,) * len(left))
-            continue
+    found = []
+    for partition, of_part in zip(partitions, taken, strict=True):
         table, row_N = partition.open()
         source_N = table.column("source").to_numpy()[row_N]
-        rows = [row_N[source_N == s][:most] for s, most in enumerate(left)]
+        rows = [row_N[source_N == s][:most] for s, most in enumerate(of_part)]
         found.append(table.take(pa.array(np.concatenate(rows))))
-        taken.append(tuple(len(r) for r in rows))
-        left = left - taken[-1]
-    empty = partitions[0].open()[0].slice(0, 0)
-    records = pa.concat_tables(found or [empty])
+    records = pa.concat_tables(found)
     texts = [name for name in TEXTS if name in records.column_names]
-    for index, path in enumerate(files):
+    for index, file in enumerate(files):
         mine = records.filter(pc.equal(records.column("source"), index))
         if len(mine):
             columns = pa.Table.from_batches([record_batch(mine)])
-            with atomic_file(path) as part:
+            for name in (LABEL, GOLD):
+                if name in mine.column_names and not mine.column(name).null_count:
+                    columns = columns.append_column(name, mine.column(name).combine_chunks())
+            with file.write() as part:
                 pq.write_table(columns, part, compression="zstd")
     held = [chunk.drop_null() for name in texts for chunk in records.column(f"{name}_hash").chunks]
     column = pa.chunked_array(held, pa.binary(HASH_BYTES))
     column = column.filter(pc.not_equal(column, pa.scalar(NO_TEXT, column.type)))
     write_table(pa.table({"hash": column}), hashes)
-    return tuple(taken)
+    return len(records)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SplitResult:
     """Per source: training records of one partition, those dropped for a held-out text, and the
     most negatives of one query and positive.
@@ -93,10 +106,10 @@ class SplitResult:
 def split_task(
     partition: Partition,
     eval_rows: Sequence[int],
-    hashes: Path,
+    hashes: StoredFile,
     names: Sequence[str],
-    out: Path,
-    ledger: Path,
+    out: StoredFile,
+    ledger: StoredFile,
 ) -> SplitResult:
     """Takes the training records of a partition.
 
@@ -114,7 +127,7 @@ def split_task(
     is_left[row_N] = True
     for index, count in enumerate(eval_rows):
         is_left[row_N[source_N[row_N] == index][:count]] = False
-    held = map_table(hashes).column("hash").combine_chunks()
+    held = map_table(hashes.local()).column("hash").combine_chunks()
     shares_text = np.zeros(len(table), bool)
     if len(held):
         for name in table.column_names:

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +14,10 @@ from jina_jax.prepare.filters.language import language_filter
 from jina_jax.prepare.filters.lengths import LengthFilter
 from jina_jax.prepare.filters.near_duplicates import NearDuplicateFilter
 from jina_jax.prepare.ledger import dropped_rows, open_ledger
-from jina_jax.prepare.sorted_runs import TEXTS, batches, read_rows, write_rows
+from jina_jax.prepare.sorted_runs import BATCH_ROWS, TEXTS, batches, read_rows, write_rows
 from jina_jax.shards.manifest import ScoreHistogram, StageCounts
 from jina_jax.system.arrow import map_table
+from jina_jax.system.store import StoredFile
 
 _BINS = 50
 
@@ -34,14 +34,18 @@ def configured_filters(config: DataConfig) -> list[Filter]:
     return filters
 
 
+def configured_near_duplicates(config: DataConfig) -> list[NearDuplicateFilter]:
+    """The filter that comes after `configured_filters`, where the configuration asks for it."""
+    enabled = config.near_duplicates.enabled
+    return [NearDuplicateFilter(config.near_duplicates)] if enabled else []
+
+
 def configured_scorers(config: DataConfig) -> list[Scorer]:
     """Filters in two halves that the configuration asks for, in the order of their use.
 
     Raises: UserError when a model cannot be found, with the way to get it: before hours of reading.
     """
     scorers: list[Scorer] = []
-    if config.near_duplicates.enabled:
-        scorers.append(NearDuplicateFilter(config.near_duplicates))
     if config.consistency.enabled or config.margin.enabled:
         # With JAX and a model; preparation without them does without JAX.
         from jina_jax.inference.model_folder import model_sha256
@@ -55,25 +59,31 @@ def configured_scorers(config: DataConfig) -> list[Scorer]:
     return scorers
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Partition:
     """Records of a key range that earlier stages kept."""
 
-    table: str
-    rows: str
-    """File of `runs.write_rows`; empty means all rows."""
-    taught: tuple[str, ...] = ()
-    """Files of `scoring.taught_path`."""
+    table: StoredFile
+    rows: StoredFile | None = None
+    """File of `sorted_runs.write_rows`; None means all rows."""
+    taught: tuple[StoredFile, ...] = ()
+    """Files of what `scoring.decide_task` keeps."""
 
     def open(self) -> tuple[pa.Table, np.ndarray]:
         """The table, memory-mapped, and the numbers of its rows that are left."""
-        table = map_table(Path(self.table))
-        return table, read_rows(Path(self.rows)) if self.rows else np.arange(len(table))
+        table = map_table(self.table.local())
+        return table, read_rows(self.rows) if self.rows else np.arange(len(table))
 
     def of_source(self, source: int) -> tuple[pa.Table, np.ndarray]:
         """As `open`, with the rows of one source alone."""
         table, row_N = self.open()
         return table, row_N[table.column("source").to_numpy()[row_N] == source]
+
+    def batches_of(self, source: int) -> Iterator[tuple[pa.Table, np.ndarray]]:
+        """Some rows of one source at a time, and their numbers."""
+        table, row_N = self.of_source(source)
+        for start, part in enumerate(batches(table, row_N)):
+            yield part, row_N[start * BATCH_ROWS :][: len(part)]
 
     def teacher_scores(self, rows: np.ndarray, texts: int) -> np.ndarray | None:
         """A teacher's scores of the query with each other text of some rows.
@@ -83,8 +93,8 @@ class Partition:
           texts: 2 for pairs, 3 for triplets.
         Returns: float32 [N, texts - 1]; None where there is no teacher of such records.
         """
-        for path in self.taught:
-            table = map_table(Path(path))
+        for file in self.taught:
+            table = map_table(file.local())
             if table.num_columns == texts - 1:
                 return np.stack([c.to_numpy()[rows] for c in table.columns], axis=1)
         return None
@@ -102,8 +112,8 @@ def record_batch(rows: pa.Table) -> pa.RecordBatch:
 
 
 def filter_task(
-    partition: Partition, stage: Filter, sources: Sequence[int], names: Sequence[str], out: Path,
-    ledger: Path,
+    partition: Partition, stage: Filter, sources: Sequence[int], names: Sequence[str],
+    out: StoredFile, ledger: StoredFile,
 ) -> StageResult:  # fmt: skip
     """Applies a filter to a partition.
 
@@ -118,19 +128,15 @@ def filter_task(
 
     def judged() -> Iterator[tuple[int, pa.Table, np.ndarray, Verdict]]:
         for source in sources:
-            table, rows = partition.of_source(source)
-            done = 0
-            for part in batches(table, rows):
-                verdict = stage(record_batch(part))
-                yield source, part, rows[done : done + len(part)], verdict
-                done += len(part)
+            for part, rows in partition.batches_of(source):
+                yield source, part, rows, stage(record_batch(part))
 
     return apply_verdicts(judged(), partition.open()[1], stage, names, out, ledger)
 
 
 def apply_verdicts(
     judged: Iterator[tuple[int, pa.Table, np.ndarray, Verdict]], row_N: np.ndarray,
-    stage: Stage, names: Sequence[str], out: Path, ledger: Path,
+    stage: Stage, names: Sequence[str], out: StoredFile, ledger: StoredFile,
 ) -> StageResult:  # fmt: skip
     """Counts verdicts, writes the ledger and the numbers of the rows that go on.
 

@@ -79,7 +79,8 @@ class Outcome:
     def dropped(self, source: int) -> dict[str, int]:
         """Reason → records of a source that were left out."""
         counts = Counter(_sum(read.dropped for read in self.reads.of_source(source)))
-        counts["duplicate"] = sum(part.duplicate[source] for part in self.dedups)
+        within_a_block = counts.pop("duplicate", 0)
+        counts["duplicate"] = within_a_block + sum(p.duplicate[source] for p in self.dedups)
         for stage in self.stage_counts(source):
             counts.update(stage.dropped)
         counts["held_out"] = sum(part.shared[source] for part in self.splits)
@@ -127,7 +128,7 @@ def summaries(
             SourceSummary(
                 name=source.name,
                 licence=source.licence,
-                record="triplet" if negative else "pair",
+                record="triplet" if negative else "scored" if source.score_field else "pair",
                 inputs=inputs[index],
                 read=sum(result.read for result in outcome.reads.of_source(index)),
                 bad=outcome.bad(index),
@@ -143,6 +144,7 @@ def summaries(
                 has_scores=all(shard.has_scores for shard in shards),
                 prompts=prompts_of(source, config.prompts),
                 prompt_tokens=prompt_tokens[index],
+                has_labels=bool(source.label_field),
             )
         )
     return tuple(found)

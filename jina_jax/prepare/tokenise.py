@@ -1,30 +1,35 @@
 """The last step: learns from the training texts and turns them into shards of token ids."""
 
 import math
+import tempfile
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, count, pairwise
+from itertools import accumulate, islice, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import xxhash
 from tokenizers import Tokenizer
 
 from jina_jax.config import TokenizerConfig
+from jina_jax.prepare.guide import GuideEmbeddings
 from jina_jax.prepare.sorted_runs import (
     BATCH_ROWS,
+    GOLD,
+    LABEL,
     TEXTS,
     batches,
-    negative_places,
+    record_begins,
 )
 from jina_jax.prepare.stages import Partition
 from jina_jax.shards.array_record import SMALL_VOCABULARY, ShardWriter, encode_record
 from jina_jax.shards.manifest import ShardFile, ends_xxh3
-from jina_jax.system.atomic import atomic_file, atomic_folder
-from jina_jax.system.hashing import file_sha256
+from jina_jax.system.hashing import content_key, file_sha256
+from jina_jax.system.store import Store, StoredFile, StoredFolder
 from jina_jax.text.identity import NO_TEXT
 from jina_jax.text.tokenizer import (
     TOKENIZER_FILE,
@@ -44,61 +49,92 @@ class Vocabulary:
     size: int
     prompt_tokens: tuple[tuple[int, int], ...]
     """Of each source, before its queries and before its other texts."""
+    name: str
+    """Of its folder in the store."""
+    files: tuple[str, ...]
+    """Names in it."""
+
+    def folder(self, store: Store) -> StoredFolder:
+        """Holds the tokenizer."""
+        return StoredFolder(store, self.name, self.files)
 
 
 def vocabulary_task(
     config: TokenizerConfig,
     partitions: Sequence[Partition],
     prompts: Sequence[tuple[str, str]],
-    folder: Path,
+    out: StoredFolder,
 ) -> Vocabulary:
-    """Fetches the vocabulary, or learns it.
+    """Learns the vocabulary.
 
     Args:
-      config: says which.
-      partitions: of training records, to learn from; empty to fetch.
+      config: says of what size.
+      partitions: of training records, to learn from; no more are opened than have enough texts.
       prompts: of each source, which are counted.
-      folder: appears, with the tokenizer.
+      out: gets the tokenizer.
     """
-    texts = training_texts(partitions, config.train_texts) if partitions else None
-    with atomic_folder(folder) as part:
-        build_tokenizer(config, texts, part)
+    with tempfile.TemporaryDirectory() as folder:
+        build_tokenizer(config, training_texts(partitions, config.train_texts), Path(folder))
+        return _kept(Path(folder), prompts, out)
+
+
+def fetched_vocabulary(
+    config: TokenizerConfig, prompts: Sequence[tuple[str, str]], store: Store
+) -> Vocabulary:
+    """Fetches the vocabulary into a store, where it is addressed by its own bytes.
+
+    Args:
+      config: says where it is.
+      prompts: of each source, which are counted.
+      store: for the tokenizer.
+    Raises: UserError when it cannot be had.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        build_tokenizer(config, None, folder)
+        sums = {path.name: file_sha256(path) for path in folder.iterdir()}
+        out = store.output("vocabulary", content_key("fetched", sums), "")
+        return _kept(folder, prompts, StoredFolder(store, out.name))
+
+
+def _kept(folder: Path, prompts: Sequence[tuple[str, str]], out: StoredFolder) -> Vocabulary:
     tokenizer = load_tokenizer(folder)
     counts = tuple((prompt_length(tokenizer, q), prompt_length(tokenizer, p)) for q, p in prompts)
-    return Vocabulary(file_sha256(folder / TOKENIZER_FILE), tokenizer.get_vocab_size(), counts)
+    sha256 = file_sha256(folder / TOKENIZER_FILE)
+    return Vocabulary(sha256, tokenizer.get_vocab_size(), counts, out.name, out.put(folder))
 
 
 def training_texts(partitions: Sequence[Partition], most: int) -> Iterator[str]:
-    """Training texts in shuffle order, evenly thinned out to at most `most`.
+    """The first training texts in shuffle order, which are a random sample.
 
     Args:
       partitions: of training records, in order.
       most: gives exactly this many, or all when there are fewer.
     """
-    total = sum(_count_texts(*partition.open()) for partition in partitions)
-    keep = min(total, most)
-    numbers = count()
+    return islice(_texts(partitions), most)
+
+
+def _texts(partitions: Sequence[Partition]) -> Iterator[str]:
     for partition in partitions:
         table, row_N = partition.open()
         names = [name for name in TEXTS if name in table.column_names]
         for batch in batches(table, row_N):
             for texts in zip(*(batch.column(n).to_pylist() for n in names), strict=True):
-                for text in texts:
-                    if not text:
-                        continue
-                    number = next(numbers)
-                    # True exactly `keep` times in `total`, evenly spaced.
-                    if (number + 1) * keep // total > number * keep // total:
-                        yield text
+                yield from filter(None, texts)
 
 
-def _count_texts(table: pa.Table, row_N: np.ndarray) -> int:
-    rows = pa.array(row_N)
-    hashes = [table.column(f"{n}_hash").take(rows) for n in TEXTS if n in table.column_names]
-    return sum(
-        pc.sum(pc.not_equal(column, pa.scalar(NO_TEXT, column.type))).as_py() or 0
-        for column in hashes
-    )
+def partitions_needed(records: Sequence[int], most: int) -> int:
+    """How many of the first partitions `training_texts` reads at most.
+
+    Args:
+      records: of each partition, all of at least two texts.
+      most: of the texts.
+    Example: of partitions of 10, 0, 10 and 10 records, the first three for 25 texts.
+    """
+    for part, held in enumerate(accumulate(records)):
+        if 2 * held >= most:
+            return part + 1
+    return len(records)
 
 
 @dataclass(frozen=True)
@@ -152,60 +188,90 @@ class EncodedShard:
 
 
 def encode_task(
-    parts: Sequence[tuple[Partition, int, int]], source: int, tokenizer_dir: Path,
-    max_text_tokens: int, negatives: int, prompts: tuple[str, str], shard: Path,
+    parts: Sequence[tuple[Partition, int, int]], source: int, vocabulary: StoredFolder,
+    max_text_tokens: int, negatives: int, prompts: tuple[str, str], guide: StoredFile | None,
+    name: str, shard: StoredFile,
 ) -> EncodedShard:  # fmt: skip
     """Tokenises training records of one source into a shard.
 
     Args:
       parts: partitions of training records, in order, and as in `Span` which records of each.
       source: position among the configured sources.
-      tokenizer_dir: holds tokenizer.json.
+      vocabulary: holds tokenizer.json.
       max_text_tokens: texts are cut to this many tokens, </s> included.
       negatives: most hard negatives of a record: 0 for pairs. Triplets of one query and positive
         that follow each other make a record; where they are fewer, texts of no tokens fill it up.
       prompts: before each query, and before each other text.
+      guide: file of its embeddings of all texts; None for none.
+      name: of the shard in the prepared folder.
       shard: the file to write.
     """
-    tokenizer = load_tokenizer(tokenizer_dir)
+    tokenizer = load_tokenizer(vocabulary.local())
     tokenizer.enable_truncation(max_text_tokens)
     wide = largest_id(tokenizer) >= SMALL_VOCABULARY
     lengths = np.zeros((len(TEXTS), max_text_tokens + 1), np.int64)
     names = TEXTS if negatives else TEXTS[:2]
     has_scores = False
-    with atomic_file(shard) as part, ShardWriter(part) as writer:
-        for partition, first, end in parts:
-            table, rows_of_source = partition.of_source(source)
-            mine = rows_of_source[first:end]
-            assert len(mine) == end - first, f"{partition.table} has fewer records than it had"
-            scores = partition.teacher_scores(mine, len(names))
-            has_scores = scores is not None
-            records = _Records(writer, 2 + negatives, wide)
-            begins = _begins(table, mine, negatives)
-            for start in range(0, len(mine), BATCH_ROWS):
-                rows = slice(start, start + BATCH_ROWS)
-                batch = table.take(pa.array(mine[rows]))
-                ids = _tokenised(batch, names, begins[rows], tokenizer, prompts)
-                hashes = [batch.column(f"{name}_hash").to_pylist() for name in names]
-                records.add(begins[rows], hashes, ids, None if scores is None else scores[rows])
-                for text, found in enumerate(ids):
-                    sizes = np.array([len(i) for i in found if i is not None], np.int64)
-                    lengths[text] += np.bincount(sizes, minlength=max_text_tokens + 1)
-            records.finish()
+    embeddings = None if guide is None else GuideEmbeddings(guide)
+    with shard.write() as path:
+        with ShardWriter(path) as writer:
+            for partition, first, end in parts:
+                table, rows_of_source = partition.of_source(source)
+                mine = rows_of_source[first:end]
+                assert len(mine) == end - first, f"{partition.table} has fewer records than it had"
+                scores = partition.teacher_scores(mine, len(names))
+                has_scores = scores is not None
+                records = _Records(writer, 2 + negatives, wide)
+                begins = record_begins(table, mine, negatives)
+                beside = _Beside.of(table, mine)
+                for start in range(0, len(mine), BATCH_ROWS):
+                    rows = slice(start, start + BATCH_ROWS)
+                    batch = table.take(pa.array(mine[rows]))
+                    ids = _tokenised(batch, names, begins[rows], tokenizer, prompts)
+                    hashes = [batch.column(f"{name}_hash").to_pylist() for name in names]
+                    of_rows = None if scores is None else scores[rows]
+                    seen = None if embeddings is None else _seen(batch, names, ids, embeddings)
+                    records.add(begins[rows], hashes, ids, of_rows, beside.part(rows), seen)
+                    for text, found in enumerate(ids):
+                        sizes = np.array([len(i) for i in found if i is not None], np.int64)
+                        lengths[text] += np.bincount(sizes, minlength=max_text_tokens + 1)
+                records.finish()
+        size_bytes, sha256, ends = path.stat().st_size, file_sha256(path), ends_xxh3(path)
     texts = tuple(tuple(np.trim_zeros(row, "b").tolist()) for row in lengths[: len(names)])
-    name = str(shard.relative_to(shard.parents[1]))
-    size_bytes, sha256, ends = shard.stat().st_size, file_sha256(shard), ends_xxh3(shard)
     return EncodedShard(
         ShardFile(name, writer.records, size_bytes, sha256, ends), texts, has_scores
     )
 
 
-def _begins(table: pa.Table, row_N: np.ndarray, negatives: int) -> np.ndarray:
-    """Bool [N]: which rows begin a record; the others hold another negative of the row before."""
-    if not negatives:
-        return np.ones(len(row_N), bool)
-    is_other, place_N = negative_places(table, row_N)
-    return is_other | ((place_N > 0) & (place_N % negatives == 0))
+@dataclass(frozen=True)
+class _Beside:
+    """What rows have beside their texts, a value a row; None where they have none."""
+
+    labels: Sequence[int] | None
+    """64-bit hashes."""
+    golds: Sequence[float] | None
+
+    @classmethod
+    def of(cls, table: pa.Table, row_N: np.ndarray) -> "_Beside":
+        """Of rows of one source."""
+
+        def values(name: str) -> list[Any] | None:
+            if name not in table.column_names:
+                return None
+            column = table.column(name).take(pa.array(row_N))
+            # Null in all rows of a source without it.
+            return None if column.null_count else column.to_pylist()
+
+        labels = values(LABEL)
+        hashes = None if labels is None else [xxhash.xxh3_64_intdigest(x.encode()) for x in labels]
+        return cls(hashes, values(GOLD))
+
+    def part(self, rows: slice) -> "_Beside":
+        """Of some of the rows."""
+        return _Beside(
+            None if self.labels is None else self.labels[rows],
+            None if self.golds is None else self.golds[rows],
+        )
 
 
 def _tokenised(
@@ -229,6 +295,19 @@ def _tokenised(
     return found
 
 
+def _seen(
+    batch: pa.Table, names: Sequence[str], ids: Sequence[Sequence[Any]], guide: GuideEmbeddings
+) -> list[list[np.ndarray | None]]:
+    """A guide's embedding of each text that has ids; None of the others."""
+    found: list[list[np.ndarray | None]] = []
+    for name, of_name in zip(names, ids, strict=True):
+        is_there = [x is not None for x in of_name]
+        texts = batch.column(name).filter(pa.array(is_there)).to_pylist()
+        rows = iter(guide.of(texts, is_query=name == TEXTS[0]))
+        found.append([next(rows) if there else None for there in is_there])
+    return found
+
+
 class _Records:
     """Puts rows together into records, which may reach from one batch of rows into the next."""
 
@@ -237,19 +316,32 @@ class _Records:
         self._hashes: list[bytes] = []
         self._ids: list[Any] = []
         self._scores: list[float] = []
+        self._seen: list[np.ndarray] = []
+        self._label: int | None = None
+        self._gold: float | None = None
 
     def add(
         self, begins: np.ndarray, hashes: Sequence[Sequence[bytes]],
-        ids: Sequence[Sequence[Any]], score_NS: np.ndarray | None,
+        ids: Sequence[Sequence[Any]], score_NS: np.ndarray | None, beside: _Beside,
+        seen: Sequence[Sequence[np.ndarray | None]] | None,
     ) -> None:  # fmt: skip
         score_NS = np.zeros((len(begins), 0), np.float32) if score_NS is None else score_NS
-        columns = (zip(*hashes, strict=True), zip(*ids, strict=True), score_NS.tolist())
-        for is_first, of_hashes, of_ids, of_scores in zip(begins.tolist(), *columns, strict=True):
+        none = [None] * len(begins)
+        columns = (
+            zip(*hashes, strict=True), zip(*ids, strict=True), score_NS.tolist(),
+            beside.labels or none, beside.golds or none,
+            none if seen is None else zip(*seen, strict=True),
+        )  # fmt: skip
+        for is_first, of_hashes, of_ids, of_scores, label, gold, of_guide in zip(
+            begins.tolist(), *columns, strict=True
+        ):
             if is_first:
                 self.finish()
-                self._hashes, self._ids, self._scores = [], [], []
+                self._hashes, self._ids, self._scores, self._seen = [], [], [], []
+                self._label, self._gold = label, gold
             # Of the texts beside the query there may be scores.
             scores = [None, *of_scores] if of_scores else [None] * len(of_ids)
+            self._seen += [z_G for z_G in of_guide or () if z_G is not None]
             for digest, ids_L, score in zip(of_hashes, of_ids, scores, strict=True):
                 if ids_L is None:
                     continue
@@ -266,6 +358,10 @@ class _Records:
         scores = [*self._scores, *[math.nan] * missing] if self._scores else []
         hashes = [*self._hashes, *[NO_TEXT] * missing]
         self._writer.write(
-            encode_record(hashes, [*self._ids, *[()] * missing], scores, wide=self._wide)
-        )
+            encode_record(
+                hashes, [*self._ids, *[()] * missing], scores,
+                wide=self._wide, label=self._label, gold=self._gold,
+                guide_NG=np.stack(self._seen) if self._seen else None,
+            )
+        )  # fmt: skip
         self._ids = []

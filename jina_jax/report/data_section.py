@@ -7,7 +7,7 @@ import numpy as np
 
 from jina_jax.config import RunConfig
 from jina_jax.prepare.explain import score_histograms
-from jina_jax.prepare.ledger import ledger_counts, ledger_samples
+from jina_jax.prepare.ledger import has_ledger, ledger_counts, ledger_samples
 from jina_jax.report.facts import RunFacts
 from jina_jax.report.parts import (
     About,
@@ -20,8 +20,8 @@ from jina_jax.report.parts import (
     histogram,
     stacked,
 )
-from jina_jax.shards.array_record import ShardSet
-from jina_jax.shards.manifest import LEDGER_FILE, Manifest, SourceSummary
+from jina_jax.shards.manifest import Manifest, SourceSummary
+from jina_jax.shards.remote import open_source, places
 
 SAMPLES_PER_REASON = 3
 REASONS_SHOWN = 4
@@ -32,8 +32,8 @@ SCORES = {
     "margin": "score of the positive less that of the negative",
 }
 """Filter → what its score is."""
-LENGTH_RECORDS = 20_000
-"""Records of a source whose lengths are read, evenly spread over its shards."""
+_RUNS, _RUN_RECORDS = 8, 2500
+"""Of a source the lengths of so many runs of records are read, evenly spread over its shards."""
 
 
 def data_section(run: RunFacts, key: str, title: str) -> Section | None:
@@ -163,12 +163,14 @@ def _edges(most: int) -> np.ndarray:
 
 def _sampled_lengths(source: SourceSummary, folder: Path) -> dict[str, np.ndarray]:
     """Tokens of the texts of some records; empty where the shards are not at hand."""
-    paths = [folder / shard.path for shard in source.shards]
-    if not source.records or not all(path.is_file() for path in paths):
+    here = [place for place in places(folder, source) if isinstance(place, Path)]
+    if not source.records or not all(path.is_file() for path in here):
         return {}
-    shards = ShardSet(paths)
-    step = max(1, len(shards) // LENGTH_RECORDS)
-    lengths_NS = shards.read(np.arange(0, len(shards), step)).lengths_NS
+    shards = open_source(folder, source)
+    size = min(_RUN_RECORDS, -(-len(shards) // _RUNS))
+    firsts = np.unique(np.linspace(0, len(shards) - size, _RUNS).astype(int)).tolist()
+    runs = [shards.read_run(first, first + size).lengths_NS for first in firsts]
+    lengths_NS = np.concatenate(runs)
     texts = {"query": lengths_NS[:, 0], "positive": lengths_NS[:, 1]}
     negatives = lengths_NS[:, 2:].ravel()
     return texts | ({"negative": negatives[negatives > 0]} if negatives.any() else {})
@@ -198,7 +200,7 @@ def _padded_to_longest(lengths_N: np.ndarray, batch: int) -> int:
 
 def _dropped(manifest: Manifest, folder: Path) -> Iterator[Group]:
     """Examples, of the reasons that took most."""
-    if not (folder / LEDGER_FILE).is_file():
+    if not has_ledger(folder):
         return
     counts = ledger_counts(folder)
     parts = []

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from jina_jax.ablate.report import ABLATION_FILE, AblationReport
 from jina_jax.checkpoint.checkpoints import STARTS_FILE, is_run
 from jina_jax.config import RunConfig
-from jina_jax.config.files import RUN_FILE, read_run
+from jina_jax.config.files import RUN_FILE, local_folder, read_run
 from jina_jax.errors import UserError
 from jina_jax.evaluate.results import Results
 from jina_jax.evaluate.run import RESULT_FILES
@@ -78,7 +78,7 @@ def with_earlier_phases(run: RunFacts) -> list[RunFacts]:
     """The run and those whose parameters it started from, the first phase first."""
     phases, seen = [run], {run.config.run_path}
     while True:
-        start = Path(phases[0].config.train.initial_weights).expanduser().absolute()
+        start = local_folder(phases[0].config.train.initial_weights).absolute()
         if not phases[0].config.train.initial_weights or start in seen or not is_run(start):
             return phases
         seen.add(start)

@@ -82,6 +82,10 @@ def training_section(run: RunFacts, key: str, title: str) -> Section | None:
         f"{run.config.feed.global_batch_size:,} records a batch; figures of every "
         f"{run.config.train.log_every_steps} steps."
     )
+    if run.config.train.ema_decay:
+        text += (
+            f" The model is the average of the parameters at decay {run.config.train.ema_decay:g}."
+        )
     return Section(key, title, text, groups)
 
 

@@ -7,10 +7,7 @@ give the same bytes.
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +16,18 @@ import xxhash
 from jina_jax.config import DataConfig, SourceConfig
 from jina_jax.config.files import changed_since, unchangeable_fields
 from jina_jax.errors import UserError
-from jina_jax.system.hashing import file_sha256
 from jina_jax.system.untrusted import from_json, inner_path, parse_json, read_bounded
-from jina_jax.text.tokenizer import TOKENIZER_FILE
 
 MANIFEST_FILE = "manifest.json"
-LEDGER_FILE = "ledger.parquet"
+LEDGER = "ledger"
+OLD_LEDGER_FILE = "ledger.parquet"
+"""What earlier versions wrote in its place."""
 _MAX_BYTES = 256 << 20
 """A million shards or input files."""
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 """Raise it when the layout of the folder, of a shard or of this file changes."""
+_READ_VERSIONS = (5, FORMAT_VERSION)
+"""5 had neither labels nor scored pairs nor a guide."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ class SourceSummary:
     name: str
     licence: str
     record: str
-    """`pair` or `triplet`."""
+    """`pair`, `triplet` or `scored`."""
     inputs: tuple[InputFile, ...]
     read: int
     """Records read, bad ones included."""
@@ -125,11 +124,31 @@ class SourceSummary:
     """Before each query, and before each other text."""
     prompt_tokens: tuple[int, int] = (0, 0)
     """How many tokens a text begins with because of them."""
+    has_labels: bool = False
+    """Whether its records have labels."""
 
     @property
     def records(self) -> int:
         """Records in its shards: fewer than `train` where one holds several triplets of a pair."""
         return sum(shard.records for shard in self.shards)
+
+
+@dataclass(frozen=True)
+class Guide:
+    """The model whose embeddings of all training texts are in the shards."""
+
+    model: str
+    """As configured."""
+    sha256: str
+    dims: int
+    """Of an embedding, a byte each: the model's first ones."""
+    query_prompt: str
+    document_prompt: str
+
+    @property
+    def prompts(self) -> tuple[str, str]:
+        """Before each query, and before each other text."""
+        return self.query_prompt, self.document_prompt
 
 
 @dataclass(frozen=True)
@@ -152,6 +171,8 @@ class Manifest:
     sources: tuple[SourceSummary, ...]
     leaks: dict[str, dict[str, int]]
     """Evaluation set → its `texts`, the `texts_found` in sources and the `records_dropped`."""
+    guide: Guide | None = None
+    """None where the shards hold no guide's embeddings."""
 
     @property
     def train_records(self) -> int:
@@ -162,12 +183,12 @@ class Manifest:
 def prepared_config(config: DataConfig) -> dict[str, Any]:
     """The part of the configuration that prepared data depends on, as field path → JSON value.
 
-    A source's weight and epochs are left out: they say how often to draw from the shards, not what
-    these hold; so are fields that change no result, such as the engine's.
+    A source's weight, epochs and in-batch negatives are left out: they say how the shards are
+    trained on, not what they hold; so are fields that change no result, such as the engine's.
     """
     values = unchangeable_fields(config)
     for source in values["sources"]:
-        del source["weight"], source["max_epochs"]
+        del source["weight"], source["max_epochs"], source["in_batch"]
     return values
 
 
@@ -182,10 +203,15 @@ def changed_fields(manifest: Manifest, config: DataConfig) -> list[str]:
     return changed_since(manifest.config, now, defaults)
 
 
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """What `manifest.json` holds."""
+    text = json.dumps(dataclasses.asdict(manifest), indent=1, sort_keys=True, ensure_ascii=False)
+    return f"{text}\n".encode()
+
+
 def save_manifest(manifest: Manifest, folder: Path) -> None:
     """Writes `manifest.json` into the folder."""
-    text = json.dumps(dataclasses.asdict(manifest), indent=1, sort_keys=True, ensure_ascii=False)
-    (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+    (folder / MANIFEST_FILE).write_bytes(manifest_bytes(manifest))
 
 
 def load_manifest(folder: Path) -> Manifest:
@@ -202,7 +228,7 @@ def load_manifest(folder: Path) -> Manifest:
     try:
         values = parse_json(read_bounded(path, _MAX_BYTES))
         version = values["format_version"]
-        manifest = from_json(Manifest, values) if version == FORMAT_VERSION else None
+        manifest = from_json(Manifest, values) if version in _READ_VERSIONS else None
     except (ValueError, KeyError, TypeError) as error:
         what = f"{type(error).__name__}: {error}"
         raise UserError(
@@ -210,8 +236,9 @@ def load_manifest(folder: Path) -> Manifest:
         ) from error
     if manifest is None:
         raise UserError(
-            f"{path} has format version {version}, this jina-jax reads {FORMAT_VERSION}: delete "
-            f"{folder} and run `jina-jax prepare` again (scores beside it are kept)"
+            f"{path} has format version {version}, this jina-jax reads "
+            f"{' and '.join(map(str, reversed(_READ_VERSIONS)))}: delete {folder} and run "
+            f"`jina-jax prepare` again (scores beside it are kept)"
         )
     for source in manifest.sources:
         for name in (*(shard.path for shard in source.shards), source.eval_path):
@@ -220,9 +247,23 @@ def load_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-_END_BYTES = 1 << 16
-_THREADS = 16
-"""Most of the time goes into waiting for the disk or the network."""
+def check_guide(manifest: Manifest, folder: Path, asked_by: str) -> None:
+    """Raises: UserError where a guide is asked for and the shards hold no embeddings.
+
+    Args:
+      manifest: of the prepared folder.
+      folder: to name.
+      asked_by: the field that asks, with its value.
+    """
+    if manifest.guide is None:
+        raise UserError(
+            f"{asked_by} needs a guide's embeddings, and the shards in {folder} have none: set "
+            f"data.guide.model, delete {folder} and prepare again (the scores of filters are kept)"
+        )
+
+
+END_BYTES = 1 << 16
+"""Of each end of a shard, that tell it from others."""
 
 
 def ends_xxh3(path: Path) -> str:
@@ -232,60 +273,13 @@ def ends_xxh3(path: Path) -> str:
     another preparation's shard differs there, though shards are padded to the same few sizes.
     """
     with path.open("rb") as file:
-        digest = xxhash.xxh3_128(file.read(_END_BYTES))
-        file.seek(max(file.seek(0, os.SEEK_END) - _END_BYTES, 0))
-        digest.update(file.read(_END_BYTES))
+        first = file.read(END_BYTES)
+        file.seek(max(file.seek(0, os.SEEK_END) - END_BYTES, 0))
+        return ends_digest(first, file.read(END_BYTES))
+
+
+def ends_digest(first: bytes, last: bytes) -> str:
+    """`ends_xxh3` of the first and last 64 KiB themselves."""
+    digest = xxhash.xxh3_128(first)
+    digest.update(last)
     return digest.hexdigest()
-
-
-def verify_shards(manifest: Manifest, folder: Path, *, full: bool = False) -> None:
-    """Checks that every shard and the tokenizer is the file that was prepared.
-
-    A shard that passes may still be damaged inside, unless every byte is hashed; but each read
-    checks what it reads (`shards.ShardSet`), so nothing damaged is ever trained on.
-
-    Args:
-      manifest: of the folder.
-      folder: the prepared folder.
-      full: hash every byte; else sizes, and the first and last 64 KiB of each shard.
-    Raises: UserError naming the first file that differs.
-    """
-    for problem in data_problems(manifest, folder, full=full):
-        raise UserError(problem)
-
-
-def data_problems(manifest: Manifest, folder: Path, *, full: bool = False) -> Iterator[str]:
-    """What `verify_shards` checks, with every file that differs."""
-    tokenizer = inner_path(folder, f"tokenizer/{TOKENIZER_FILE}")
-    if not tokenizer.is_file():
-        yield f"{tokenizer} is missing; restore it or prepare the data again"
-    elif file_sha256(tokenizer) != manifest.tokenizer_sha256:
-        yield (
-            f"{tokenizer} is not the one that the shards were made with; restore it or prepare "
-            f"the data again"
-        )
-    shards = [shard for source in manifest.sources for shard in source.shards]
-    with ThreadPoolExecutor(_THREADS) as threads:
-        for shard, wrong in zip(
-            shards, threads.map(partial(_wrong, folder, full), shards), strict=True
-        ):
-            if wrong:
-                path = folder / shard.path
-                yield f"shard {path} {wrong}; restore it or prepare the data again"
-
-
-def _wrong(folder: Path, full: bool, shard: ShardFile) -> str:
-    path = folder / shard.path
-    try:
-        size_bytes = path.stat().st_size if path.is_file() else None
-        if size_bytes is None:
-            return "is missing"
-        if size_bytes != shard.size_bytes:
-            return f"has {size_bytes:,} bytes instead of {shard.size_bytes:,}"
-        if ends_xxh3(path) != shard.ends_xxh3:
-            return "is another one than the manifest's, or damaged: its first or last bytes differ"
-        if full and file_sha256(path) != shard.sha256:
-            return "is damaged: its sha256 differs from the manifest's"
-    except OSError as error:
-        return f"cannot be read ({error})"
-    return ""

@@ -1,6 +1,6 @@
 """Consecutive records of a source, by column: what readers give and ingestion takes."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from jina_jax.types import BadRecord, Origin, Pair, Triplet
@@ -24,6 +24,10 @@ class Chunk(NamedTuple):
     """What could not be read, with its place among all records of the chunk."""
     last_row: int
     """Of the file, as far as it was read: blank lines count too."""
+    labels: Sequence[str] = ()
+    """Of each record that could be read, where the source has labels; else none."""
+    scores: Sequence[float] = ()
+    """The same of the scores of scored pairs."""
 
     @property
     def records(self) -> int:
@@ -43,7 +47,7 @@ def chunked(records: Iterable[Item], texts: int, last_row: int = 0) -> Iterator[
     size = 0
     for record in records:
         held.append(record)
-        size += 0 if isinstance(record, BadRecord) else sum(map(len, record[:-1]))
+        size += 0 if isinstance(record, BadRecord) else sum(map(len, record.texts))
         if len(held) == CHUNK_RECORDS or size > CHUNK_BYTES:
             yield _by_column(held, texts, last_row)
             held, size = [], 0
@@ -51,13 +55,19 @@ def chunked(records: Iterable[Item], texts: int, last_row: int = 0) -> Iterator[
 
 
 def _by_column(records: Iterable[Item], texts: int, last_row: int) -> Chunk:
-    chunk = Chunk(tuple([] for _ in range(texts)), [], [], [], last_row)
+    labels: list[str] = []
+    scores: list[float] = []
+    chunk = Chunk(tuple([] for _ in range(texts)), [], [], [], last_row, labels, scores)
     for place, record in enumerate(records):
         if isinstance(record, BadRecord):
             chunk.bad.append((place, record))
             continue
-        for column, text in zip(chunk.texts, record[:-1], strict=True):
+        for column, text in zip(chunk.texts, record.texts, strict=True):
             column.append(text)
+        if record.label:
+            labels.append(record.label)
+        if isinstance(record, Pair) and record.score is not None:
+            scores.append(record.score)
         chunk.files.append(record.origin.file)
         chunk.rows.append(record.origin.row)
     return chunk
@@ -66,18 +76,22 @@ def _by_column(records: Iterable[Item], texts: int, last_row: int) -> Chunk:
 def flattened(chunk: Chunk) -> Iterator[Item]:
     """The records of a chunk one by one, bad ones in their places."""
     bad = dict(chunk.bad)
-    good = zip(*chunk.texts, chunk.files, chunk.rows, strict=True)
+    labels = chunk.labels or [""] * len(chunk.rows)
+    scores: Sequence[float | None] = chunk.scores or [None] * len(chunk.rows)
+    good = zip(*chunk.texts, chunk.files, chunk.rows, labels, scores, strict=True)
     for place in range(chunk.records):
         if place in bad:
             yield bad[place]
         else:
-            *texts, file, row = next(good)
-            yield pair_or_triplet(tuple(texts), Origin(file, row))
+            *texts, file, row, label, score = next(good)
+            yield pair_or_triplet(tuple(texts), Origin(file, row), label, score)
 
 
-def pair_or_triplet(texts: tuple[str, ...], origin: Origin) -> Pair | Triplet:
-    """A pair of two texts or a triplet of three."""
+def pair_or_triplet(
+    texts: tuple[str, ...], origin: Origin, label: str = "", score: float | None = None
+) -> Pair | Triplet:
+    """A pair of two texts, which may be scored, or a triplet of three."""
     query, positive, *negative = texts
-    return (
-        Triplet(query, positive, negative[0], origin) if negative else Pair(query, positive, origin)
-    )
+    if negative:
+        return Triplet(query, positive, negative[0], origin, label)
+    return Pair(query, positive, origin, label, score)

@@ -7,7 +7,7 @@ from jina_jax.config import SourceConfig
 from jina_jax.errors import UserError
 from jina_jax.sources.chunks import Item, pair_or_triplet
 from jina_jax.sources.datasets import read_hf, read_tfds
-from jina_jax.sources.fields import each_with_each, is_unicode, items_of, kind_of, text_fields
+from jina_jax.sources.fields import each_with_each, fields_of, is_unicode, items_of, kind_of
 from jina_jax.sources.kinds import file_kind
 from jina_jax.sources.records import read_file_records
 from jina_jax.types import NO_PAIR, BadRecord, Origin, Pair, Record, Triplet
@@ -207,21 +207,25 @@ def reads_records(source: SourceConfig) -> bool:
     return bool(source.extractor) or source.kind in ("text", "tfds", "hf")
 
 
-def read_extracted(source: SourceConfig, files: Iterable[str]) -> Iterator[Item]:
+def read_extracted(
+    source: SourceConfig, files: Iterable[str], start: int = 0, end: int | None = None
+) -> Iterator[Item]:
     """Reads whole records and takes the texts out of them.
 
     Args:
       source: one that `reads_records`.
       files: of the source; none for `tfds` and `hf`.
+      start: of `tfds` and `hf`, the first unit, as for their readers.
+      end: the unit after the last; None reads to the end.
     Returns: triplets where the source names a `negative_field`, without a negative where the record
       has none, else pairs; in the order of the source, or for a grouping extractor in the order in
       which groups begin; a BadRecord for each record, or group, that is not of the expected shape
       or of which nothing is wanted.
     Raises: UserError when there is no such extractor, or a file or data set cannot be read.
     """
-    for item in _read(source, files):
+    for item in _read(source, read_records(source, files, start, end)):
         if isinstance(item, Pair) and source.negative_field:
-            yield Triplet(item.query, item.positive, "", item.origin)
+            yield Triplet(item.query, item.positive, "", item.origin, item.label)
         elif isinstance(item, Triplet) and not source.negative_field:
             what = "a triplet, but the source names no negative_field: name it for triplets"
             yield BadRecord("wrong_shape", what, item.origin)
@@ -229,8 +233,8 @@ def read_extracted(source: SourceConfig, files: Iterable[str]) -> Iterator[Item]
             yield item
 
 
-def _read(source: SourceConfig, files: Iterable[str]) -> Iterator[Item]:
-    records, name = read_records(source, files), source.extractor
+def _read(source: SourceConfig, records: Iterable[Record | BadRecord]) -> Iterator[Item]:
+    name, fields = source.extractor, fields_of(source)
     if name in GROUPED:
         yield from _grouped(records, GROUPED[name], name)
         return
@@ -245,23 +249,27 @@ def _read(source: SourceConfig, files: Iterable[str]) -> Iterator[Item]:
         elif name:
             yield from _extracted(PER_RECORD[name], record.value, name, record.origin)
         else:
-            yield from items_of(record.value, text_fields(source), record.origin)
+            yield from items_of(record.value, fields, record.origin)
 
 
-def read_records(source: SourceConfig, files: Iterable[str]) -> Iterator[Record | BadRecord]:
+def read_records(
+    source: SourceConfig, files: Iterable[str], start: int = 0, end: int | None = None
+) -> Iterator[Record | BadRecord]:
     """The records of a source, as they are.
 
     Args:
       source: of files, `tfds` or `hf`.
       files: of the source; none for `tfds` and `hf`.
+      start: as for `read_extracted`.
+      end: as for `read_extracted`.
     Raises: UserError when a file or data set cannot be read.
     """
     if source.kind == "hf":
-        yield from read_hf(source)
+        yield from read_hf(source, start, end)
     elif source.kind == "tfds":
-        yield from read_tfds(source)
+        yield from read_tfds(source, start, end)
     else:
-        has_header = not any(map(str.isdecimal, text_fields(source)))
+        has_header = not any(map(str.isdecimal, fields_of(source).names))
         for path in files:
             kind = file_kind(path, source.kind)
             yield from read_file_records(path, kind, has_header=has_header)

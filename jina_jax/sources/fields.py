@@ -1,5 +1,6 @@
 """Which fields of a record are its texts: as they are named, or by the names that are common."""
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -28,14 +29,39 @@ NEGATIVE_NAMES = (
 """In the order in which they are looked for, in any case of letters."""
 _SCORED = ("sentence2", "sentence_2", "text2")
 _SCORES = ("score", "label", "similarity", "similarity_score", "relatedness_score", "is_duplicate")
+_LARGEST_SCORE = 3e38
+"""That float32 holds."""
 _MOST_TEXTS = 100_000
 """That lists of one record may make; more is no record but a damaged or foreign file."""
 
 
-def text_fields(source: SourceConfig) -> tuple[str, ...]:
-    """Fields of the query, the positive and, for a source of triplets, the negative."""
-    fields = (source.query_field, source.positive_field)
-    return (*fields, source.negative_field) if source.negative_field else fields
+class Fields(NamedTuple):
+    """Names of the fields that records are made of."""
+
+    texts: tuple[str, ...]
+    """Of the query, the positive and, for a source of triplets, the negative."""
+    label: str = ""
+    """Of the label; empty for none."""
+    score: str = ""
+    """Of the score of scored pairs; empty for none."""
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """Those of label and score that there are."""
+        return tuple(name for name in (self.label, self.score) if name)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All."""
+        return (*self.texts, *self.beside)
+
+
+def fields_of(source: SourceConfig) -> Fields:
+    """The fields that a source names."""
+    texts: tuple[str, ...] = (source.query_field, source.positive_field)
+    if source.negative_field:
+        texts = (*texts, source.negative_field)
+    return Fields(texts, source.label_field, source.score_field)
 
 
 def columns_of(field: str, present: Iterable[str]) -> list[str]:
@@ -56,24 +82,24 @@ def columns_of(field: str, present: Iterable[str]) -> list[str]:
     return [begin for begin in begins if begin in names][:1]
 
 
-def items_of(value: Any, fields: Sequence[str], origin: Origin) -> list[Item]:
+def items_of(value: Any, fields: Fields, origin: Origin) -> list[Item]:
     """The pairs or triplets of the texts in fields of a record.
 
     A list of positives gives one each, and of negatives one with each positive. Without a negative
-    a pair is kept: its negative is empty.
+    a pair is kept: its negative is empty. All have the label and the score of the record.
 
     Args:
       value: a dict; anything else is a bad record.
-      fields: of the query, the positive and, for triplets, the negative. A dot leads into an
+      fields: of the texts, and of the label and the score where there are. A dot leads into an
         object, or into each object of a list; NUMBERS stands for a number.
       origin: where the record stands.
     Returns: as many as there are, or what is wrong: `wrong_type`, `missing_field`, `invalid_utf8`,
-      `too_long` or NO_PAIR.
+      `too_long`, `missing_label`, `wrong_label`, `missing_score`, `wrong_score` or NO_PAIR.
     """
     if not isinstance(value, dict):
         return [BadRecord("wrong_type", f"expected an object, got {kind_of(value)}", origin)]
     found = []
-    for place, name in enumerate(fields):
+    for place, name in enumerate(fields.texts):
         is_needed = place < 2
         cells = [cell for cell in _cells(value, name) if is_needed or cell not in (None, "")]
         if is_needed and (not cells or None in cells):
@@ -88,14 +114,69 @@ def items_of(value: Any, fields: Sequence[str], origin: Origin) -> list[Item]:
         found.append(texts)
     (query, *_), positives, *negatives = found
     if not positives:
-        return [BadRecord(NO_PAIR, f"the list {fields[1]!r} is empty", origin)]
+        return [BadRecord(NO_PAIR, f"the list {fields.texts[1]!r} is empty", origin)]
+    label = _label(value, fields.label, origin) if fields.label else ""
+    score = _score(value, fields.score, origin) if fields.score else None
+    if isinstance(label, BadRecord):
+        return [label]
+    if isinstance(score, BadRecord):
+        return [score]
     others = [text for text in negatives[0] if text] if negatives else []
     try:
         combined = each_with_each(query, positives, others)
     except ValueError as error:
         return [BadRecord("too_long", str(error), origin)]
     without = [""] if negatives else []
-    return [pair_or_triplet((*texts, *without)[: len(fields)], origin) for texts in combined]
+    return [
+        pair_or_triplet((*texts, *without)[: len(fields.texts)], origin, label, score)
+        for texts in combined
+    ]
+
+
+def _label(value: dict[str, Any], name: str, origin: Origin) -> str | BadRecord:
+    """The label of a record as a text: 1, 1.0 and "1" are one label, and so are true and "true"."""
+    found = _beside(value, name)
+    if found is None:
+        return BadRecord("missing_label", _nothing_in(value, name, "label"), origin)
+    if isinstance(found, float) and found.is_integer():
+        found = int(found)
+    if isinstance(found, bool | int):
+        return str(found).lower()
+    if isinstance(found, str) and is_unicode(found):
+        return found.strip()
+    what = f"{name!r} holds {_shown(found)}; a label is a text, a whole number or a boolean"
+    return BadRecord("wrong_label", what, origin)
+
+
+def _score(value: dict[str, Any], name: str, origin: Origin) -> float | BadRecord:
+    """The score of a record: a number, or a text that is one."""
+    found = _beside(value, name)
+    if found is None:
+        return BadRecord("missing_score", _nothing_in(value, name, "score"), origin)
+    try:
+        is_number = isinstance(found, int | float | str) and not isinstance(found, bool)
+        number = float(found) if is_number else math.nan
+    except (ValueError, OverflowError):
+        number = math.nan
+    if abs(number) <= _LARGEST_SCORE:  # False for NaN.
+        return number
+    return BadRecord("wrong_score", f"{name!r} holds {_shown(found)}, not a finite number", origin)
+
+
+def _beside(value: dict[str, Any], name: str) -> Any:
+    """What stands in a field beside the texts; None for nothing or an empty text."""
+    found = next(_cells(value, name), None)
+    return None if isinstance(found, str) and not found.strip() else found
+
+
+def _nothing_in(value: dict[str, Any], name: str, what: str) -> str:
+    has = "it is empty" if columns_of(name, value) else f"fields are {', '.join(value)[:200]}"
+    return f"no {what} in {name!r}: {has}"
+
+
+def _shown(value: Any) -> str:
+    is_plain = isinstance(value, str | int | float)
+    return f"{value!r:.100}" if is_plain else kind_of(value)
 
 
 def each_with_each(
@@ -171,23 +252,22 @@ class Layout(NamedTuple):
     texts: int
     """Of a record that is a list of two or three texts, or holds one in `texts` or `set`, as
     `embedding_texts` reads them; else 0."""
+    score: str = ""
+    """The field of a score or label beside two sentences: they need not belong together."""
 
 
 def layout_of(record: Record) -> Layout:
-    """Finds the fields of a record.
-
-    Two sentences with a score or a label need not belong together, and have no positive.
-    """
+    """Finds the fields of a record."""
     value = record.value
     fields = tuple(value) if isinstance(value, dict) else ()
     query, positive, negative = (
         _first(value, names) if fields else ""
         for names in (QUERY_NAMES, POSITIVE_NAMES, NEGATIVE_NAMES)
     )
-    is_scored = not negative and positive.lower() in _SCORED and any(map(_is_score, fields))
-    return Layout(
-        record.origin.file, fields, query, "" if is_scored else positive, negative, _texts(value)
-    )
+    score = ""
+    if not negative and positive.lower() in _SCORED:
+        score = next(filter(_is_score, fields), "")
+    return Layout(record.origin.file, fields, query, positive, negative, _texts(value), score)
 
 
 def _texts(value: Any) -> int:

@@ -8,7 +8,7 @@ from jina_jax.config import SourceConfig
 from jina_jax.errors import UserError
 from jina_jax.sources.chunks import Chunk, Item, chunked, flattened
 from jina_jax.sources.extract import read_extracted, read_records, reads_records
-from jina_jax.sources.fields import layout_of, text_fields
+from jina_jax.sources.fields import Fields, columns_of, fields_of, layout_of
 from jina_jax.sources.kinds import data_files, file_kind
 from jina_jax.sources.pydocs import read_pydocs
 from jina_jax.sources.records import read_jsonl
@@ -37,8 +37,10 @@ def with_fields(source: SourceConfig) -> SourceConfig:
     if (sizes := [one.texts for one in layouts if one.texts]) and not (query or positive):
         found = negative or ("negative" if 3 in sizes else "")
         return replace(named, extractor="embedding_texts", negative_field=found)
+    scored = next((one.score for one in layouts if one.score), "")
+    takes_positive = bool(positive or source.score_field or not scored)
     for one in layouts:
-        if (query or one.query) and (positive or one.positive):
+        if (query or one.query) and (positive or one.positive) and takes_positive:
             # The first record may be one of the pairs without a negative.
             negatives = (other.negative for other in layouts if other.negative)
             return replace(
@@ -48,6 +50,13 @@ def with_fields(source: SourceConfig) -> SourceConfig:
     first = next((one for one in layouts if one.fields), None)
     if first is None:
         return named
+    if not takes_positive:
+        raise UserError(
+            f"source {source.name!r}: {first.file} has two sentences in {first.query!r} and "
+            f"{first.positive!r} and {scored!r} beside them: they need not belong together. For "
+            f"pairs with a score set score_field={scored!r} of the source in a config; to train on "
+            f"all of them as pairs that belong together set query_field and positive_field"
+        )
     lacks = "positive" if query or first.query else "query"
     raise UserError(
         f"source {source.name!r}: {first.file} has the fields {', '.join(first.fields)[:300]}, of "
@@ -55,6 +64,29 @@ def with_fields(source: SourceConfig) -> SourceConfig:
         f"triplets, negative_field) to those that hold the texts; of a csv or tsv without a header "
         f'these are numbers: query_field="1"'
     )
+
+
+def check_beside(source: SourceConfig) -> None:
+    """Looks for the fields of label and score in the first records of a source.
+
+    Raises: UserError where none of these has a field, with those that there are; and where the
+      files cannot be read.
+    """
+    wanted = {
+        name: getattr(source, name)
+        for name in ("label_field", "score_field")
+        if getattr(source, name)
+    }
+    if not wanted:
+        return
+    records = [record for record in _first_records(source) if isinstance(record.value, dict)]
+    for name, field in wanted.items():
+        if records and not any(columns_of(field, record.value) for record in records):
+            file, has = records[0].origin.file, ", ".join(records[0].value)[:300]
+            raise UserError(
+                f"source {source.name!r}: {name}={field!r} is in none of the first {len(records)} "
+                f"records of {file}, whose fields are {has}; name one of these, or leave it empty"
+            )
 
 
 def _first_records(source: SourceConfig) -> Iterator[Record]:
@@ -74,6 +106,11 @@ def what_was_found(source: SourceConfig, named: SourceConfig) -> str:
         return ""
     if named.extractor:
         return "" if source.extractor else f"{source.name}: lists of texts ({named.extractor})"
+    if named.score_field:
+        return (
+            f"{source.name}: scored pairs of {named.query_field!r} and {named.positive_field!r}, "
+            f"scores in {named.score_field!r}"
+        )
     negative = f", negatives in {named.negative_field!r}" if named.negative_field else ""
     return (
         f"{source.name}: queries in {named.query_field!r}, positives in "
@@ -120,11 +157,11 @@ def empty_source(source: SourceConfig) -> UserError:
     return UserError(f"source {source.name!r} is empty: no record in {where}")
 
 
-def _records(source: SourceConfig) -> Iterator[Item]:
+def _records(source: SourceConfig, start: int = 0, end: int | None = None) -> Iterator[Item]:
     if source.kind == "pydocs":
         yield from read_pydocs(source.paths)
     elif reads_records(source):
-        yield from read_extracted(source, matched_files(source))
+        yield from read_extracted(source, matched_files(source), start, end)
     else:
         for path in matched_files(source):
             for chunk in read_file(source, path):
@@ -160,7 +197,7 @@ def read_file(
     Raises: UserError when the file or a column cannot be read at all.
     """
     source = with_fields(source)
-    fields, kind = text_fields(source), file_kind(path, source.kind)
+    fields, kind = fields_of(source), file_kind(path, source.kind)
     try:
         if kind == "parquet" and not reads_records(source):
             yield from read_parquet(path, fields, start, end)
@@ -169,20 +206,31 @@ def read_file(
         else:
             if kind in ("csv", "tsv") and not source.extractor:
                 _check_columns(source, path, fields)
-            yield from chunked(read_extracted(source, [path]), len(fields))
+            yield from chunked(read_extracted(source, [path]), len(fields.texts))
     except OSError as error:
         raise UserError(f"source {source.name!r}: cannot read {path}: {error}") from error
 
 
-def _check_columns(source: SourceConfig, path: str, fields: tuple[str, ...]) -> None:
+def _check_columns(source: SourceConfig, path: str, fields: Fields) -> None:
     for record in read_records(source, [path]):
         if isinstance(record, Record):
-            required_columns(path, list(record.value), fields)
+            required_columns(path, list(record.value), fields.names)
             return
 
 
-def read_all(source: SourceConfig) -> Iterator[Chunk]:
-    """Reads a whole source by column; as `read_source`, but an empty one is no error."""
+def read_all(source: SourceConfig, start: int = 0, end: int | None = None) -> Iterator[Chunk]:
+    """Reads a whole source by column; as `read_source`, but an empty one is no error.
+
+    Args:
+      source: of any kind.
+      start: of `tfds` and `hf`, the first unit of `data_set_extent`; of others 0.
+      end: the unit after the last; None reads to the end.
+    Returns: records by column; of a part, rows are counted from its start.
+    """
     source = with_fields(source)
-    records = itertools.islice(_records(source), source.limit)
-    yield from chunked(records, len(text_fields(source)))
+    records = itertools.islice(_records(source, start, end), source.limit)
+    last = 0
+    for chunk in chunked(records, len(fields_of(source).texts)):
+        # Every row gives a record, if only a bad one.
+        last = max(last, *chunk.rows[-1:], *(bad.origin.row for _, bad in chunk.bad[-1:]), 0)
+        yield chunk._replace(last_row=last)

@@ -1,7 +1,7 @@
 """Records of files, as they are: JSON, rows of tables and lines of text."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import chain
 from operator import itemgetter
 from typing import IO, Any
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from jina_jax.sources.chunks import CHUNK_BYTES, CHUNK_RECORDS, Chunk, Item, chunked
 from jina_jax.sources.delimited import read_delimited
-from jina_jax.sources.fields import items_of
+from jina_jax.sources.fields import Fields, items_of
 from jina_jax.sources.kinds import open_unpacked
 from jina_jax.sources.lines import BOM, Damage, read_lines
 from jina_jax.sources.tables import PARQUET_ERRORS, cells_of, damaged, read_batches
@@ -119,13 +119,13 @@ _SCAN: Callable[[str, int], tuple[Any, int]] = getattr(json.JSONDecoder(), "scan
 
 
 def read_jsonl(
-    path: str, fields: Sequence[str], start: int = 0, end: int | None = None
+    path: str, fields: Fields, start: int = 0, end: int | None = None
 ) -> Iterator[Chunk]:
     """Reads the fields of each line.
 
     Args:
       path: plain, .gz or .zst file.
-      fields: of the query, the positive and, for triplets, the negative, as for `items_of`.
+      fields: as for `items_of`.
       start: of a plain file, the first byte; a line belongs to the part in which it begins.
       end: of a plain file, the byte after the part; None reads to the end.
     Returns: the records of each line that is not blank; rows count the lines of the part.
@@ -140,7 +140,7 @@ def read_jsonl(
     yield from _parsed(path, row, lines, fields)
 
 
-def _parsed(path: str, last_row: int, lines: list[Any], fields: Sequence[str]) -> Iterator[Chunk]:
+def _parsed(path: str, last_row: int, lines: list[Any], fields: Fields) -> Iterator[Chunk]:
     first = last_row - len(lines) + 1
     # Nearly always every line is a record: the loop has no test that a good line needs not.
     try:
@@ -148,7 +148,9 @@ def _parsed(path: str, last_row: int, lines: list[Any], fields: Sequence[str]) -
         scanned = [_SCAN(text, 0) for text in texts]
         if [end for _, end in scanned] != [len(text) for text in texts]:
             raise ValueError("a line goes on after its value")
-        cells = map(itemgetter(*fields), [value for value, _ in scanned])
+        if fields.beside:
+            raise ValueError("labels and scores are looked at one by one")
+        cells = map(itemgetter(*fields.texts), [value for value, _ in scanned])
         columns = tuple(map(list, zip(*cells, strict=True)))
         for column in columns:
             "".join(column).encode()  # Every cell is a text without half a surrogate pair.
@@ -159,10 +161,10 @@ def _parsed(path: str, last_row: int, lines: list[Any], fields: Sequence[str]) -
         yield Chunk(columns, [path] * len(rows), list(rows), [], last_row)
         return
     items = (_parse(line, fields, Origin(path, row)) for row, line in zip(rows, lines, strict=True))
-    yield from chunked(chain.from_iterable(items), len(fields), last_row)
+    yield from chunked(chain.from_iterable(items), len(fields.texts), last_row)
 
 
-def _parse(line: bytes | Damage, fields: Sequence[str], origin: Origin) -> list[Item]:
+def _parse(line: bytes | Damage, fields: Fields, origin: Origin) -> list[Item]:
     """What a line gives, or what is wrong with it; nothing of a blank one."""
     if not isinstance(line, Damage) and not line.strip():
         return []

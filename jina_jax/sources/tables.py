@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from jina_jax.errors import UserError
 from jina_jax.sources.chunks import CHUNK_RECORDS, Chunk, chunked
-from jina_jax.sources.fields import columns_of, items_of
+from jina_jax.sources.fields import Fields, columns_of, items_of
 from jina_jax.sources.kinds import open_unpacked
 from jina_jax.sources.lines import MAX_LINE_BYTES
 from jina_jax.system.files import open_file
@@ -34,7 +34,8 @@ def required_columns(path: str, present: Sequence[str], wanted: Sequence[str]) -
         if not columns:
             raise UserError(
                 f"{path} has no column {name!r}; its columns are: {', '.join(present)}. "
-                f"Set query_field, positive_field and negative_field of the source"
+                f"Set query_field, positive_field and negative_field of the source, and the others "
+                f"where it has them"
             )
         found += columns
     return list(dict.fromkeys(found))
@@ -53,6 +54,18 @@ def row_group_bytes(path: str) -> list[int]:
         raise damaged(path, "Parquet", "row 0", error) from error
 
 
+def count_rows(path: str) -> int:
+    """Rows of a Parquet file, which its footer tells. The file itself is not packed.
+
+    Raises: UserError for a damaged file.
+    """
+    try:
+        with open_file(path) as stream, pq.ParquetFile(stream) as file:
+            return int(file.metadata.num_rows)
+    except PARQUET_ERRORS as error:
+        raise damaged(path, "Parquet", "row 0", error) from error
+
+
 def damaged(path: str, form: str, after: str, what: object) -> UserError:
     """The error for a file that cannot be read as Parquet, say, after row 3."""
     return UserError(
@@ -62,13 +75,13 @@ def damaged(path: str, form: str, after: str, what: object) -> UserError:
 
 
 def read_parquet(
-    path: str, fields: Sequence[str], start: int = 0, end: int | None = None
+    path: str, fields: Fields, start: int = 0, end: int | None = None
 ) -> Iterator[Chunk]:
     """Reads the fields of a Parquet file.
 
     Args:
       path: the file.
-      fields: of queries, positives and, for triplets, negatives, as for `items_of`.
+      fields: as for `items_of`.
       start: first row group.
       end: the row group after the last; None reads all.
     Returns: the records of `items_of`; rows are counted from 1 at the first row read.
@@ -77,11 +90,11 @@ def read_parquet(
     row = 0
     try:
         with open_unpacked(path) as stream, pq.ParquetFile(stream) as file:
-            columns = required_columns(path, file.schema_arrow.names, fields)
+            columns = required_columns(path, file.schema_arrow.names, fields.names)
             groups = range(start, file.metadata.num_row_groups if end is None else end)
             for batch in read_batches(stream, file, groups, columns, CHUNK_RECORDS):
                 # A struct without fields stands in the schema and in no batch.
-                required_columns(path, batch.schema.names, fields)
+                required_columns(path, batch.schema.names, fields.names)
                 last = row + len(batch)
                 rows = range(row + 1, last + 1)
                 if whole := _whole_texts(batch, fields):
@@ -95,7 +108,7 @@ def read_parquet(
                         )
                         for number, values in zip(rows, cells, strict=True)
                     )  # fmt: skip
-                    yield from chunked(items, len(fields), last)
+                    yield from chunked(items, len(fields.texts), last)
                 row = last
     except PARQUET_ERRORS as error:
         raise damaged(path, "Parquet", f"row {row}", error) from error
@@ -145,11 +158,13 @@ def _longest_in_dictionary(
     return max(lengths, default=0)
 
 
-def _whole_texts(batch: pa.RecordBatch, fields: Sequence[str]) -> tuple[list[str], ...] | None:
-    """The columns as texts where every cell is one, which most batches are."""
-    if not set(fields) <= set(batch.schema.names):
+def _whole_texts(batch: pa.RecordBatch, fields: Fields) -> tuple[list[str], ...] | None:
+    """The columns as texts where every cell is one, which most batches are, and nothing else is
+    wanted.
+    """
+    if fields.beside or not set(fields.texts) <= set(batch.schema.names):
         return None
-    columns = [batch.column(name) for name in fields]
+    columns = [batch.column(name) for name in fields.texts]
     if any(c.null_count or not _is_text(c.type) for c in columns):
         return None
     if any((pc.max(pc.binary_length(c)).as_py() or 0) > MAX_LINE_BYTES for c in columns):

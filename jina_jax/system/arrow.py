@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from jina_jax.system.atomic import atomic_file
+from jina_jax.system.store import StoredFile
 
 
 def joined(table: pa.Table) -> pa.Table:
@@ -12,10 +12,10 @@ def joined(table: pa.Table) -> pa.Table:
     return table.unify_dictionaries().combine_chunks()
 
 
-def write_table(table: pa.Table, path: Path) -> None:
+def write_table(table: pa.Table, to: StoredFile) -> None:
     """Writes a table as one record batch of an uncompressed Arrow IPC file."""
     with (
-        atomic_file(path) as part,
+        to.write() as part,
         pa.OSFile(str(part), "wb") as file,
         pa.ipc.new_file(file, table.schema) as writer,
     ):

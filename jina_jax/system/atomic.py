@@ -15,13 +15,18 @@ from typing import Any
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path, parts: Path | None = None) -> Iterator[Path]:
     """Gives a name to write to and, when the block ends well, moves that file to `path`.
 
     Two processes that write the same file at once do not meet: the last to end wins. Where the
     block writes nothing, an older file at `path` goes too.
+
+    Args:
+      path: of the file.
+      parts: folder of the same file system to write in, None for the file's own: a kill leaves
+        there what was written.
     """
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    part = (parts or path.parent) / f".{path.name}.{uuid.uuid4().hex}"
     try:
         yield part
         if part.exists():
@@ -51,9 +56,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a small file that survives whatever happens next, or leaves the old one."""
-    with atomic_file(path) as part:
+def write_atomically(path: Path, content: bytes, parts: Path | None = None) -> None:
+    """Writes a small file that survives whatever happens next, or leaves the old one; `parts` as
+    in `atomic_file`.
+    """
+    with atomic_file(path, parts) as part:
         part.write_bytes(content)
 
 

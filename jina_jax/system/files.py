@@ -2,18 +2,30 @@
 
 import glob
 import importlib.util
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
-from jina_jax.errors import UserError
+from jina_jax.errors import Unreachable, UserError
+from jina_jax.system.terminal import say
 from jina_jax.system.untrusted import inner_path
 
+T = TypeVar("T")
+WAITS_S = (1, 2, 4, 8, 16, 32)
+"""Between tries at a store; one that is away for longer ends the command."""
 _AHEAD_BYTES = 2 << 20
 """Read ahead from a store. s3fs takes 50 MiB of its own accord, three times the part of a file that
 a task is there to read."""
+_CONNECTIONS = 64
+"""To an S3 store at once. boto takes 10 of its own accord, fewer than threads read shards."""
+_RENEWALS = {
+    "s3": "`aws sso login`, or new AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN",
+    "gs": "`gcloud auth application-default login`, or a new GOOGLE_APPLICATION_CREDENTIALS",
+}
+"""How credentials are renewed, by the beginning of a URL."""
 _STAMPS = ("etag", "ETag", "mtime", "md5Hash", "LastModified", "created")
 """Under which of these a store says that a file changed; the first there is is taken."""
 
@@ -32,15 +44,64 @@ def store(url: str) -> Iterator[tuple[Any, str]]:
     import fsspec
 
     try:
-        system, name = fsspec.core.url_to_fs(url)
+        system, name = fsspec.core.url_to_fs(url, **_options(url))
     except (ImportError, ValueError) as error:
         raise UserError(f"{url} cannot be read: {error}") from error
     try:
         yield system, name
-    except OSError:
+    except OSError as error:
+        answer = getattr(error.__cause__, "response", None) or {}
+        if "Token" in answer.get("Error", {}).get("Code", ""):  # That has expired or is none.
+            raise PermissionError(str(error)) from error
         raise
     except Exception as error:  # Each library has its own for want of credentials or of a network.
-        raise OSError(f"{type(error).__name__}: {error}") from error
+        kind = type(error).__name__
+        more = f"; {_renewal(url)}" if "Credential" in kind or "RefreshError" in kind else ""
+        raise OSError(f"{kind}: {error}{more}") from error
+
+
+def _options(url: str) -> dict[str, Any]:
+    """Of the file system of a URL, beside those that the user has set for fsspec."""
+    from fsspec.config import conf
+
+    if not url.startswith("s3://"):
+        return {}
+    own = conf.get("s3", {}).get("config_kwargs", {})
+    return {"config_kwargs": {"max_pool_connections": _CONNECTIONS} | own}
+
+
+def _renewal(url: str) -> str:
+    how = _RENEWALS.get(url.partition("://")[0], "as its library says")
+    return f"renew the credentials ({how}) and give the same command again"
+
+
+def again(what: str, work: Callable[[], T]) -> T:
+    """Does work at a store, again after each of `WAITS_S` when the store fails.
+
+    Args:
+      what: path or URL, named in errors.
+      work: may be done twice.
+    Raises: UserError for what another try would not mend, else Unreachable.
+    """
+    for wait_s in (*WAITS_S, None):
+        try:
+            return work()
+        except FileNotFoundError as error:
+            raise UserError(f"{what}: FileNotFoundError: {error}") from error
+        except PermissionError as error:
+            raise UserError(
+                f"{what}: the store refuses this ({error}); where the credentials have ended, "
+                f"{_renewal(what)}"
+            ) from error
+        except OSError as error:
+            if wait_s is None:
+                raise Unreachable(
+                    f"{what} could not be had in {len(WAITS_S) + 1} tries, the last: {error}; when "
+                    f"the store answers again, the same command goes on with what is missing"
+                ) from error
+            say(f"{what}: {error}; trying again in {wait_s} s")
+            time.sleep(wait_s)
+    raise AssertionError
 
 
 def find_files(pattern: str) -> list[str]:

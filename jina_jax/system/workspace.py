@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 
 from filelock import FileLock, Timeout
 
-from jina_jax.errors import UnusableError, UserError
+from jina_jax.errors import UserError
 from jina_jax.system.atomic import sync, write_atomically
 from jina_jax.system.untrusted import from_json
 
@@ -45,13 +45,18 @@ class Workspace(NamedTuple):
     """Markers of finished tasks."""
 
 
+def places(target: Path) -> Workspace:
+    """Where `workspace` makes something; only it sees to it that they are there."""
+    partial = _partial(target)
+    return Workspace(partial / "result", partial / "work", partial / "done")
+
+
 @contextmanager
 def workspace(target: Path, identity: str, *, is_file: bool = False) -> Iterator[Workspace]:
     """Gives places to work in and, when the block ends well, renames the result to `target`.
 
     What a process that was killed or failed has finished stays: the next one goes on from there
-    if it makes the same thing, and else begins anew. Nothing stays of an UnusableError, or where
-    nothing was finished.
+    if it makes the same thing, and else begins anew. Nothing stays where nothing was finished.
 
     Args:
       target: to appear. A folder is absent or empty when the block ends; a file is replaced.
@@ -63,9 +68,8 @@ def workspace(target: Path, identity: str, *, is_file: bool = False) -> Iterator
     """
     check_writable(target.parent)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial(target)
-    made = Workspace(partial / "result", partial / "work", partial / "done")
-    with _alone(target):
+    partial, made = _partial(target), places(target)
+    with alone(target):
         if not is_file and target.exists() and any(target.iterdir()):
             raise UserError(f"{target} appeared meanwhile: another process made it; run again")
         maker = partial / "identity"
@@ -81,8 +85,8 @@ def workspace(target: Path, identity: str, *, is_file: bool = False) -> Iterator
             write_atomically(maker, identity.encode())
         try:
             yield made
-        except BaseException as error:
-            if isinstance(error, UnusableError) or not any(made.markers.iterdir()):
+        except BaseException:
+            if not any(made.markers.iterdir()):
                 shutil.rmtree(partial, ignore_errors=True)
             raise
         # One rename, after which all is there: a kill before it loses nothing either.
@@ -96,7 +100,7 @@ def workspace(target: Path, identity: str, *, is_file: bool = False) -> Iterator
 def discard_leftovers(folder: Path) -> None:
     """Removes what a process left that was killed after it had made `folder`."""
     if _partial(folder).exists():
-        with _alone(folder):
+        with alone(folder):
             shutil.rmtree(_partial(folder), ignore_errors=True)
 
 
@@ -131,22 +135,16 @@ def finished_report(
     return report
 
 
-def discard_hidden(folder: Path) -> None:
-    """Removes what processes that were killed had begun to write into a folder, if there is one."""
-    for path in folder.glob(".*") if folder.exists() else ():
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-
-
 def _partial(target: Path) -> Path:
     return target.with_name(f".{target.name}.partial")
 
 
 @contextmanager
-def _alone(target: Path) -> Iterator[None]:
-    """Holds a lock, which the kernel drops when the process is killed."""
+def alone(target: Path) -> Iterator[None]:
+    """Holds the lock of what is made, which the kernel drops when the process is killed.
+
+    Raises: UserError when another process holds it.
+    """
     path = target.with_name(f".{target.name}.lock")
     lock = FileLock(path, blocking=False)
     try:

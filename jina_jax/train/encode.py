@@ -27,7 +27,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float32
 
-from jina_jax.devices.mesh import DATA, FSDP, ROWS, split_first_axis
+from jina_jax.devices.mesh import DATA, FSDP, ROWS, TENSOR, split_first_axis
 from jina_jax.model.encoder import param_name
 from jina_jax.model.family import WHOLE, Access
 
@@ -88,8 +88,10 @@ def encode_rows(
     specs = jax.tree.map(
         lambda axis: PartitionSpec() if axis < 0 else PartitionSpec(*[None] * axis, FSDP), axes
     )
+    # A kernel runs where the compiler has no axis left to divide.
+    axis_names = set(ROWS if mesh.shape[TENSOR] > 1 else mesh.axis_names)
     return jax.shard_map(
-        of_device, mesh=mesh, in_specs=(specs, divided), out_specs=divided, axis_names=set(ROWS)
+        of_device, mesh=mesh, in_specs=(specs, divided), out_specs=divided, axis_names=axis_names
     )(params, rows)
 
 

@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from jina_jax.checkpoint.checkpoints import BEST_FOLDER, Checkpoints
@@ -13,6 +15,7 @@ from jina_jax.devices.distributed import is_first
 from jina_jax.errors import UserError
 from jina_jax.evaluate.run import Tasks, measures, read_tasks, score_tasks
 from jina_jax.inference.embedder import Embedder
+from jina_jax.model.lora import merged
 from jina_jax.system.terminal import say
 from jina_jax.text.tokenizer import load_tokenizer
 from jina_jax.train.metrics.writer import MetricsWriter, keep_until, read_metrics
@@ -41,6 +44,7 @@ class StepEvaluation:
         self._config, self._mesh, self._on_evaluation = config, mesh, on_evaluation
         self._path = config.run_path / EVALUATIONS_FILE
         self._embedder: Embedder | None = None
+        self._merged = jax.jit(partial(merged, lora=config.lora))
         self._tasks: Tasks | None = None
         self._seen: dict[int, dict[str, float]] = {}
         if not config.evaluate.every_steps:
@@ -79,7 +83,8 @@ class StepEvaluation:
         """
         options = self._config.evaluate
         assert self._tasks is not None
-        embedder = self._embedder_of(state.params)
+        params, lora = state.model_params, self._config.lora
+        embedder = self._embedder_of(self._merged(params) if lora.rank else params)
         found = score_tasks(self._tasks, {_MODEL: embedder}, options.top_k, with_bm25=False)
         values = {
             f"{kind}/{task}/{measure}": value
@@ -88,7 +93,7 @@ class StepEvaluation:
             for measure, value in systems[_MODEL].items()
         }
         if options.keep_best:
-            self._keep_best(step, values, state.params)
+            self._keep_best(step, values, state.model_params)
         self._seen[step] = values
         if writer is not None:
             self._write(step, values)

@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import partial
@@ -16,25 +16,29 @@ from jax.sharding import Mesh
 from jina_jax.checkpoint.checkpoints import BEST_FOLDER, STARTS_FILE, Checkpoints, is_run
 from jina_jax.checkpoint.state import TrainState
 from jina_jax.config import RunConfig
-from jina_jax.config.files import changed_since, to_json, unchangeable_fields
+from jina_jax.config.files import changed_since, local_folder, to_json, unchangeable_fields
 from jina_jax.config.validation import validate
-from jina_jax.devices.distributed import HostWatch, check_agreement, is_first, start
+from jina_jax.devices.distributed import HostWatch, check_agreement, is_first, start, wait_for_all
 from jina_jax.devices.memory import as_out_of_memory
-from jina_jax.devices.mesh import check_divides, make_mesh, put
+from jina_jax.devices.mesh import check_divides, local_groups, make_mesh, put
 from jina_jax.errors import Interrupted, UserError
 from jina_jax.feed.batch import Batch, PackedBatch
+from jina_jax.feed.order import ORDER_VERSION
 from jina_jax.feed.pipeline import feed_of_run
 from jina_jax.inference.initial import initial_params
 from jina_jax.model.encoder import parameter_count
+from jina_jax.model.lora import split_trained
 from jina_jax.shards.manifest import (
     MANIFEST_FILE,
     Manifest,
     blank_data,
+    check_guide,
     load_manifest,
-    verify_shards,
 )
+from jina_jax.shards.verify import verify_shards
 from jina_jax.system.environment import environment
 from jina_jax.system.hashing import file_sha256
+from jina_jax.system.mirror import Mirror
 from jina_jax.system.terminal import say
 from jina_jax.system.workspace import check_writable
 from jina_jax.text.tokenizer import SPIECE_FILE, TOKENIZER_FILE
@@ -42,12 +46,13 @@ from jina_jax.train.evaluation import OnEvaluation, StepEvaluation
 from jina_jax.train.metrics.profile import Profiler
 from jina_jax.train.metrics.throughput import Goodput, Throughput
 from jina_jax.train.metrics.writer import METRICS_FILE, MetricsWriter, read_metrics
+from jina_jax.train.optimizer import learning_rate_schedule
 from jina_jax.train.saves import Saves
 from jina_jax.train.step import (
     CompiledStep,
+    attention_kernel,
     batch_shardings,
     init_state,
-    learning_rate_schedule,
     state_shapes,
     state_shardings,
 )
@@ -92,7 +97,7 @@ def train(
     _keep_programs(config.run_path / "compiled")
     with HostWatch(config.faults.heartbeat_s) as hosts:
         try:
-            with Lease(config.run_path, config.faults.heartbeat_s):
+            with Lease(config.run_path, config.faults.heartbeat_s, config.run_url):
                 return _train_on(config, manifest, mesh, goodput, Callbacks(on_step, on_evaluation))
         except jax.errors.JaxRuntimeError as error:
             hosts.explain(error)
@@ -105,33 +110,65 @@ def train(
 def _train_on(
     config: RunConfig, manifest: Manifest, mesh: Mesh, goodput: Goodput, callbacks: Callbacks
 ) -> TrainState:
+    mirror = _mirror(config)
     with (
-        Checkpoints(config.checkpoint_path, keep=config.train.keep_checkpoints) as checkpoints,
+        Checkpoints(
+            config.checkpoint_path, keep=config.train.keep_checkpoints, before_seal=mirror.send
+        ) as checkpoints,
         Watchdog(config) as watchdog,
+        mirror,
     ):
+        checkpoints.send_kept()
+        mirror.fetch()
         metadata = {
             "config": unchangeable_fields(config),
             "manifest_sha256": file_sha256(config.data_path / MANIFEST_FILE),
+            "order": ORDER_VERSION,
         }
         check_agreement(json.dumps([metadata, checkpoints.steps], sort_keys=True))
         state = _first_state(config, checkpoints, metadata, mesh, goodput)
         if is_first():
             _write_run_files(config, int(state.step))
-        parameters = parameter_count(config.model, config.pooling)
         say(
-            f"{config.name}: {parameters:,} parameters on {_words(mesh)}, from "
+            f"{config.name}: {_parameters(config, state)} on {_words(mesh)}, from "
             f"step {int(state.step)} of {config.train.num_steps}; "
-            f"configuration in {config.run_path / 'config.json'}",
+            f"{_averaged(config)}configuration in {config.run_url or config.run_path}/config.json",
             enabled=is_first(),
         )
         saves = Saves(config, checkpoints, lambda: metadata | {"goodput": goodput.saved_with()})
         return _run_steps(config, manifest, mesh, state, saves, watchdog, goodput, callbacks)
 
 
+def _mirror(config: RunConfig) -> Mirror:
+    """Of a run folder at a URL, which the first process begins where there is none."""
+    mirror = Mirror(config.run_url, config.run_path, writes=is_first())
+    if is_first():
+        mirror.make(may_begin=True)
+    wait_for_all()
+    if not is_first():
+        mirror.make(may_begin=False)
+    return mirror
+
+
 def _keep_programs(folder: Path) -> None:
     """Keeps compiled programs for the next start, unless JAX_COMPILATION_CACHE_DIR has a folder."""
     if not jax.config.values["jax_compilation_cache_dir"]:
         jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
+
+
+def _averaged(config: RunConfig) -> str:
+    if not config.train.ema_decay:
+        return ""
+    return f"the model is the average of the parameters at decay {config.train.ema_decay:g}; "
+
+
+def _parameters(config: RunConfig, state: TrainState) -> str:
+    words = f"{parameter_count(config.model, config.pooling):,} parameters"
+    if not config.lora.rank:
+        return words
+    trained, _ = split_trained(state.params, config.lora)
+    count = sum(x.size for x in jax.tree.leaves(trained))
+    return f"{words} and {count:,} beside them, which alone are trained,"
 
 
 def _words(mesh: Mesh) -> str:
@@ -145,7 +182,8 @@ def _words(mesh: Mesh) -> str:
 
 def check_data(config: RunConfig, manifest: Manifest) -> None:
     """The embedding table must cover the vocabulary of the shards, and know it where it is given;
-    distillation needs a teacher's scores.
+    distillation needs a teacher's scores, and the shards must have the labels, scores and guide
+    that the configuration names.
 
     Raises: UserError.
     """
@@ -160,7 +198,8 @@ def check_data(config: RunConfig, manifest: Manifest) -> None:
             f"has a teacher's scores: enable data.consistency for pairs or data.margin for "
             f"triplets, and prepare again"
         )
-    start = Path(config.train.initial_weights).expanduser()
+    _check_beside(config, manifest)
+    start = local_folder(config.train.initial_weights)
     theirs = start / "tokenizer" if is_run(start) else start
     ours = config.data_path / "tokenizer"
     if config.train.initial_weights and not _is_same_tokenizer(theirs, ours):
@@ -168,6 +207,31 @@ def check_data(config: RunConfig, manifest: Manifest) -> None:
             f"train.initial_weights={config.train.initial_weights} learned another vocabulary than "
             f"the prepared data have: set data.tokenizer.source={theirs} and prepare again"
         )
+
+
+def _check_beside(config: RunConfig, manifest: Manifest) -> None:
+    again = f"delete {config.data_path} and prepare again"
+    prepared = {summary.name: summary for summary in manifest.sources}
+    for source in config.data.sources:
+        if (summary := prepared.get(source.name)) is None:
+            continue
+        for name, is_there in (
+            ("label_field", summary.has_labels), ("score_field", summary.record == "scored"),
+        ):  # fmt: skip
+            if getattr(source, name) and not is_there:
+                raise UserError(
+                    f"source {source.name!r}: {name}={getattr(source, name)!r}, and its shards in "
+                    f"{config.data_path} were prepared without: {again}"
+                )
+        has_teacher = config.loss.distill_weight > 0 or config.loss.distill_embeddings_weight > 0
+        if summary.record == "pair" and not (source.in_batch or has_teacher):
+            raise UserError(
+                f"source {source.name!r}: in_batch=False, and its pairs have no other negatives, "
+                f"so that nothing is learned from them; name a negative_field (`jina-jax mine` "
+                f"finds negatives), or leave in_batch at True"
+            )
+    if config.data.guide.model:
+        check_guide(manifest, config.data_path, f"data.guide.model={config.data.guide.model}")
 
 
 def _is_same_tokenizer(theirs: Path, ours: Path) -> bool:
@@ -188,27 +252,35 @@ def _first_state(
     if step is None:
         params = initial_params(config, mesh)
         return jax.jit(partial(init_state, config), out_shardings=shardings)(params)
-    saved = checkpoints.metadata(step)
-    if "imported" in saved:
-        raise UserError(
-            f"{checkpoints.folder} holds an imported model, which no training goes on in: train in "
-            f"another folder with --train.initial-weights={config.run_path}"
-        )
+    saved, here = checkpoints.metadata(step), config.run_url or str(config.run_path)
+    for made in ("imported", "merged"):
+        if made in saved:
+            raise UserError(
+                f"{checkpoints.place} holds a model that was {made}, which no training goes on "
+                f"in: train in another folder with --train.initial-weights={here}"
+            )
     blank = RunConfig(name="", data=blank_data(config.data))
     before = dict(saved["config"])
     if before.get(_NUM_STEPS, config.train.num_steps) < config.train.num_steps:
         _tell_raised(config, before[_NUM_STEPS], step)
         before[_NUM_STEPS] = config.train.num_steps
+    if saved.get("order") != ORDER_VERSION:
+        raise UserError(
+            f"{checkpoints.place} holds step {step} of a run that an earlier version began, whose "
+            f"batches came in another order: go on with that version, or begin anew in another "
+            f"folder, with --workdir; and there from this run's weights with "
+            f"--train.initial-weights={here}"
+        )
     changes = changed_since(before, metadata["config"], unchangeable_fields(blank))
     if saved["manifest_sha256"] != metadata["manifest_sha256"]:
         changes.append(f"the prepared data in {config.data_path} is not what the run began with")
     if changes:
         raise UserError(
-            f"{checkpoints.folder} holds step {step} of another configuration:\n  "
+            f"{checkpoints.place} holds step {step} of another configuration:\n  "
             + "\n  ".join(changes)
             + "\nundo these to go on with it. Or begin anew in another folder, with --workdir; and "
-            f"there from this run's weights with --train.initial-weights={config.run_path} (in a "
-            f"config file, model={str(config.run_path)!r})"
+            f"there from this run's weights with --train.initial-weights={here} (in a "
+            f"config file, model={here!r})"
         )
     like = jax.tree.map(
         lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at),
@@ -253,14 +325,15 @@ def _run_steps(
     saves: Saves, watchdog: Watchdog, goodput: Goodput, callbacks: Callbacks,
 ) -> TrainState:  # fmt: skip
     num_steps, first = config.train.num_steps, int(state.step)
-    feed = feed_of_run(config, manifest, first)
+    groups = local_groups(mesh, config.feed.num_groups)
+    feed = feed_of_run(config, manifest, first, groups)
     evaluation = StepEvaluation(config, mesh, first, callbacks.on_evaluation)
     skipped = SkippedSteps(
-        config.run_path, feed.sources,
+        config.run_path, list(feed.records), feed.records_of,
         start=first, limit=config.faults.max_skipped_steps, writes=is_first(),
     )  # fmt: skip
     with (
-        CompiledStep(config, mesh, feed.buckets.rows) as step_fn,
+        CompiledStep(config, mesh, feed.buckets.rows, feed.feed.fields) as step_fn,
         StopLatch() as latch,
         MetricsWriter(config, first) if is_first() else nullcontext() as writer,
         Profiler(config, first) as profiler,
@@ -269,15 +342,22 @@ def _run_steps(
             with watchdog.step(f"the evaluation after step {first}"), goodput.of("evaluation"):
                 evaluation.run(state, first, writer)
         of_sources = SourceMetrics(
-            feed.records, feed.mixture, batch_size=config.feed.global_batch_size, done=first
+            feed.records, feed.feed.mixture, batch_size=config.feed.global_batch_size, done=first
         )
         say(of_sources.planned(), enabled=is_first())
         say(str(feed.buckets), enabled=is_first())
+        _, why = attention_kernel(config, mesh)
+        if why:
+            say(
+                f"attention is left to the compiler, not to the kernel for TPUs: {why}",
+                enabled=is_first(),
+            )
         log = StepLog(config, mesh, writer, of_sources, skipped, saves, goodput, callbacks.on_step)
         goodput.enter("step")
-        for batch, arrays in _on_devices(
-            feed.batches, batch_shardings(mesh, config.pooling), log.throughput, watchdog, goodput
-        ):
+        on_mesh = partial(
+            put, shardings=batch_shardings(mesh), own=groups, groups=config.feed.num_groups
+        )
+        for batch, arrays in _on_devices(feed.batches, on_mesh, log.throughput, watchdog, goodput):
             profiler.before(batch.step, state)
             done = batch.step + 1
             if not step_fn.is_ready(arrays):
@@ -313,7 +393,7 @@ def _run_steps(
 
 def _on_devices(
     feed: Iterator[Batch],
-    shardings: PackedBatch,
+    on_mesh: Callable[[PackedBatch], PackedBatch],
     throughput: Throughput,
     watchdog: Watchdog,
     goodput: Goodput,
@@ -328,4 +408,4 @@ def _on_devices(
         throughput.data_wait_s += time.perf_counter() - began
         if batch is None:
             return
-        yield batch, put(batch.arrays, shardings)
+        yield batch, on_mesh(batch.arrays)

@@ -77,6 +77,6 @@ class Saves:
         self.failures += 1
         self._in_a_row += 1
         if self._in_a_row >= ATTEMPTS:
-            raise error or SaveFailed(self._checkpoints.folder, self._checkpoints.failure)
+            raise error or self._checkpoints.failed()
         self._retry_at = time.monotonic() + self._pause_s
         say(f"the save is tried again ({self._in_a_row} of {ATTEMPTS} in a row have failed)")

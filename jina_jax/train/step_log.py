@@ -8,8 +8,10 @@ from jax.sharding import Mesh
 
 from jina_jax.config import RunConfig
 from jina_jax.devices.memory import peak_memory
-from jina_jax.feed.batch import Batch
+from jina_jax.feed.batch import Batch, fingerprint_words
 from jina_jax.feed.mixture import Mixture
+from jina_jax.train.loss.contrastive import LossOutput
+from jina_jax.train.loss.scored import ScoredOutput
 from jina_jax.train.metrics.throughput import Goodput, Throughput
 from jina_jax.train.metrics.writer import METRICS_FILE, MetricsWriter, read_metrics
 from jina_jax.train.saves import Saves
@@ -18,11 +20,11 @@ from jina_jax.train.watch.skipped import SkippedSteps
 
 OnStep = Callable[[int, Mapping[str, Any]], None]
 """Is given the steps done, and their line of metrics."""
-MEANS = (
-    "loss", "accuracy", "positive_cosine", "in_batch_cosine", "negative_cosine", "masked_share",
-    "distill_loss",
-)  # fmt: skip
-"""Metrics of a step that are reported for each source; `LossOutput` explains them."""
+MEANS = tuple(
+    dict.fromkeys((*LossOutput._fields, *ScoredOutput._fields, "distill_embeddings_loss"))
+)
+"""Metrics of a step that are reported for each source; `LossOutput` and `ScoredOutput` explain
+them."""
 
 
 class SourceMetrics:
@@ -134,8 +136,10 @@ class StepLog:
             return
         batch, metrics = self._pending
         self._pending = None
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        self.throughput.add(batch.arrays)
+        found = jax.device_get(metrics)
+        fingerprint = fingerprint_words(found.pop("batch"))
+        values = {name: float(value) for name, value in found.items()}
+        self.throughput.add(batch)
         self._of_sources.add(batch.source, values)
         self._skipped.add(batch, values)
         values["skipped_steps"] = self._skipped.total
@@ -149,7 +153,7 @@ class StepLog:
             return
         source = self._of_sources.names[batch.source]
         line = (
-            {"step": done, "source": source, "batch": batch.fingerprint}
+            {"step": done, "source": source, "batch": fingerprint}
             | values
             | rates
             | peak_memory()

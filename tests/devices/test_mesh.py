@@ -114,7 +114,7 @@ def state_on(config, mesh):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["adamw", "adafactor", "lion"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor", "lion", "muon"])
 def test_optimizers_step_alike_on_every_mesh(optimizer):
     optim = dataclasses.replace(CONFIG.optim, optimizer=optimizer, weight_decay=0.1)
     config, losses = dataclasses.replace(WHOLE, optim=optim), []

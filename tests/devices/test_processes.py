@@ -1,18 +1,23 @@
 """Real processes on this machine, one for each host: they compute, train, stop and wait as one."""
 
 import dataclasses
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from itertools import chain
+from operator import eq
 
 import jax
 import numpy as np
 import pytest
 
+from jina_jax.checkpoint.checkpoints import load_checkpoint
 from jina_jax.config import MeshConfig
+from jina_jax.train.metrics.writer import read_metrics
 from tests.devices.test_mesh import WHOLE, assert_equal, value_and_grad
 from tests.trainer import ROOT, curve, evaluations, finish, start, wait_for_step
 
@@ -97,6 +102,63 @@ def assert_same_curve(found, expected):
     np.testing.assert_allclose(
         [values[2] for values in found], [values[2] for values in expected], rtol=1e-5
     )
+
+
+GROUPS = ("--feed.groups=8", "--train.num-steps=14", "--optim.schedule=constant")
+
+
+def train_as(folder, run, processes, *flags):
+    """A run of so many processes, of a device each."""
+    port = free_port()
+    started = [
+        start(folder, run, *GROUPS, *flags, *together(port, rank, processes), devices=1)
+        for rank in range(processes)
+    ]
+    for process in started:
+        finish(process)
+
+
+def lines_of(folder, run):
+    return read_metrics(folder / run / "metrics.jsonl")
+
+
+def final_params(folder, run):
+    return jax.tree.map(np.asarray, load_checkpoint(folder / run).params)
+
+
+@pytest.fixture(scope="module")
+def of_one(folder):
+    """Curve and parameters of a run of one process that makes all eight groups."""
+    finish(start(folder, "of_one", *GROUPS, devices=1))
+    return lines_of(folder, "of_one"), final_params(folder, "of_one")
+
+
+def assert_same_run(folder, run, expected):
+    """The same batches to the bit, losses within 1e-6 and parameters within Adam's rounding."""
+    found, params = lines_of(folder, run), final_params(folder, run)
+    told_once = "step", "source", "batch"
+    for line, of_one in zip(found, expected[0], strict=True):
+        assert [line[name] for name in told_once] == [of_one[name] for name in told_once]
+        assert line["loss"] == pytest.approx(of_one["loss"], rel=1e-6)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=1e-5), params, expected[1]
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4, 8])
+def test_any_number_of_processes_trains_on_the_same_batches(folder, of_one, processes):
+    train_as(folder, f"of_{processes}", processes)
+    assert_same_run(folder, f"of_{processes}", of_one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 8])
+def test_a_run_of_four_processes_goes_on_as_two_or_eight(folder, of_one, processes):
+    run = f"four_then_{processes}"
+    train_as(folder, run, 4, "--train.num-steps=7")
+    train_as(folder, run, processes)
+    assert_same_run(folder, run, of_one)
 
 
 @pytest.mark.slow
@@ -185,3 +247,40 @@ def test_two_processes_evaluate_during_training_what_one_does(folder):
     assert [line["step"] for line in found] == [20, 40]
     for line, other in zip(found, expected, strict=True):
         assert line == pytest.approx(other, abs=0.01)
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_and_mine_what_one_does(folder, uninterrupted):
+    found = []
+    for count in (1, 2):
+        port, mined = free_port(), folder / f"mined-by-{count}"
+        flags = ("--mine.query-block=50", f"--mine.output-dir={mined}")
+        for verb, more in (("evaluate", ()), ("mine", flags)):
+            processes = [
+                start(
+                    folder, "whole", *more, *(together(port, rank) if count > 1 else ()),
+                    devices=1, verb=verb,
+                )
+                for rank in range(count)
+            ]  # fmt: skip
+            for process in processes:
+                finish(process)
+        names = [f"{source}.{ending}" for source in ("docs", "numbers")
+                 for ending in ("jsonl", "dropped.jsonl")]  # fmt: skip
+        lines = [read_metrics(mined / name) for name in names]
+        scores = json.loads((folder / "whole" / "evaluation.json").read_text())
+        found.append((scores, lines, json.loads((mined / "mined.json").read_text())))
+    (scores, lines, report), (of_two, lines_of_two, report_of_two) = found
+    assert {"bm25", "trained", "untrained"} == of_two["docs"].keys()
+    for task, systems in scores.items():
+        for system, measures in systems.items():
+            assert of_two[task][system] == pytest.approx(measures, abs=1e-6)
+    assert report_of_two == report and sum(map(len, lines)) > 50
+    texts = ("query", "positive", "negative", "passage")
+    for one, two in zip(chain(*lines), chain(*lines_of_two), strict=True):
+        assert one["rank"] == two["rank"]
+        for name in one.keys() & {"positive_score", "negative_score", "score"}:
+            assert two[name] == pytest.approx(one[name], abs=2e-6)  # They are rounded to 1e-6.
+    named = [[tuple(map(line.get, texts)) for line in chain(*of)] for of in (lines, lines_of_two)]
+    # Passages whose scores differ in rounding alone may change places.
+    assert sum(map(eq, *named)) > 0.98 * len(named[0])

@@ -25,7 +25,11 @@ NOT_RUN = {
     "plan": "needs the TPU compiler",
     "mteb": "reads data sets from the hub",
     "prepare base": "reads the paper's data from the hub",
+    "prepare jina_v1_pairs": "reads the paper's data from the hub",
+    "prepare my_config.py": "a Ray cluster and a bucket",
     "inspect /mnt": "a mounted bucket",
+    "encode runs/mine/export passages.txt passages.npy --distributed": "several hosts",
+    "mine mine.py --distributed": "several hosts",
 }
 THEIRS = ("mine.py", "pairs.py")
 """Files that pages tell the reader to write."""
@@ -124,8 +128,8 @@ def test_commands_end_as_the_pages_say(outcomes):
 @pytest.mark.slow
 def test_commands_that_are_not_run_have_arguments_that_exist(outcomes, capsys):
     for text in (text for text, code in outcomes.items() if code is None):
-        verb, *args = shlex.split(text)
-        if verb == "prepare":
+        verb, *args = shlex.split(re.sub(r"\bm\w+\.py\b", "base", text))
+        if verb == "prepare" and "--plan" not in args:
             config_verb(verb, "", args)
             continue
         with pytest.raises(SystemExit):

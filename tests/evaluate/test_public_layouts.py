@@ -128,7 +128,7 @@ def test_sts_benchmark(tmp_path, capsys, name, kind):
 
 def read(source):
     """The texts of each item, or the reason for which it is left out."""
-    return [i.reason if isinstance(i, BadRecord) else i[:-1] for i in read_source(source)]
+    return [i.reason if isinstance(i, BadRecord) else i.texts for i in read_source(source)]
 
 
 def test_ms_marco_triples(tmp_path):

@@ -13,6 +13,7 @@ from jina_jax.config import PromptConfig
 from jina_jax.devices.mesh import make_mesh
 from jina_jax.evaluate.retrieval import RetrievalTask, corpus_of, rank_by_embedding, score
 from jina_jax.inference.embedder import Embedder
+from tests.vectors import numbered
 
 QUERIES = 40
 
@@ -29,10 +30,9 @@ class Vectors(Embedder):
     def encode(self, texts, *, prompt=None, progress=False):
         return self.z_ND[[int(t) for t in texts]]
 
-    def stream(self, texts, prompt=None):
+    def own(self, texts, prompt=None):
         texts = list(texts)
-        for first in range(0, len(texts), 64):
-            yield self.encode(texts[first : first + 64])
+        return numbered(self.encode(texts[n : n + 64]) for n in range(0, len(texts), 64))
 
 
 class OfVectors(InformationRetrievalEvaluator):

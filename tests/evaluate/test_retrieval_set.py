@@ -24,7 +24,9 @@ from jina_jax.evaluate.retrieval import (
 )
 from jina_jax.evaluate.retrieval_set import read_retrieval
 from jina_jax.inference.search import stream_top_k
+from jina_jax.inference.shares import Encoded
 from tests.evaluate.test_sts import Angles
+from tests.vectors import numbered
 
 CORPUS = [
     {"_id": "p1", "title": "Apples", "text": "are red"},
@@ -219,11 +221,11 @@ class Counted(Angles):
     def __init__(self):
         self.parts = []
 
-    def stream(self, texts, prompt=None):
+    def own(self, texts, prompt=None):
         texts = list(texts)
-        for first in range(0, len(texts), 3):
-            self.parts.append(len(texts[first : first + 3]))
-            yield self.encode(texts[first : first + 3])
+        parts = [texts[first : first + 3] for first in range(0, len(texts), 3)]
+        self.parts += map(len, parts)
+        return numbered(map(self.encode, parts))
 
 
 def test_a_corpus_is_ranked_part_by_part(tmp_path):
@@ -251,14 +253,15 @@ class Unkept(Angles):
     def encode(self, texts, *, prompt=None, progress=False):
         return self.corpus_CD[[int(t) for t in texts]]
 
-    def stream(self, texts, prompt=None):
-        texts = iter(texts)
+    def own(self, texts, prompt=None):
+        texts, end = iter(texts), 0
         while part := list(islice(texts, self.rows)):
             z_ND = self.encode(part)
             self.held += 1
             self.most = max(self.most, self.held)
             weakref.finalize(z_ND, self.let_go)
-            yield z_ND
+            end += len(part)
+            yield Encoded(np.arange(end - len(part), end), z_ND, end)
             del z_ND
 
     def let_go(self):
@@ -272,7 +275,7 @@ def test_a_corpus_of_any_size_is_held_by_two_parts_and_ranked_as_by_a_sort():
     queries = {f"q{i}": str(i) for i in rng.choice(len(corpus_CD), 50, replace=False)}
     ids = [f"p{i}" for i in range(len(corpus_CD))]
     for count in (5_000, 20_000):
-        corpus = Corpus(ids[:count], lambda count=count: map(str, range(count)))
+        corpus = Corpus(ids[:count], lambda count=count: map(str, range(count)), "")
         task = RetrievalTask("own", queries, corpus, {q: {"p0": 1} for q in queries})
         embedder = Unkept(corpus_CD, 256)
         found = rank_by_embedding(task, embedder, 100)
@@ -290,11 +293,11 @@ def test_parts_of_any_size_give_what_the_whole_gives():
     exact = np.argsort(-(q @ corpus.T), axis=1, kind="stable")[:, :20]
     for sizes in ([301], [1] * 301, [100, 1, 0, 150, 50], [7] * 43):
         parts = np.split(corpus, np.cumsum(sizes)[:-1])
-        _, index = stream_top_k(q, iter(parts), 20, query_block=4, block=5)
+        _, index = stream_top_k(q, numbered(parts), 20, query_block=4, block=5)
         assert np.array_equal(index, exact)
-    score_QK, index = stream_top_k(q, iter([corpus[:3], corpus[3:5]]), 20)
+    score_QK, index = stream_top_k(q, numbered([corpus[:3], corpus[3:5]]), 20)
     assert score_QK.shape == index.shape == (11, 5) and sorted(index[0]) == [0, 1, 2, 3, 4]
-    assert stream_top_k(q, iter([]), 20)[1].shape == (11, 0)
+    assert stream_top_k(q, numbered([]), 20)[1].shape == (11, 0)
 
 
 def test_a_corpus_in_memory_is_given_as_often_as_asked():

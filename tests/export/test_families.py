@@ -151,7 +151,7 @@ def tuned(folder, tmp_path_factory):
     """A run that starts from the folder, trained for a few steps."""
     base = tmp_path_factory.mktemp("tuned")
     verbs = ("prepare", "train", "export")
-    return tune(base, folder, verbs, query=16, positive=32, steps=24).run_path
+    return tune(base, folder, verbs, query=16, positive=32, steps=96).run_path
 
 
 def test_a_run_takes_everything_from_the_folder(folder, tuned):

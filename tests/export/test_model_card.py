@@ -9,6 +9,7 @@ from jina_jax.config import (
     DataConfig,
     ExportConfig,
     FeedConfig,
+    LoraConfig,
     LossConfig,
     PoolingConfig,
     PromptConfig,
@@ -104,6 +105,15 @@ def test_the_terms_of_the_loss_are_named_as_they_are_weighted():
 def test_matryoshka_sizes_are_named():
     assert "first 64 or 128 dimensions" in card(loss=LossConfig(matryoshka_dims=(128, 64)))
     assert "truncate_dim" not in card()
+
+
+def test_adapters_are_named_with_their_rank_and_place():
+    assert "LoRA" not in card()
+    trained = TRAINED._replace(lora=LoraConfig(8))
+    text = render_card(CONFIG, trained, PAIRS, ())
+    assert "steps from random weights with adapters of rank 8 (LoRA, merged here), 64 pairs" in text
+    beside = render_card(replace(CONFIG, export=ExportConfig(adapter=True)), trained, PAIRS, ())
+    assert "merged here; `adapter/` has them for PEFT)" in beside
 
 
 def test_what_is_not_known_is_left_out_or_said():

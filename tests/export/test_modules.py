@@ -28,7 +28,6 @@ from jina_jax.inference.embedder import Embedder
 from jina_jax.inference.initial import initial_params
 from jina_jax.inference.model_folder import model_sha256, read_sentence_config
 from jina_jax.shards.manifest import load_manifest
-from jina_jax.train.loss.log_sums import LossSharding
 from jina_jax.train.step import embed_texts
 from tests.export.tuned import tune
 from tests.marks import some_slow
@@ -149,7 +148,7 @@ def tuned(folder, tmp_path_factory):
 
 # What is tuned is plain in every other test of a run; here it is one with fewer modules.
 with_tuned = pytest.mark.parametrize(
-    "folder", some_slow(["dense", "long"], list(KINDS)), indirect=True, scope="module"
+    "folder", some_slow(["dense"], list(KINDS)), indirect=True, scope="module"
 )
 
 
@@ -167,9 +166,7 @@ def test_training_embeds_texts_behind_the_prompts_of_their_source(tuned, folder)
     }
     arrays = batch.arrays
     mesh = make_mesh()
-    encode = jax.jit(
-        lambda params, batch: embed_texts(params, batch, tuned, sharding=LossSharding(mesh))
-    )
+    encode = jax.jit(lambda params, batch: embed_texts(params, batch, tuned, mesh))
     z_BTD = np.asarray(encode(initial_params(tuned, mesh), arrays))
     short = 0
     for side, prompt in enumerate(("find: ", "answer: ")):

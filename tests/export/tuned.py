@@ -24,7 +24,7 @@ def get_config():
 """
 
 
-def tune(base, folder, verbs, *, query, positive, steps, prompt=None):
+def tune(base, folder, verbs, *, query, positive, steps, prompt=None, flags=()):
     """Trains a few steps on pairs of random texts.
 
     Args:
@@ -35,6 +35,7 @@ def tune(base, folder, verbs, *, query, positive, steps, prompt=None):
       positive: of the other texts.
       steps: of the training.
       prompt: before positives; None takes the model's.
+      flags: of the command line, for every verb.
     """
     words = texts(240)
     pairs = [{"query": q, "positive": f"{p} {q}"} for q, p in zip(words, words[::-1])]
@@ -46,5 +47,5 @@ def tune(base, folder, verbs, *, query, positive, steps, prompt=None):
         )
     )  # fmt: skip
     for verb in verbs:
-        assert main([verb, str(base / "config.py")]) == 0
+        assert main([verb, str(base / "config.py"), *flags]) == 0
     return read_run(base / "run")

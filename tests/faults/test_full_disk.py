@@ -1,15 +1,14 @@
 """A disk that is full: the alarm comes at once, the save is tried again, nothing good is lost."""
 
-import os
 import resource
 import signal
-import subprocess
 
 import pytest
 
 from jina_jax.checkpoint.checkpoints import Checkpoints
 from jina_jax.errors import ExitCode
 from jina_jax.train.metrics.writer import read_metrics
+from tests.small_disk import mounted
 from tests.trainer import finish, start, wait_for_step, wait_until
 
 pytestmark = pytest.mark.slow
@@ -20,13 +19,8 @@ LONG = ("--train.num-steps=100000", "--faults.save-retry-s=0.5")
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 12 MB of its own."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "none", str(path)]
-    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a small disk needs root")
-    yield path
-    subprocess.run(["umount", "-l", str(path)], check=True)
+    with mounted(tmp_path / "disk", "12m") as path:
+        yield path
 
 
 def fill(disk):

@@ -100,6 +100,7 @@ REFUSED = (
     ("prepare", "--data-dir", ["{run}", "--data-dir={run}/other"]),
     ("encode", "OUT", ["{run}", "{text}", "{run}/embeddings.npy"]),
     ("import", "RUN", ["{run}", "{run}/imported"]),
+    ("merge", "OUT", ["{run}", "{run}", "{run}/merged"]),
     ("mteb", "--output", ["{run}"]),
 )
 

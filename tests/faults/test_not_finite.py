@@ -15,8 +15,9 @@ from jina_jax.config import MeshConfig
 from jina_jax.devices.mesh import make_mesh, put
 from jina_jax.errors import ExitCode
 from jina_jax.model.encoder import init_params
-from jina_jax.shards.array_record import ShardSet, ShardWriter, encode_record
+from jina_jax.shards.array_record import ShardWriter, encode_record
 from jina_jax.shards.manifest import MANIFEST_FILE, ends_xxh3, load_manifest
+from jina_jax.shards.shard_set import ShardSet
 from jina_jax.system.hashing import file_sha256
 from jina_jax.train.metrics.writer import read_metrics
 from jina_jax.train.step import batch_shardings, init_state, make_train_step, state_shardings

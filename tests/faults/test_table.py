@@ -226,6 +226,37 @@ TABLE = (
         ),
     ),
     Row(
+        "a machine of a run in a bucket", "SIGKILL, another machine, other processes, two at once",
+        "another goes on with the same parameters; one trains, the other is refused",
+        (
+            "faults/test_run_at_url.py::"
+            "test_killed_here_it_goes_on_elsewhere_with_the_same_parameters",
+            "faults/test_run_at_url.py::test_processes_save_and_any_number_goes_on",
+            "faults/test_run_at_url.py::test_two_trainers_do_not_share_it",
+            "faults/test_run_at_url.py::test_verbs_read_it_and_put_what_they_make",
+        ),
+    ),
+    Row(
+        "damaged step in a bucket", "changed, cut, removed and unsealed objects",
+        "set aside by name; the step before is used",
+        (
+            "faults/test_run_at_url.py::test_a_damaged_newest_step_is_left_for_the_one_before",
+            "checkpoint/test_stored.py::test_a_damaged_step_is_set_aside_for_the_one_before",
+            "checkpoint/test_stored.py::test_a_step_without_its_seal_is_none_and_goes",
+        ),
+    ),
+    Row(
+        "damaged shard in a bucket", "changed, swapped and cut objects, a store that goes away",
+        "named, and nothing of it used; the store is waited for",
+        (
+            "shards/test_bucket.py::test_a_damaged_record_is_named_and_not_used",
+            "shards/test_bucket.py::test_another_shard_of_the_same_size_is_told",
+            "shards/test_bucket.py::test_what_a_bucket_does_in_the_middle",
+            "shards/test_remote_prepared.py::"
+            "test_training_from_a_bucket_whose_server_stops_and_comes_back",
+        ),
+    ),
+    Row(
         "hostile model", "pickles, code, auto_map, unknown modules, paths out, shapes, huge JSON",
         "refused by name before any of it is loaded; nothing is executed",
         (

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jina_jax.feed.packing import bucket_rows, fill, place
+from jina_jax.feed.packing import bucket_rows, fill, place, place_within
 
 
 def _filled(texts, placement, row_tokens):
@@ -11,7 +11,7 @@ def _filled(texts, placement, row_tokens):
     flat = np.concatenate([*texts, np.zeros(0, int)])
     return fill(
         flat.astype(np.uint16), np.cumsum(lengths) - lengths, lengths, placement,
-        num_rows=placement.num_rows, row_tokens=row_tokens,
+        row_tokens=row_tokens,
     )  # fmt: skip
 
 
@@ -75,3 +75,18 @@ def test_buckets_add_an_eighth_at_most(rows, multiple):
     bucket = bucket_rows(rows, multiple)
     assert bucket % multiple == 0
     assert rows <= bucket < rows + max(multiple, rows / 8 + 1)
+
+
+@given(st.lists(st.integers(1, 32), min_size=1, max_size=60), st.integers(1, 6), st.integers(0, 4))
+def test_texts_are_cut_to_the_longest_limit_that_fits(lengths, texts_per_row, spare):
+    options = {"row_tokens": 32, "texts_per_row": texts_per_row}
+    lengths = np.array(lengths)
+    rows = -(-len(lengths) // texts_per_row) + spare
+    kept, placement = place_within(lengths, rows, **options)
+    assert placement.num_rows <= rows
+    if place(lengths, **options).num_rows <= rows:
+        assert np.array_equal(kept, lengths)
+    else:
+        assert np.array_equal(kept, np.minimum(lengths, kept.max())) and kept.max() < lengths.max()
+        assert place(np.minimum(lengths, kept.max() + 1), **options).num_rows > rows
+    assert place_within(lengths, 0, **options)[1].num_rows == place(lengths, **options).num_rows

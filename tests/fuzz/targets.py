@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from jina_jax.config import SourceConfig, TokenizerConfig
@@ -19,8 +20,10 @@ from jina_jax.inference.model_folder import (
 )
 from jina_jax.model.encoder import config_from_huggingface
 from jina_jax.negation.endpoint import _parsed
-from jina_jax.shards.array_record import ShardSet, ShardWriter
+from jina_jax.shards.array_record import ShardWriter
+from jina_jax.shards.index import read_index
 from jina_jax.shards.manifest import load_manifest
+from jina_jax.shards.shard_set import ShardSet
 from jina_jax.sources.datasets import _refuse_foreign_classes
 from jina_jax.sources.extract import GROUPED, PER_RECORD
 from jina_jax.sources.read import read_source
@@ -60,6 +63,8 @@ def _records(folder: Path, data: bytes) -> None:
 
 
 def _shard(folder: Path, data: bytes) -> None:
+    with suppress(ValueError):
+        read_index(data, len(data))
     (folder / "a.shard").write_bytes(data)
     shards = ShardSet([folder / "a.shard"])
     found = shards.read(range(min(len(shards), 64)))

@@ -11,14 +11,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file
+from sentence_transformers.util.quantization import quantize_embeddings
 
+from jina_jax.cli.main import main
 from jina_jax.config import T5Config, TokenizerConfig
 from jina_jax.errors import UserError
 from jina_jax.export.huggingface import export_huggingface
 from jina_jax.inference import embedder as embedder_module
 from jina_jax.inference import encode_file as module
 from jina_jax.inference.embedder import Embedder
-from jina_jax.inference.encode_file import count_texts, encode_file
+from jina_jax.inference.encode_file import count_texts, encode_file, read_ranges
 from jina_jax.model.encoder import init_params
 from jina_jax.text.tokenizer import build_tokenizer
 
@@ -73,7 +75,7 @@ def test_the_formats_hold_what_the_embedder_gives(model, tmp_path, small_blocks)
     assert table["text"].to_pylist() == lines
     np.testing.assert_array_equal(np.array(table["embedding"].to_pylist(), np.float32), expected)
     half = tmp_path / "half.npy"
-    encode(embedder, texts, half, dtype="float16")
+    encode(embedder, texts, half, precision="float16")
     np.testing.assert_array_equal(np.load(half), expected.astype(np.float16))
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
         [texts.name, half.name, *(out.name for out in outputs)]
@@ -99,14 +101,76 @@ def test_bfloat16_is_near_and_not_the_same(model):
     assert 1e-5 < difference < 0.05
 
 
-@pytest.mark.parametrize("ending", [".npy", ".parquet"])
+def read(path):
+    if path.suffix == ".npy":
+        return np.load(path)
+    if path.suffix == ".safetensors":
+        return load_file(path)["embeddings"]
+    column = pq.read_table(path)["embedding"].combine_chunks()
+    return column.flatten().to_numpy().reshape(len(column), -1)
+
+
+@pytest.mark.parametrize("ending", [".npy", ".safetensors", ".parquet"])
+def test_files_of_every_precision_are_what_sentence_transformers_makes(
+    model, tmp_path, small_blocks, ending
+):
+    corpus, queries = write(tmp_path / "in.jsonl", 50), write(tmp_path / "queries.jsonl", 7)
+    embedder = Embedder.load(model / "export", truncate_dim=12)
+    z_ND, q_QD = (
+        embedder.encode([json.loads(line)["text"] for line in path.read_text().splitlines()])
+        for path in (corpus, queries)
+    )
+    for precision in ("int8", "uint8", "binary", "ubinary"):
+        out = tmp_path / f"{precision}{ending}"
+        encode(embedder, corpus, out, precision=precision)
+        expected = quantize_embeddings(z_ND, precision)
+        assert read(out).dtype == expected.dtype
+        np.testing.assert_array_equal(read(out), expected)
+    # Queries in the ranges of the passages, which were kept.
+    ranges = read_ranges(tmp_path / "int8.ranges.npy", 12)
+    np.testing.assert_array_equal(ranges, [z_ND.min(axis=0), z_ND.max(axis=0)])
+    out = tmp_path / f"queries{ending}"
+    encode(embedder, queries, out, precision="int8", ranges_2D=ranges)
+    np.testing.assert_array_equal(read(out), quantize_embeddings(q_QD, "int8", ranges=ranges))
+    assert sorted(p.name for p in tmp_path.glob("*.ranges.npy")) == [
+        "int8.ranges.npy", "uint8.ranges.npy",
+    ]  # fmt: skip
+
+
+def test_the_command_line_quantises_and_refuses_ranges_that_do_not_fit(model, tmp_path, capsys):
+    texts, one = write(tmp_path / "in.jsonl", 30), write(tmp_path / "one.jsonl", 1)
+    start, out = ["encode", str(model / "export")], str(tmp_path / "out.npy")
+    assert main([*start, str(texts), out, "--precision", "int8"]) == 0
+    assert f"for --ranges: {tmp_path / 'out.ranges.npy'}" in capsys.readouterr().out
+    ranges = ["--ranges", str(tmp_path / "out.ranges.npy")]
+    single = str(tmp_path / "one.npy")
+    assert main([*start, str(one), single, "--precision", "int8", *ranges]) == 0
+    np.testing.assert_array_equal(np.load(single)[0], np.load(out)[0])
+    np.save(tmp_path / "upside-down.npy", np.load(tmp_path / "out.ranges.npy")[::-1])
+    cases = [
+        ([str(one), single, "--precision", "int8"], "of one text alone has no range to divide"),
+        ([str(texts), out, "--precision", "binary", *ranges], "--ranges is for --precision int8"),
+        ([str(texts), out, "--precision", "int8", *ranges, "--truncate-dim", "5"], "5 dimensions"),
+        ([str(texts), out, "--precision", "int8", "--ranges", str(texts)], "cannot be read"),
+        ([str(texts), out, "--precision", "int8", "--ranges", str(tmp_path / "upside-down.npy")],
+         "is above the largest"),
+    ]  # fmt: skip
+    for arguments, message in cases:
+        assert main([*start, *arguments]) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("ending", "precision"),
+    [(".npy", "float32"), (".parquet", "float32"), (".npy", "int8"), (".safetensors", "binary")],
+)
 def test_a_failure_loses_nothing_and_the_next_call_goes_on(
-    model, tmp_path, small_blocks, monkeypatch, ending
+    model, tmp_path, small_blocks, monkeypatch, ending, precision
 ):
     texts, out = write(tmp_path / "in.jsonl", 60), tmp_path / f"out{ending}"
     whole = tmp_path / f"whole{ending}"
     embedder = Embedder.load(model / "export")
-    encode(embedder, texts, whole)
+    encode(embedder, texts, whole, precision=precision)
     stream, seen = Embedder.stream, []
 
     def failing(self, texts, prompt):
@@ -118,9 +182,9 @@ def test_a_failure_loses_nothing_and_the_next_call_goes_on(
 
     monkeypatch.setattr(Embedder, "stream", failing)
     with pytest.raises(OSError, match="disk full"):
-        encode(embedder, texts, out)
+        encode(embedder, texts, out, precision=precision)
     assert not out.exists()
-    encode(embedder, texts, out)
+    encode(embedder, texts, out, precision=precision)
     assert out.read_bytes() == whole.read_bytes()
     assert seen == [16, 16, 16, 12]
 

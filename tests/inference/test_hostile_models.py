@@ -60,7 +60,7 @@ def test_an_infinite_number_is_no_json(folder):
         Embedder.load(folder)
 
 
-@pytest.mark.parametrize("verb", ["encode", "search", "import", "mteb"])
+@pytest.mark.parametrize("verb", ["encode", "search", "import", "merge", "mteb"])
 def test_every_verb_says_so_in_one_line_and_exits_with_2(folder, ran, verb, capsys):
     auto_map(folder, ran)
     texts = folder.parent / "texts.txt"
@@ -68,6 +68,7 @@ def test_every_verb_says_so_in_one_line_and_exits_with_2(folder, ran, verb, caps
     after = {
         "encode": [str(texts), str(folder.parent / "out.npy")], "search": [str(texts), "a query"],
         "import": [str(folder.parent / "run")], "mteb": [],
+        "merge": [str(folder), str(folder.parent / "run")],
     }[verb]  # fmt: skip
     assert main([verb, str(folder), *after]) == 2
     captured = capsys.readouterr()

@@ -5,10 +5,29 @@ import jax
 import numpy as np
 import pytest
 
+from jina_jax.cli.main import main
 from jina_jax.config import MeshConfig
 from jina_jax.devices.mesh import make_mesh
 from jina_jax.inference import search
 from jina_jax.inference.search import stream_top_k, top_k
+from tests.random_texts import texts
+from tests.vectors import numbered
+
+
+def test_search_at_a_precision_finds_what_rounded_embeddings_find(exported, tmp_path, capsys):
+    passages = texts(30, seed=5)
+    (tmp_path / "passages.txt").write_text("\n".join(passages))
+    found = []
+    for precision in ("float32", "binary"):
+        arguments = [str(exported), str(tmp_path / "passages.txt"), "the deep sea"]
+        assert main(["search", *arguments, "--precision", precision]) == 0
+        lines = capsys.readouterr().out.splitlines()[1:]
+        found.append([float(line.split()[0]) for line in lines])
+    assert len(found[0]) == len(found[1]) == 5
+    # Of 32 signs so many agree: every cosine is a sixteenth.
+    sixteenths = np.array(found[1]) * 16
+    np.testing.assert_allclose(sixteenths, np.round(sixteenths), atol=0.01)
+    assert np.abs(np.array(found[0]) * 16 - np.round(np.array(found[0]) * 16)).max() > 0.05
 
 
 def test_by_hand_and_earlier_of_equals_first():
@@ -46,7 +65,7 @@ def test_equal_scores_have_the_order_that_is_given(devices):
     mesh = make_mesh(MeshConfig(data=devices))
     for block in (3, 7, 1000):
         parts = np.split(corpus, [100, 101, 290])
-        score, index = stream_top_k(q, parts, 20, block=block, mesh=mesh, order=order)
+        score, index = stream_top_k(q, numbered(parts), 20, block=block, mesh=mesh, order=order)
         exact = q @ corpus.T
         expected = order[np.argsort(-exact[:, order], axis=1, kind="stable")[:, :20]]
         assert np.array_equal(index, expected)

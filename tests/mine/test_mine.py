@@ -18,8 +18,8 @@ from jina_jax.config import DataConfig, SourceConfig, TokenizerConfig
 from jina_jax.inference.embedder import Embedder
 from jina_jax.mine.run import mine
 from jina_jax.prepare.run import prepare
-from jina_jax.shards.array_record import ShardSet
 from jina_jax.shards.manifest import load_manifest
+from jina_jax.shards.shard_set import ShardSet
 from jina_jax.sources.read import read_source
 from jina_jax.text.identity import text_hash
 from jina_jax.train.loop import train
@@ -75,7 +75,7 @@ def trained_pairs(config, source):
     shards = ShardSet([config.data_path / s.path for s in summary.shards])
     wanted = {h.tobytes() for h in shards.read(range(len(shards))).hashes_NSx2}
     found = {}
-    for query, positive, _ in read_source(source):
+    for query, positive in (pair.texts for pair in read_source(source)):
         key = text_hash(query) + text_hash(positive)
         if key in wanted:
             found.setdefault(key, (query, positive))

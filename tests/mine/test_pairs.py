@@ -3,7 +3,8 @@ import pyarrow as pa
 
 from jina_jax.config import SourceConfig
 from jina_jax.mine.source import Known, collect_pairs, different_texts
-from jina_jax.shards.array_record import ShardSet, ShardWriter, encode_record
+from jina_jax.shards.array_record import ShardWriter, encode_record
+from jina_jax.shards.shard_set import ShardSet
 from jina_jax.system.arrow import map_table
 from jina_jax.text.identity import text_hash
 from tests.pairs import write

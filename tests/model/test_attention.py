@@ -12,7 +12,7 @@ from jina_jax.model.attention import (
     attend_cudnn,
     segment_mask,
 )
-from jina_jax.model.dropout import DropoutKey
+from jina_jax.model.dropout import DropoutKey, is_kept, weight_seeds
 
 ROWS, LENGTH, HEADS, WIDTH = 5, 24, 3, 16
 SEGMENTS = jnp.asarray(np.sort(np.random.default_rng(0).integers(0, 4, (ROWS, LENGTH)), axis=1))
@@ -95,10 +95,30 @@ def test_large_scores_row_by_row(dtype, tolerance):
     )
 
 
+def key_of():
+    # Rows of a batch that are not its first.
+    return DropoutKey(jax.random.key(7), 3 + jnp.arange(ROWS))
+
+
+def test_weights_are_dropped_by_chance_at_the_rate_and_each_by_itself():
+    rate, seed_R = 0.1, weight_seeds(key_of())
+    assert len(set(seed_R.tolist())) == ROWS
+    head, query, key = jnp.meshgrid(*map(jnp.arange, (8, 128, 128)), indexing="ij")
+    kept = np.stack([is_kept(seed, head, query, key, rate) for seed in seed_R]).astype(float)
+    deviation = (rate * (1 - rate) / kept.size) ** 0.5
+    assert abs(kept.mean() - (1 - rate)) < 4 * deviation
+    # Of neighbours in each direction, of heads and of rows, one says nothing of the other.
+    for axis in range(4):
+        one, other = np.split(kept[:, :, :, :128], 2, axis) if axis else (kept[:2], kept[2:4])
+        assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 4 / one.size**0.5
+        near = np.take(kept, range(kept.shape[axis] - 1), axis).ravel()
+        next_to = np.take(kept, range(1, kept.shape[axis]), axis).ravel()
+        assert abs(np.corrcoef(near, next_to)[0, 1]) < 4 / near.size**0.5
+
+
 @pytest.mark.parametrize("rate", [0.0, 0.3])
 def test_row_by_row_has_the_same_gradients_and_drops_the_same_weights(rate):
-    # Rows of a batch that are not its first.
-    drop = WeightDropout.of(DropoutKey(jax.random.key(7), 3 + jnp.arange(ROWS)), rate)
+    drop = WeightDropout.of(key_of(), rate)
     by_row, at_once = (
         value_and_gradients(functools.partial(how, drop=drop)) for how in (attend_by_row, attend)
     )

@@ -31,6 +31,7 @@ from jina_jax.model.encoder import (
     to_huggingface,
 )
 from jina_jax.model.family import Execution
+from jina_jax.model.huggingface import DTYPES
 from jina_jax.train.encode import encode_rows
 from tests.bert_oracle import TINY_BERT, torch_bert
 from tests.model.torch_oracle import TINY, numpy_tensors, torch_encoder
@@ -218,7 +219,7 @@ def test_the_config_goes_round_and_is_transformers_own(family):
     assert config_from_huggingface(document) == config
     read = transformers.AutoConfig.for_model(**document)
     assert type(read) is type(model.config)
-    for name in {f.name for f in dataclasses.fields(config)} - {"compute_dtype"}:
+    for name in {f.name for f in dataclasses.fields(config)} - set(DTYPES):
         # transformers 5 keeps two fields of ModernBERT under other names.
         assert getattr(read, name, getattr(config, name)) == getattr(config, name), name
     # As it writes them.
@@ -321,3 +322,16 @@ def test_a_family_is_known_by_its_config():
         for kind in (T5Config, BertConfig, MPNetConfig, ModernBertConfig, Qwen3Config)
     }
     assert names == {"T5", "BERT", "MPNet", "ModernBERT", "Qwen3"}
+
+
+def test_hidden_states_in_bfloat16_round_and_no_more(family, packed):
+    config, _, params = family
+    ids, segments, _ = packed
+    half = dataclasses.replace(config, compute_dtype="bfloat16")
+    exact, in_float32, in_bfloat16 = (
+        embed(of, PoolingConfig(), params, ids, segments, 5)
+        for of in (config, half, dataclasses.replace(half, residual_dtype="bfloat16"))
+    )
+    assert in_bfloat16.dtype == jnp.float32
+    errors = [float(jnp.linalg.norm(z - exact)) for z in (in_float32, in_bfloat16)]
+    assert 0 < errors[0] < errors[1] < 8 * errors[0]

@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jina_jax.config import T5Config
+from jina_jax.config import LoraConfig, T5Config
 from jina_jax.model.encoder import apply, init_params
 from jina_jax.model.flops import Work, encoder_flops, similarity_flops, step_flops
+from jina_jax.model.lora import joined, split_trained, with_adapters
 
 SMALL = T5Config(vocab_size=64, d_model=128, d_kv=32, d_ff=512, num_layers=3, num_heads=4)
 SMALL = dataclasses.replace(SMALL, dropout_rate=0.0)
@@ -56,6 +57,30 @@ def test_training_is_three_forwards_within_five_percent_of_xlas_count():
     assert 1.0 <= xla_flops(jax.grad(mean), params) / flops.model < 1.05
 
 
+def test_training_adapters_has_no_gradient_of_a_frozen_matrix():
+    lora = LoraConfig(8)
+    params = with_adapters(init_params(SMALL, jax.random.key(0)), lora, jax.random.key(1))
+    trained, frozen = split_trained(params, lora)
+    ids, segments = (jnp.ones((16, 64), jnp.int32) for _ in range(2))
+
+    def mean(trained):
+        return jnp.mean(apply(SMALL, joined(trained, frozen), ids, segments, lora=lora) ** 2)
+
+    work = Work.of_rows(16, 64)
+    options = {"rows": work, "texts": work, "queries": 0, "keys": 0}
+    flops = step_flops(SMALL, **options, encoded_again=1, lora=lora)
+    # Nothing is trained below the first layer: no gradient goes through its q, k and v.
+    below = 16 * 64 * 2 * 3 * (128 * 128 + 8 * 128)
+    assert 0.95 < xla_flops(jax.grad(mean), trained) / (flops.model - below) < 1.05
+    whole = step_flops(SMALL, **options, encoded_again=1)
+    per_token = 3 * (4 * 128 * 128 + 2 * 128 * 512)
+    adapters = 3 * 8 * (4 * (128 + 128) + 2 * (128 + 512))
+    assert whole.model - flops.model == 16 * 64 * 2 * (per_token - 3 * adapters)
+    assert flops.text == flops.model
+    forward = encoder_flops(SMALL, work) + 16 * 64 * 2 * adapters
+    assert flops.hardware - flops.model == forward
+
+
 def test_similarity_is_xlas_count():
     q, k = jnp.ones((48, 128)), jnp.ones((96, 128))
     assert xla_flops(lambda a, b: a @ b.T, q, k) == similarity_flops(48, 96, 128)
@@ -91,3 +116,12 @@ def test_what_is_encoded_again_is_hardware_work_alone():
     assert once.model == twice.model == thrice.model == once.hardware
     assert twice.hardware - once.model == encoder_flops(SMALL, work)
     assert thrice.hardware - once.model == 2 * encoder_flops(SMALL, work)
+
+
+def test_scores_that_are_computed_again_are_one_product_of_attention():
+    work = Work.of_rows(4, 64)
+    options = {"rows": work, "texts": work, "queries": 8, "keys": 8, "encoded_again": 0}
+    once, again = (step_flops(SMALL, **options, scored_again=n) for n in (False, True))
+    assert again.model == once.model
+    heads = SMALL.num_heads * SMALL.d_kv
+    assert again.hardware - once.hardware == 2 * heads * work.attended * SMALL.num_layers

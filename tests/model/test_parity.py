@@ -9,7 +9,7 @@ import transformers.models.t5.modeling_t5 as torch_t5
 from flax import nnx
 
 from jina_jax.config import T5Config
-from jina_jax.model.attention import relative_position_buckets, segment_mask
+from jina_jax.model.attention import Mask, relative_position_buckets
 from jina_jax.model.encoder import apply, from_huggingface, to_huggingface
 from jina_jax.model.layers import RMSNorm
 from jina_jax.model.pooling import pool, unit
@@ -105,7 +105,7 @@ def test_attention(encoder, states):
     theirs = model.encoder.block[2].layer[0].SelfAttention
     expected = theirs(torch.tensor(states), position_bias=torch_bias)[0].detach().numpy()
     flat = jnp.asarray(states.reshape(-1, 24))
-    got = module.blocks[2].attention(flat, bias, segment_mask(segments))
+    got = module.blocks[2].attention(flat, bias, Mask(segments))
     np.testing.assert_allclose(got, expected.reshape(-1, 24), rtol=0, atol=1e-5)
 
 
@@ -117,7 +117,7 @@ def test_block(encoder, states):
     block = model.encoder.block[1]
     expected = block(torch.tensor(states), position_bias=torch_bias)[0].detach().numpy()
     flat = jnp.asarray(states.reshape(-1, 24))
-    got = module.blocks[1](flat, bias, segment_mask(segments))
+    got = module.blocks[1](flat, bias, Mask(segments))
     np.testing.assert_allclose(got, expected.reshape(-1, 24), rtol=0, atol=1e-5)
 
 

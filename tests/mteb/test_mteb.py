@@ -198,6 +198,12 @@ def test_the_verb_prints_scores_and_map(mirror, sentence_folder, tmp_path, capsy
     assert "mean average precision over all passages" in printed
     assert main([*verb, "--compare"]) == 0
     assert "published" not in capsys.readouterr().out
+    # Rounded embeddings have results of their own.
+    assert main([*verb, "--compare", "--precision", "binary"]) == 0
+    rounded = json.loads((tmp_path / "out" / "comparison.json").read_text())["rows"]
+    assert rounded[0]["ours"] != row["ours"]
+    names = sorted(path.name for path in (tmp_path / "out" / "results").iterdir())
+    assert len(names) == 2 and names[1] == f"{names[0]}-binary"
     assert main([*verb, "--compare", "gpt"]) == 2
     assert "no published scores of 'gpt'; there are jina-emb" in capsys.readouterr().err
 

@@ -1,5 +1,6 @@
 """The step is compiled for this machine's devices, in a process that may fail or be killed."""
 
+import dataclasses
 import importlib.util
 import subprocess
 import sys
@@ -9,10 +10,17 @@ import time
 import psutil
 import pytest
 
+from jina_jax.config import LoraConfig, MeshConfig
 from jina_jax.devices.mesh import make_mesh
 from jina_jax.errors import UserError
 from jina_jax.plan import compiler
-from jina_jax.plan.compile import Request, abstract_arguments, batch_shape, out_of_memory
+from jina_jax.plan.compile import (
+    Request,
+    abstract_arguments,
+    batch_shape,
+    compile_step,
+    out_of_memory,
+)
 from jina_jax.plan.run import PlanOptions, plan, report
 from jina_jax.train.step import make_train_step
 from tests.plan.planned import CONFIG
@@ -34,6 +42,23 @@ def test_the_step_is_compiled_in_a_process_of_its_own(capsys):
     assert "no roofline: the peaks of cpu are not known" in text
     assert "32 pairs of 16 + 16 tokens" in text
     assert "compiling for 8 × cpu" in capsys.readouterr().err
+
+
+def test_with_adapters_the_state_is_the_parameters_and_moments_of_adapters():
+    train = dataclasses.replace(CONFIG.train, initial_weights="given")
+    plain = dataclasses.replace(CONFIG, mesh=MeshConfig(data=1), train=train)
+    config = dataclasses.replace(plain, lora=LoraConfig(2))
+    shape = batch_shape(CONFIG.feed, 0)
+    requests = [Request(c, shape, "local") for c in (config, plain)]
+    found, whole = (compile_step(request, lambda _: None) for request in requests)
+    kernels = 4 * 32 * 32 + 2 * 32 * 64
+    rest = 64 * 32 + 32 * 4 + 3 * 32
+    adapters = 2 * (4 * (32 + 32) + 2 * (32 + 64))
+    assert whole.argument_bytes - found.argument_bytes == 4 * (
+        3 * (kernels + rest) - (kernels + rest) - 3 * adapters
+    )
+    assert found.temporary_bytes < whole.temporary_bytes
+    assert len({compiler.cache_key(request) for request in requests}) == 2
 
 
 def test_a_compilation_that_takes_too_long_is_stopped():

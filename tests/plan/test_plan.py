@@ -133,3 +133,19 @@ def test_plan_on_the_command_line(capsys):
     assert "no topology 'v5e:5x5'" in capsys.readouterr().err
     assert cli.main(["plan", "demo_from_scratch", "--topology", "v4:2x2x4"]) == 2
     assert "nothing can be planned for v4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("hosts", "told"),
+    [(1, "the host feeds 262,144 pairs/s, which takes some 5 cores: set feed.workers"),
+     (4, "each of 4 hosts feeds 65,536 pairs/s, which two of its cores can do")],
+)  # fmt: skip
+def test_a_plan_tells_what_each_host_must_feed(monkeypatch, hosts, told):
+    compiled = dataclasses.replace(FITTING, hosts=hosts)
+    monkeypatch.setattr(compiler, "run_compile", lambda request, *, timeout_s: compiled)
+    monkeypatch.setattr(
+        run, "roofline", lambda *_, **__: run.Roofline({"compute": 2.0**-13}, 1.0, 1)
+    )
+    options = PlanOptions(topology="v5e:4x4")
+    assert CONFIG.feed.global_batch_size == 32
+    assert told in report(plan(CONFIG, options), options)

@@ -3,18 +3,27 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jina_jax.config import FeedConfig, T5Config
+from jina_jax.config import (
+    DataConfig,
+    FeedConfig,
+    GuideConfig,
+    LossConfig,
+    SourceConfig,
+    T5Config,
+)
 from jina_jax.devices.accelerators import Accelerator, accelerator
 from jina_jax.errors import UserError
+from jina_jax.feed.batch import BatchFields
 from jina_jax.feed.packing import place
 from jina_jax.model.flops import StepFlops, Work
-from jina_jax.plan.compile import batch_shape
-from jina_jax.plan.run import roofline
+from jina_jax.plan.compile import abstract_arguments, batch_shape
+from jina_jax.plan.run import batch_fields, roofline
 from jina_jax.plan.topology import FAMILIES, find_topology
+from tests.plan.planned import CONFIG
 
-CHIP = Accelerator("chip", "chip", 100.0, 50.0, 10.0, 1000, 20.0, 4.0)
+CHIP = Accelerator("chip", "chip", 100.0, 50.0, 25.0, 10.0, 1000, 20.0, 4.0)
 FLOPS = StepFlops(model=6400, text=3000, hardware=8400, loss=400)
-BFLOAT16 = T5Config(compute_dtype="bfloat16")
+BFLOAT16 = dataclasses.replace(CONFIG, model=T5Config(compute_dtype="bfloat16"))
 
 
 def test_by_hand():
@@ -37,9 +46,16 @@ def test_the_slowest_resource_bounds(hbm_bytes, received_bytes, bound, step_s):
 
 
 def test_float32_has_its_own_peak():
-    single = dataclasses.replace(BFLOAT16, compute_dtype="float32")
+    single = dataclasses.replace(CONFIG, model=T5Config(compute_dtype="float32"))
     bound = roofline(FLOPS, single, CHIP, devices=4, hbm_bytes=0.0, received_bytes=0.0)
     assert bound.times_s["compute"] == 8000 / 200 + 400 / 40
+
+
+@pytest.mark.parametrize(("precision", "loss_s"), [("high", 4.0), ("default", 2.0)])
+def test_products_of_the_loss_have_the_peak_of_their_precision(precision, loss_s):
+    config = dataclasses.replace(BFLOAT16, loss=LossConfig(precision=precision))
+    bound = roofline(FLOPS, config, CHIP, devices=4, hbm_bytes=0.0, received_bytes=0.0)
+    assert bound.times_s["compute"] == 20 + loss_s
 
 
 def test_batches_are_packed_as_the_feed_packs():
@@ -73,6 +89,29 @@ def test_hard_negatives_are_texts_like_positives():
     assert (shape.lengths, shape.negatives, shape.rows) == ((30, 64, 64, 64), 2, 8 * 3 + 4)
     with pytest.raises(UserError, match="--negatives -1 must not be negative"):
         batch_shape(feed, 0, -1)
+
+
+def test_a_plan_is_of_the_batches_that_the_run_will_have(sentence_folder):
+    sources = (
+        SourceConfig("a", paths=("a",), label_field="class"),
+        SourceConfig("b", paths=("b",), negative_field="n", in_batch=False),
+    )
+    data = DataConfig(sources, guide=GuideConfig(str(sentence_folder)))
+    config = dataclasses.replace(CONFIG, data=data)
+    # A guide that no loss asks stays in the shards.
+    assert batch_fields(config).guide_dims == 0
+    config = dataclasses.replace(config, loss=LossConfig(mask_by="guide"))
+    fields = batch_fields(config)
+    assert fields == BatchFields(labels=True, own_only=True, guide_dims=24)
+    cut = dataclasses.replace(data, guide=GuideConfig(str(sentence_folder), dims=8))
+    assert batch_fields(dataclasses.replace(config, data=cut)).guide_dims == 8
+    assert batch_fields(CONFIG) == BatchFields()
+    shape = batch_shape(CONFIG.feed, 0, 1, fields)
+    _, batch = abstract_arguments(config, shape)
+    assert batch.guide_BTG.shape == (32, 3, 24) and batch.label_B2.shape == (32, 2)
+    assert batch.score_B is None and batch.own_only.shape == ()
+    scored = batch_shape(CONFIG.feed, 0, 0, is_scored=True)
+    assert abstract_arguments(CONFIG, scored)[1].score_B.shape == (32,)
 
 
 def test_topologies():

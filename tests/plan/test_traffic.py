@@ -279,3 +279,17 @@ def test_a_transfer_between_slices_of_another_kind_is_not_guessed():
         entry("%token = token[] after-all()", RECV.format(FOUR, "BROADCAST"))
     with pytest.raises(ValueError, match=r"no kind or target in the transfer .* recv\.1"):
         entry("%token = token[] after-all()", RECV.format("2", "ALL_REDUCE"))
+
+
+def test_a_kernel_reads_and_writes_each_of_its_arrays_once():
+    lines = (
+        "%q = bf16[4,128]{1,0} parameter(0)",
+        "%vector = f32[128]{0:T(128)S(1)} parameter(1)",
+        "%mixed = (bf16[4,128]{1,0}, f32[4]{0}) custom-call(%q, %vector), {target}",
+        "ROOT %none = f32[] constant(0)",
+    )
+    target = 'custom_call_target="tpu_custom_call", api_version=API_VERSION_STATUS_RETURNING'
+    found = entry(*(line.replace("{target}", target) for line in lines))
+    assert found.hbm_bytes == 2 * (4 * 128 * 2) + 4 * 4
+    other = 'custom_call_target="Sharding"'
+    assert entry(*(line.replace("{target}", other) for line in lines)).hbm_bytes == 0

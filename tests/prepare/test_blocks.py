@@ -9,12 +9,12 @@ import pytest
 from jina_jax.config import SourceConfig
 from jina_jax.errors import UserError
 from jina_jax.prepare import ingest as blocks
-from jina_jax.prepare.ingest import plan_blocks
-from jina_jax.shards.manifest import LEDGER_FILE
+from jina_jax.prepare.ingest import plan_blocks, read_block
+from jina_jax.shards.manifest import LEDGER
 from jina_jax.sources import lines
 from jina_jax.sources.chunks import flattened
 from jina_jax.sources.lines import Damage, read_lines
-from jina_jax.sources.read import read_file, read_source
+from jina_jax.sources.read import read_source
 from jina_jax.types import BadRecord
 from tests.pairs import config, files, pair, run, write
 
@@ -59,7 +59,7 @@ def test_the_blocks_of_a_file_hold_its_records(tmp_path, monkeypatch, size_bytes
     got, row = [], 0
     for block in plan_blocks([source]):
         last = 0
-        for chunk in read_file(source, block.path, block.start, block.end):
+        for chunk in read_block(source, block):
             moved = [r._replace(origin=r.origin._replace(row=r.origin.row + row)) for r in flattened(chunk)]  # noqa: E501  # fmt: skip
             got += moved
             last = chunk.last_row
@@ -92,14 +92,18 @@ def test_what_cannot_be_cut_is_one_block_and_so_is_a_source_with_a_limit(tmp_pat
 
 
 def results(folder):
-    """Every file but the ledger, and its rows; their order follows the blocks."""
+    """Every file but the ledger, and its rows. Which of its copies a duplicate names follows the
+    blocks, since those of a block are found first.
+    """
     found = files(folder)
-    del found[Path(LEDGER_FILE)]
-    return found, sorted(map(str, pq.read_table(folder / LEDGER_FILE).to_pylist()))
+    rows = pq.read_table(folder / LEDGER).to_pylist()
+    return {name: found[name] for name in found if name.parts[0] != LEDGER}, sorted(
+        str(r | {"detail": ""} if r["stage"] == "dedup" else r) for r in rows
+    )
 
 
 def test_how_the_input_is_cut_changes_no_byte(tmp_path, monkeypatch):
-    """Rows of the ledger, which twin is kept and what is held out are those of the whole file."""
+    """What the ledger lists, which copy stays and what is held out are those of the whole file."""
     records = [pair(i % 150) for i in range(400)] + ["{", "", {"query": "", "positive": "x"}]
     random.Random(0).shuffle(records)
     source = write(tmp_path / "a.jsonl", records)
@@ -113,6 +117,67 @@ def test_how_the_input_is_cut_changes_no_byte(tmp_path, monkeypatch):
         assert len(lost) == 252
 
 
+def test_a_duplicate_names_a_copy_however_far_its_block_is_from_the_start(tmp_path, monkeypatch):
+    cut(monkeypatch, 2000)
+    # Of 100 records some blocks hold a copy of one of their own, all hold one of another's.
+    numbers = [i % 30 for i in range(90)] + [7] * 10
+    source = write(tmp_path / "a.jsonl", [pair(i) for i in numbers])
+    run(config(source), tmp_path / "out")
+    lost = pq.read_table(tmp_path / "out" / LEDGER).to_pylist()
+    lost = [row for row in lost if row["reason"] == "duplicate"]
+    assert len(lost) == 70
+    for row in lost:
+        about, _, where = row["detail"].partition(str(source))
+        assert about == "same as a "
+        twin = row["row"] - int(where.split()[1]) if where[0] == "," else int(where[1:])
+        assert twin < row["row"] and numbers[twin - 1] == numbers[row["row"] - 1]
+    assert {row["detail"].partition(str(source))[2][0] for row in lost} == {",", ":"}
+
+
+def test_copies_of_a_pair_are_left_out_before_the_exchange(tmp_path, monkeypatch):
+    """No task gets more of them than there are blocks."""
+    cut(monkeypatch, 4000)
+    source = write(tmp_path / "a.jsonl", [pair(7)] * 300 + [pair(i) for i in range(100, 200)])
+    blocks_of_copies = len(plan_blocks(config(source).sources))
+    assert blocks_of_copies > 5
+    manifest = run(config(source), tmp_path / "out")
+    assert manifest.sources[0].dropped["duplicate"] == 299
+    (marker,) = (tmp_path / "out.work" / "done" / "runs").rglob("*.json")
+    rows = sum(json.loads(marker.read_bytes())["result"][0])
+    assert 101 < rows <= 100 + blocks_of_copies
+
+
+def test_small_files_are_read_together(tmp_path, monkeypatch):
+    cut(monkeypatch, 2000)
+    monkeypatch.setattr(blocks, "_FILES_PER_BLOCK", 7)
+    (tmp_path / "many").mkdir()
+    for i in range(20):
+        write(tmp_path / "many" / f"{i:02d}.jsonl", [pair(i), {"query": "", "positive": "x"}])
+    write(tmp_path / "many" / "10.jsonl", [pair(i) for i in range(100, 140)])
+    source = SourceConfig("s", paths=(str(tmp_path / "many"),))
+    found = plan_blocks([source])
+    assert [len(block.paths) for block in found if block.end is None] == [7, 3, 7, 2]
+    large = [block for block in found if block.end is not None]
+    assert len(large) > 1 and {*large[0].paths} == {str(tmp_path / "many" / "10.jsonl")}
+    assert [Path(p).name for b in found for p in b.paths if b.start == 0] == [
+        f"{i:02d}.jsonl" for i in range(20)
+    ]
+    run(config(tmp_path / "many"), tmp_path / "out")
+    lost = pq.read_table(tmp_path / "out" / LEDGER).to_pylist()
+    # Rows count from the start of their own file.
+    empty = [(Path(r["file"]).name, r["row"]) for r in lost if r["reason"] == "empty_query"]
+    assert empty == [(f"{i:02d}.jsonl", 2) for i in range(20) if i != 10]
+
+
+def test_the_blocks_of_a_source_do_not_depend_on_others(tmp_path):
+    one = SourceConfig("one", paths=(str(write(tmp_path / "a.jsonl", [pair(1)])),))
+    two = SourceConfig("two", paths=(str(write(tmp_path / "b.jsonl", [pair(2)] * 100)),))
+    assert plan_blocks([one, two])[:1] == plan_blocks([one])
+    assert blocks._block_bytes(0) == blocks._block_bytes(900 << 20) == 16 << 20
+    assert blocks._block_bytes(1 << 30) == 32 << 20
+    assert blocks._block_bytes(1 << 40) == 512 << 20
+
+
 def test_too_many_bad_records_in_a_later_block_stop_with_their_rows(tmp_path, monkeypatch):
     cut(monkeypatch, 4000)
     source = write(tmp_path / "a.jsonl", [pair(i) for i in range(200)] + ["{"] * 40)
@@ -120,5 +185,5 @@ def test_too_many_bad_records_in_a_later_block_stop_with_their_rows(tmp_path, mo
     assert len(rows) == 200 and len(plan_blocks(config(source).sources)) > 2
     with pytest.raises(UserError, match=r"a\.jsonl:201 malformed_json"):
         run(config(source, max_bad_share=0.1), tmp_path / "out")
-    lost = pq.read_table(tmp_path / "out.rejected.parquet").column("row").to_pylist()
+    lost = pq.read_table(tmp_path / "out.rejected").column("row").to_pylist()
     assert lost == list(range(201, 241))

@@ -6,8 +6,8 @@ import pytest
 from jina_jax.config import LengthConfig
 from jina_jax.prepare.explain import Fate, explain
 from jina_jax.prepare.ledger import ledger_counts, ledger_samples
-from jina_jax.shards.array_record import ShardSet
 from jina_jax.shards.manifest import load_manifest
+from jina_jax.shards.shard_set import ShardSet
 from jina_jax.text.identity import text_hash
 from jina_jax.text.tokenizer import load_tokenizer
 from tests.pairs import config, pair, run, triplet, write

@@ -23,10 +23,10 @@ def test_too_many_bad_records_stop_early_and_are_shown_and_kept(tmp_path):
     # 21 of 1,006 is the first share above 2 %.
     assert "21 of the first 1,006 records cannot be read" in message
     assert "a.jsonl:986 malformed_json" in message and "a.jsonl:991" not in message
-    ledger = tmp_path / "out.rejected.parquet"
+    ledger = tmp_path / "out.rejected"
     assert str(ledger) in message
     assert pq.read_table(ledger).column("row").to_pylist() == list(range(986, 1007))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl", ledger.name]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl", ledger.name, "out.work"]
 
 
 def test_few_records_are_judged_at_the_end(tmp_path):
@@ -34,7 +34,7 @@ def test_few_records_are_judged_at_the_end(tmp_path):
     with pytest.raises(UserError, match="3 of the first 100 records"):
         run(config(a, max_bad_share=0.029), tmp_path / "out")
     run(config(a, max_bad_share=0.03), tmp_path / "out")
-    assert not (tmp_path / "out.rejected.parquet").exists()
+    assert not (tmp_path / "out.rejected").exists()
 
 
 def test_a_source_with_nothing_left_says_why(tmp_path):

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from jina_jax.errors import UserError
-from jina_jax.shards.array_record import ShardSet, ShardWriter, encode_record
-from jina_jax.shards.manifest import data_problems, ends_xxh3, load_manifest, verify_shards
+from jina_jax.shards.array_record import ShardWriter, encode_record
+from jina_jax.shards.manifest import ends_xxh3, load_manifest
+from jina_jax.shards.shard_set import ShardSet
+from jina_jax.shards.verify import data_problems, verify_shards
 from tests.pairs import config, pair, run, write
 
 

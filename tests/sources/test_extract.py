@@ -123,7 +123,7 @@ def test_parquet_rows_may_be_nested(tmp_path):
 def test_without_an_extractor_fields_are_taken(monkeypatch):
     rows = [{"a": "1", "b": "2", "c": "3"}, {"a": "1", "b": None}, {"a": 1, "b": "2"}, ["a"]]
     records = [extract.Record(row, Origin("d", i)) for i, row in enumerate(rows, 1)]
-    monkeypatch.setattr(extract, "read_hf", lambda source: iter(records))
+    monkeypatch.setattr(extract, "read_hf", lambda source, start, end: iter(records))
     fields = {"dataset": "d", "query_field": "a", "positive_field": "b"}
     got = list(read_extracted(SourceConfig("s", "hf", **fields), ()))
     assert got[0] == Pair("1", "2", Origin("d", 1))

@@ -41,7 +41,7 @@ def write(path, records):
 def texts(path, **fields):
     """The texts of what is read, or the reason for which it is not."""
     items = read_source(SourceConfig("s", paths=(str(path),), **fields))
-    return [item.reason if isinstance(item, BadRecord) else item[:-1] for item in items]
+    return [item.reason if isinstance(item, BadRecord) else item.texts for item in items]
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "tsv", "parquet", "arrow"])
@@ -204,8 +204,6 @@ def test_an_extractor_reads_the_rows_of_a_table(tmp_path, ending):
     [
         ({"one": "a", "two": "b"}, "query"),
         ({"query": "a", "two": "b"}, "positive"),
-        # Two sentences that are scored need not mean the same.
-        ({"sentence1": "a", "sentence2": "b", "score": 1.0}, "positive"),
         ({"premise": "a", "hypothesis": "b", "label": 2}, "positive"),
     ],
 )

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from jina_jax.config import SourceConfig
 from jina_jax.errors import UserError
+from jina_jax.sources.fields import Fields
 from jina_jax.sources.lines import read_lines
 from jina_jax.sources.read import read_source
 from jina_jax.sources.records import read_jsonl
@@ -81,7 +82,7 @@ def test_parts_of_a_file_hold_each_line_once(rows, cuts):
         path.write_bytes(lines_of(rows))
         ends = sorted({0, *(cut for cut in cuts if cut < path.stat().st_size)})
         parts = zip(ends, [*ends[1:], None])
-        chunks = [chunk for part in parts for chunk in read_jsonl(str(path), FIELDS, *part)]
+        chunks = [chunk for part in parts for chunk in read_jsonl(str(path), Fields(FIELDS), *part)]
     found = [pair for chunk in chunks for pair in zip(*chunk.texts)]
     assert found == rows and not any(chunk.bad for chunk in chunks)
 

@@ -15,8 +15,8 @@ from fsspec.spec import AbstractBufferedFile
 
 from jina_jax.config import SourceConfig
 from jina_jax.errors import UserError
-from jina_jax.prepare.ingest import BLOCK_BYTES, plan_blocks
-from jina_jax.sources.read import read_file, read_source, with_fields
+from jina_jax.prepare.ingest import BLOCK_BYTES, plan_blocks, read_block
+from jina_jax.sources.read import read_source, with_fields
 from jina_jax.system.files import file_state, find_files
 from jina_jax.types import Origin, Pair
 from tests.pairs import config, files, pair, run
@@ -154,7 +154,7 @@ def test_a_large_remote_file_is_fetched_in_the_parts_that_tasks_read(monkeypatch
     queries = []
     for block in blocks:
         monkeypatch.setattr(RangeStore, "fetched", fetched := [])
-        for chunk in read_file(source, block.path, block.start, block.end):
+        for chunk in read_block(source, block):
             queries += chunk.texts[0]
         # The line that goes on after the block, the end of the one before, and what is read ahead.
         size_bytes, spare_bytes = block.end - block.start, 3 << 20

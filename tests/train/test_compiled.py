@@ -8,6 +8,7 @@ import pytest
 from jina_jax.config import MeshConfig
 from jina_jax.devices.mesh import make_mesh
 from jina_jax.errors import OutOfMemory
+from jina_jax.feed.batch import BatchFields, RecordKind
 from jina_jax.train import loop, step
 from jina_jax.train.step import CompiledStep, batch_shapes
 from tests.train.test_step import SMALL
@@ -20,23 +21,31 @@ def until(what):
         time.sleep(0.05)
 
 
+PAIRS, TRIPLETS, SCORED = RecordKind(2), RecordKind(3), RecordKind(2, is_scored=True)
+
+
+@pytest.mark.slow
 def test_what_is_planned_is_compiled_without_being_asked_for():
-    pairs, triplets = batch_shapes(SMALL, 16, 2), batch_shapes(SMALL, 24, 3)
-    with CompiledStep(SMALL, make_mesh(MeshConfig(1)), {2: (16,), 3: (24,)}) as compiled:
+    fields = BatchFields(labels=True, own_only=True, guide_dims=8)
+    planned = {PAIRS: (16,), TRIPLETS: (24,)}
+    with CompiledStep(SMALL, make_mesh(MeshConfig(1)), planned, fields) as compiled:
         until(lambda: all(program.done() for program in compiled._programs.values()))
         assert len(compiled._programs) == 2
-        # The last is one that no plan had.
-        for batch in (pairs, triplets, batch_shapes(SMALL, 40, 2)):
+        # The last two are such as no plan had: of other rows, and with scores.
+        for rows, kind in ((16, PAIRS), (24, TRIPLETS), (40, PAIRS), (16, SCORED)):
+            batch = batch_shapes(SMALL, rows, kind, fields)
             assert not compiled.is_ready(batch)
             compiled.make_ready(batch)
             assert compiled.is_ready(batch)
+        assert len(compiled._programs) == 4
+        assert not compiled.is_ready(batch_shapes(SMALL, 16, PAIRS))
 
 
 def test_one_that_does_not_fit_says_so_before_it_is_needed(monkeypatch):
     monkeypatch.setattr(step, "local_memory_bytes", lambda _: 1000)
-    never = batch_shapes(SMALL, 40, 2)
+    never = batch_shapes(SMALL, 40, PAIRS)
     with (
-        CompiledStep(SMALL, make_mesh(MeshConfig(1)), {2: (16,)}) as compiled,
+        CompiledStep(SMALL, make_mesh(MeshConfig(1)), {PAIRS: (16,)}) as compiled,
         pytest.raises(OutOfMemory, match="a step of 16 rows of 16 tokens needs"),
     ):
         until(lambda: compiled.is_ready(never))

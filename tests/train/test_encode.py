@@ -16,6 +16,7 @@ from jina_jax.devices.mesh import (
     split_first_axis,
 )
 from jina_jax.errors import UserError
+from jina_jax.feed.batch import RecordKind
 from jina_jax.model.encoder import init_params
 from jina_jax.train.encode import encode_rows
 from jina_jax.train.step import (
@@ -214,7 +215,7 @@ def test_no_device_holds_all_parameters_or_their_gradient(chunk_rows):
     )
     config = dataclasses.replace(CONFIG, feed=FEED, model=model, train=train)
     mesh = make_mesh(MeshConfig(1, 8))
-    shapes = batch_shapes(config, 32, 2)
+    shapes = batch_shapes(config, 32, RecordKind(2))
     compiled = make_train_step(config, mesh).lower(state_shapes(config), shapes).compile()
     parameters = 4 * sum(x.size for x in jax.tree.leaves(state_shapes(config).params))
     # Whole parameters and a whole gradient alone would be twice this.

@@ -11,9 +11,8 @@ from jina_jax.devices.mesh import make_mesh
 from jina_jax.errors import UserError
 from jina_jax.model.encoder import init_params
 from jina_jax.model.pooling import first_dimensions
-from jina_jax.train.loss.contrastive import Terms
-from jina_jax.train.loss.log_sums import LossSharding
 from jina_jax.train.step import batch_loss, embed_texts
+from tests.identities import numbers
 from tests.train.loss.contrast_oracle import contrast
 from tests.train.test_step import SMALL, make_batch
 
@@ -41,14 +40,14 @@ def test_losses_of_the_first_dimensions_add_up(weights, negatives):
         jax.value_and_grad(lambda p: batch_loss(p, batch, config, mesh, None), has_aux=True)
     )
     (found, told), gradient = step(params)
-    one = LossSharding(make_mesh(MeshConfig(data=1)))
-    z = jax.jit(lambda p: embed_texts(p, batch, config, sharding=one))(params)
+    one = make_mesh(MeshConfig(data=1))
+    z = jax.jit(lambda p: embed_texts(p, batch, config, one))(params)
     z, total = np.asarray(z, np.float64), 0.0
     for dims, weight in zip((4, 8, 16), (*(weights or (1.0, 1.0)), 1.0)):
         cut = z[..., :dims] / np.maximum(np.linalg.norm(z[..., :dims], axis=-1), 1e-9)[..., None]
         expected = contrast(
-            cut[:, 0], cut[:, 1], cut[:, 2:], temperature=0.05, terms=Terms(),
-            identity=np.asarray(batch.identity_BT), has_negative=batch.slot_BT[:, 2:] >= 0,
+            cut[:, 0], cut[:, 1], cut[:, 2:], temperature=0.05, config=LossConfig(),
+            identity=numbers(batch), has_negative=batch.slot_BT[:, 2:] >= 0,
         )  # fmt: skip
         total += weight * expected.loss
         if dims < 16:

@@ -1,12 +1,19 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 
-from jina_jax.config import BertConfig, OptimConfig, PoolingConfig, T5Config
+from jina_jax.config import BertConfig, MeshConfig, OptimConfig, PoolingConfig, RunConfig, T5Config
+from jina_jax.config.validation import validate
+from jina_jax.devices.mesh import make_mesh, param_shardings, put, replicated
+from jina_jax.errors import UserError
 from jina_jax.model.encoder import init_params, param_name
-from jina_jax.train.step import learning_rate_schedule, make_optimizer
+from jina_jax.train.optimizer import beside_parameters, learning_rate_schedule, make_optimizer
+from tests.marks import some_slow
 
 
 @pytest.mark.parametrize(
@@ -113,3 +120,163 @@ def test_adafactor_keeps_a_row_and_a_column_of_a_large_matrix():
     state = make_optimizer(config, 10).init(params)
     kept = sum(x.size for x in jax.tree.leaves(state) if x.ndim)
     assert kept == 256 + 512 + 1
+
+
+SHAPE = BertConfig(
+    vocab_size=24, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=32,
+    max_position_embeddings=8,
+)  # fmt: skip
+POOLING = PoolingConfig(dense_dimensions=8)
+MESHES = [(1, 1, 1), (8, 1, 1), (2, 2, 2), (1, 8, 1), (1, 2, 4)]
+
+
+def flat_arrays(tree):
+    return {param_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def flat(tree):
+    return {name: np.asarray(x) for name, x in flat_arrays(tree).items()}
+
+
+def draw(seed):
+    """Parameters, or gradients of them."""
+    shapes = jax.eval_shape(lambda key: init_params(SHAPE, key, POOLING), jax.random.key(0))
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+
+
+def after_steps(optimizer, on=lambda params, state: (params, state)):
+    """Parameters after three steps with gradients that are drawn."""
+    params = draw(0)
+    params, state = on(params, optimizer.init(params))
+
+    @jax.jit
+    def step(params, state, gradients):
+        updates, state = optimizer.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state
+
+    for seed in (1, 2, 3):
+        params, state = step(params, state, draw(seed))
+    return flat(params)
+
+
+def on_mesh(*split):
+    mesh = make_mesh(MeshConfig(*split))
+
+    def on(params, state):
+        shardings = param_shardings(params, mesh, SHAPE)
+        beside = beside_parameters(state, params, shardings, replicated(mesh))
+        return put(params, shardings), put(state, beside)
+
+    return on
+
+
+MUON = OptimConfig(
+    "muon", learning_rate=0.02, adam_learning_rate=0.003, muon_momentum=0.8, weight_decay=0.1,
+    schedule="constant", warmup_steps=0, clip_norm=1e6, b2=0.95,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("scale", "rms", "adam_rate"), [("rms", 0.2, 0.003), ("width", None, None)]
+)
+def test_muon_is_optaxs_for_the_matrices_of_layers_and_adamw_for_the_rest(scale, rms, adam_rate):
+    config = dataclasses.replace(MUON, muon_scale=scale, adam_learning_rate=adam_rate)
+    found = after_steps(make_optimizer(config, 10))
+    rate = adam_rate or 0.02
+    optimizers = {
+        "matrix of a layer": optax.contrib.muon(
+            0.02, beta=0.8, weight_decay=0.1, consistent_rms=rms
+        ),
+        "other matrix": optax.adamw(rate, b2=0.95, weight_decay=0.1),
+        "rest": optax.adamw(rate, b2=0.95, weight_decay=0.0),
+    }
+
+    def label(path, _):
+        name = param_name(path)
+        if name == "dense/kernel":
+            return "other matrix"
+        return "matrix of a layer" if name.endswith("kernel") else "rest"
+
+    expected = after_steps(
+        optax.partition(optimizers, lambda p: jax.tree_util.tree_map_with_path(label, p))
+    )
+    start = flat(draw(0))
+    for name, array in found.items():
+        np.testing.assert_allclose(array, expected[name], atol=1e-5, err_msg=name)
+        assert np.abs(array - start[name]).max() > 1e-3, name
+    assert sum(name.endswith("kernel") for name in found) == 2 * 6 + 1
+
+
+@pytest.mark.parametrize(("data", "fsdp", "tensor"), some_slow([(2, 2, 2)], MESHES[1:]))
+def test_muon_is_the_same_on_every_mesh(data, fsdp, tensor):
+    config = dataclasses.replace(MUON, layer_decay=0.5)
+    expected = after_steps(make_optimizer(config, 10), on_mesh(*MESHES[0]))
+    found = after_steps(make_optimizer(config, 10), on_mesh(data, fsdp, tensor))
+    for name, array in found.items():
+        np.testing.assert_allclose(array, expected[name], atol=1e-5, err_msg=name)
+
+
+def test_muons_momentum_is_divided_as_its_matrix_is():
+    optimizer, params = make_optimizer(MUON, 10), draw(0)
+    _, state = on_mesh(1, 2, 4)(params, optimizer.init(params))
+    named = flat_arrays(state)
+    of_muon = {name: x for name, x in named.items() if "/muon/" in name and x.ndim == 2}
+    assert len(of_muon) == 2 * 6
+    for name, momentum in of_muon.items():
+        assert momentum.size == 8 * momentum.addressable_shards[0].data.size, name
+
+
+@pytest.mark.parametrize(("data", "fsdp", "tensor"), some_slow([(1, 1, 1), (2, 2, 2)], MESHES))
+def test_the_learning_rate_falls_by_layer(data, fsdp, tensor):
+    config = dataclasses.replace(
+        MUON, optimizer="adamw", muon_momentum=0.95, adam_learning_rate=None, layer_decay=0.5
+    )
+    found = after_steps(make_optimizer(config, 10), on_mesh(data, fsdp, tensor))
+    rates = {"blocks/0": 0.01, "blocks/1": 0.02, "dense": 0.02}
+
+    def label(path, _):
+        return (
+            "/".join(param_name(path).split("/")[:2]).removesuffix("/kernel").removesuffix("/bias")
+        )
+
+    def mask(params):
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: param_name(path).endswith("kernel"), params
+        )
+
+    def optimizer(name):
+        rate = rates.get(name, 0.005)
+        return optax.adamw(rate, b2=0.95, weight_decay=0.1, mask=mask)
+
+    def labels(params):
+        return jax.tree_util.tree_map_with_path(label, params)
+
+    every = set(jax.tree.leaves(labels(draw(0))))
+    assert every >= set(rates) and len(every) > 6
+    expected = after_steps(optax.partition({name: optimizer(name) for name in every}, labels))
+    for name, array in found.items():
+        np.testing.assert_allclose(array, expected[name], atol=1e-5, err_msg=name)
+
+
+def test_a_temperature_steps_by_adamw_at_its_rate():
+    optimizer, value = make_optimizer(MUON, 10), jnp.float32(1.0)
+    update, _ = optimizer.update(jnp.float32(0.3), optimizer.init(value), value)
+    assert float(update) == pytest.approx(-0.003, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("muon_momentum", 0.9), ("muon_scale", "width"), ("adam_learning_rate", 1e-4)],
+)
+def test_fields_of_muon_are_refused_of_other_optimizers(field, value):
+    validate(RunConfig("a", optim=OptimConfig("muon", **{field: value}, moment_dtype="bfloat16")))
+    with pytest.raises(UserError, match=f"optim.{field}={value} is of optim.optimizer=muon"):
+        validate(RunConfig("a", optim=OptimConfig("lion", **{field: value})))
+
+
+def test_shares_of_a_rate_that_are_none_are_refused():
+    with pytest.raises(UserError, match=r"optim.layer_decay=0.0 must be greater than 0"):
+        validate(RunConfig("a", optim=OptimConfig(layer_decay=0.0)))
+    with pytest.raises(UserError, match=r"optim.layer_decay=1.5 must be less than or equal to 1"):
+        validate(RunConfig("a", optim=OptimConfig(layer_decay=1.5)))

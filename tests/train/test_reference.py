@@ -17,9 +17,10 @@ from jina_jax.devices.mesh import check_divides, make_mesh, param_shardings, put
 from jina_jax.feed.batch import pack_batch
 from jina_jax.model.encoder import from_huggingface, to_huggingface
 from jina_jax.shards.array_record import TokenisedRecords
-from jina_jax.train.step import batch_loss, batch_shardings
+from jina_jax.train.step import Learned, batch_loss, batch_shardings
 from tests.marks import some_slow
 from tests.model.torch_oracle import numpy_tensors, torch_encoder
+from tests.train.loss.dense_reference import Reference
 
 MODEL = T5Config(
     vocab_size=56, d_model=16, d_kv=4, d_ff=32, num_layers=2, num_heads=8, dropout_rate=0.0,
@@ -43,6 +44,13 @@ LOSSES = {
         ),
     ),
 }  # fmt: skip
+EVERY_PIECE = LossConfig(
+    query_query_weight=0.7, positive_positive_weight=1.3, partition="joint", mask_by="guide",
+    mask_margin=0.05, in_batch_hardness=3.0, hard_negative_hardness=5.0, distill_weight=2.0,
+    distill="kl", spread_weight=3.0, spread_mean_weight=2.0, margin=0.4, gather="ring",
+    matryoshka_dims=(4, 8), learn_temperature=True, temperature=0.08, tile_bytes=300,
+)  # fmt: skip
+LOSSES["every piece"] = (2, EVERY_PIECE)
 MESHES = [(1, 1, 1), (8, 1, 1), (2, 2, 2), (1, 8, 1), (1, 1, 8)]
 PLAIN, CHUNKED = TrainConfig(), TrainConfig(grad_cache_rows=16, scan_layers=True, remat="full")
 EXECUTIONS = [
@@ -80,6 +88,45 @@ def seen_of(records, record, place):
     """Tokens of a text after the cut; none where there is no text."""
     text = records.text(record, place).tolist()
     return (*text[:-1][: LIMIT - 1], 1) if text else ()
+
+
+def in_batches(name):
+    """The same as batches hold it."""
+    found = beyond_the_paper(name)
+    if "label_B" in found:
+        label_B = found.pop("label_B")
+        found["label_B2"] = np.stack([label_B + 1, 0 * label_B], axis=1).astype(np.uint32)
+    return found
+
+
+def beyond_the_paper(name):
+    """What batches hold for the losses beyond the paper's."""
+    if name != "every piece":
+        return {}
+    rng, size = np.random.default_rng(1), FEED.global_batch_size
+    guide = rng.integers(-40, 40, (size, 4, 6))
+    guide[:, 1:] += guide[:, :1]
+    return {
+        "label_B": rng.integers(-1, 4, size).astype(np.int32),
+        "guide_BTG": guide.astype(np.int8),
+        "own_only": np.zeros((), bool),
+    }
+
+
+def every_piece(z, seen, scores, loss, temperature):
+    """As `one_loss`, of all that there is."""
+    numbers = {}
+    identity = np.array(
+        [[numbers.setdefault(t, len(numbers)) if t else -1 for t in texts] for texts in seen]
+    )
+    options = beyond_the_paper("every piece")
+    guide = options["guide_BTG"].astype(np.float64)
+    options["guide_BTG"] = guide / np.linalg.norm(guide, axis=-1, keepdims=True)
+    options |= {
+        "identity_BT": identity, "has_negative_BN": identity[:, 2:] >= 0,
+        "teacher_BS": loss.distill_triplet_scale * scores.astype(np.float64),
+    }  # fmt: skip
+    return Reference((z[:, 0], z[:, 1], z[:, 2:]), temperature, loss, options).values["loss"]
 
 
 def one_loss(z, seen, scores, loss, temperature):
@@ -147,10 +194,11 @@ def expected(name):
         ]
     ).reshape(size, texts, -1)
     value = 0.0
-    weights = (*loss.matryoshka_weights, 1.0)
+    weights = (*(loss.matryoshka_weights or [1.0] * len(loss.matryoshka_dims)), 1.0)
     for dims, weight in zip((*loss.matryoshka_dims, MODEL.d_model), weights):
         z = torch.nn.functional.normalize(pooled[..., :dims], dim=-1)
-        value += weight * one_loss(z, seen, records.scores_NS, loss, torch.exp(log_temperature))
+        of = every_piece if name == "every piece" else one_loss
+        value += weight * of(z, seen, records.scores_NS, loss, torch.exp(log_temperature))
     value.backward()
     gradients = {name: p.grad.numpy() for name, p in model.named_parameters()}
     return records, value.item(), gradients, log_temperature.grad.item()
@@ -158,11 +206,13 @@ def expected(name):
 
 CASES = [
     *itertools.product(["all"], MESHES, EXECUTIONS),
+    *itertools.product(["every piece"], MESHES, [CHUNKED]),
     *itertools.product(["pairs", "triplets", "scored pairs"], [(2, 2, 2)], [PLAIN, CHUNKED]),
 ]
 FAST = [
-    ("all", (1, 8, 1), CHUNKED), ("all", (1, 1, 8), CHUNKED), ("pairs", (2, 2, 2), CHUNKED),
-    ("triplets", (2, 2, 2), PLAIN), ("scored pairs", (2, 2, 2), PLAIN),
+    ("all", (1, 8, 1), CHUNKED), ("pairs", (2, 2, 2), CHUNKED),
+    ("every piece", (1, 1, 1), CHUNKED), ("triplets", (2, 2, 2), PLAIN),
+    ("scored pairs", (2, 2, 2), PLAIN),
 ]  # fmt: skip
 
 
@@ -174,10 +224,11 @@ def test_loss_and_gradients_are_the_references(name, shape, train):
     check_divides(config, mesh)
     params = from_huggingface(numpy_tensors(encoder()), MODEL)
     shardings = param_shardings(params, mesh, MODEL)
-    batch = put(pack_batch(records, FEED), batch_shardings(mesh))
+    batch = pack_batch(records, FEED)._replace(**in_batches(name))
+    batch = put(batch, batch_shardings(mesh))
     compute = jax.jit(
         jax.value_and_grad(
-            lambda p, b, t: batch_loss(p, b, config, mesh, None, t)[0], argnums=(0, 2)
+            lambda p, b, t: batch_loss(p, b, config, mesh, None, Learned(t))[0], argnums=(0, 2)
         ),
         in_shardings=(shardings, batch_shardings(mesh), None), out_shardings=replicated(mesh),
     )  # fmt: skip

@@ -14,7 +14,7 @@ from jina_jax.config.validation import validate
 from jina_jax.devices.mesh import make_mesh, replicated
 from jina_jax.errors import UserError
 from jina_jax.model.encoder import init_params
-from jina_jax.train.step import batch_loss, init_state, make_train_step
+from jina_jax.train.step import Learned, batch_loss, init_state, make_train_step
 from tests.train.test_step import CONFIG, SMALL, make_batch
 
 LEARNED = dataclasses.replace(
@@ -34,7 +34,11 @@ def first_state(config, mesh):
 def test_adam_moves_it_against_its_gradient_and_stops_at_the_bound():
     batch, mesh = make_batch(negatives=1), make_mesh(MeshConfig(data=8))
     state, arrays = first_state(LEARNED, mesh), jax.tree.map(jnp.asarray, batch)
-    loss = jax.jit(lambda t: batch_loss(state.params, arrays, LEARNED, mesh, None, t)[0])
+
+    @jax.jit
+    def loss(t):
+        return batch_loss(state.params, arrays, LEARNED, mesh, None, Learned(t))[0]
+
     low, high = (float(loss(jnp.float32(math.log(0.1) + d))) for d in (-0.01, 0.01))
     assert abs(high - low) > 1e-3
     sign = 1 if high > low else -1

@@ -10,18 +10,13 @@ import pytest
 from jina_jax.config import LossConfig, MeshConfig
 from jina_jax.devices.mesh import make_mesh, replicated
 from jina_jax.model.encoder import init_params
-from jina_jax.train.loss.contrastive import Terms
-from jina_jax.train.loss.log_sums import LossSharding
 from jina_jax.train.step import batch_loss, batch_shardings, embed_texts
+from tests.identities import numbers
 from tests.marks import some_slow
 from tests.train.loss.contrast_oracle import contrast
 from tests.train.test_step import CONFIG, make_batch
 
-TERMS = Terms(query=1.0, positive=0.7, margin=20.0, epsilon=0.1)
-LOSS = LossConfig(
-    query_weight=TERMS.query, positive_weight=TERMS.positive, margin_weight=TERMS.margin,
-    margin=TERMS.epsilon, tile_bytes=300,
-)  # fmt: skip
+LOSS = LossConfig(positive_weight=0.7, margin_weight=20.0, margin=0.1, tile_bytes=300)
 MODEL = dataclasses.replace(CONFIG.model, dropout_rate=0.0)
 PADDED = dataclasses.replace(
     CONFIG,
@@ -46,17 +41,17 @@ def expected(request):
     batch = make_batch(config=PADDED, negatives=request.param)
     assert (batch.slot_BT < 0).any() and (batch.slot_BT[:, 2:] >= 0).any()
     params = init_params(MODEL, jax.random.key(0))
-    sharding = LossSharding(make_mesh(MeshConfig(data=1)))
+    mesh = make_mesh(MeshConfig(data=1))
 
     def embed(params):
         arrays = jax.tree.map(jnp.asarray, batch)
-        return embed_texts(params, arrays, PADDED, sharding=sharding)
+        return embed_texts(params, arrays, PADDED, mesh)
 
     z, pull = jax.jit(lambda params: jax.vjp(embed, params))(params)
     z = np.asarray(z)
     wanted = contrast(
-        z[:, 0], z[:, 1], z[:, 2:], temperature=LOSS.temperature, terms=TERMS,
-        identity=batch.identity_BT, has_negative=batch.slot_BT[:, 2:] >= 0,
+        z[:, 0], z[:, 1], z[:, 2:], temperature=LOSS.temperature, config=LOSS,
+        identity=numbers(batch), has_negative=batch.slot_BT[:, 2:] >= 0,
     )  # fmt: skip
     assert wanted.masked_share > 0.01 and wanted.margin_loss > 0
     of_q, of_p, of_n, _ = wanted.gradients

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from pathlib import Path
 
 from jina_jax.prepare.engine.task import Task, WorkerLostError, execute
 from jina_jax.system.processes import begin_worker
+from jina_jax.system.store import Store
 
 _QUEUED_PER_WORKER = 8
 """Tasks handed out ahead, which bounds what a cancelled stage still does."""
@@ -28,36 +28,34 @@ class LocalEngine:
         self._workers = workers
         self._pool: ProcessPoolExecutor | None = None
 
-    def run(self, tasks: Sequence[Task], markers: Path) -> Iterator[int]:
+    def run(self, tasks: Sequence[Task], store: Store) -> Iterator[tuple[int, bytes]]:
         """As in Engine."""
         alone = self._workers == 1 or len(tasks) == 1
         here = [i for i, task in enumerate(tasks) if alone or task.needs_accelerator]
         for index in here:
-            execute(tasks[index], markers)
-            yield index
+            yield index, execute(tasks[index], store)
         if len(here) < len(tasks):
-            yield from self._spread(tasks, markers, sorted({*range(len(tasks))} - {*here}))
+            yield from self._spread(tasks, store, sorted({*range(len(tasks))} - {*here}))
 
     def _spread(
-        self, tasks: Sequence[Task], markers: Path, indices: Sequence[int]
-    ) -> Iterator[int]:
+        self, tasks: Sequence[Task], store: Store, indices: Sequence[int]
+    ) -> Iterator[tuple[int, bytes]]:
         if self._pool is None:
             # Not forked: a fork of a process with threads may hang.
             self._pool = ProcessPoolExecutor(
                 self._workers, multiprocessing.get_context("spawn"), _start_worker, (os.getpid(),)
             )
         waiting = iter(indices)
-        running: dict[Future[None], int] = {}
+        running: dict[Future[bytes], int] = {}
         try:
             while True:
                 for index in islice(waiting, _QUEUED_PER_WORKER * self._workers - len(running)):
-                    running[self._pool.submit(execute, tasks[index], markers)] = index
+                    running[self._pool.submit(execute, tasks[index], store)] = index
                 if not running:
                     return
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     index = running.pop(future)
-                    future.result()
-                    yield index
+                    yield index, future.result()
         except BrokenProcessPool as error:
             self.close()
             raise WorkerLostError(

@@ -1,36 +1,52 @@
 """Preparation on a Ray cluster: Ray places and repeats tasks, the files carry the records.
 
-All nodes must see the same folder under the same path (NFS, Lustre, a bucket mounted by GCS-fuse),
-and have the same jina_jax and libraries installed, which is checked where a task runs.
+All nodes must reach the same work store, an object store or a folder that all see under the same
+path (NFS, Lustre), and have the same jina_jax and libraries installed, which is checked where a
+task runs.
 """
 
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
-from pathlib import Path
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
+from typing import Any
 
 from jina_jax.errors import UserError
+from jina_jax.prepare.engine.actors import ActorPool, actor_options, on_any_node
 from jina_jax.prepare.engine.task import Task, WorkerLostError
 from jina_jax.system.environment import environment_key
+from jina_jax.system.store import Store
 
 _CONNECT_S = 10
 _ANSWER_S = 30
+_LOOK_S = 5
 _QUEUED_PER_CORE = 4
 _MAX_RETRIES = 20
 """Of a task whose node or process died; an error that the task raised is not retried."""
+_LATE_S = 60
+_LATE_TIMES = 3
+"""A task that runs for so long after others have nothing left to do, and for so many times the
+longest that any took, is given to another worker too."""
+_MOST_COPIES = 3
 
 
 class RayEngine:
-    """The same tasks as the local engine's, spread over the nodes of a cluster."""
+    """The same tasks as the local engine's, spread over the nodes of a cluster.
 
-    def __init__(self, address: str, workers: int):
+    Tasks without a model are Ray tasks, of which more than there are cores wait at any time, so
+    that a cluster that grows by demand does. Those with a model go to actors, which keep the model
+    and what was learnt loaded.
+    """
+
+    def __init__(self, address: str, workers: int, accelerators_per_host: int = 0):
         """Connects to a cluster.
 
         Args:
           address: of a running cluster, such as `10.0.0.1:6379` or `auto`; empty starts one here.
           workers: cores of a cluster started here; 0 takes all.
+          accelerators_per_host: as in EngineConfig.
         Raises: UserError when Ray is not installed or the cluster does not answer.
         """
         try:
@@ -40,6 +56,7 @@ class RayEngine:
                 "data.engine.kind=ray needs Ray: pip install 'jina-jax[ray]'"
             ) from error
         self._ray = ray
+        self._per_host = accelerators_per_host
         self._is_ours = not ray.is_initialized()
         if self._is_ours:
             _check_answers(address)
@@ -53,59 +70,100 @@ class RayEngine:
             except (ConnectionError, RuntimeError, ValueError) as error:
                 raise UserError(f"no Ray cluster at {address or 'local'!r}: {error}") from error
 
-    def run(self, tasks: Sequence[Task], markers: Path) -> Iterator[int]:
+    def run(self, tasks: Sequence[Task], store: Store) -> Iterator[tuple[int, bytes]]:
         """As in Engine."""
-        ray = self._ray
-        call = ray.remote(_on_any_node()).options(
+        with_model = [i for i, task in enumerate(tasks) if task.needs_accelerator]
+        others = [i for i, task in enumerate(tasks) if not task.needs_accelerator]
+        if others:
+            yield from self._as_tasks(tasks, others, store)
+        if with_model:
+            yield from self._in_actors(tasks, with_model, store)
+
+    def _as_tasks(
+        self, tasks: Sequence[Task], indices: Iterable[int], store: Store
+    ) -> Iterator[tuple[int, bytes]]:
+        ray, expected = self._ray, environment_key()
+        call = ray.remote(on_any_node()).options(
             max_retries=_MAX_RETRIES, retry_exceptions=False, scheduling_strategy="SPREAD"
         )
-        expected = environment_key()
-        waiting = iter(range(len(tasks)))
-        running: dict[object, int] = {}
-        try:
-            while True:
-                cores = int(ray.cluster_resources().get("CPU", 1))
-                room = _QUEUED_PER_CORE * max(cores, 1) - len(running)
-                for index in islice(waiting, max(room, 0)):
-                    task = tasks[index]
-                    placed = call.options(**self._accelerator()) if task.needs_accelerator else call
-                    pickled = ray.cloudpickle.dumps(task)
-                    running[placed.remote(pickled, str(markers), expected)] = index
-                if not running:
-                    return
-                ended, _ = ray.wait(list(running), num_returns=1)
-                for reference in ended:
-                    self._raise_error_of(reference)
-                    yield running.pop(reference)
-        finally:
-            for reference in running:
-                ray.cancel(reference, force=False)
+        running: dict[Any, int] = {}
+        waiting, late = deque(indices), _Stragglers()
 
-    def _raise_error_of(self, reference: object) -> None:
+        def submit(index: int) -> None:
+            pickled = ray.cloudpickle.dumps((tasks[index], store))
+            running[call.remote(pickled, expected)] = index
+
         try:
-            trouble = self._ray.get(reference)
+            while waiting or running:
+                cores = max(int(ray.cluster_resources().get("CPU", 1)), 1)
+                while waiting and len(running) < _QUEUED_PER_CORE * cores:
+                    submit(waiting.popleft())
+                for index in late.again(running.values(), not waiting and len(running) < cores):
+                    submit(index)
+                for reference in ray.wait(list(running), num_returns=1, timeout=_LOOK_S)[0]:
+                    index = running.pop(reference)
+                    try:
+                        marker, took_s = self._result(reference)
+                    except ray.exceptions.RayError as error:
+                        raise _lost(error) from error
+                    late.ended(took_s)
+                    self._cancel(running, index)
+                    yield index, marker
+        finally:
+            for index in set(running.values()):
+                self._cancel(running, index)
+
+    def _in_actors(
+        self, tasks: Sequence[Task], indices: Iterable[int], store: Store
+    ) -> Iterator[tuple[int, bytes]]:
+        ray, expected = self._ray, environment_key()
+        waiting, late, lost = deque(indices), _Stragglers(), Counter[int]()
+        pool = ActorPool(ray, *actor_options(ray, self._per_host))
+        try:
+            while waiting or pool.running:
+                pool.grow(len(waiting) + len(pool.running))
+                waiting += late.again(pool.running.values(), not waiting and pool.is_idle)
+                while waiting and pool.has_room_for(waiting[0]):
+                    index = waiting.popleft()
+                    pickled = ray.cloudpickle.dumps((tasks[index], store))
+                    pool.submit(index, pickled, expected)
+                for reference in pool.wait(_LOOK_S):
+                    index, actor = pool.running.pop(reference), pool.actor_of(reference)
+                    try:
+                        marker, took_s = self._result(reference)
+                    except ray.exceptions.RayError as error:
+                        pool.drop(actor)
+                        lost[index] += 1
+                        if lost[index] > _MAX_RETRIES:
+                            raise _lost(error) from error
+                        waiting.appendleft(index)
+                        continue
+                    late.ended(took_s)
+                    self._cancel(pool.running, index)
+                    waiting = deque(i for i in waiting if i != index)
+                    yield index, marker
+        finally:
+            pool.close()
+
+    def _result(self, reference: Any) -> tuple[bytes, float]:
+        """The marker of a task that ended, and how long it took.
+
+        Raises: what the task raised; UserError where its node cannot run it; Ray's errors where its
+          worker is gone.
+        """
+        try:
+            trouble, marker, took_s = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause from error
-        except self._ray.exceptions.RayError as error:
-            raise WorkerLostError(
-                f"a task was lost {_MAX_RETRIES} times with its worker ({error}); "
-                f"run the same command again: finished tasks are kept"
-            ) from error
         if trouble:
-            raise UserError(
-                f"{trouble}. Install the same jina_jax and libraries on all nodes, with the Python "
-                f"that `ray start` is called with, and run the same command again: finished tasks "
-                f"are kept"
-            )
+            raise UserError(f"{trouble}, and run the same command again: finished tasks are kept")
+        return bytes(marker), float(took_s)
 
-    def _accelerator(self) -> dict[str, object]:
-        """Where the cluster has accelerators, the whole of one; else any core."""
-        has = self._ray.cluster_resources()
-        if has.get("TPU"):
-            # A TPU host's chips belong to one process.
-            chips = max(n["Resources"].get("TPU", 0) for n in self._ray.nodes() if n["Alive"])
-            return {"resources": {"TPU": chips}}
-        return {"num_gpus": 1} if has.get("GPU") else {}
+    def _cancel(self, running: MutableMapping[Any, int], index: int) -> None:
+        """Ends what still runs of a task."""
+        for reference in [r for r, other in running.items() if other == index]:
+            del running[reference]
+            self._ray.cancel(reference, force=False)
 
     def close(self) -> None:
         """Leaves the cluster; one that was started here ends."""
@@ -113,35 +171,35 @@ class RayEngine:
             self._ray.shutdown()
 
 
-def _on_any_node() -> Callable[[bytes, str, str], str]:
-    """A function that runs a pickled task, and can itself be read where jina_jax is missing."""
+class _Stragglers:
+    """Which tasks are late, once there are workers without any."""
 
-    # A function inside another is sent whole; one of a module only by its name.
-    def execute_pickled(task: bytes, markers: str, expected: str) -> str:
-        import pickle
-        import socket
-        import sys
-        from pathlib import Path
+    def __init__(self) -> None:
+        self._longest_s = 0.0
+        self._since_s = 0.0
+        self._copies = 0
 
-        here = f"the Ray node {socket.gethostname()} ({sys.executable})"
-        try:
-            from jina_jax.prepare.engine.task import execute
-            from jina_jax.system.environment import environment_key
+    def ended(self, took_s: float) -> None:
+        """Takes note of how long a task took."""
+        self._longest_s = max(self._longest_s, took_s)
 
-            own = environment_key()
-        except Exception as error:
-            return f"{here} cannot import jina_jax: {error!r}"
-        if own != expected:
-            return (
-                f"{here} has another version of jina_jax or of a library, "
-                f"which may write other bytes"
-            )
-        if not Path(markers).is_dir():
-            return f"{here} does not see {markers}, which must be on a file system of all nodes"
-        execute(pickle.loads(task), Path(markers))  # noqa: S301  Of the process that started it.
-        return ""
+    def again(self, running: Iterable[int], has_idle_worker: bool) -> list[int]:
+        """Tasks to be given to another worker too."""
+        now = time.monotonic()
+        if not has_idle_worker or not self._since_s:
+            self._since_s = now
+        limit_s = max(_LATE_S, _LATE_TIMES * self._longest_s)
+        if now - self._since_s < limit_s or self._copies == _MOST_COPIES:
+            return []
+        self._since_s, self._copies = now, self._copies + 1
+        return sorted(set(running))
 
-    return execute_pickled
+
+def _lost(error: Exception) -> WorkerLostError:
+    return WorkerLostError(
+        f"a task was lost {_MAX_RETRIES} times with its worker ({error}); run the same command "
+        f"again: finished tasks are kept"
+    )
 
 
 def _check_answers(address: str) -> None:

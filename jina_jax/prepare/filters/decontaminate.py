@@ -12,6 +12,7 @@ array-wise. A run is taken for another with probability 2⁻⁶⁴ a comparison.
 
 import hashlib
 import re
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,10 +27,11 @@ from jina_jax.errors import UserError
 from jina_jax.prepare.filters.filter import Records, Verdict, verdict
 from jina_jax.sources.rows import Row, evaluation_files, evaluation_rows
 from jina_jax.system.files import open_file
-from jina_jax.text.identity import hash_normalised, normalise
+from jina_jax.text.identity import HASH_BYTES, hash_normalised, normalise
 
 _WORD = re.compile(r"\w+")
 _FIELDS = ("query", "positive", "negative")
+_WHOLE = f"S{HASH_BYTES}"
 
 
 class EvaluationText(NamedTuple):
@@ -47,8 +49,9 @@ class EvaluationIndex:
     texts_per_task: tuple[int, ...]
     """Different texts of each task, as words."""
     task_of_text_N: np.ndarray
-    whole: dict[bytes, tuple[int, ...]]
-    """Hash of a whole text → its numbers, one for each task that has it."""
+    whole: tuple[np.ndarray, np.ndarray]
+    """Of whole texts: sorted hashes, as bytes, and the number of the text of each; one that several
+    tasks have is there as often."""
     runs: dict[int, tuple[np.ndarray, np.ndarray]]
     """Words of a run → (sorted hashes, number of the text of each)."""
 
@@ -95,32 +98,39 @@ def build_index(
       ngram_words: longest run that is looked for.
       min_words: a text of fewer words is found only as a whole.
     """
-    numbers: dict[tuple[str, bytes], int] = {}
-    whole: dict[bytes, tuple[int, ...]] = {}
+    tasks: dict[str, int] = {}
+    seen: set[bytes] = set()
+    whole, task_of_text = bytearray(), array("i")
     hashes: dict[int, list[np.ndarray]] = {}
-    owners: dict[int, list[np.ndarray]] = {}
+    owners: dict[int, array[int]] = {}
     for task, text in texts:
         words = _words(text)
         key = _whole_hash(text, words)
-        if (task, key) in numbers:
+        task_number = tasks.setdefault(task, len(tasks))
+        if (of_task := task_number.to_bytes(4, "big") + key) in seen:
             continue
-        number = numbers[task, key] = len(numbers)
-        whole[key] = (*whole.get(key, ()), number)
+        seen.add(of_task)
+        number = len(task_of_text)
+        task_of_text.append(task_number)
+        whole += key
         if len(words) >= min_words:
             length = min(len(words), ngram_words)
             found = np.unique(_run_hashes(_word_hashes(words), length))
             hashes.setdefault(length, []).append(found)
-            owners.setdefault(length, []).append(np.full(len(found), number, np.int32))
-    tasks = tuple(dict.fromkeys(task for task, _ in numbers))
+            owners.setdefault(length, array("i")).append(number)
+    task_of_text_N = np.array(task_of_text, np.int32)
+    runs = {}
+    for length in sorted(hashes):
+        of_texts = hashes.pop(length)
+        owner_G = np.repeat(np.array(owners[length], np.int32), [len(h) for h in of_texts])
+        runs[length] = _sorted(np.concatenate(of_texts), owner_G)
+    numbers_N = np.arange(len(task_of_text_N), dtype=np.int32)
     return EvaluationIndex(
-        tasks=tasks,
-        texts_per_task=tuple(sum(t == task for t, _ in numbers) for task in tasks),
-        task_of_text_N=np.array([tasks.index(task) for task, _ in numbers], np.int32),
-        whole=whole,
-        runs={
-            length: _sorted(np.concatenate(hashes[length]), np.concatenate(owners[length]))
-            for length in sorted(hashes)
-        },
+        tasks=tuple(tasks),
+        texts_per_task=tuple(np.bincount(task_of_text_N, minlength=len(tasks)).tolist()),
+        task_of_text_N=task_of_text_N,
+        whole=_sorted(np.frombuffer(bytes(whole), _WHOLE), numbers_N),
+        runs=runs,
     )
 
 
@@ -149,10 +159,9 @@ def find_leaks(batch: pa.RecordBatch, index: EvaluationIndex) -> Leaks:
             continue
         texts = batch.column(field).to_pylist()
         words_N = [_words(text) for text in texts]
-        for row, (text, words) in enumerate(zip(texts, words_N, strict=True)):
-            for number in index.whole.get(_whole_hash(text, words), ()) if text else ():
-                hits[row].setdefault(number, f"{field} is a text of")
-                reasons[row] = "evaluation_text"
+        for row, number in _whole_texts(texts, words_N, index):
+            hits[row].setdefault(number, f"{field} is a text of")
+            reasons[row] = "evaluation_text"
         for row, number, length in _shared_runs(words_N, index):
             hits[row].setdefault(number, f"{field} shares {length} words with")
             reasons[row] = reasons[row] or "evaluation_ngram"
@@ -192,6 +201,19 @@ def _run_hashes(word_hashes_W: np.ndarray, length: int) -> np.ndarray:
 def _sorted(hashes_G: np.ndarray, owners_G: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     order = np.lexsort((owners_G, hashes_G))
     return hashes_G[order], owners_G[order]
+
+
+def _whole_texts(
+    texts: list[str], words_N: list[list[str]], index: EvaluationIndex
+) -> Iterator[tuple[int, int]]:
+    """(row, number of the evaluation text) of every text that is one."""
+    hashes, owners = index.whole
+    keys = b"".join(_whole_hash(t, words) for t, words in zip(texts, words_N, strict=True))
+    key_N = np.frombuffer(keys, _WHOLE)
+    first_N, last_N = (np.searchsorted(hashes, key_N, side) for side in ("left", "right"))
+    for row in np.flatnonzero(last_N > first_N).tolist():
+        for number in owners[first_N[row] : last_N[row]].tolist():
+            yield row, number
 
 
 def _shared_runs(
@@ -235,7 +257,7 @@ class DecontaminationFilter:
     """Of the evaluation files: other files under the same names make another filter."""
     name: ClassVar[str] = "decontamination"
     version: ClassVar[int] = 1
-    records: ClassVar[tuple[Records, ...]] = ("pair", "triplet")
+    records: ClassVar[tuple[Records, ...]] = ("pair", "triplet", "scored")
     score_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def __call__(self, batch: pa.RecordBatch) -> Verdict:

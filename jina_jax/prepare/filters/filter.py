@@ -8,7 +8,8 @@ Every batch holds records of one source, with columns query, positive, query_has
 and, for triplets, negative and negative_hash.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -18,9 +19,10 @@ import pyarrow as pa
 from jina_jax.config.files import unchangeable_fields
 from jina_jax.errors import UserError
 from jina_jax.system.hashing import content_key
+from jina_jax.system.store import StoredFolder
 
-Records = Literal["pair", "triplet"]
-"""Kinds of records."""
+Records = Literal["pair", "triplet", "scored"]
+"""Kinds of records: pairs, triplets and scored pairs."""
 
 
 class Verdict(NamedTuple):
@@ -60,51 +62,68 @@ class Filter(Stage, Protocol):
         ...
 
 
-Batches = Callable[[], Iterator[pa.RecordBatch]]
-"""Gives a source's records in the order of the global shuffle, as often as it is called. The first
-n of them are a random sample that depends on the seed alone."""
+Batches = Iterator[pa.RecordBatch]
+"""Records that a scorer learns from, some thousand at a time."""
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What a scorer learnt of a source."""
+
+    key: str
+    """A hash of all that scores depend on besides the records."""
+    folder: StoredFolder | None = None
+    """As `Scorer.fit` left it; None where there is nothing to learn."""
+
+    def local(self) -> Path:
+        """The folder, on this machine."""
+        assert self.folder is not None
+        return self.folder.local()
 
 
 @runtime_checkable
 class Scorer(Stage, Protocol):
     """A filter in two halves: scores that cost much and are kept, and a cheap decision.
 
-    When only fields of `thresholds` change, the scores of an earlier preparation are used again,
-    and so is what was learnt.
+    A score depends on the record's texts, on the scorer and on what it learnt of the source; those
+    of an earlier preparation are used again.
     """
 
     thresholds: ClassVar[tuple[str, ...]]
-    """Fields that scores do not depend on, such as `config.top_k`."""
+    """Fields that scores do not depend on, such as `config.top_k`, beyond what was learnt."""
     needs_accelerator: ClassVar[bool]
     """Its tasks go to workers with a TPU or GPU where there are any."""
     teaches: ClassVar[slice | None]
     """Columns of its scores that are of the query with each other text, to be distilled from; None
     where none are."""
 
-    def fit(self, batches: Batches, folder: Path, cache: Path) -> None:
-        """Learns once per source what its scores depend on besides the record itself.
-
-        Args:
-          batches: the records of the source, in the batches that `score` is given.
-          folder: empty; for what `score` is to read. The same records must give the same bytes.
-          cache: folder for what another preparation may use again, under names that follow from
-            what it was computed from. Names that begin with a dot are removed when a preparation
-            begins.
+    @property
+    def sample_size(self) -> int:
+        """Records of a source that it learns from: those with the lowest hashes of all unique ones,
+        whatever other filters drop; 0 where it learns nothing.
         """
         ...
 
-    def score(self, batch: pa.RecordBatch, folder: Path, cache: Path) -> np.ndarray:
+    def fit(self, batches: Batches, folder: Path) -> None:
+        """Learns once per source what its scores depend on besides the record itself.
+
+        Args:
+          batches: the positives of the sample and their hashes, by ascending hash of the record.
+          folder: empty; for what `score` is to read. The same records must give the same bytes.
+        """
+        ...
+
+    def score(self, batch: pa.RecordBatch, learnt: Learnt) -> np.ndarray:
         """Scores records: float32 [N, S], as many numbers a record as `decide` reads.
 
         Args:
           batch: some thousand records of the source.
-          folder: as `fit` left it.
-          cache: as for `fit`.
+          learnt: of the source; equal for all of its batches.
         """
         ...
 
-    def decide(self, batch: pa.RecordBatch, score_NS: np.ndarray, folder: Path) -> Verdict:
-        """Keeps or drops records by their scores; `folder` is as `fit` left it."""
+    def decide(self, batch: pa.RecordBatch, score_NS: np.ndarray, learnt: Learnt) -> Verdict:
+        """Keeps or drops records by their scores."""
         ...
 
 

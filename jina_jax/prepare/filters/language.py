@@ -36,7 +36,7 @@ class LanguageFilter:
     """Of the model's file: the manifest names it, and every process checks it."""
     name: ClassVar[str] = "language"
     version: ClassVar[int] = 1
-    records: ClassVar[tuple[Records, ...]] = ("pair",)
+    records: ClassVar[tuple[Records, ...]] = ("pair", "scored")
     score_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def __call__(self, batch: pa.RecordBatch) -> Verdict:

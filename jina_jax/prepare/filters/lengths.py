@@ -18,7 +18,7 @@ class LengthFilter:
     config: LengthConfig
     name: ClassVar[str] = "lengths"
     version: ClassVar[int] = 1
-    records: ClassVar[tuple[Records, ...]] = ("pair",)
+    records: ClassVar[tuple[Records, ...]] = ("pair", "scored")
     score_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def __call__(self, batch: pa.RecordBatch) -> Verdict:

@@ -26,6 +26,7 @@ from jina_jax.inference.packed_encoder import (
     inference_execution,
     row_shapes,
 )
+from jina_jax.inference.shares import in_order
 from jina_jax.model.bert import classifier_from_huggingface, classify
 from jina_jax.model.family import Execution
 
@@ -65,7 +66,7 @@ class CrossEncoder:
         # The longer of the two gives way, as in sentence-transformers.
         self._tokenizer.enable_truncation(max_tokens, strategy="longest_first")
         self._encoder = PackedEncoder(
-            partial(_classify_rows, config, inference_execution(mesh)),
+            partial(_classify_rows, config, inference_execution(mesh, config, max_tokens)),
             classifier_from_huggingface(tensors, config),
             row_shapes(max_tokens, batch_rows),
             mesh,
@@ -78,7 +79,8 @@ class CrossEncoder:
           pairs: (query, passage), any number; read some ten thousand ahead.
         Returns: float32 [N], the classifier's output as it is, in order.
         """
-        blocks = self._encoder.stream(pairs, self._tokenised, _PAIRS_AT_ONCE)
+        rounds = self._encoder.stream(pairs, self._tokenised, _PAIRS_AT_ONCE)
+        blocks = in_order(rounds, self._encoder.share, _PAIRS_AT_ONCE)
         return np.concatenate([np.zeros(0, np.float32), *blocks])
 
     def _tokenised(self, pairs: list[tuple[str, str]]) -> Tokens:

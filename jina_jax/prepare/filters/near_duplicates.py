@@ -1,17 +1,12 @@
 """Near-duplicates: pairs whose texts share most of their words in the same order (MinHash).
 
 datasketch gives each pair a signature and says into how many bands to cut it for the threshold.
-Pairs that share a band are candidates, and are confirmed by the exact Jaccard similarity of their
-shingles. What is confirmed links pairs into groups, and of each group the pair with the least hash
-stays: the outcome depends on the set of pairs and not on their order.
-
-Signatures and shingles lie on disk; memory holds some 50 bytes a pair of the source.
+Pairs of a source that share a band are candidates, and are confirmed by the exact Jaccard
+similarity of their shingles. `prepare.near_duplicates` finds them.
 """
 
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import lru_cache
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -20,54 +15,25 @@ import xxhash
 from datasketch import MinHash, MinHashLSH
 
 from jina_jax.config import NearDuplicateConfig
-from jina_jax.prepare.filters.filter import Batches, Records, Verdict, verdict
-from jina_jax.system.arrow import map_table, write_table
-from jina_jax.text.identity import find_keys, hash_words, normalise, row_keys
+from jina_jax.prepare.filters.filter import Records
+from jina_jax.text.identity import hash_words, normalise
 
 _LSH_WEIGHTS = (0.1, 0.9)
 """Of false candidates, which are weeded out, and of missed ones, which are lost."""
-_LARGE_BUCKET = 64
-"""Of a larger one each pair is compared with the first alone, and not with every other."""
-_FOUND_FILE = "found.arrow"
-_CLIP = 200
+_LARGE_GROUP = 64
+"""Of a larger group with one band each pair is compared with the first alone, and not with every
+other."""
 
 
 @dataclass(frozen=True)
 class NearDuplicateFilter:
-    """Keeps one pair of each group of near-duplicates of a source."""
+    """Keeps one pair of each group of near-duplicates of a source: that with the least hash."""
 
     config: NearDuplicateConfig
     name: ClassVar[str] = "near_duplicates"
     version: ClassVar[int] = 1
     records: ClassVar[tuple[Records, ...]] = ("pair",)
     score_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
-    thresholds: ClassVar[tuple[str, ...]] = ("config.enabled",)
-    needs_accelerator: ClassVar[bool] = False
-    teaches: ClassVar[slice | None] = None
-
-    def fit(self, batches: Batches, folder: Path, cache: Path) -> None:
-        """Writes which pairs go, how similar each is to another, and the query of what stays."""
-        with tempfile.TemporaryDirectory(prefix=".", dir=cache) as temporary:
-            sketches = _sketch(batches(), self.config, Path(temporary))
-            links = list(_links(sketches, self.config))
-        write_table(_found(links, sketches.hash_Nx4, batches), folder / _FOUND_FILE)
-
-    def score(self, batch: pa.RecordBatch, folder: Path, cache: Path) -> np.ndarray:
-        """The highest similarity of each pair that goes to another of its group, else 0."""
-        found = map_table(folder / _FOUND_FILE)
-        place_N, is_found_N = _places(batch, found)
-        score_N = np.zeros(len(batch), np.float32)
-        score_N[is_found_N] = found.column("similarity").to_numpy()[place_N[is_found_N]]
-        return score_N[:, None]
-
-    def decide(self, batch: pa.RecordBatch, score_NS: np.ndarray, folder: Path) -> Verdict:
-        """Reason `near_duplicate`; details name the query of the pair that stays."""
-        found = map_table(folder / _FOUND_FILE)
-        place_N, is_found_N = _places(batch, found)
-        details = np.full(len(batch), "", object)
-        stays = found.column("stays").take(pa.array(place_N[is_found_N])).to_pylist()
-        details[is_found_N] = [f"of {query}" for query in stays]
-        return verdict(np.where(is_found_N, "near_duplicate", ""), details, score_NS[:, 0])
 
 
 def shingles(text: str, words: int) -> frozenset[int]:
@@ -87,135 +53,95 @@ def jaccard(a: np.ndarray, b: np.ndarray) -> float:
     return shared / (len(a) + len(b) - shared)
 
 
-class _Sketches(NamedTuple):
-    """N pairs: signatures and shingles on disk."""
+class Sketches(NamedTuple):
+    """N pairs."""
 
-    hash_Nx4: np.ndarray
-    """uint64: text hashes of query and positive."""
-    signature_NP: np.ndarray
-    """uint32 MinHashes, memory-mapped."""
-    shingles_S: np.ndarray
-    """uint32, of all pairs one after another, memory-mapped."""
-    first_N: np.ndarray
-    """Where those of each pair begin, and in one more element where the last ones end."""
-
-    def similarity(self, a: int, b: int) -> float:
-        first = self.first_N
-        of_a, of_b = (self.shingles_S[first[i] : first[i + 1]] for i in (a, b))
-        return jaccard(of_a, of_b)
+    order_N2: np.ndarray
+    """uint64: the first bytes of the hashes of query and positive, ordered as those are."""
+    shingles_N: list[bytes]
+    """uint32, ascending."""
+    band_NB: np.ndarray
+    """uint64 hashes of the bands of the signatures, different in each band."""
 
 
-def _sketch(
-    batches: Iterable[pa.RecordBatch], config: NearDuplicateConfig, folder: Path
-) -> _Sketches:
+def sketch(batch: pa.RecordBatch, config: NearDuplicateConfig, source: int) -> Sketches:
+    """What pairs are compared by.
+
+    Args:
+      batch: pairs of one source.
+      config: of the filter.
+      source: its position; pairs of two sources share no band.
+    """
     # Shingles are 32-bit hashes already.
     empty = MinHash(num_perm=config.permutations, seed=config.seed, hashfunc=int)
-    hashes, counts = [np.zeros((0, 4), np.uint64)], [0]
-    with (folder / "signatures").open("wb") as signatures, (folder / "shingles").open("wb") as file:
-        for batch in batches:
-            hashes.append(_pair_hashes(batch))
-            columns = (batch.column(name).to_pylist() for name in ("query", "positive"))
-            for query, positive in zip(*columns, strict=True):
-                found = sorted(shingles(f"{query} {positive}", config.shingle_words))
-                minhash = empty.copy()
-                minhash.update_batch(found)
-                signatures.write(minhash.hashvalues.astype(np.uint32).tobytes())
-                file.write(np.array(found, np.uint32).tobytes())
-                counts.append(len(found))
-    signature_P, shingles_S = (
-        np.memmap(path, np.uint32, "r") if path.stat().st_size else np.zeros(0, np.uint32)
-        for path in (folder / "signatures", folder / "shingles")
-    )
-    signature_NP = signature_P.reshape(-1, config.permutations)
-    return _Sketches(np.concatenate(hashes), signature_NP, shingles_S, np.cumsum(counts))
+    shingles_N = []
+    signature_NP = np.zeros((len(batch), config.permutations), np.uint32)
+    columns = (batch.column(name).to_pylist() for name in ("query", "positive"))
+    for row, (query, positive) in enumerate(zip(*columns, strict=True)):
+        found = sorted(shingles(f"{query} {positive}", config.shingle_words))
+        minhash = empty.copy()
+        minhash.update_batch(found)
+        signature_NP[row] = minhash.hashvalues
+        shingles_N.append(np.array(found, np.uint32).tobytes())
+    order_N2 = hash_words(batch.column("query_hash"), batch.column("positive_hash"))[:, ::2]
+    return Sketches(order_N2.byteswap(), shingles_N, _bands(signature_NP, config, source))
 
 
-def _pair_hashes(batch: pa.RecordBatch) -> np.ndarray:
-    return hash_words(batch.column("query_hash"), batch.column("positive_hash"))
+def _bands(signature_NP: np.ndarray, config: NearDuplicateConfig, source: int) -> np.ndarray:
+    bands, rows = _bands_and_rows(config)
+    band_NB = np.zeros((len(signature_NP), bands), np.uint64)
+    for band in range(bands):
+        band_N = np.full(len(signature_NP), source * bands + band, np.uint64)
+        for row in range(band * rows, (band + 1) * rows):
+            band_N = _mixed(band_N + signature_NP[:, row])
+        band_NB[:, band] = _mixed(band_N)
+    return band_NB
 
 
-class _Link(NamedTuple):
-    """Two near-duplicates, by their numbers."""
-
-    a: int
-    b: int
-    similarity: float
-
-
-def _links(sketches: _Sketches, config: NearDuplicateConfig) -> Iterator[_Link]:
-    """Pairs that are as similar as the threshold asks; one may come more than once."""
+@lru_cache(maxsize=1)
+def _bands_and_rows(config: NearDuplicateConfig) -> tuple[int, int]:
     lsh = MinHashLSH(threshold=config.threshold, num_perm=config.permutations, weights=_LSH_WEIGHTS)
-    for band in range(lsh.b):
-        band_N = np.zeros(len(sketches.signature_NP), np.uint64)
-        for row in range(band * lsh.r, (band + 1) * lsh.r):
-            # Multiplying by an odd number and adding loses nothing of what was there.
-            band_N = band_N * np.uint64(0x9E3779B97F4A7C15) + sketches.signature_NP[:, row]
-        order = np.argsort(band_N, kind="stable")
-        edges = np.flatnonzero(np.diff(band_N[order])) + 1
-        for bucket in np.split(order, edges):
-            for a, b in _candidates(bucket):
-                similarity = sketches.similarity(a, b)
-                if similarity >= config.threshold:
-                    yield _Link(a, b, similarity)
+    return lsh.b, lsh.r
 
 
-def _candidates(bucket: np.ndarray) -> Iterator[tuple[int, int]]:
-    others = bucket.tolist()
-    firsts = others if len(others) <= _LARGE_BUCKET else others[:1]
-    for place, a in enumerate(firsts):
-        for b in others[place + 1 :]:
-            yield a, b
+def _mixed(value_N: np.ndarray) -> np.ndarray:
+    """Other uint64, of which the first bits depend on all bits; equal ones of equal ones alone
+    (the finaliser of SplitMix64: Steele et al. 2014).
+    """
+    value_N = (value_N ^ (value_N >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value_N = (value_N ^ (value_N >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value_N ^ (value_N >> np.uint64(31))
 
 
-def _found(links: Sequence[_Link], hash_Nx4: np.ndarray, batches: Batches) -> pa.Table:
-    """Hash, similarity and the query that stays, for each pair that goes; sorted by hash."""
-    stays = _survivors(links, hash_Nx4)
-    similarity: dict[int, float] = {}
-    for link in links:
-        for pair in (link.a, link.b):
-            similarity[pair] = max(similarity.get(pair, 0.0), link.similarity)
-    queries = _queries(set(stays.values()), batches)
-    pairs = sorted(stays, key=lambda pair: hash_Nx4[pair].tobytes())
-    return pa.table(
-        {
-            "hash": pa.array([hash_Nx4[pair].tobytes() for pair in pairs], pa.binary(32)),
-            "similarity": pa.array([similarity[pair] for pair in pairs], pa.float32()),
-            "stays": pa.array([queries[stays[pair]] for pair in pairs], pa.string()),
-        }
-    )
+def candidates(band_N: np.ndarray, number_N: np.ndarray) -> np.ndarray:
+    """Pairs that share a band, each two of them once.
+
+    Args:
+      band_N: uint64, of `sketch`; all of those that are equal.
+      number_N: uint64, which pair each is of.
+    Returns: uint64 [C, 2], ascending; of each two the lesser number first.
+    """
+    order_N = np.lexsort((number_N, band_N))
+    band_N, number_N = band_N[order_N], number_N[order_N]
+    starts = np.flatnonzero(np.append(True, band_N[1:] != band_N[:-1]))[: len(band_N)]
+    sizes = np.diff(np.append(starts, len(band_N)))
+    first_N, size_N = np.repeat(starts, sizes), np.repeat(sizes, sizes)
+    place_N = np.arange(len(band_N))
+    found = [np.zeros((0, 2), np.uint64)]
+    is_large_N = size_N > _LARGE_GROUP
+    others = np.flatnonzero(is_large_N & (first_N != place_N))
+    found.append(np.stack([number_N[first_N[others]], number_N[others]], axis=1))
+    for step in range(1, _LARGE_GROUP):
+        ones = np.flatnonzero(~is_large_N & (place_N + step < first_N + size_N))
+        if not len(ones):
+            break
+        found.append(np.stack([number_N[ones], number_N[ones + step]], axis=1))
+    return different(np.concatenate(found))
 
 
-def _survivors(links: Sequence[_Link], hash_Nx4: np.ndarray) -> dict[int, int]:
-    """For each pair that goes, the one of its group that stays: that with the least hash."""
-    parent: dict[int, int] = {}
-
-    def root(pair: int) -> int:
-        while (above := parent.setdefault(pair, pair)) != pair:
-            parent[pair] = parent[above]
-            pair = above
-        return pair
-
-    for link in links:
-        ends = root(link.a), root(link.b)
-        low, high = sorted(ends, key=lambda pair: hash_Nx4[pair].tobytes())
-        parent[high] = low
-    return {pair: root(pair) for pair in parent if root(pair) != pair}
-
-
-def _queries(wanted: set[int], batches: Batches) -> dict[int, str]:
-    """The queries of some pairs, clipped, by the pairs' numbers."""
-    found, number = {}, 0
-    for batch in batches() if wanted else ():
-        for query in batch.column("query"):
-            if number in wanted:
-                found[number] = query.as_py()[:_CLIP]
-            number += 1
-    return found
-
-
-def _places(batch: pa.RecordBatch, found: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """For each pair of a batch its row in `found`, and whether it is there."""
-    known = np.zeros(0, "S32")
-    if len(found):  # As it lies in the mapped file, which holds one batch.
-        known = np.frombuffer(found.column("hash").chunk(0).buffers()[1], "S32", len(found))
-    return find_keys(known, row_keys(_pair_hashes(batch)))
+def different(edges_Cx: np.ndarray) -> np.ndarray:
+    """Rows of uint64, each once, ascending."""
+    edges_Cx = edges_Cx[np.lexsort(edges_Cx.T[::-1])]
+    is_new = np.ones(len(edges_Cx), bool)
+    is_new[1:] = (edges_Cx[1:] != edges_Cx[:-1]).any(axis=1)
+    return edges_Cx[is_new]

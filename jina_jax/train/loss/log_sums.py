@@ -1,34 +1,42 @@
 """Log-sum-exps over a similarity matrix that is never held.
 
 For queries q and keys k, divided over all devices of a mesh, `log_sums` gives the log-sum-exp of
-every row of scale · q kᵀ and of every column, without the entry of a query and its own positive:
-a loss far below the logits would be lost in their difference. Each device compares its own rows
-with all keys, which are gathered at once or travel around a ring (`ring_or_gather`). The matrix of
-a device is cut into tiles (`walk_tiles`), and each tile is computed, used and let go. Forward, a
-tile adds to a running maximum and sum of its rows and columns; backward, it is computed again and
-adds its share of the gradients. So memory beside the inputs and their gradients is a few tiles.
+every row of scale · q kᵀ and of every column, without the entry of a record and itself: a loss far
+below the logits would be lost in their difference. Each device compares its own rows with all keys,
+which are gathered at once or travel around a ring (`ring_or_gather`). The matrix of a device is cut
+into tiles (`walk_tiles`), and each tile is computed, used and let go. Forward, a tile adds to a
+running maximum and sum of its rows and columns; backward, it is computed again and adds its share
+of the gradients. So memory beside the inputs and their gradients is a few tiles. What does not
+count in a sum is decided within the tile too: known matches, records of one label, and cosines
+above a limit, by the model or by a guide, whose products are made beside the model's.
 """
 
 import functools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Bool, Float32, Int32
+from jaxtyping import Array, Float32
+
+from jina_jax.config.fields import ProductPrecision
+from jina_jax.train.loss.matches import RULES, Ids, Matches, share_a_label, share_a_text
+from jina_jax.train.loss.tiles import (
+    Gather,
+    Part,
+    own_part,
+    ring_or_gather,
+    varying,
+    walk_tiles,
+)
 
 _T = TypeVar("_T")
 
 # Stands for the logit of an entry that does not count. Finite, so that no difference is NaN, and so
 # low that its share in a sum with any real logit is 0.
 LOWEST = -1e30
-
-Gather = Literal["all_gather", "ring"]
-"""`all_gather` brings all keys to every device; `ring` sends blocks of them around, so that a
-device holds two blocks at a time."""
 
 
 @dataclass(frozen=True)
@@ -41,74 +49,27 @@ class LossSharding:
     """How the keys reach every device."""
     tile_bytes: int = 16 * 2**20
     """Most memory of one float32 tile; two to four are alive at once."""
+    precision: ProductPrecision = "highest"
+    """Of products of float32 on TPUs and GPUs."""
 
 
-class Ids(NamedTuple):
-    """Of N rows or N keys: which entries of the matrix count.
+class Compare(NamedTuple):
+    """What is summed, beside which entries count."""
 
-    Those of a query and another pair's key count, where the two pairs share no text and the key is
-    no known match of the query.
-    """
-
-    pair_N: Int32[Array, "N"]
-    """Number of the pair; negative for a key that is no row's positive."""
-    text_NT: Int32[Array, "N T"] | None = None
-    """Equal numbers for equal texts; a key's own text is the last. None masks none of them."""
-    run_N2: Int32[Array, "N 2"] | None = None
-    """Of rows: where the known matches of the query begin in `Matches.text_M`, and their count."""
-
-
-class Matches(NamedTuple):
-    """The known matches of all queries, which every device holds."""
-
-    text_M: Int32[Array, "M"]
-    """Positives, in the order of their queries."""
-    most: Int32[Array, ""]
-    """Of one query; 0 where no query has more than its own positive."""
-
-    def mask(
-        self,
-        masked_RN: Bool[Array, "R N"],
-        run_R2: Int32[Array, "R 2"],
-        text_XN: Int32[Array, "X N"],
-    ) -> Bool[Array, "R N"]:
-        """Adds to a mask the texts that match the query of each row.
-
-        Args:
-          masked_RN: what is masked already.
-          run_R2: as in `Ids`.
-          text_XN: the texts; X is R, or 1 where each row is compared with the same ones.
-        """
-
-        def add(number: Array, masked_RN: Array) -> Array:
-            match_R1 = jnp.take(self.text_M, run_R2[:, :1] + number, mode="clip")
-            return masked_RN | ((match_R1 == text_XN) & (number < run_R2[:, 1:]))
-
-        return jax.lax.fori_loop(0, self.most, add, masked_RN)
-
-
-def known_matches(
-    query_B: Int32[Array, "B"], positive_B: Int32[Array, "B"]
-) -> tuple[Matches, Int32[Array, "B 2"]]:
-    """The positives of every query, over all pairs that have it.
-
-    Args:
-      query_B: equal numbers for equal texts.
-      positive_B: in the same numbers.
-    Returns: the matches, and each pair's run in them.
-    Example: pairs (a, x), (b, y), (a, z) give x z y, and the runs (0, 2), (2, 1), (0, 2).
-    """
-    order_B = jnp.argsort(query_B)
-    sorted_B = query_B[order_B]
-    first_B = jnp.searchsorted(sorted_B, query_B).astype(jnp.int32)
-    count_B = jnp.searchsorted(sorted_B, query_B, side="right").astype(jnp.int32) - first_B
-    most = jnp.max(count_B)
-    matches = Matches(positive_B[order_B], jnp.where(most > 1, most, 0))
-    return matches, jnp.stack([first_B, count_B], axis=1)
+    keys_too: bool = False
+    """The columns too; without, the sums of the keys are `LOWEST`."""
+    itself: bool = False
+    """The keys are the rows: the sum of a row is over all others. Half of the matrix is computed,
+    each entry for its row and its column."""
+    hardness: float = 0.0
+    """A key weighs exp(hardness · its cosine) more in the sum of a row; the weight has no gradient.
+    The sums of the keys are without."""
 
 
 class LogSums(NamedTuple):
-    """Result of one pass over the matrix; logits are scale · cosine."""
+    """Result of one pass over the matrix. Logits are scale · cosine; those of rows have the factor
+    scale + hardness.
+    """
 
     row_B: Float32[Array, "B"]
     """Log-sum-exp of each row over the keys that count; its own positive does not."""
@@ -116,8 +77,9 @@ class LogSums(NamedTuple):
     """Log-sum-exp of each key over the rows that count; `LOWEST` without `with_keys`."""
     row_max_B: Float32[Array, "B"]
     """Largest logit of each row among the keys that count; not differentiated."""
-    masked_B: Float32[Array, "B"]
-    """How many keys of other pairs do not count for each row; not differentiated."""
+    masked_BK: Float32[Array, "B K"]
+    """How many keys of other records do not count for each row, by each of the `RULES`; not
+    differentiated, and not counted where the keys are the rows."""
     total_B: Float32[Array, "B"]
     """Sum of the logits of each row over the keys that count; not differentiated."""
 
@@ -130,55 +92,56 @@ def log_sums(
     row_ids: Ids,
     key_ids: Ids,
     matches: Matches | None,
-    with_keys: bool,
+    compare: Compare,
     sharding: LossSharding,
 ) -> LogSums:
-    """Log-sum-exps of the rows, and of the columns, of scale · q kᵀ without each query's positive.
+    """Log-sum-exps of the rows, and of the columns, of scale · q kᵀ without each record and itself.
 
     Args:
       q_BD: any vectors; B divides by the devices of the mesh.
       k_ND: N divides by the devices of the mesh.
       scale: factor of the products, the inverse of a temperature. It has a gradient.
       row_ids: with `key_ids`, says which entries count.
-      key_ids: those of the keys.
-      matches: of the queries; None where the ids have no texts.
-      with_keys: compute the sums of the columns too.
+      key_ids: those of the keys; the same where rows are compared with themselves.
+      matches: of the queries; None where the ids have no runs.
+      compare: what is summed.
       sharding: mesh, gather and tile size; they change the values in rounding only.
     Returns: LogSums, float32. The sum of a row or key without an entry that counts is near
       `LOWEST`.
     Source: Gao et al. 2021 (arXiv 2101.06983), section 3, for the gradient by recomputation; Cheng
-      et al. 2024 (arXiv 2410.17243) for tiles and ring.
+      et al. 2024 (arXiv 2410.17243) for tiles and ring; Lan et al. 2025 (arXiv 2503.04812), eq. 5,
+      for hardness.
     """
-    return _forward(q_BD, k_ND, scale, row_ids, key_ids, matches, with_keys, sharding)[0]
+    return _forward(q_BD, k_ND, scale, row_ids, key_ids, matches, compare, sharding)[0]
 
 
 def _forward(
     q_BD: Array, k_ND: Array, scale: Array, row_ids: Ids, key_ids: Ids, matches: Matches | None,
-    with_keys: bool, sharding: LossSharding,
+    compare: Compare, sharding: LossSharding,
 ) -> tuple[LogSums, tuple[Any, ...]]:  # fmt: skip
-    split = PartitionSpec(sharding.mesh.axis_names)
+    split, whole = PartitionSpec(sharding.mesh.axis_names), PartitionSpec()
     local = jax.shard_map(
-        functools.partial(_forward_local, with_keys=with_keys, sharding=sharding),
+        functools.partial(_forward_local, what=compare, sharding=sharding),
         mesh=sharding.mesh,
-        in_specs=(split, split, PartitionSpec(), split, split, PartitionSpec()),
+        in_specs=(split, split, whole, split, split, whole, whole),
         out_specs=split,
     )
-    sums = local(q_BD, k_ND, scale, row_ids, key_ids, matches)
+    sums = local(q_BD, k_ND, scale, row_ids, *_apart(key_ids), matches)
     return sums, (q_BD, k_ND, scale, row_ids, key_ids, matches, sums)
 
 
 def _backward(
-    with_keys: bool, sharding: LossSharding, residuals: tuple[Any, ...], gradient: LogSums
-) -> tuple[Array, Array, Array, None, None, None]:
+    compare: Compare, sharding: LossSharding, residuals: tuple[Any, ...], gradient: LogSums
+) -> tuple[Array, Array | None, Array, None, None, None]:
     q_BD, k_ND, scale, row_ids, key_ids, matches, sums = residuals
-    split = PartitionSpec(sharding.mesh.axis_names)
+    split, whole = PartitionSpec(sharding.mesh.axis_names), PartitionSpec()
     local = jax.shard_map(
-        functools.partial(_backward_local, with_keys=with_keys, sharding=sharding),
+        functools.partial(_backward_local, what=compare, sharding=sharding),
         mesh=sharding.mesh,
-        in_specs=(split, split, PartitionSpec(), split, split, PartitionSpec(), split, split),
-        out_specs=(split, split, PartitionSpec()),
+        in_specs=(split, split, whole, split, split, whole, whole, split, split),
+        out_specs=(split, None if compare.itself else split, whole),
     )
-    gradients = local(q_BD, k_ND, scale, row_ids, key_ids, matches, sums, gradient)
+    gradients = local(q_BD, k_ND, scale, row_ids, *_apart(key_ids), matches, sums, gradient)
     return (*gradients, None, None, None)
 
 
@@ -214,44 +177,167 @@ class _Rows(NamedTuple):
     """Running sums of the rows of a device."""
 
     sum: _Sum
-    masked_B: Array
+    masked_BK: Array
     total_B: Array
 
     @staticmethod
     def empty(size: int) -> "_Rows":
         nothing_B = jnp.zeros(size, jnp.float32)
-        return _Rows(_Sum.empty(size), nothing_B, nothing_B)
+        return _Rows(_Sum.empty(size), jnp.zeros((size, len(RULES)), jnp.float32), nothing_B)
 
-    def add(self, logits_BN: Array, is_own_BN: Array) -> "_Rows":
-        is_left_out_BN = logits_BN == LOWEST
-        masked_B = jnp.sum((is_left_out_BN & ~is_own_BN).astype(jnp.float32), axis=1)
-        total_B = jnp.sum(jnp.where(is_left_out_BN, 0.0, logits_BN), axis=1)
-        return _Rows(
-            self.sum.add_axis(logits_BN, 1), self.masked_B + masked_B, self.total_B + total_B
-        )
+    def add(self, tile: "_Tile") -> "_Rows":
+        logits_BN, masked_BK = tile.of_rows, self.masked_BK
+        total_B = self.total_B + jnp.sum(jnp.where(logits_BN == LOWEST, 0.0, logits_BN), axis=1)
+        for rule, mask_BN in enumerate(tile.masked):
+            if mask_BN is not None:
+                masked_BK = masked_BK.at[:, rule].add(jnp.sum(mask_BN, axis=1, dtype=jnp.float32))
+        return _Rows(self.sum.add_axis(logits_BN, 1), masked_BK, total_B)
+
+
+class _Side(NamedTuple):
+    """Rows or keys."""
+
+    x_ND: Array
+    ids: Ids
+
+
+class _Measured(NamedTuple):
+    """Of ids, what is computed from vectors."""
+
+    limit_N: Array | None
+    guide_NG: Array | None
+
+
+def _apart(ids: Ids) -> tuple[_Measured, Ids]:
+    """What travels with the keys, and the numbers, which every device has of all."""
+    return _Measured(ids.limit_N, ids.guide_NG), ids._replace(limit_N=None, guide_NG=None)
+
+
+class _Keys(NamedTuple):
+    """A block of keys that travels."""
+
+    x_ND: Array
+    measured: _Measured
+    first_1: Array
+    """Place of its first key among all; one for each device where they are all here."""
+
+    @staticmethod
+    def of_device(k_ND: Array, measured: _Measured, axes: tuple[str, ...]) -> "_Keys":
+        return _Keys(k_ND, measured, (jax.lax.axis_index(axes) * len(k_ND))[None])
+
+    def side(self, ids: Ids) -> _Side:
+        """With their part of the numbers of all."""
+        own = Part(self.first_1[0], len(self.x_ND)).of(ids)
+        return _Side(self.x_ND, own._replace(**self.measured._asdict()))
+
+
+class _Tile(NamedTuple):
+    """Logits, `LOWEST` where an entry does not count."""
+
+    of_rows: Array
+    of_keys: Array
+    """Those in the sums of the columns, which may have other limits."""
+    masked: tuple[Array | None, ...]
+    """By rule, entries of other records that do not count in the sums of the rows."""
+
+
+class _Matrix(NamedTuple):
+    """The matrix of all rows and keys, of which tiles are computed."""
+
+    scale: Array
+    matches: Matches | None
+    what: Compare
+    records: int
+    """Rows on all devices."""
+    tile_bytes: int
+    precision: ProductPrecision
+
+    def walk(
+        self, rows: _Side, keys: _Side, tile: Callable[[Part, Part, "_Tile", _T], _T], carry: _T
+    ) -> _T:
+        """Calls `tile` with (its rows, its keys, itself, carry), as `walk_tiles` does.
+
+        Of rows and themselves, those tiles are left out whose entries count in others.
+        """
+
+        def full(row: Part, key: Part, carry: _T) -> _T:
+            return tile(row, key, self._tile(row.of(rows), key.of(keys)), carry)
+
+        def half(row: Part, key: Part, carry: _T) -> _T:
+            row_0, key_0 = row.of(rows.ids.pair_N)[0], key.of(keys.ids.pair_N)[0]
+            # The differences of numbers of a key and a row run from here on, modulo the records.
+            first = (key_0 - row_0 - (row.length - 1)) % self.records
+            reaches_0 = first + row.length + key.length - 2 >= self.records
+            is_needed = (2 * first <= self.records) | reaches_0
+            return jax.lax.cond(is_needed, lambda c: full(row, key, c), lambda c: c, carry)
+
+        sizes = len(rows.x_ND), len(keys.x_ND)
+        if not self.what.itself:
+            return walk_tiles(*sizes, self.tile_bytes, full, carry)
+        # Smaller tiles follow the border of the half more closely.
+        return walk_tiles(*sizes, self.tile_bytes // 4, half, carry)
+
+    def _tile(self, row: _Side, key: _Side) -> _Tile:
+        cosine_BN = _matmul(row.x_ND, key.x_ND.T, self.precision)
+        row_B1, key_1N = row.ids.pair_N[:, None], key.ids.pair_N[None]
+        left_out_BN = row_B1 == key_1N
+        if self.what.itself:
+            # Of two records, each finds the other within half of the batch, but for those that are
+            # exactly half of it apart.
+            apart_BN = (key_1N - row_B1) % self.records
+            is_half_BN = 2 * apart_BN == self.records
+            left_out_BN |= (2 * apart_BN > self.records) | (is_half_BN & (key_1N < row_B1))
+        masked: list[Array | None] = []
+        for mask_BN in (
+            share_a_text(row.ids, key.ids, self.matches), share_a_label(row.ids, key.ids)
+        ):  # fmt: skip
+            masked.append(None if mask_BN is None else mask_BN & ~left_out_BN)
+            if mask_BN is not None:
+                left_out_BN |= mask_BN
+        of_rows = of_keys = jnp.where(left_out_BN, LOWEST, self.scale * cosine_BN)
+        if self.what.hardness:
+            hard_BN = (self.scale + self.what.hardness) * cosine_BN
+            of_rows = jnp.where(left_out_BN, LOWEST, hard_BN)
+        if row.ids.limit_N is None:
+            return _Tile(of_rows, of_keys, (*masked, None))
+        if row.ids.guide_NG is not None and key.ids.guide_NG is not None:
+            cosine_BN = jnp.matmul(
+                of_unit_length(row.ids.guide_NG), of_unit_length(key.ids.guide_NG).T
+            )
+        is_over_BN = cosine_BN >= row.ids.limit_N[:, None]
+        of_rows = jnp.where(is_over_BN, LOWEST, of_rows)
+        if key.ids.limit_N is not None:
+            of_keys = jnp.where(cosine_BN >= key.ids.limit_N[None], LOWEST, of_keys)
+        return _Tile(of_rows, of_keys, (*masked, is_over_BN & ~left_out_BN))
+
+
+def of_unit_length(x: Array) -> Float32[Array, "... G"]:
+    """Vectors of float32 or int8 at length 1, in float32; those of zeros stay zeros."""
+    x = x.astype(jnp.float32)
+    length = jnp.sqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True))
+    return x / jnp.where(length > 0, length, 1.0)
 
 
 def _forward_local(
-    q_BD: Array, k_ND: Array, scale: Array, row_ids: Ids, key_ids: Ids, matches: Matches | None,
-    *, with_keys: bool, sharding: LossSharding,
+    q_BD: Array, k_ND: Array, scale: Array, row_ids: Ids, of_keys: _Measured, key_ids: Ids,
+    matches: Matches | None, *, what: Compare, sharding: LossSharding,
 ) -> LogSums:  # fmt: skip
-    axes = sharding.mesh.axis_names
+    axes, rows_side = sharding.mesh.axis_names, _Side(q_BD, row_ids)
+    records = len(q_BD) * sharding.mesh.size
+    matrix = _Matrix(scale, matches, what, records, sharding.tile_bytes, sharding.precision)
 
-    def compare(block: tuple[Array, Ids], rows: _Rows) -> tuple[_Rows, _Sum]:
-        k_MD, ids = block
-
-        def tile(row: Part, key: Part, sums: tuple[_Rows, _Sum]) -> tuple[_Rows, _Sum]:
+    def compare(block: _Keys, rows: _Rows) -> tuple[_Rows, _Sum]:
+        def tile(
+            row: Part, key: Part, found: _Tile, sums: tuple[_Rows, _Sum]
+        ) -> tuple[_Rows, _Sum]:
             rows, keys = sums
-            logits, is_own = _logits(
-                row.of(q_BD), key.of(k_MD), scale, row.of(row_ids), key.of(ids), matches
-            )
-            rows = row.put(rows, row.of(rows).add(logits, is_own))
-            if with_keys:
-                keys = key.put(keys, key.of(keys).add_axis(logits, 0))
+            rows = row.put(rows, row.of(rows).add(found))
+            if what.keys_too or what.itself:
+                keys = key.put(keys, key.of(keys).add_axis(found.of_keys, 0))
             return rows, keys
 
-        keys = varying(_Sum.empty(len(k_MD)), axes)
-        return walk_tiles(len(q_BD), len(k_MD), sharding.tile_bytes, tile, (rows, keys))
+        keys = varying(_Sum.empty(len(block.x_ND)), axes)
+        return matrix.walk(rows_side, block.side(key_ids), tile, (rows, keys))
 
     def reduce(keys: _Sum) -> _Sum:
         max_N = jax.lax.pmax(keys.max_N, axes)
@@ -260,194 +346,65 @@ def _forward_local(
         return _Sum(own_N, jax.lax.psum_scatter(total_N, axes, tiled=True))
 
     rows, keys = ring_or_gather(
-        (k_ND, key_ids), varying(_Rows.empty(len(q_BD)), axes), compare,
+        _Keys.of_device(k_ND, of_keys, axes), varying(_Rows.empty(len(q_BD)), axes), compare,
         merge=_Sum.merge, reduce=reduce, mesh=sharding.mesh, gather=sharding.gather,
     )  # fmt: skip
-    return LogSums(rows.sum.log(), keys.log(), rows.sum.max_N, rows.masked_B, rows.total_B)
+    row_sum = rows.sum.merge(keys) if what.itself else rows.sum
+    return LogSums(row_sum.log(), keys.log(), row_sum.max_N, rows.masked_BK, rows.total_B)
 
 
 def _backward_local(
-    q_BD: Array, k_ND: Array, scale: Array, row_ids: Ids, key_ids: Ids, matches: Matches | None,
-    sums: LogSums, gradient: LogSums, *, with_keys: bool, sharding: LossSharding,
-) -> tuple[Array, Array, Array]:  # fmt: skip
-    axes = sharding.mesh.axis_names
-    of_row_B = scale * gradient.row_B
-    of_key_N = scale * gradient.key_N if with_keys else None
+    q_BD: Array, k_ND: Array, scale: Array, row_ids: Ids, of_keys: _Measured, key_ids: Ids,
+    matches: Matches | None, sums: LogSums, gradient: LogSums, *, what: Compare,
+    sharding: LossSharding,
+) -> tuple[Array, Array | None, Array]:  # fmt: skip
+    axes, rows_side = sharding.mesh.axis_names, _Side(q_BD, row_ids)
+    records = len(q_BD) * sharding.mesh.size
+    matrix = _Matrix(scale, matches, what, records, sharding.tile_bytes, sharding.precision)
+    of_row_B, of_key_N, key_N = scale * gradient.row_B, None, None
+    if what.itself:
+        of_key_N, key_N = of_row_B, sums.row_B
+    elif what.keys_too:
+        of_key_N, key_N = scale * gradient.key_N, sums.key_N
 
-    def compare(block: Any, dq_BD: Array) -> tuple[Array, Array]:
-        k_MD, ids, key_M, of_key_M = block
+    def compare(block: Any, dq_BD: Array) -> tuple[Array, Array | None]:
+        keys, key_M, of_key_M = block
+        keys_side = keys.side(key_ids)
 
-        def tile(row: Part, key: Part, gradients: tuple[Array, Array]) -> Any:
+        def tile(row: Part, key: Part, found: _Tile, gradients: tuple[Array, Array | None]) -> Any:
             dq_BD, dk_MD = gradients
-            q, k = row.of(q_BD), key.of(k_MD)
-            logits, _ = _logits(q, k, scale, row.of(row_ids), key.of(ids), matches)
             # d logits / scale: the softmax of the row, and of the column.
-            weights = row.of(of_row_B)[:, None] * jnp.exp(logits - row.of(sums.row_B)[:, None])
-            if with_keys:
-                columns = key.of(of_key_M)[None] * jnp.exp(logits - key.of(key_M)[None])
-                weights = weights + columns
-            dq_BD = row.put(dq_BD, row.of(dq_BD) + _matmul(weights, k))
-            return dq_BD, key.put(dk_MD, key.of(dk_MD) + _matmul(weights.T, q))
+            softmax = jnp.exp(found.of_rows - row.of(sums.row_B)[:, None])
+            weights = row.of(of_row_B)[:, None] * softmax
+            if of_key_M is not None:
+                softmax = jnp.exp(found.of_keys - key.of(key_M)[None])
+                weights = weights + key.of(of_key_M)[None] * softmax
+            of_rows = _matmul(weights, key.of(keys_side.x_ND), sharding.precision)
+            dq_BD = row.put(dq_BD, row.of(dq_BD) + of_rows)
+            of_keys = _matmul(weights.T, row.of(q_BD), sharding.precision)
+            if dk_MD is None:
+                return key.put(dq_BD, key.of(dq_BD) + of_keys), None
+            return dq_BD, key.put(dk_MD, key.of(dk_MD) + of_keys)
 
+        # All rows are here, and are the keys: there is one gradient.
+        if what.itself and sharding.mesh.size == 1:
+            return matrix.walk(rows_side, keys_side, tile, (dq_BD, None))
+        k_MD = keys_side.x_ND
         dk_MD = varying(jnp.zeros(k_MD.shape, k_MD.dtype), axes)
-        return walk_tiles(len(q_BD), len(k_MD), sharding.tile_bytes, tile, (dq_BD, dk_MD))
+        return matrix.walk(rows_side, keys_side, tile, (dq_BD, dk_MD))
 
     dq_BD, dk_ND = ring_or_gather(
-        (k_ND, key_ids, sums.key_N if with_keys else None, of_key_N),
+        (_Keys.of_device(k_ND, of_keys, axes), key_N, of_key_N),
         varying(jnp.zeros(q_BD.shape, q_BD.dtype), axes), compare,
         merge=jnp.add, reduce=lambda dk: jax.lax.psum_scatter(dk, axes, tiled=True),
         mesh=sharding.mesh, gather=sharding.gather,
     )  # fmt: skip
-    # A logit is scale · q·k: scale · d/dscale is q · d/dq.
-    dscale = jax.lax.psum(jnp.sum(q_BD * dq_BD), axes) / scale
-    return dq_BD, dk_ND, dscale
+    if what.itself:
+        dq_BD, dk_ND = dq_BD if dk_ND is None else dq_BD + dk_ND, None
+    # A logit is scale · q·k: scale · d/dscale is q · d/dq, and half of it where q is k.
+    of_scale = jnp.sum(q_BD * dq_BD) / (2 if what.itself else 1)
+    return dq_BD, dk_ND, jax.lax.psum(of_scale, axes) / scale
 
 
-def _logits(
-    q_BD: Array, k_ND: Array, scale: Array, row_ids: Ids, key_ids: Ids, matches: Matches | None
-) -> tuple[Array, Array]:
-    """Logits, `LOWEST` where an entry does not count, and whether it is a query's own positive."""
-    logits_BN = scale * _matmul(q_BD, k_ND.T)
-    is_own_BN = row_ids.pair_N[:, None] == key_ids.pair_N[None]
-    is_masked_BN = is_own_BN
-    if row_ids.text_NT is not None and key_ids.text_NT is not None:
-        for row_B in row_ids.text_NT.T:
-            for key_N in key_ids.text_NT.T:
-                is_masked_BN |= row_B[:, None] == key_N[None]
-        if matches is not None and row_ids.run_N2 is not None:
-            is_masked_BN = matches.mask(is_masked_BN, row_ids.run_N2, key_ids.text_NT[None, :, -1])
-    return jnp.where(is_masked_BN, LOWEST, logits_BN), is_own_BN
-
-
-def _matmul(a: Array, b: Array) -> Array:
-    # Full precision: TPUs and GPUs would otherwise round the inputs to bfloat16 or tf32.
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
-
-
-def ring_or_gather(
-    local_keys: Any, rows: Any, compare: Callable[[Any, Any], tuple[Any, Any]],
-    *, merge: Callable[[Any, Any], Any], reduce: Callable[[Any], Any], mesh: Mesh, gather: Gather,
-) -> tuple[Any, Any]:  # fmt: skip
-    """Compares the rows of every device with the keys of all; runs within `shard_map`.
-
-    Args:
-      local_keys: this device's keys and what belongs to them.
-      rows: running sums of this device's rows.
-      compare: (block of keys, rows) → (rows, sums of that block over these rows).
-      merge: adds up two sums of the same block.
-      reduce: sums of all keys over this device's rows → sums of this device's keys over all rows.
-      mesh: rows and keys are divided over all its axes.
-      gather: `all_gather` or `ring`.
-    Returns: (rows, sums of this device's keys over the rows of all devices).
-    """
-    axes, size = mesh.axis_names, mesh.size
-    if size == 1:
-        return compare(local_keys, rows)
-    if gather == "all_gather":
-        rows, keys = compare(jax.lax.all_gather(local_keys, axes, tiled=True), rows)
-        return rows, reduce(keys)
-
-    def send(x: Any) -> Any:
-        return jax.lax.ppermute(x, axes, [(i, (i + 1) % size) for i in range(size)])
-
-    # A block is sent on while it is compared. Its sums follow one step later, so that this transfer
-    # too overlaps with computing.
-    def step(_: Any, carry: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
-        block, rows, keys = carry
-        following, before = send(block), send(keys)
-        rows, found = compare(block, rows)
-        return following, rows, merge(before, found)
-
-    rows, keys = compare(local_keys, rows)
-    block, rows, keys = jax.lax.fori_loop(0, size - 2, step, (send(local_keys), rows, keys))
-    rows, found = compare(block, rows)
-    return rows, send(merge(send(keys), found))
-
-
-def varying(tree: _T, axes: tuple[str, ...]) -> _T:
-    """The same arrays, as ones that may differ between devices: loops must carry one type."""
-    return jax.tree.map(lambda x: jax.lax.pcast(x, axes, to="varying"), tree)
-
-
-def own_part(x_N: Float32[Array, "N"], axes: tuple[str, ...]) -> Float32[Array, "M"]:
-    """This device's entries of an array that all devices hold whole."""
-    length = len(x_N) // jax.lax.axis_size(axes)
-    return Part(jax.lax.axis_index(axes) * length, length).of(x_N)
-
-
-class Part(NamedTuple):
-    """A run of entries on the first axis of arrays."""
-
-    start: Any
-    """First entry, an int or a traced int32."""
-    length: int
-
-    def of(self, tree: _T) -> _T:
-        """These entries of each array of a pytree."""
-        return jax.tree.map(
-            lambda x: jax.lax.dynamic_slice_in_dim(x, self.start, self.length), tree
-        )
-
-    def put(self, tree: _T, part: _T) -> _T:
-        """The pytree with these entries replaced by `part`."""
-        return jax.tree.map(
-            lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, self.start, 0), tree, part
-        )
-
-
-def tile_shape(rows: int, keys: int, tile_bytes: int) -> tuple[int, int]:
-    """Rows and keys of a tile of float32 logits.
-
-    As near to a square as the matrix allows, since the traffic of a tile goes with its edges and
-    its use with its area. Tiles are equal but for the last ones, and their edges are multiples of
-    128 (the width of a TPU's registers) where they are longer.
-
-    Args:
-      rows: of the matrix, above 0.
-      keys: of the matrix, above 0.
-      tile_bytes: most memory of a tile.
-    Returns: (rows, keys), at least 1 and at most the matrix.
-    """
-    area = max(tile_bytes // 4, 1)
-    edge = math.isqrt(area)
-    if rows <= edge:
-        return rows, _even_part(keys, max(area // rows, 1))
-    if keys <= edge:
-        return _even_part(rows, max(area // keys, 1)), keys
-    return _even_part(rows, edge), _even_part(keys, edge)
-
-
-def _even_part(size: int, most: int) -> int:
-    """The longest of the fewest equal parts of `size` of which none is longer than `most`."""
-    if size <= most:
-        return size
-    align = 128 if most >= 128 else 1
-    parts = -(-size // (most // align * align))
-    return -(-size // (parts * align)) * align
-
-
-def walk_tiles(
-    rows: int, keys: int, tile_bytes: int, tile: Callable[[Part, Part, _T], _T], carry: _T
-) -> _T:
-    """Calls `tile` for every tile of a matrix, once each.
-
-    Args:
-      rows: of the matrix.
-      keys: of the matrix.
-      tile_bytes: as in `tile_shape`.
-      tile: (its rows, its keys, carry) → carry, of the same shapes and dtypes.
-      carry: what the first tile is given.
-    Returns: what the last tile gave.
-    """
-    tile_rows, tile_keys = tile_shape(rows, keys, tile_bytes)
-    return _each_part(
-        rows, tile_rows,
-        lambda row, carry: _each_part(keys, tile_keys, lambda key, c: tile(row, key, c), carry),
-        carry,
-    )  # fmt: skip
-
-
-def _each_part(size: int, length: int, body: Callable[[Part, _T], _T], carry: _T) -> _T:
-    whole, rest = divmod(size, length)
-    carry = jax.lax.fori_loop(0, whole, lambda i, c: body(Part(i * length, length), c), carry)
-    return body(Part(whole * length, rest), carry) if rest else carry
+def _matmul(a: Array, b: Array, precision: ProductPrecision) -> Array:
+    return jnp.matmul(a, b, precision=precision)

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from jina_jax.config import RunConfig
 from jina_jax.devices.accelerators import accelerator
-from jina_jax.feed.batch import PackedBatch
+from jina_jax.feed.batch import Batch
 from jina_jax.model.flops import Work, step_flops
 
 
@@ -38,21 +38,26 @@ class Throughput:
 
     def _reset(self) -> None:
         self._since, self.data_wait_s = time.perf_counter(), 0.0
+        self._cut_tokens = 0
         self._steps = self._tokens = self._positions = self._model_flops = self._text_flops = 0
 
-    def add(self, batch: PackedBatch) -> None:
-        """Counts a step that is done."""
-        rows, row_tokens = batch.segments_RL.shape
-        texts = text_work(batch.segments_RL)
-        pairs, texts_per_pair = batch.slot_BT.shape
+    def add(self, batch: Batch) -> None:
+        """Counts a step that is done; the whole of its batch is taken to be as its groups here."""
+        rows, row_tokens = batch.arrays.segments_RL.shape
+        rows = round(rows * batch.parts)
+        texts = text_work(batch.arrays.segments_RL)
+        texts = Work(*(round(count * batch.parts) for count in texts))
+        pairs, texts_per_pair = batch.arrays.slot_BT.shape
+        pairs = round(pairs * batch.parts)
         flops = step_flops(
             self._config.model, rows=Work.of_rows(rows, row_tokens), texts=texts,
             queries=pairs, keys=pairs * (texts_per_pair - 1),
             encoded_again=self._config.train.encoded_again,
-            cuts=self._config.loss.matryoshka_dims,
+            cuts=self._config.loss.matryoshka_dims, lora=self._config.lora,
         )  # fmt: skip
         self._steps += 1
         self._tokens += texts.tokens
+        self._cut_tokens += round(batch.cut_tokens * batch.parts)
         self._positions += rows * row_tokens
         self._model_flops += flops.model
         self._text_flops += flops.text
@@ -67,6 +72,8 @@ class Throughput:
     def read(self) -> dict[str, float]:
         """The rates since the last call, and starts anew.
 
+        `cut_share` is that of all tokens that were cut because a group's rows were full.
+
         `tflops_per_s_per_device` and `mfu` are of what is computed, padding included;
         `text_tflops_per_s_per_device` and `text_mfu` of the texts alone. The shares (0 to 1 of the
         peak of all devices) are left out where the peak isn't known.
@@ -77,6 +84,7 @@ class Throughput:
             "pairs_per_s": self._steps * self._config.feed.global_batch_size / elapsed_s,
             "real_tokens_per_s": self._tokens / elapsed_s,
             "padding_share": 1 - self._tokens / self._positions,
+            "cut_share": self._cut_tokens / (self._tokens + self._cut_tokens),
             "step_time_s": elapsed_s / self._steps,
             "data_wait_s": self.data_wait_s / self._steps,
             "tflops_per_s_per_device": self._model_flops / per_device,

@@ -170,10 +170,9 @@ class MetricsWriter:
             say(f"METRICS FAILED: step {step} cannot be written to {self._path}: {error}")
         else:
             self.draw(values)
-        text = (
-            f"loss {values['loss']:.4f}  accuracy {values['accuracy']:.3f}  "
-            f"{values['pairs_per_s']:.0f} pairs/s"
-        )
+        # Scored pairs have no positive that could be first.
+        accuracy = f"  accuracy {values['accuracy']:.3f}" if "accuracy" in values else ""
+        text = f"loss {values['loss']:.4f}{accuracy}  {values['pairs_per_s']:.0f} pairs/s"
         if "mfu" in values:
             text += f"  MFU {values['mfu']:.1%}"
         if self._bar is not None:

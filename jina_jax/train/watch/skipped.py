@@ -1,11 +1,11 @@
 """Steps that were skipped because their loss or gradient was not finite, and their records."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from jina_jax.errors import NotFinite
 from jina_jax.feed.batch import Batch
-from jina_jax.shards.array_record import ShardSet
+from jina_jax.feed.windows import Dealt
 from jina_jax.system.terminal import say
 from jina_jax.train.metrics.writer import json_line, keep_until, read_metrics
 
@@ -20,19 +20,21 @@ class SkippedSteps:
     """
 
     def __init__(
-        self, run_path: Path, sources: Mapping[str, ShardSet], *, start: int, limit: int,
-        writes: bool,
+        self, run_path: Path, names: Sequence[str], records_of: Callable[[int], Dealt],
+        *, start: int, limit: int, writes: bool,
     ):  # fmt: skip
         """Begins to count.
 
         Args:
           run_path: the file lies in it; lines after step `start` are removed.
-          sources: of the feed, in its order.
+          names: of the sources, in the feed's order.
+          records_of: step → the records of its whole batch, which is made again for it.
           start: steps done before.
           limit: skipped steps in a row that end the run.
           writes: whether this process writes the file.
         """
-        self._path, self._sources, self._writes = run_path / SKIPPED_FILE, sources, writes
+        self._path, self._writes = run_path / SKIPPED_FILE, writes
+        self._names, self._records_of = names, records_of
         self._limit, self.in_a_row = limit, 0
         if writes and self._path.exists():
             keep_until(self._path, start)
@@ -45,15 +47,17 @@ class SkippedSteps:
         self.total += bool(self.in_a_row)
         if not self.in_a_row or not self._writes:
             return
-        name = list(self._sources)[batch.source]
-        hashes = self._sources[name].read(batch.record_B).hashes_NSx2
+        name = self._names[batch.source]
+        of_batch = self._records_of(batch.step)
         line = {
             "step": batch.step + 1,
             "source": name,
             "loss": values["loss"],
             "gradient_norm": values["gradient_norm"],
-            "records": batch.record_B.tolist(),
-            "hashes": [[text.tobytes().hex() for text in record] for record in hashes],
+            "records": of_batch.number_N.tolist(),
+            "hashes": [
+                [text.tobytes().hex() for text in record] for record in of_batch.records.hashes_NSx2
+            ],
         }
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json_line(line))

@@ -10,6 +10,7 @@ from jina_jax.errors import UserError
 from jina_jax.prepare.engine.local import LocalEngine
 from jina_jax.prepare.engine.task import Task, WorkerLostError, run_tasks
 from jina_jax.system.hashing import content_key
+from jina_jax.system.store import open_store
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,12 @@ def die() -> Doubled:
 
 
 def doubles(log, count, key="k"):
-    return [Task(f"double-{i}", double, (i, log), content_key(key, i)) for i in range(count)]
+    return [Task("double", double, (i, log), content_key(key, i)) for i in range(count)]
 
 
 @pytest.fixture
-def markers(tmp_path):
-    (tmp_path / "done").mkdir()
-    return tmp_path / "done"
+def store(tmp_path):
+    return open_store(str(tmp_path / "work"), "", 0, "work")
 
 
 @pytest.fixture(params=[1, 2])
@@ -54,51 +54,54 @@ def ran(log):
     return sorted(map(int, log.read_text().split())) if log.exists() else []
 
 
-def test_results_come_in_order_and_finished_tasks_do_not_run_again(engine, markers, tmp_path):
+def test_results_come_in_order_and_finished_tasks_do_not_run_again(engine, store, tmp_path):
     log = tmp_path / "log"
     expected = [Doubled(2 * i, (str(i),)) for i in range(40)]
-    assert list(run_tasks(engine, doubles(log, 40)[::2], markers)) == expected[::2]
-    assert list(run_tasks(engine, doubles(log, 40), markers)) == expected
+    assert list(run_tasks(engine, doubles(log, 40)[::2], store)) == expected[::2]
+    assert list(run_tasks(engine, doubles(log, 40), store)) == expected
     assert ran(log) == list(range(40))
 
 
-def test_another_key_or_a_torn_marker_runs_again(engine, markers, tmp_path):
+def test_another_key_or_a_torn_marker_runs_again(engine, store, tmp_path):
     log = tmp_path / "log"
-    list(run_tasks(engine, doubles(log, 3), markers))
-    marker = markers / "double-1.json"
+    list(run_tasks(engine, doubles(log, 3), store))
+    marker = Path(doubles(log, 2)[1].marker(store).path)
     marker.write_bytes(marker.read_bytes()[:-9])
-    list(run_tasks(engine, doubles(log, 3), markers))
+    list(run_tasks(engine, doubles(log, 3), store))
     assert ran(log) == [0, 1, 1, 2]
-    list(run_tasks(engine, doubles(log, 3, key="other"), markers))
+    list(run_tasks(engine, doubles(log, 3, key="other"), store))
     assert ran(log) == [0, 0, 1, 1, 1, 2, 2]
-    assert json.loads(marker.read_text())["key"] == content_key("other", 1)
+    # What was done under other keys stays done.
+    list(run_tasks(engine, doubles(log, 3), store))
+    assert ran(log) == [0, 0, 1, 1, 1, 2, 2]
+    assert json.loads(marker.read_text()) == {"result": {"value": 2, "names": ["1"]}}
 
 
-def test_an_error_of_a_task_is_raised_and_what_was_finished_stays(engine, markers, tmp_path):
+def test_an_error_of_a_task_is_raised_and_what_was_finished_stays(engine, store, tmp_path):
     log = tmp_path / "log"
     tasks = doubles(log, 4)
     tasks.insert(2, Task("refuse", refuse, (7,), "k"))
     with pytest.raises(UserError, match="no 7"):
-        list(run_tasks(engine, tasks, markers))
-    assert not (markers / "refuse.json").exists()
-    assert len(list(run_tasks(engine, doubles(log, 4), markers))) == 4
+        list(run_tasks(engine, tasks, store))
+    assert not tasks[2].marker(store).exists()
+    assert len(list(run_tasks(engine, doubles(log, 4), store))) == 4
     assert ran(log) == [0, 1, 2, 3]
 
 
-def test_closing_early_leaves_the_rest_undone(markers, tmp_path):
-    results = run_tasks(LocalEngine(1), doubles(tmp_path / "log", 4), markers)
+def test_closing_early_leaves_the_rest_undone(store, tmp_path):
+    results = run_tasks(LocalEngine(1), doubles(tmp_path / "log", 4), store)
     next(results)
     results.close()
     assert ran(tmp_path / "log") == [0]
 
 
-def test_a_worker_that_is_killed_is_reported(markers, tmp_path):
+def test_a_worker_that_is_killed_is_reported(store, tmp_path):
     engine = LocalEngine(2)
-    tasks = [Task(f"die-{i}", die, (), "k") for i in range(2)]
+    tasks = [Task("die", die, (), f"k{i}") for i in range(2)]
     with pytest.raises(WorkerLostError, match="finished tasks are kept"):
-        list(run_tasks(engine, tasks, markers))
+        list(run_tasks(engine, tasks, store))
     # The same engine works on.
-    assert len(list(run_tasks(engine, doubles(tmp_path / "log", 4), markers))) == 4
+    assert len(list(run_tasks(engine, doubles(tmp_path / "log", 4), store))) == 4
     engine.close()
 
 

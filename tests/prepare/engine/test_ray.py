@@ -7,18 +7,38 @@ import shutil
 import sys
 import threading
 import time
+import types
+from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
-from jina_jax.config import EngineConfig
+from jina_jax.config import ConsistencyConfig, EngineConfig, MarginConfig, TokenizerConfig
 from jina_jax.errors import UserError
+from jina_jax.inference.model_folder import model_sha256
+from jina_jax.prepare import scoring
 from jina_jax.prepare.engine import ray as ray_engine
+from jina_jax.prepare.engine.actors import actor_options
 from jina_jax.prepare.engine.task import Task, run_tasks
-from tests.pairs import config, files, filtered, pair, run, triplet, write
-from tests.sleeping import Slept, sleep
+from jina_jax.system.store import open_store
+from tests.logged_scorers import LoggedConsistency, LoggedMargin
+from tests.pairs import (
+    config,
+    files,
+    filtered,
+    markers,
+    number_name,
+    pair,
+    run,
+    triplet,
+    write,
+)
+from tests.random_texts import texts
+from tests.sleeping import Slept, hang_once, sleep, with_model
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None,
     reason="ray is not installed: pip install 'jina-jax[ray]'",
@@ -30,6 +50,27 @@ def test_without_ray_the_way_to_get_it_is_named(tmp_path, monkeypatch):
     source = write(tmp_path / "a.jsonl", [pair(i) for i in range(50)])
     with pytest.raises(UserError, match=r"pip install 'jina-jax\[ray\]'"):
         run(config(source, engine=EngineConfig("ray")), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "hosts, per_host, asked, room",
+    [
+        # A GPU each, on however many hosts; hosts without one are passed over.
+        ([{"CPU": 8.0, "GPU": 4.0}, {"CPU": 8.0, "GPU": 4.0}, {"CPU": 64.0}], 0,
+         {"num_cpus": 1, "num_gpus": 1}, 8),
+        ([{"CPU": 8.0, "GPU": 4.0}, {"CPU": 8.0, "GPU": 8.0}], 2,
+         {"num_cpus": 1, "num_gpus": 2}, 6),
+        # All chips of a TPU host are of one process.
+        ([{"CPU": 96.0, "TPU": 4.0}] * 3, 0, {"num_cpus": 1, "resources": {"TPU": 4}}, 3),
+        ([{"CPU": 16.0}, {"CPU": 4.0}, {}], 0, {"num_cpus": 4}, 5),
+        ([{"CPU": 16.0}, {"CPU": 4.0}], 4, {"num_cpus": 1}, 20),
+    ],
+)  # fmt: skip
+def test_what_an_actor_asks_for(hosts, per_host, asked, room):
+    nodes = [{"Alive": True, "Resources": host} for host in hosts]
+    nodes.append({"Alive": False, "Resources": {"CPU": 1.0, "GPU": 1.0, "TPU": 1.0}})
+    ray = types.SimpleNamespace(nodes=lambda: nodes)
+    assert actor_options(ray, per_host) == (asked, room)
 
 
 @needs_ray
@@ -59,15 +100,16 @@ def test_a_server_that_is_not_rays_is_refused_in_time(monkeypatch):
 
 @pytest.fixture
 def start_cluster(monkeypatch):
-    """Starts a cluster of one node of one core, whose workers import what is below a folder."""
+    """Starts a cluster of one node, whose workers import what is below a folder."""
     from ray.cluster_utils import Cluster
 
     started = []
 
-    def start(imports=ROOT):
-        monkeypatch.setenv("PYTHONPATH", str(imports))
+    def start(imports=ROOT, cores=1):
+        also = os.environ.get("PYTHONPATH", "")
+        monkeypatch.setenv("PYTHONPATH", f"{imports}{os.pathsep}{also}")
         monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-        started.append(Cluster(initialize_head=True, head_node_args={"num_cpus": 1}))
+        started.append(Cluster(initialize_head=True, head_node_args={"num_cpus": cores}))
         return started[-1]
 
     yield start
@@ -85,17 +127,6 @@ def two_nodes(start_cluster):
     return cluster
 
 
-def marked(done):
-    """Markers and when they were written; none once the work has ended."""
-    found = {}
-    for path in done.glob("*.json"):
-        try:
-            found[path.name] = path.stat().st_mtime_ns
-        except FileNotFoundError:
-            return {}
-    return found
-
-
 @needs_ray
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [False, True])
@@ -106,12 +137,12 @@ def test_a_cluster_changes_no_byte_even_when_a_node_is_killed(start_cluster, tmp
         write(tmp_path / "triplets.jsonl", [triplet(i) for i in range(800)]),
     ]
     run(filtered(*sources, engine=EngineConfig("local", 1)), tmp_path / "alone")
-    done = tmp_path / ".out.partial" / "done"
+    work = tmp_path / "out.work"
     before, last = {}, {}
 
     def watch() -> None:
         while not (tmp_path / "out").exists():
-            if now := marked(done):
+            if now := markers(work):
                 last.update(now)
             if killed and not before and len(last) >= 12:
                 before.update(last)
@@ -138,7 +169,6 @@ def test_what_ran_on_a_lost_node_runs_again_and_what_had_ended_does_not(start_cl
     cluster = two_nodes(start_cluster)
     lost, log = cluster.second.node_id, tmp_path / "log"
     log.touch()
-    (tmp_path / "done").mkdir()
 
     def kill() -> None:
         # The node has ended one task and is at work on another.
@@ -149,9 +179,9 @@ def test_what_ran_on_a_lost_node_runs_again_and_what_had_ended_does_not(start_cl
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
     engine = ray_engine.RayEngine(cluster.address, 0)
-    tasks = [Task(f"sleep-{i}", sleep, (i, log), "k") for i in range(10)]
+    tasks = [Task("sleep", sleep, (i, log), f"k{i}") for i in range(10)]
     try:
-        results = list(run_tasks(engine, tasks, tmp_path / "done"))
+        results = list(run_tasks(engine, tasks, open_store(str(tmp_path / "work"), "", 0, "")))
     finally:
         engine.close()
     thread.join(timeout=60)
@@ -163,6 +193,82 @@ def test_what_ran_on_a_lost_node_runs_again_and_what_had_ended_does_not(start_cl
     assert len(again) == 1 and begun[again[0]][0] == lost != begun[again[0]][1]
     assert all(len(nodes) == 1 for nodes in ended.values())
     assert [lost] in ended.values()
+
+
+def spread(cluster, tasks, tmp_path, **options):
+    """Results of tasks on a cluster."""
+    engine = ray_engine.RayEngine(cluster.address, 0, **options)
+    try:
+        return list(run_tasks(engine, tasks, open_store(str(tmp_path / "work"), "", 0, "")))
+    finally:
+        engine.close()
+
+
+def with_models(log, count):
+    log.touch()
+    return [Task("model", with_model, (i, log), f"k{i}", True) for i in range(count)]
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.parametrize("per_host", [0, 2])
+def test_tasks_with_a_model_go_to_actors_that_load_it_once(start_cluster, tmp_path, per_host):
+    cluster = start_cluster(cores=2)
+    cluster.add_node(num_cpus=2)
+    cluster.wait_for_nodes()
+    log = tmp_path / "log"
+    tasks = with_models(log, 12)
+    found = spread(cluster, tasks, tmp_path, accelerators_per_host=per_host)
+    assert found == [Slept(i) for i in range(12)]
+    lines = log.read_text().splitlines()
+    actors = 2 * (per_host or 1)
+    assert lines.count("loaded") == actors
+    events = [line.split() for line in lines if line != "loaded"]
+    assert len({node for _, _, node in events}) == 2
+    # So many are at work at once.
+    at_work = list(accumulate(1 if event == "begun" else -1 for event, _, _ in events))
+    assert max(at_work) == actors
+
+
+@needs_ray
+@pytest.mark.slow
+def test_more_processes_than_a_host_can_have_are_refused(start_cluster, tmp_path):
+    with pytest.raises(UserError, match=r"accelerators_per_host=3 is more than the 1 CPUs of a h"):
+        spread(start_cluster(), with_models(tmp_path / "log", 1), tmp_path, accelerators_per_host=3)
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_lost_actors_tasks_go_to_another(start_cluster, tmp_path):
+    cluster, log = two_nodes(start_cluster), tmp_path / "log"
+    lost = cluster.second.node_id
+    tasks = with_models(log, 10)
+
+    def kill() -> None:
+        while log.read_text().count(lost) < 3:
+            time.sleep(0.01)
+        cluster.remove_node(cluster.second, allow_graceful=False)
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    assert spread(cluster, tasks, tmp_path) == [Slept(i) for i in range(10)]
+    thread.join(timeout=60)
+    ended = [line.split()[1:] for line in log.read_text().splitlines() if line[0] == "e"]
+    assert sorted(int(number) for number, _ in ended) == list(range(10))
+    assert 1 <= sum(node == lost for _, node in ended) < 9
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.parametrize("has_model", [False, True])
+def test_a_task_that_hangs_is_given_to_another_worker_too(
+    start_cluster, tmp_path, monkeypatch, has_model
+):
+    monkeypatch.setattr(ray_engine, "_LATE_S", 2)
+    monkeypatch.setattr(ray_engine, "_LOOK_S", 0.5)
+    arguments = [(i, tmp_path / "hung") for i in range(4)]
+    tasks = [Task("hang", hang_once, of_task, f"k{of_task[0]}", has_model) for of_task in arguments]
+    assert spread(two_nodes(start_cluster), tasks, tmp_path) == [Slept(i) for i in range(4)]
 
 
 @needs_ray
@@ -179,7 +285,7 @@ def test_a_node_with_another_package_or_none_is_named(
         (other / "__init__.py").write_text("raise ImportError('there is no jina_jax')\n")
     else:
         shutil.copytree(ROOT / "jina_jax", other)
-        with (other / "data" / "atomic.py").open("a") as file:
+        with (other / "system" / "atomic.py").open("a") as file:
             file.write("\n# Another version.\n")
     cluster = start_cluster(other.parent)
     source = write(tmp_path / "a.jsonl", [pair(i) for i in range(50)])
@@ -187,3 +293,50 @@ def test_a_node_with_another_package_or_none_is_named(
     said = "cannot import jina_jax: .*no jina_jax" if missing else "another version of jina_jax"
     with pytest.raises(UserError, match=f"{os.uname().nodename} .*{said}.* on all nodes"):
         run(settings, tmp_path / "out")
+
+
+@needs_ray
+@pytest.mark.slow
+def test_filters_with_a_model_give_the_same_scores_on_two_workers_at_once(
+    start_cluster, tmp_path, monkeypatch, sentence_folder, cross_encoder_folder
+):
+    names = ("query", "positive", "negative")
+    columns = [texts(300, seed=seed, longest=20) for seed in (3, 4, 5)]
+    rows = [
+        {name: f"{text} {number_name(i)}" for name, text in zip(names, row, strict=True)}
+        for i, row in enumerate(zip(*columns, strict=True))
+    ]
+    sources = [
+        write(tmp_path / "pairs.jsonl", [{n: row[n] for n in names[:2]} for row in rows]),
+        write(tmp_path / "triplets.jsonl", rows),
+    ]
+    monkeypatch.setattr(scoring, "TASK_ROWS", 30)
+    found, at_work = [], []
+    cluster = two_nodes(start_cluster)
+    engines = EngineConfig("local", 1), EngineConfig("ray", ray_address=cluster.address)
+    for engine in engines:
+        log = tmp_path / f"log-{engine.kind}"
+        models = str(sentence_folder), str(cross_encoder_folder)
+        scorers = [
+            LoggedConsistency(
+                ConsistencyConfig(True, models[0], top_k=4, sample_size=100),
+                model_sha256(models[0]), str(log),
+            ),
+            LoggedMargin(
+                MarginConfig(True, models[1], threshold=0.01), model_sha256(models[1]), str(log)
+            ),
+        ]  # fmt: skip
+        settings = replace(config(*sources, engine=engine), tokenizer=TokenizerConfig("train", 32))
+        manifest = run(settings, tmp_path / engine.kind, scorers=scorers)
+        assert all(sum(source.stages[i].dropped.values()) > 20
+                   for i, source in enumerate(manifest.sources))  # fmt: skip
+        ledger = pq.read_table(tmp_path / engine.kind / "ledger").to_pylist()
+        found.append({(row["file"], row["row"]): row["score"] for row in ledger})
+        events = [line.split() for line in log.read_text().splitlines()]
+        at_work.append(max(accumulate(1 if event == "begun" else -1 for event, _ in events)))
+        nodes = {node for _, node in events}
+        assert len(nodes) == (2 if engine.kind == "ray" else 1)
+    assert at_work == [1, 2]
+    assert found[0].keys() == found[1].keys()
+    assert found[1] == pytest.approx(found[0], abs=1e-6, nan_ok=True)
+    assert files(tmp_path / "local").keys() == files(tmp_path / "ray").keys()

@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -8,6 +9,7 @@ import pytest
 
 from jina_jax.config import EngineConfig, LengthConfig
 from jina_jax.errors import UserError
+from jina_jax.prepare import scoring
 from jina_jax.prepare.explain import score_histograms
 from jina_jax.prepare.filters.filter import filter_key, score_key, verdict
 from jina_jax.prepare.filters.lengths import LengthFilter
@@ -18,10 +20,11 @@ from tests.pairs import config, files, pair, run, triplet, write
 
 @dataclass(frozen=True)
 class LastDigit:
-    """Scores a pair by the last digit of its number; learns how many there are."""
+    """Scores a pair by the last digit of its number; learns what its sample is."""
 
     least: float
     log: str = ""
+    sample_size: int = 20
     name: ClassVar[str] = "digit"
     version: ClassVar[int] = 1
     records: ClassVar[tuple[str, ...]] = ("pair",)
@@ -30,19 +33,21 @@ class LastDigit:
     needs_accelerator: ClassVar[bool] = True
     teaches: ClassVar[slice | None] = None
 
-    def fit(self, batches, folder: Path, cache: Path) -> None:
-        count = sum(len(batch) for batch in batches())
-        assert count == sum(len(batch) for batch in batches())
-        (folder / "count").write_text(str(count))
+    def fit(self, batches, folder: Path) -> None:
+        texts = [text for batch in batches for text in batch["positive"].to_pylist()]
+        (folder / "sample").write_text("\n".join(texts))
+        if self.log:
+            Path(self.log).with_suffix(".fit").open("a").write(f"{len(texts)}\n")
 
-    def score(self, batch, folder, cache):
-        assert int((folder / "count").read_text()) >= len(batch)
+    def score(self, batch, learnt):
+        if self.sample_size:
+            assert len((learnt.local() / "sample").read_text().splitlines()) == self.sample_size
         if self.log:
             with Path(self.log).open("a") as file:
                 file.write(f"{len(batch)}\n")
         return digits(batch).astype(np.float32)[:, None]
 
-    def decide(self, batch, score_NS, folder):
+    def decide(self, batch, score_NS, learnt):
         score_N = score_NS[:, 0]
         assert (digits(batch) == score_N).all()
         dropped = score_N < self.least
@@ -136,17 +141,73 @@ class TestScorer:
         assert scored_rows(log) == 0
         assert manifest.sources[1].dropped["low"] == 50
 
-    def test_another_seed_scores_again_and_another_threshold_is_another_preparation(
-        self, sources, tmp_path, log
-    ):
-        settings, scorer = config(*sources), LastDigit(3.0, str(log))
-        run(settings, tmp_path / "out", scorers=[scorer])
+    def test_another_threshold_is_another_preparation(self, sources, tmp_path):
+        run(config(*sources), tmp_path / "out", scorers=[LastDigit(3.0)])
         with pytest.raises(UserError, match=r"digit: .* → "):
-            run(settings, tmp_path / "out", scorers=[replace(scorer, least=5.0)])
-        scored_rows(log)
-        (tmp_path / "out").rename(tmp_path / "old")
-        run(replace(settings, seed=1), tmp_path / "out", scorers=[scorer])
-        assert scored_rows(log) == 307
+            run(config(*sources), tmp_path / "out", scorers=[LastDigit(5.0)])
+
+    @pytest.fixture
+    def scored(self, sources, tmp_path, log):
+        """Prepares into one work folder; gives the manifest and what was scored and learnt anew."""
+
+        def prepared(out, *files, **more):
+            scorer = LastDigit(3.0, str(log))
+            engine = EngineConfig("local", 1, work_dir=str(tmp_path / "work"))
+            manifest = run(config(*files, engine=engine, **more), tmp_path / out, scorers=[scorer])
+            return manifest, scored_rows(log), scored_rows(log.with_suffix(".fit"))
+
+        _, rows, learnt = prepared("first", *sources)
+        assert (rows, learnt) == (307, 40)
+        return prepared
+
+    def test_a_record_is_scored_once_whatever_else_changes(self, sources, tmp_path, scored):
+        assert scored("seed", *sources, seed=7)[1:] == (0, 0)
+        assert scored("filter", *sources, lengths=LengthConfig(max_words=99))[1:] == (0, 0)
+        assert scored("strict", *sources, lengths=LengthConfig(min_characters=4))[1:] == (0, 0)
+        other = write(tmp_path / "c.jsonl", [pair(i) for i in range(1000, 1090)])
+        manifest, rows, learnt = scored("more", other, *sources)
+        assert (rows, learnt) == (90, 20)
+        assert manifest.sources[2].stages[0].dropped == {"low": 30}
+        # And once more, of both seeds: the new ones of each are found by the other.
+        assert scored("both", other, *sources, seed=7)[1:] == (0, 0)
+        kept = list((tmp_path / "work" / "scores").rglob("*.arrow"))
+        assert len(kept) <= 30
+
+    def test_scores_found_are_those_of_their_records(self, sources, tmp_path, scored, log):
+        """`decide` compares each with the record; here all decisions, and what is taught."""
+        found, _, _ = scored("found", *sources, seed=7)
+        alone = run(
+            config(*sources, seed=7), tmp_path / "alone", scorers=[LastDigit(3.0, str(log))]
+        )
+        assert [s.stages for s in found.sources] == [s.stages for s in alone.sources]
+
+    def test_a_text_that_differs_in_case_alone_is_scored_again(self, sources, tmp_path, scored):
+        rows = [pair(i) for i in range(100, 300)]
+        sample = {
+            line
+            for path in (tmp_path / "work").glob("digit-learnt/*/*/sample")
+            for line in path.read_text().splitlines()
+        }
+        (number,) = [i for i in range(299, 0, -1) if rows[i - 100]["positive"] not in sample][:1]
+        shouted = rows[number - 100]["positive"].replace("course", "COURSE")
+        rows[number - 100] = rows[number - 100] | {"positive": shouted}
+        (tmp_path / "other").mkdir()
+        b = write(tmp_path / "other" / "b.jsonl", rows)
+        assert scored("shouted", sources[0], b, sources[2])[1:] == (1, 0)
+
+    def test_what_was_scored_before_a_kill_is_found(self, sources, tmp_path, scored):
+        work = tmp_path / "work"
+        for folder in ("done/digit-score", "digit-scores"):
+            shutil.rmtree(work / folder)
+        assert scored("again", *sources)[1:] == (0, 0)
+
+    def test_how_tasks_are_cut_changes_no_byte(self, sources, tmp_path, monkeypatch):
+        settings = config(*sources, records_per_shard=20)
+        run(settings, tmp_path / "out", scorers=[LastDigit(3.0)])
+        monkeypatch.setattr(scoring, "TASK_ROWS", 37)
+        monkeypatch.setattr(scoring, "BLOCK_ROWS", 5)
+        run(settings, tmp_path / "cut", scorers=[LastDigit(3.0)])
+        assert files(tmp_path / "out") == files(tmp_path / "cut")
 
     def test_the_number_of_workers_changes_no_byte(self, sources, tmp_path):
         for workers in (1, 2):

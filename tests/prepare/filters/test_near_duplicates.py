@@ -1,17 +1,28 @@
 import random
 import tempfile
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jina_jax.config import NearDuplicateConfig
-from jina_jax.prepare.filters.near_duplicates import NearDuplicateFilter, jaccard, shingles
+from jina_jax.config import DataConfig, NearDuplicateConfig, SourceConfig
+from jina_jax.prepare.filters.near_duplicates import (
+    NearDuplicateFilter,
+    candidates,
+    jaccard,
+    shingles,
+)
 from jina_jax.prepare.ledger import ledger_samples
+from jina_jax.prepare.near_duplicates import near_duplicate_stage
+from jina_jax.prepare.pipeline import Pipeline, Selected
+from jina_jax.prepare.sorted_runs import Columns, read_rows, schema
+from jina_jax.prepare.stages import Partition
+from jina_jax.system.arrow import write_table
+from jina_jax.system.store import Store
 from jina_jax.text.identity import text_hash
 from tests.pairs import config, pair, run, triplet, write
 
@@ -19,25 +30,43 @@ TEXT = "the quick brown fox jumps over the lazy dog and runs far away into the d
 CONFIG = NearDuplicateConfig(threshold=0.6)
 
 
-def outcome(pairs, config=CONFIG):
+def outcome(pairs, config=CONFIG, parts=2):
     """Reason, score and detail of each pair; pairs are told apart by their texts."""
-    queries, positives = zip(*pairs)
-    columns = {}
-    for name, texts in (("query", queries), ("positive", positives)):
-        columns[name] = pa.array(texts, pa.large_string())
-        columns[f"{name}_hash"] = pa.array([text_hash(t) for t in texts], pa.binary(16))
-    batch = pa.RecordBatch.from_pydict(columns)
-    stage = NearDuplicateFilter(config)
+    records = [
+        {
+            "key": 0, "source": 0, "position": i, "row": i, "file": "f",
+            "query_hash": text_hash(query), "positive_hash": text_hash(positive),
+            "query": query, "positive": positive,
+        }
+        for i, (query, positive) in enumerate(pairs)
+    ]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        # Two batches, so that a pair finds its like in another one.
-        half = (len(pairs) + 1) // 2
-        parts = [batch.slice(0, half), batch.slice(half)]
-        stage.fit(lambda: iter(parts), Path(folder), Path(folder))
-        assert [p.name for p in Path(folder).iterdir()] == ["found.arrow"]
-        score_NS = stage.score(batch, Path(folder), Path(folder))
-        reason_N, detail_N, score_N = stage.decide(batch, score_NS, Path(folder))
-    assert score_N.dtype == "float32"
-    return list(zip(reason_N, score_N.tolist(), detail_N))
+        store = Store(folder)
+        partitions, counts = [], []
+        for part in range(parts):
+            # Each one that goes finds its like in another partition.
+            mine = records[len(records) * part // parts : len(records) * (part + 1) // parts]
+            partitions.append(Partition(store.file(f"{part}.arrow")))
+            write_table(pa.Table.from_pylist(mine, schema(Columns())), partitions[-1].table)
+            counts.append((len(mine),))
+        preparation = Pipeline(DataConfig((SourceConfig("s"),)), store, False)
+        selected = Selected(partitions, [str(part) for part in range(parts)], counts, (len(pairs),))
+        results = near_duplicate_stage(preparation, selected, NearDuplicateFilter(config))
+        kept = [
+            row
+            for partition in selected.partitions
+            for row in np.array(partition.open()[0]["row"])[read_rows(partition.rows)].tolist()
+        ]
+        lost = [
+            row
+            for ledger in preparation.ledgers
+            if ledger.rows
+            for row in pq.read_table(ledger.file.local()).to_pylist()
+        ]
+    assert sum(part[0].dropped.get("near_duplicate", 0) for part in results) == len(lost)
+    assert sorted([*kept, *(row["row"] for row in lost)]) == list(range(len(pairs)))
+    found = {row["row"]: (row["reason"], row["score"], row["detail"]) for row in lost}
+    return [found.get(i, ("", 0.0, "")) for i in range(len(pairs))]
 
 
 def pair_hash(pair):
@@ -103,6 +132,30 @@ def test_groups_are_linked_through_their_members():
         assert score == (0.0 if place == stays else pytest.approx(highest[place]))
 
 
+def test_candidates_are_all_pairs_of_a_small_group_and_those_with_the_first_of_a_large_one():
+    band = np.array([7, 9, 7, 7, 8], np.uint64)
+    number = np.array([30, 1, 10, 20, 2], np.uint64)
+    assert candidates(band, number).tolist() == [[10, 20], [10, 30], [20, 30]]
+    of_one_band = np.arange(100, dtype=np.uint64)[::-1]
+    assert candidates(np.zeros(64, np.uint64), of_one_band[:64]).shape == (64 * 63 // 2, 2)
+    large = candidates(np.zeros(100, np.uint64), of_one_band)
+    assert large.tolist() == [[0, other] for other in range(1, 100)]
+    # Two bands of the same pairs make no candidate twice.
+    assert (
+        len(candidates(np.array([1, 1, 2, 2], np.uint64), np.array([5, 6, 6, 5], np.uint64))) == 1
+    )
+    assert candidates(np.zeros(0, np.uint64), np.zeros(0, np.uint64)).shape == (0, 2)
+
+
+@pytest.mark.parametrize("parts", [1, 3, 7])
+def test_how_many_partitions_there_are_changes_nothing(parts):
+    pairs = [(f"q{i % 4}", TEXT.replace("fox", f"fox{i % 9}")) for i in range(36)]
+    pairs += [("", "something else entirely here")] * 1
+    expected = outcome(pairs)
+    assert outcome(pairs, parts=parts) == expected
+    assert [bool(reason) for reason, _, _ in expected].count(False) == 2
+
+
 def test_pairs_of_other_sources_and_triplets_are_let_alone(tmp_path):
     near = {"query": "which animal was it?", "positive": TEXT}
     like = near | {"query": "which animal was that?"}
@@ -129,7 +182,7 @@ def test_pairs_of_other_sources_and_triplets_are_let_alone(tmp_path):
     ]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_the_order_of_pairs_changes_nothing(seed):
     rng = random.Random(seed)

@@ -11,7 +11,7 @@ from jina_jax.config import (
     TokenizerConfig,
 )
 from jina_jax.prepare.run import prepare
-from jina_jax.shards.manifest import LEDGER_FILE
+from jina_jax.shards.manifest import LEDGER
 from tests.prepared import tiny_config
 
 GERMAN = "Ein Hund läuft über die grüne Wiese hinter dem alten Haus am See."
@@ -37,8 +37,8 @@ def test_text_filters_run_where_they_are_configured(tmp_path):
         decontamination=DecontaminationConfig((dev,)),
     )
     prepare(config, tmp_path / "data", progress=False)
-    ledger = pq.read_table(tmp_path / "data" / LEDGER_FILE).to_pylist()
+    ledger = pq.read_table(tmp_path / "data" / LEDGER).to_pylist()
     assert [(row["stage"], row["reason"], row["detail"]) for row in ledger] == [
-        ("language", "language", "positive is de"),
         ("decontamination", "evaluation_ngram", "positive shares 9 words with dev"),
+        ("language", "language", "positive is de"),
     ]

@@ -15,8 +15,8 @@ from jina_jax.prepare.explain import score_histograms
 from jina_jax.prepare.filters import scorers as stages
 from jina_jax.prepare.filters.margin import CrossEncoder, triplet_logits
 from jina_jax.prepare.ledger import ledger_samples
-from jina_jax.shards.array_record import ShardSet
-from jina_jax.shards.manifest import LEDGER_FILE
+from jina_jax.shards.manifest import LEDGER
+from jina_jax.shards.shard_set import ShardSet
 from jina_jax.text.identity import normalise
 from jina_jax.text.tokenizer import load_tokenizer
 from tests.pairs import config, files, number_name, run, write
@@ -83,7 +83,7 @@ def test_pairs_with_better_passages_go(source, tmp_path, sentence_folder):
     assert histogram.kept == (*ranks[:3], *[0] * 47)
     assert histogram.dropped == (0, 0, 0, *ranks[3:49], sum(ranks[49:]))
     assert manifest.models == {"consistency": stages.model_sha256(sentence_folder)}
-    row = pq.read_table(tmp_path / "out" / LEDGER_FILE).to_pylist()
+    row = pq.read_table(tmp_path / "out" / LEDGER).to_pylist()
     details = {r["query"]: r["detail"] for r in row if r["reason"] == "inconsistent"}
     query = next(iter(lost))
     assert details[query] == f"{expected[query]} sampled passages score above its own"
@@ -137,26 +137,48 @@ def test_each_text_is_embedded_once_and_no_more_for_another_threshold(
     source, tmp_path, sentence_folder, counted
 ):
     consistent(source, tmp_path / "out", sentence_folder, top_k=3)
-    assert counted.texts == 140
+    assert counted.texts == 140  # The passages as the sample.
     first = what_became(tmp_path / "out")
     (tmp_path / "out").rename(tmp_path / "old")
     consistent(source, tmp_path / "out", sentence_folder, top_k=8)
     assert counted.texts == 140
     assert what_became(tmp_path / "out") == {q: r for q, r in first.items() if r >= 8}
     (tmp_path / "out").rename(tmp_path / "older")
+    consistent(source, tmp_path / "out", sentence_folder, top_k=8, sample_size=70)
+    assert counted.texts == 140  # The same sample.
+    (tmp_path / "out").rename(tmp_path / "oldest")
     consistent(source, tmp_path / "out", sentence_folder, top_k=8, sample_size=30)
-    assert counted.texts == 140
-    stages._ranker.cache_clear()
+    # 30 of the sample, all queries, and the 34 passages that are not in the sample.
+    assert counted.texts == 140 + 30 + 70 + 34
+    stages._sampled.cache_clear()
 
 
-def test_embeddings_need_not_be_kept(source, tmp_path, sentence_folder, counted):
-    consistent(source, tmp_path / "out", sentence_folder, top_k=3, keep_embeddings=False)
-    assert counted.texts == 210  # The sample's and, again, each pair's.
-    assert not list((tmp_path / "out.scores").glob("embeddings-*"))
-    (tmp_path / "out").rename(tmp_path / "old")
-    consistent(source, tmp_path / "out", sentence_folder, top_k=8, keep_embeddings=False)
-    assert counted.texts == 210
-    stages._ranker.cache_clear()
+def test_the_sample_is_the_same_with_another_seed_and_another_source(
+    source, tmp_path, sentence_folder, counted
+):
+    settings = small(
+        source,
+        consistency=ConsistencyConfig(enabled=True, model=str(sentence_folder), sample_size=20),
+        engine=EngineConfig("local", 1, work_dir=str(tmp_path / "work")),
+    )
+    run(settings, tmp_path / "out")
+    embedded = counted.texts
+    assert embedded <= 20 + 70 + 50
+    lost = what_became(tmp_path / "out")
+    run(replace(settings, seed=5), tmp_path / "seed")
+    assert counted.texts == embedded and what_became(tmp_path / "seed") == lost
+    others = zip(*(texts(40, seed=seed, longest=4) for seed in (8, 9)), strict=True)
+    rows = [
+        {"query": f"{q} {number_name(i)}", "positive": f"{p} {number_name(900 + i)}"}
+        for i, (q, p) in enumerate(others)
+    ]
+    other = write(tmp_path / "other.jsonl", rows)
+    more = replace(settings, sources=(*config(other).sources, *settings.sources))
+    run(more, tmp_path / "more")
+    assert counted.texts == embedded + 20 + 40 + 20
+    rows = ledger_samples(tmp_path / "more", source="pairs", reason="inconsistent", most=999)
+    assert {row.query: row.score for row in rows} == lost
+    stages._sampled.cache_clear()
 
 
 def test_margin_of_triplets(tmp_path, cross_encoder_folder):
@@ -183,9 +205,9 @@ def test_margin_of_triplets(tmp_path, cross_encoder_folder):
 
     # The logits are in the cache, whatever the scale and the threshold.
     (tmp_path / "out").rename(tmp_path / "old")
-    before = {p.name for p in (tmp_path / "out.scores").iterdir()}
+    before = {p.name for p in (tmp_path / "out.work" / "scores").iterdir()}
     manifest = prepared(replace(margin, scale="sigmoid", threshold=0.001))
-    assert {p.name for p in (tmp_path / "out.scores").iterdir()} == before
+    assert {p.name for p in (tmp_path / "out.work" / "scores").iterdir()} == before
     histogram = score_histograms(manifest)["triplets", "margin"]
     assert (histogram.low, histogram.high) == (-1.0, 1.0)
 
@@ -246,7 +268,7 @@ def test_a_model_that_cannot_be_had_is_found_before_the_work(tmp_path, source):
     settings = config(source, consistency=ConsistencyConfig(enabled=True, model=str(tmp_path)))
     with pytest.raises(UserError, match="holds neither model"):
         run(settings, tmp_path / "out")
-    assert not any(path.suffix == ".partial" for path in tmp_path.iterdir())
+    assert not (tmp_path / "out.work").exists()
 
 
 def test_another_model_under_the_name_is_refused(sentence_folder):

@@ -26,6 +26,7 @@ def run(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_training_comes_nearer_to_the_encoder_of_the_filter(run, sentence_folder):
     consistency = ConsistencyConfig(enabled=True, model=str(sentence_folder), top_k=100)
     run = replace(run, data=replace(run.data, consistency=consistency))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jina_jax.train.loss.contrastive import ALL_TERMS, contrastive_loss
+from jina_jax.train.loss.contrastive import PAPER, contrastive_loss
 from jina_jax.train.loss.log_sums import LossSharding
 from tests.train.loss.contrast_oracle import contrast
 
@@ -15,6 +15,7 @@ MESHES = {
     "1": ((1,), ("data",)),
     "8": ((8,), ("data",)),
     "2x4": ((2, 4), ("data", "fsdp")),
+    "4x1x2": ((4, 1, 2), ("data", "fsdp", "tensor")),
     "2x2x2": ((2, 2, 2), ("data", "fsdp", "tensor")),
 }
 
@@ -64,42 +65,40 @@ def triplets(rng, size, negatives):
     }
 
 
-@functools.partial(jax.jit, static_argnames=("sharding", "terms"))
-def _loss(arrays, temperature, options, sharding, terms):
+@functools.partial(jax.jit, static_argnames=("sharding", "config"))
+def _loss(arrays, temperature, options, sharding, config):
     """One program for all arrays of the same shapes."""
     return contrastive_loss(
-        *arrays, temperature=temperature, sharding=sharding, terms=terms, **options
+        *arrays, temperature=temperature, sharding=sharding, config=config, **options
     )
 
 
-@functools.partial(jax.jit, static_argnames=("sharding", "terms"))
-def _loss_and_gradients(arrays, temperature, options, sharding, terms):
+@functools.partial(jax.jit, static_argnames=("sharding", "config"))
+def _loss_and_gradients(arrays, temperature, options, sharding, config):
     def loss(arrays, temperature):
-        found = _loss(arrays, temperature, options, sharding, terms)
+        found = _loss(arrays, temperature, options, sharding, config)
         return found.loss, found
 
     return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(arrays, temperature)
 
 
-def compute(*arrays, temperature=1.0, sharding=ONE, terms=ALL_TERMS, **options):
+def compute(*arrays, temperature=1.0, sharding=ONE, config=PAPER, **options):
     """The loss and its metrics, as one compiled program."""
-    return _loss(arrays, jnp.float32(temperature), options, sharding, terms)
+    return _loss(arrays, jnp.float32(temperature), options, sharding, config)
 
 
-def measure(arrays, temperature, sharding, *, terms=ALL_TERMS, **options):
+def measure(arrays, temperature, sharding, *, config=PAPER, **options):
     """The loss and its metrics, and the gradients of the arrays and of the temperature."""
     (_, found), (of_arrays, of_temperature) = _loss_and_gradients(
-        tuple(arrays), jnp.float32(temperature), options, sharding, terms
+        tuple(arrays), jnp.float32(temperature), options, sharding, config
     )
     return found, (*of_arrays, of_temperature)
 
 
-def assert_equals_oracle(
-    arrays, temperature, sharding, *, terms=ALL_TERMS, tolerance=1e-6, **options
-):
-    found, gradients = measure(arrays, temperature, sharding, terms=terms, **options)
+def assert_equals_oracle(arrays, temperature, sharding, *, config=PAPER, tolerance=1e-6, **options):
+    found, gradients = measure(arrays, temperature, sharding, config=config, **options)
     expected = contrast(
-        *arrays, temperature=temperature, terms=terms,
+        *arrays, temperature=temperature, config=config,
         **{NAMES[k]: np.asarray(v) for k, v in options.items()},
     )  # fmt: skip
     for name, value in found._asdict().items():

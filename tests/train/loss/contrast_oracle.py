@@ -45,7 +45,7 @@ def log_sum(logits, axis):
 
 
 def contrast(
-    q, p, negatives=None, *, temperature, terms, identity=None, has_negative=None, teacher=None
+    q, p, negatives=None, *, temperature, config, identity=None, has_negative=None, teacher=None
 ):
     """Loss, gradients and what else is told of a batch; `negatives` is [B, K, D]."""
     q, p = np.asarray(q, np.float64), np.asarray(p, np.float64)
@@ -79,14 +79,14 @@ def contrast(
     for gradient, axis in ((of_query, 1), (of_positive, 0)):
         np.fill_diagonal(gradient[:, :b], 0)
         np.fill_diagonal(gradient[:, :b], -gradient.sum(axis)[:b])
-    dcosine = (terms.query * of_query + terms.positive * of_positive) / temperature
+    dcosine = (config.query_weight * of_query + config.positive_weight * of_positive) / temperature
     dtemperature = -(dcosine * cosine).sum() / temperature
     # Margin, negative by negative.
     margin = total = 0.0
     cosines, dmargin = [], np.zeros(cosine.shape)
     for i, k in np.argwhere(has & ~own_match):
         column = b + i * n.shape[1] + k
-        hinge = cosine[i, column] - cosine[i, i] + terms.epsilon
+        hinge = cosine[i, column] - cosine[i, i] + config.margin
         margin += max(hinge, 0)
         total += 1
         cosines.append(cosine[i, column])
@@ -95,7 +95,7 @@ def contrast(
             dmargin[i, i] -= 1
     if total:
         margin /= total
-        dcosine += terms.margin * dmargin / total
+        dcosine += config.margin_weight * dmargin / total
     # Distillation, score by score.
     distance = total = 0.0
     ddistill = np.zeros(cosine.shape)
@@ -114,13 +114,13 @@ def contrast(
                 ddistill[i, column] -= 2 * error
         if total:
             distance /= total
-            dcosine += terms.distill * ddistill / total
+            dcosine += config.distill_weight * ddistill / total
     dkeys = dcosine.T @ q
     counted = (masked & there[None]).sum()
     in_batch = cosine[:, :b][~np.eye(b, dtype=bool) & ~masked[:, :b]]
     return Expected(
-        terms.query * forward + terms.positive * backward + terms.margin * margin
-        + terms.distill * distance,
+        config.query_weight * forward + config.positive_weight * backward
+        + config.margin_weight * margin + config.distill_weight * distance,
         (dcosine @ keys, dkeys[:b], dkeys[b:].reshape(n.shape), dtemperature),
         forward, backward, margin,
         accuracy=(own >= logits.max(1) - 1e-9).mean(),

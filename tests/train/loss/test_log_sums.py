@@ -2,7 +2,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jina_jax.train.loss.log_sums import LOWEST, Ids, known_matches, log_sums, tile_shape
+from jina_jax.train.loss.log_sums import LOWEST, Compare, log_sums
+from jina_jax.train.loss.matches import Ids, known_matches
+from jina_jax.train.loss.tiles import tile_shape
 from tests.train.loss.contrast_cases import ONE, unit
 
 
@@ -10,7 +12,7 @@ def test_sums_of_keys_are_not_computed_unless_asked_for():
     rng = np.random.default_rng(8)
     q, k = unit(rng, 8, 4), unit(rng, 16, 4)
     rows, keys = Ids(jnp.arange(8)), Ids(jnp.full(16, -1))
-    sums = log_sums(q, k, jnp.float32(20), rows, keys, None, False, ONE)
+    sums = log_sums(q, k, jnp.float32(20), rows, keys, None, Compare(), ONE)
     np.testing.assert_allclose(sums.key_N, np.float32(LOWEST))
     np.testing.assert_allclose(sums.row_max_B, (20 * q @ k.T).max(1), rtol=1e-6)
 

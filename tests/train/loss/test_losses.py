@@ -4,11 +4,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jina_jax.train.loss.contrastive import Terms, _check_sizes, contrastive_loss
+from jina_jax.config import LossConfig
+from jina_jax.train.loss.contrastive import _check_sizes, contrastive_loss
 from jina_jax.train.loss.log_sums import LossSharding
 from tests.train.loss.contrast_cases import ONE, compute, mesh, unit
 
-ONE_WAY = Terms(positive=0.0)
+ONE_WAY = LossConfig(positive_weight=0.0)
 
 
 def test_two_orthogonal_pairs_by_hand():
@@ -18,7 +19,7 @@ def test_two_orthogonal_pairs_by_hand():
     assert both.query_loss == pytest.approx(np.log(1 + np.exp(-1)), abs=1e-6)
     assert (both.positive_cosine, both.in_batch_cosine, both.masked_share) == (1, 0, 0)
     assert both.margin_loss is None and both.negative_cosine is None
-    one_way = compute(q, q, terms=ONE_WAY)
+    one_way = compute(q, q, config=ONE_WAY)
     assert one_way.loss == both.query_loss
     assert one_way.positive_loss is None
 
@@ -44,7 +45,7 @@ def test_margin_by_hand():
     assert found.margin_loss == pytest.approx((0.25 + 0.39) / 4, abs=1e-6)
     assert found.negative_cosine == pytest.approx((0.8 + 0.94 + 0.6) / 4, abs=1e-6)
     only = compute(
-        q, p, n, terms=Terms(0.0, 0.0, 2.0, 0.3),
+        q, p, n, config=LossConfig(0.0, 0.0, margin_weight=2.0, margin=0.3),
         has_negative_BN=jnp.array([[True, False], [True, True]]),
     )  # fmt: skip
     assert only.loss == pytest.approx(2 * 0.5 / 3, abs=1e-6)
@@ -55,8 +56,8 @@ def test_both_directions_count():
     # q→p alone would not see that two queries are one point.
     q = jnp.array([[1.0, 0.0], [1.0, 0.0]], jnp.float32)
     p = jnp.eye(2, dtype=jnp.float32)
-    forward = compute(q, p, terms=ONE_WAY).loss
-    backward = compute(p, q, terms=ONE_WAY).loss
+    forward = compute(q, p, config=ONE_WAY).loss
+    backward = compute(p, q, config=ONE_WAY).loss
     assert backward == pytest.approx(np.log(2), abs=1e-6)
     both = compute(q, p).loss
     assert both == pytest.approx(float(forward + backward), abs=1e-6)

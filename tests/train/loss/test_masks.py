@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jina_jax.train.loss.log_sums import Ids, LossSharding, known_matches, log_sums
+from jina_jax.train.loss.log_sums import Compare, LossSharding, log_sums
+from jina_jax.train.loss.matches import Ids, known_matches
 from tests.train.loss.contrast_cases import (
     ONE,
     assert_equals_oracle,
@@ -36,12 +37,12 @@ def test_masks_change_the_loss_by_what_they_leave_out():
     identity = jnp.array([[0, 6], [1, 7], [1, 8], [3, 6], [4, 9], [9, 11]], jnp.int32)
     assert_equals_oracle((q, p), 0.05, ONE, identity_BT=identity)
     matches, runs = known_matches(identity[:, 0], identity[:, 1])
-    ids = Ids(jnp.arange(6), identity, runs)
+    ids = Ids(jnp.arange(6), identity, identity[:, 1], runs)
 
     @jax.jit
     def rows(keys):
         without_runs = ids._replace(run_N2=None)
-        return log_sums(q, keys, jnp.float32(20), ids, without_runs, matches, False, ONE).row_B
+        return log_sums(q, keys, jnp.float32(20), ids, without_runs, matches, Compare(), ONE).row_B
 
     for i, j, shared in ((0, 3, True), (2, 1, True), (5, 4, True), (0, 1, False), (4, 3, False)):
         assert (rows(p)[i] == rows(p.at[j].set(-p[j]))[i]) == shared, (i, j)

@@ -5,14 +5,15 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from jina_jax.config import LossConfig, MeshConfig
+from jina_jax.config import DataConfig, GuideConfig, LossConfig, MeshConfig
 from jina_jax.devices.mesh import make_mesh, replicated, split_first_axis
 from jina_jax.model.encoder import init_params
 from jina_jax.train.loss.contrastive import contrastive_loss
 from jina_jax.train.loss.log_sums import LossSharding
-from jina_jax.train.step import batch_shardings, init_state, make_train_step
+from jina_jax.train.step import init_state, make_train_step
 from tests.train.test_step import CONFIG, make_batch
 
 DEVICES = 8
@@ -103,6 +104,78 @@ def test_one_tile_of_all_hard_negatives_is_caught(tile_bytes):
     assert bool(found) == (tile_bytes > TILE_BYTES)
 
 
+EVERY_PIECE = LossConfig(
+    query_query_weight=1.0, positive_positive_weight=1.0, partition="joint", mask_by="guide",
+    in_batch_hardness=9.0, hard_negative_hardness=5.0, distill_weight=1.0, distill="kl",
+    spread_weight=1.0, spread_mean_weight=1.0,
+)  # fmt: skip
+
+
+def compiled_pieces(sharding, config, negatives=1):
+    """The loss with all that it may be given, and its gradients."""
+    mesh, texts, dimension = sharding.mesh, 2 + negatives, 48
+    shapes = {
+        "z": ((PAIRS, texts, dimension), jnp.float32),
+        "identity_BT": ((PAIRS, texts), jnp.int32),
+        "has_negative_BN": ((PAIRS, negatives), jnp.bool_),
+        "teacher_BS": ((PAIRS, texts - 1), jnp.float32),
+        "label_B": ((PAIRS,), jnp.int32),
+        "guide_BTG": ((PAIRS, texts, 40), jnp.float32),
+    }
+    rows = split_first_axis(mesh)
+    arrays = {
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
+        for name, (shape, dtype) in shapes.items()
+    }
+
+    def loss(z, options):
+        q, p, n = z[:, 0], z[:, 1], z[:, 2:]
+        return contrastive_loss(
+            q, p, n, temperature=0.05, sharding=sharding, config=config, **options
+        ).loss
+
+    z = arrays.pop("z")
+    return jax.jit(jax.value_and_grad(loss)).lower(z, arrays).compile().as_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gather", ["all_gather", "ring"])
+def test_no_piece_holds_a_square(gather):
+    mesh = make_mesh(MeshConfig(data=DEVICES))
+    text = compiled_pieces(LossSharding(mesh, gather, TILE_BYTES), EVERY_PIECE)
+    assert not squares(text, PAIRS, DEVICES, 1)
+
+
+def test_tiles_that_are_the_matrix_are_caught_among_queries_too():
+    config = LossConfig(0.0, 0.0, query_query_weight=1.0, margin_weight=0.0)
+    mesh = make_mesh(MeshConfig(data=DEVICES))
+    text = compiled_pieces(LossSharding(mesh, "all_gather", 2**30), config)
+    assert f"{PAIRS // DEVICES},{PAIRS}" in squares(text, PAIRS, DEVICES, 1)
+
+
+@pytest.mark.slow
+def test_the_train_step_of_every_piece_holds_no_square():
+    config = dataclasses.replace(
+        CONFIG,
+        feed=dataclasses.replace(CONFIG.feed, global_batch_size=PAIRS),
+        data=DataConfig(guide=GuideConfig("guide", dims=40)),
+        loss=dataclasses.replace(
+            EVERY_PIECE, tile_bytes=TILE_BYTES, quantized=("int8", "binary"),
+            matryoshka_dims=(4,), distill_embeddings_weight=1.0,
+        ),
+    )  # fmt: skip
+    mesh = make_mesh(MeshConfig(data=DEVICES))
+    state = jax.eval_shape(lambda: init_state(config, init_params(config.model, jax.random.key(0))))
+    packed = make_batch(config=config, negatives=1)
+    packed = packed._replace(
+        label_B=np.zeros(PAIRS, np.int32), own_only=np.zeros((), bool),
+        guide_BTG=np.zeros((PAIRS, 3, 40), np.int8),
+    )  # fmt: skip
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), packed)
+    text = make_train_step(config, mesh).lower(state, shapes).compile().as_text()
+    assert not squares(text, PAIRS, DEVICES, 1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("gather", ["all_gather", "ring"])
 @pytest.mark.parametrize("negatives", [0, 1, 3])
@@ -114,10 +187,8 @@ def test_the_train_step_holds_no_square(gather, negatives):
     )
     mesh = make_mesh(MeshConfig(data=DEVICES))
     state = jax.eval_shape(lambda: init_state(config, init_params(config.model, jax.random.key(0))))
-    batch = jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        make_batch(config=config, negatives=negatives), batch_shardings(mesh),
-    )  # fmt: skip
+    packed = make_batch(config=config, negatives=negatives)
+    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), packed)
     text = make_train_step(config, mesh).lower(state, batch).compile().as_text()
     assert f"[{PAIRS // DEVICES}," in text
     assert not squares(text, PAIRS, DEVICES, negatives)

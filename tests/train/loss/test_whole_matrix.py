@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jina_jax.train.loss.contrastive import Terms
+from jina_jax.config import LossConfig
 from jina_jax.train.loss.log_sums import LossSharding
 from tests.marks import some_slow
 from tests.train.loss.contrast_cases import (
@@ -21,7 +21,7 @@ from tests.train.loss.contrast_cases import (
 )
 from tests.train.loss.contrast_oracle import contrast
 
-BOTH_WAYS, ONE_WAY = Terms(), Terms(positive=0.0)
+BOTH_WAYS, ONE_WAY = LossConfig(), LossConfig(positive_weight=0.0)
 SIZES = {
     (BOTH_WAYS, 129, 512, 2**22), (BOTH_WAYS, 129, 512, 4000), (BOTH_WAYS, 17, 64, 160),
     (BOTH_WAYS, 1000, 64, 4000), (ONE_WAY, 1000, 64, 2**22), (ONE_WAY, 129, 512, 160),
@@ -31,21 +31,21 @@ SIZES = {
 
 # A tile of 4 MiB holds the matrix; one of 4,000 or 160 bytes has 31 or 6 rows, and a remainder.
 @pytest.mark.parametrize(
-    ("terms", "pairs", "dimension", "tile_bytes"),
+    ("config", "pairs", "dimension", "tile_bytes"),
     some_slow(
         SIZES,
         (
-            (terms, *size, tile_bytes)
-            for terms in (BOTH_WAYS, ONE_WAY)
+            (config, *size, tile_bytes)
+            for config in (BOTH_WAYS, ONE_WAY)
             for size in ((17, 64), (129, 512), (1000, 64))
             for tile_bytes in (2**22, 4000, 160)
         ),
     ),
 )
-def test_equals_the_whole_matrix(terms, pairs, dimension, tile_bytes):
+def test_equals_the_whole_matrix(config, pairs, dimension, tile_bytes):
     rng = np.random.default_rng(pairs)
     arrays = unit(rng, pairs, dimension), unit(rng, pairs, dimension)
-    assert_equals_oracle(arrays, 0.05, LossSharding(mesh(), tile_bytes=tile_bytes), terms=terms)
+    assert_equals_oracle(arrays, 0.05, LossSharding(mesh(), tile_bytes=tile_bytes), config=config)
 
 
 SHORT = {
@@ -69,7 +69,13 @@ def test_triplets_equal_the_whole_matrix(gather, which, tile_bytes):
 
 def test_other_weights_of_triplets_equal_the_whole_matrix():
     arrays, options = triplets(np.random.default_rng(3), 40, 2)
-    assert_equals_oracle(arrays, 0.05, ONE, terms=Terms(0.5, 0.0, 3.0, 0.2), **options)
+    assert_equals_oracle(
+        arrays,
+        0.05,
+        ONE,
+        config=LossConfig(query_weight=0.5, positive_weight=0.0, margin_weight=3.0, margin=0.2),
+        **options,
+    )
 
 
 @pytest.mark.parametrize(
@@ -80,16 +86,23 @@ def test_triplets_without_options_equal_the_whole_matrix(left_out):
     for name in left_out:
         del options[name]
     sharding = LossSharding(mesh("8"), "ring", 400)
-    assert_equals_oracle(arrays, 0.05, sharding, terms=Terms(margin=5.0), **options)
+    assert_equals_oracle(arrays, 0.05, sharding, config=LossConfig(margin_weight=5.0), **options)
 
 
-@pytest.mark.parametrize("terms", [Terms(1, 0, 0), Terms(0, 1, 0), Terms(0, 0, 1)])
-def test_each_term_alone_equals_the_whole_matrix(terms):
+@pytest.mark.parametrize(
+    "config",
+    [
+        LossConfig(query_weight=1.0, positive_weight=0.0, margin_weight=0.0),
+        LossConfig(query_weight=0.0, positive_weight=1.0, margin_weight=0.0),
+        LossConfig(query_weight=0.0, positive_weight=0.0, margin_weight=1.0),
+    ],
+)
+def test_each_term_alone_equals_the_whole_matrix(config):
     arrays, options = triplets(np.random.default_rng(5), 40, 1)
     expected = contrast(
-        *arrays, temperature=0.05, terms=terms, identity=np.asarray(options["identity_BT"])
+        *arrays, temperature=0.05, config=config, identity=np.asarray(options["identity_BT"])
     )
-    found, gradients = measure(arrays, 0.05, ONE, terms=terms, identity_BT=options["identity_BT"])
+    found, gradients = measure(arrays, 0.05, ONE, config=config, identity_BT=options["identity_BT"])
     assert float(found.loss) == pytest.approx(expected.loss, rel=1e-6, abs=1e-6)
     for one, exact in zip(gradients[:3], expected.gradients):
         assert np.linalg.norm(one - exact) <= 1e-6 * np.linalg.norm(exact)
@@ -111,8 +124,10 @@ def test_a_low_loss_keeps_its_digits(temperature, noise):
     rng = np.random.default_rng(0)
     q = unit(rng, 256, 256)
     p = near(q, rng, noise)
-    expected = contrast(q, p, temperature=np.float32(temperature), terms=Terms(margin=0.0))
-    found, gradients = measure((q, p), temperature, ONE, terms=Terms(margin=0.0))
+    expected = contrast(
+        q, p, temperature=np.float32(temperature), config=LossConfig(margin_weight=0.0)
+    )
+    found, gradients = measure((q, p), temperature, ONE, config=LossConfig(margin_weight=0.0))
 
     def dense(q, p):
         logits = jnp.matmul(q, p.T, precision="highest") / temperature

@@ -6,7 +6,7 @@ import pytest
 from jina_jax.config import FeedConfig, MeshConfig, RunConfig, T5Config
 from jina_jax.devices.accelerators import accelerator
 from jina_jax.devices.mesh import make_mesh
-from jina_jax.feed.batch import PackedBatch
+from jina_jax.feed.batch import Batch, PackedBatch
 from jina_jax.model.flops import Work
 from jina_jax.train.metrics import throughput
 from jina_jax.train.metrics.throughput import Throughput, text_work
@@ -23,9 +23,10 @@ def clock(monkeypatch):
     return now
 
 
-def batch():
-    pairs = np.zeros((2, 2), np.int32)
-    return PackedBatch(SEGMENTS, SEGMENTS, pairs, pairs, np.zeros((2, 1), np.float32))
+def batch(parts=1.0):
+    pairs, hashes = np.zeros((2, 2), np.int32), np.zeros((2, 2, 4), np.uint32)
+    arrays = PackedBatch(SEGMENTS, SEGMENTS, pairs, hashes, np.zeros((2, 1), np.float32))
+    return Batch(0, 0, np.arange(2), arrays, parts, cut_tokens=5)
 
 
 def test_texts_are_counted_within_their_rows():
@@ -49,6 +50,7 @@ def test_rates_by_hand(clock):
         "pairs_per_s": 1.0,
         "real_tokens_per_s": 5.0,
         "padding_share": pytest.approx(1 - 10 / 18),
+        "cut_share": pytest.approx(5 / 15),
         "step_time_s": 2.0,
         "data_wait_s": 0.5,
         "tflops_per_s_per_device": pytest.approx(2 * computed / 4 / 4 / 1e12),

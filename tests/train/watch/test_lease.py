@@ -1,5 +1,6 @@
 """One trainer a run folder."""
 
+import itertools
 import json
 import signal
 import socket
@@ -7,8 +8,10 @@ import threading
 import time
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from jina_jax.errors import ExitCode, UserError
+from jina_jax.system.objects import put_object, read_object
 from jina_jax.train.watch import lease
 from jina_jax.train.watch.lease import LEASE_FILE, Lease
 from tests.trainer import curve, start, wait_for_step
@@ -108,3 +111,55 @@ def test_two_trainers_of_one_folder(folder, uninterrupted):
     assert "waiting" not in said and again.returncode == 128 + signal.SIGTERM
     steps = [line[0] for line in curve(folder, "leased")]
     assert steps == list(range(1, len(steps) + 1))
+
+
+@pytest.fixture
+def url():
+    yield "memory://leased/run"
+    MemoryFileSystem.store.clear()
+
+
+def held(url):
+    return json.loads(read_object(f"{url}/{LEASE_FILE}") or b"{}")
+
+
+def put(url, **values):
+    lease = {"host": "elsewhere", "pid": 7, "token": "x", "beats": 1, "place": "there"} | values
+    put_object(json.dumps(lease).encode(), f"{url}/{LEASE_FILE}")
+
+
+def test_at_a_url_a_second_machine_is_refused_while_the_first_lives(tmp_path, url):
+    with (
+        Lease(tmp_path / "one", 0.6, url),
+        pytest.raises(UserError, match=f"{url} is being trained in by process"),
+        Lease(tmp_path / "two", 0.6, url),
+    ):
+        pass
+    assert not held(url)
+
+
+def test_at_a_url_a_silent_machine_is_waited_for(tmp_path, url, capsys):
+    # Its name alone says nothing: another machine may have it too.
+    put(url, host=socket.gethostname())
+    began = time.monotonic()
+    with Lease(tmp_path, 1.2, url):
+        assert held(url)["token"] != "x"
+    assert time.monotonic() - began > 1.2
+
+
+def test_at_a_url_what_was_killed_here_is_taken_at_once(tmp_path, url, capsys):
+    with Lease(tmp_path, 600, url):
+        left = held(url)
+    put(url, **left)
+    with Lease(tmp_path, 600, url):
+        assert held(url)["token"] != left["token"]
+    assert "waiting" not in capsys.readouterr().err
+
+
+def test_at_a_url_of_two_that_come_at_once_one_gets_it(tmp_path, url, monkeypatch):
+    """Both have seen that nobody holds it."""
+    first, second = (Lease(tmp_path / name, 60, url) for name in ("one", "two"))
+    seen, looks = second._holder, itertools.count()
+    monkeypatch.setattr(second, "_holder", lambda: {} if next(looks) < 2 else seen())
+    with first, pytest.raises(UserError, match="is being trained in"), second:
+        pass
