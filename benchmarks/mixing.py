@@ -1,12 +1,14 @@
 """How well an epoch mixes that goes by blocks and windows, beside one that is shuffled as a whole.
 
-The shards hold the docstrings of Python's packages in the order of their modules, the worst that a
-block can hold. Two runs train on them from the same random weights: one whose windows hold all
-records, which shuffles them as a whole, and one whose windows hold 16 batches, as those of a large
-source do, so that a batch mixes a few of its blocks. Both are scored by nDCG@10 on held-out pairs;
-for each seed, and their mean and spread.
+The source holds the docstrings of Python's packages in the order of their modules. Two runs train
+on it from the same random weights: one whose windows hold all records, which shuffles them as a
+whole, and one whose windows hold 16 batches, as those of a large source do, so that a batch mixes a
+few of its blocks. Both are scored by nDCG@10 on held-out pairs; for each seed, and their mean and
+spread. `prepare` puts records in the order of a hash; with --by-module the shards are written again
+in the order of the source, the worst that a block can hold.
 
     python benchmarks/mixing.py
+    python benchmarks/mixing.py --by-module
 
 The pairs are those of `benchmarks/matryoshka.py`.
 """
@@ -37,6 +39,7 @@ from jina_jax.text.identity import text_hash
 from jina_jax.train.loop import train
 from jina_jax.types import Pair
 
+PREPARED, BY_MODULE = "prepared", "by-module"
 WHOLE, BLOCKS = "whole", "blocks"
 MIXED = {WHOLE: 1 << 30, BLOCKS: 1}
 """`feed.mixed_records`."""
@@ -50,27 +53,30 @@ class Options:
     """Everything is kept below it, and a killed benchmark goes on there."""
     seeds: tuple[int, ...] = (0, 1, 2)
     steps: int = 300
+    by_module: bool = False
+    """Whether the shards have the order of the source."""
 
 
 def configured(options: Options, kind: str, seed: int) -> RunConfig:
     """A run of one of both orders."""
     of_other = matryoshka.Options(steps=options.steps)
     config = matryoshka.configured(of_other, "plain", seed)
+    shards = BY_MODULE if options.by_module else PREPARED
     return dataclasses.replace(
         config,
         name=f"{kind}-{seed}",
-        workdir=str(options.workdir / f"{kind}-{seed}"),
-        data_dir=str(options.workdir / "by-module"),
+        workdir=str(options.workdir / f"{shards}-{kind}-{seed}"),
+        data_dir=str(options.workdir / shards),
         feed=dataclasses.replace(config.feed, mixed_records=MIXED[kind]),
     )
 
 
-def prepare_by_module(options: Options) -> None:
-    """Prepares the pairs, and writes their shards again in the order of the source."""
-    config, shuffled = configured(options, WHOLE, 0), options.workdir / "shuffled"
+def prepare_pairs(options: Options) -> None:
+    """Prepares the pairs, and writes their shards again if they are to have the source's order."""
+    config, shuffled = configured(options, WHOLE, 0), options.workdir / PREPARED
+    prepare(config.data, shuffled)
     if config.data_path.exists():
         return
-    prepare(config.data, shuffled)
     manifest = load_manifest(shuffled)
     (source,), (configured_source,) = manifest.sources, config.data.sources
     place = {
@@ -82,7 +88,7 @@ def prepare_by_module(options: Options) -> None:
     records = shards.read_run(0, len(shards))
     keys = [record.tobytes() for record in records.hashes_NSx2]
     order = sorted(range(len(keys)), key=lambda number: place[keys[number]])
-    part = options.workdir / "by-module.part"
+    part = options.workdir / f"{BY_MODULE}.part"
     shutil.rmtree(part, ignore_errors=True)
     shutil.copytree(shuffled, part)
     for shard in source.shards:
@@ -103,7 +109,7 @@ def prepare_by_module(options: Options) -> None:
 def measured(options: Options, kind: str, seed: int) -> float:
     """nDCG@10 in percent."""
     config = configured(options, kind, seed)
-    kept = options.workdir / f"{config.name}.json"
+    kept = config.run_path.with_suffix(".json")
     if not kept.exists():
         train(config)
         (source,) = load_manifest(config.data_path).sources
@@ -118,7 +124,7 @@ def main() -> None:
     """Runs the benchmark."""
     options = tyro.cli(Options, description=__doc__)
     options.workdir.mkdir(parents=True, exist_ok=True)
-    prepare_by_module(options)
+    prepare_pairs(options)
     config = configured(options, BLOCKS, 0)
     records = load_manifest(config.data_path).sources[0].records
     feed = config.feed

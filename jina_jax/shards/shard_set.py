@@ -6,7 +6,7 @@ import os
 import resource
 import threading
 import weakref
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate, count
@@ -33,6 +33,7 @@ class _OpenReaders:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._readers: OrderedDict[tuple[int, int], Any] = OrderedDict()
+        self._gone: deque[int] = deque()
         self._pid = os.getpid()
 
     def get(self, owner: int, shard: int, path: Path) -> Any:
@@ -45,6 +46,7 @@ class _OpenReaders:
                 # Two processes must not share a file position.
                 self._readers.clear()
                 self._pid = os.getpid()
+            self._let_go()
             reader = self._readers.pop((owner, shard), None)
             if reader is None:
                 while self._readers and len(self._readers) >= _most_open(len(self._readers)):
@@ -72,8 +74,21 @@ class _OpenReaders:
             raise ValueError("it has no records")
 
     def forget(self, owner: int) -> None:
-        """Lets go of the readers of a ShardSet that is gone."""
-        with self._lock:
+        """Lets go of the readers of a ShardSet that is gone, now or when one is next asked for.
+
+        The garbage collector comes here from any line of any thread, also from one that has the
+        lock: nothing may wait for it.
+        """
+        self._gone.append(owner)
+        if self._lock.acquire(blocking=False):
+            try:
+                self._let_go()
+            finally:
+                self._lock.release()
+
+    def _let_go(self) -> None:
+        while self._gone:
+            owner = self._gone.popleft()
             for key in [key for key in self._readers if key[0] == owner]:
                 del self._readers[key]
 

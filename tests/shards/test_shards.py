@@ -245,3 +245,30 @@ def test_a_shard_of_another_number_of_records_is_named(tmp_path):
     assert len(ShardSet([path], [6])) == 6
     with pytest.raises(UserError, match="it has 5 records instead of 6"):
         ShardSet([path], [6]).read([0])
+
+
+_COLLECTED = """
+import gc, sys
+from pathlib import Path
+from jina_jax.shards import shard_set
+
+def opened(*arguments, opened=shard_set.ArrayRecordReader):
+    gc.collect()
+    return opened(*arguments)
+
+gc.disable()
+shard_set.ArrayRecordReader = opened
+for _ in range(9):
+    shards = shard_set.ShardSet([Path(sys.argv[1])])
+    shards.itself = shards
+    assert len(shards.read([3])) == 1
+print(len([p for p in Path("/proc/self/fd").iterdir() if str(p.resolve()) == sys.argv[1]]))
+"""
+
+
+def test_a_set_that_is_collected_while_another_opens_a_shard_stops_nobody(tmp_path):
+    path = write(tmp_path / "a", range(5))
+    ask = [sys.executable, "-c", _COLLECTED, str(path.resolve())]
+    done = subprocess.run(ask, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout) <= 3  # Of those before, the reader of the last may still be open.
