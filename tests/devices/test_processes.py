@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -145,18 +146,19 @@ def assert_same_run(folder, run, expected):
     )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("processes", [2, 4, 8])
-def test_any_number_of_processes_trains_on_the_same_batches(folder, of_one, processes):
-    train_as(folder, f"of_{processes}", processes)
-    assert_same_run(folder, f"of_{processes}", of_one)
+@pytest.fixture(scope="module")
+def of_four(folder):
+    """A run of four processes that ended after 7 steps."""
+    train_as(folder, "of_four", 4, "--train.num-steps=7")
+    return folder / "of_four"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 8])
-def test_a_run_of_four_processes_goes_on_as_two_or_eight(folder, of_one, processes):
+def test_a_run_of_four_processes_goes_on_as_two_or_eight(folder, of_one, of_four, processes):
+    """So one, two, four and eight processes train on the same batches."""
     run = f"four_then_{processes}"
-    train_as(folder, run, 4, "--train.num-steps=7")
+    shutil.copytree(of_four, folder / run)
     train_as(folder, run, processes)
     assert_same_run(folder, run, of_one)
 

@@ -170,7 +170,7 @@ def test_kills_over_all_stages_change_no_byte(tmp_path, bucket):
         while not out.exists():
             process = started(tmp_path, out)
             # Kills fall between the first new marker and the end, however fast the machine is.
-            wanted = len(done) + chance.randrange(1, 5)
+            wanted = len(done) + chance.randrange(2, 8)
             while process.poll() is None and len(now := markers_at(work)) < wanted:
                 time.sleep(0.01)
             if process.poll() is None:

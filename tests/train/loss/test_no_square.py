@@ -168,7 +168,7 @@ def test_the_train_step_of_every_piece_holds_no_square():
     state = jax.eval_shape(lambda: init_state(config, init_params(config.model, jax.random.key(0))))
     packed = make_batch(config=config, negatives=1)
     packed = packed._replace(
-        label_B=np.zeros(PAIRS, np.int32), own_only=np.zeros((), bool),
+        label_B2=np.zeros((PAIRS, 2), np.uint32), own_only=np.zeros((), bool),
         guide_BTG=np.zeros((PAIRS, 3, 40), np.int8),
     )  # fmt: skip
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), packed)

@@ -130,4 +130,4 @@ def test_a_healthy_run_raises_none_however_early_it_is_judged(folder):
     ))  # fmt: skip
     assert alarms_of(folder, "healthy") == []
     last = read_metrics(folder / "healthy" / "metrics.jsonl")[-1]
-    assert last["source/docs/accuracy"] > 0.5
+    assert last["source/docs/accuracy"] > 0.3  # By chance 1/64.
