@@ -70,8 +70,12 @@ class Feed:
             self.config.global_batch_size // groups, self.config.mixed_records, self.seed, source,
         )  # fmt: skip
 
-    def window(self, source: int, group: int, epoch: int, window: int) -> Dealt:
-        """One window of a lane, read and dealt."""
+    def windows(self) -> Windows:
+        """The windows of a process that makes batches."""
+        from_store = any(shards.is_in_store for shards in self.sources.values())
+        return Windows(self._window, from_store=from_store)
+
+    def _window(self, source: int, group: int, epoch: int, window: int) -> Dealt:
         shards = list(self.sources.values())[source]
         return read_window(shards, self.order(source), group, epoch, window, self.config)
 
@@ -148,7 +152,7 @@ def batches(feed: Feed, *, start: int = 0, groups: Sequence[int] | None = None) 
     # Each worker has groups of its own, where there are as many, and reads nothing else.
     parts = config.workers if 1 < config.workers <= len(own) else 1
     of_parts = [own[p * len(own) // parts : (p + 1) * len(own) // parts] for p in range(parts)]
-    windows = Windows(feed.window)
+    windows = feed.windows()
     elements = (len(mixture.source_T) - start) * parts
     dataset = grain.MapDataset.range(elements).map(_ReadGroups(feed, windows, of_parts, start))
     if config.workers == 0:
@@ -209,7 +213,7 @@ class RunFeed(NamedTuple):
     def records_of(self, step: int) -> Dealt:
         """The records of all groups of a batch, in their order."""
         every = range(self.feed.config.num_groups)
-        return self.feed.records(Windows(self.feed.window), step, every)
+        return self.feed.records(self.feed.windows(), step, every)
 
 
 def feed_of_run(

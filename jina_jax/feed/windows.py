@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,8 +14,9 @@ from jina_jax.feed.packing import cut_lengths
 from jina_jax.shards.array_record import TokenisedRecords
 from jina_jax.shards.shard_set import ShardSet
 
-_THREADS = 32
-"""Of reading, which wait for the disk or the bucket most of the time."""
+_THREADS_OF_DISK, _THREADS_OF_STORE = 2, 32
+"""That read windows. Those that read from a store wait most of the time; from a disk, several only
+wait for each other."""
 
 
 class Dealt(NamedTuple):
@@ -64,17 +66,20 @@ class Windows:
     Two of a lane are held at most: the one in use and the next.
     """
 
-    def __init__(self, read: Callable[[int, int, int, int], Dealt]):
+    def __init__(self, read: Callable[[int, int, int, int], Dealt], *, from_store: bool):
         """Begins with none.
 
         Args:
           read: (source, group, epoch, window) → that window.
+          from_store: whether records lie in an object store, where each read waits.
         """
-        self._read = read
+        self._read, self._from_store = read, from_store
         self._found: dict[tuple[int, int], dict[tuple[int, int], Future[Dealt]]] = {}
         self._asked_until = 0
         self._lock = threading.Lock()
-        self._threads = ThreadPoolExecutor(_THREADS, "windows")
+        self._threads = ThreadPoolExecutor(
+            _THREADS_OF_STORE if from_store else _THREADS_OF_DISK, "windows"
+        )
 
     def coming(self, step: int, until: int) -> range:
         """The steps behind `step` and before `until` that were not given before."""
@@ -109,4 +114,4 @@ class Windows:
 
     def __reduce__(self) -> Any:
         # Workers begin with none.
-        return Windows, (self._read,)
+        return partial(Windows, self._read, from_store=self._from_store), ()

@@ -138,6 +138,11 @@ class ShardSet:
         self.__init__(state[0])  # type: ignore[misc]
         self._ends = state[1]
 
+    @property
+    def is_in_store(self) -> bool:
+        """Whether any of its records lie at a URL, so that each read waits for a store."""
+        return any(isinstance(shard, BucketShard) for shard in self._shards)
+
     def _reader(self, shard: int) -> Any:
         path = self._shards[shard]
         assert isinstance(path, Path)
