@@ -154,14 +154,20 @@ def _read(folder: Path, options: Options) -> dict[str, float]:
     buckets = plan_rows(samples_of(sources), one_source, config)
     feed = batches(Feed(sources, one_source, config, 0, buckets.rows_S), groups=groups)
     real, positions, cut, peak_bytes = 0, 0, 0, 0
-    began, began_cpu_s, began_bytes, first_s, waited_s = 0.0, 0.0, 0, 0.0, 0.0
+    began, began_cpu_s, began_bytes, waited_s = 0.0, 0.0, 0, 0.0
+    first_s, first_requests = 0.0, 0
+
+    def read_bytes() -> int:
+        # What is fetched is read once more, from memory.
+        return _bytes("self", "rchar") if options.delay_s is None else counted.bytes
+
     step_s = options.batch_size / options.needed_per_s if options.needed_per_s else 0.0
     for batch in _taken(feed, step_s, waits := [0.0]):
         if batch.step == 0:
-            first_s = time.perf_counter() - asked
+            first_s, first_requests = time.perf_counter() - asked, counted.requests
         if batch.step < WARM_UP_BATCHES:
             began, began_cpu_s = time.perf_counter(), time.process_time()
-            began_bytes, waited_s = _bytes("self", "rchar") + counted.bytes, waits[0]
+            began_bytes, waited_s = read_bytes(), waits[0]
             continue
         if batch.step == steps - 1:  # while the workers still live
             everyone = ["self", *_children()]
@@ -173,8 +179,9 @@ def _read(folder: Path, options: Options) -> dict[str, float]:
     return {
         "pairs_per_s": pairs / (time.perf_counter() - began),
         "cpu_us": 1e6 * (time.process_time() - began_cpu_s) / pairs,
-        "read_bytes": (_bytes("self", "rchar") + counted.bytes - began_bytes) / pairs,
+        "read_bytes": (read_bytes() - began_bytes) / pairs,
         "first_s": first_s,
+        "first_requests": first_requests,
         "waited_share": (waits[0] - waited_s) / (time.perf_counter() - began),
         "padding_share": 1 - real / positions,
         "cut_share": cut / real,
@@ -226,7 +233,8 @@ def _measure_one(folder: Path, hosts: int, options: Options) -> None:
         f"{found['cpu_us']:.2f} µs of processors and {found['read_bytes']:.0f} bytes read; "
         f"held {found['held_bytes'] / 2**20:.0f} MiB of {found['peak_bytes'] / 2**20:.0f} at most; "
         f"{found['padding_share']:.1%} padding, {found['cut_share']:.3%} cut; the first batch "
-        f"after {found['first_s']:.1f} s, {found['waited_share']:.1%} of the time waited for",
+        f"after {found['first_s']:.1f} s and {found['first_requests']} requests, "
+        f"{found['waited_share']:.1%} of the time waited for",
         flush=True,
     )
 
