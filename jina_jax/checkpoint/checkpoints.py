@@ -172,10 +172,10 @@ class Checkpoints:
         Args:
           step: the step.
           parts: to look at, all by default.
-          share: as in `hashing.damage`; each machine looks at all of what it has a copy of.
+          share: as in `hashing.damage`; at a URL, of the processes that saved the step.
         """
         if self._stored:
-            return self._stored.fetch(step, parts or _PARTS)
+            return self._stored.fetch(step, parts or _PARTS, share)
         return damage(self._path(step), below=parts, share=share)
 
     def _set_aside(self, step: int) -> str:
@@ -366,6 +366,8 @@ class Checkpoints:
         if self._stored:
             held = self._stored.seal(step)["arrays"]
             check_arrays(f"{self.place}/{step}", wanted, {p: shapes_of(held[p]) for p in wanted})
+            if problem := _any_process(self._stored.fetch_for(step, wanted)):
+                raise UserError(f"{self.place}/{step} cannot be read: {problem}")
             return {p: self._stored.load(step, p, arrays) for p, arrays in wanted.items()}
         # Orbax would cast silently.
         self._check(self._path(step), wanted)

@@ -78,6 +78,9 @@ class StoredSteps:
     def __init__(self, url: str, folder: Path):
         """Args: where they lie, and the folder here."""
         self.url, self.folder = url, folder
+        self._seals: dict[int, dict[str, Any]] = {}
+        self._checked: set[tuple[int, str]] = set()
+        """Files of steps that are here and as they were sealed."""
 
     def steps(self) -> list[int]:
         """The complete ones, the newest last."""
@@ -199,35 +202,66 @@ class StoredSteps:
         aside = self._at(step, _ASIDE_FILE)
         put_object(read_object(self._at(step, SEAL_FILE)) or b"", aside)
         remove_object(self._at(step, SEAL_FILE))
+        self._seals.pop(step, None)
         shutil.rmtree(self.folder / str(step), ignore_errors=True)
         return aside
 
     def seal(self, step: int) -> dict[str, Any]:
         """What the seal of a step says; empty where it cannot be read."""
+        if step in self._seals:
+            return self._seals[step]
         content = read_object(self._at(step, SEAL_FILE))
         try:
             found = parse_json(content or b"")
         except ValueError:
             return {}
-        whole = isinstance(found, dict) and {"metadata", "arrays", "files"} <= found.keys()
-        return found if whole else {}
+        if not (isinstance(found, dict) and {"metadata", "arrays", "files"} <= found.keys()):
+            return {}
+        self._seals[step] = found
+        return found
 
-    def fetch(self, step: int, parts: Sequence[str]) -> str:
+    def fetch(self, step: int, parts: Sequence[str], share: tuple[int, int] = (0, 1)) -> str:
         """Brings some parts of a step here, every byte checked.
 
+        Args:
+          step: the step.
+          parts: of it.
+          share: (i, n) brings only what process i, i + n, ... of those that saved it wrote.
         Returns: what is wrong with it there; empty where nothing is.
         """
         sealed = self.seal(step)
         if not sealed:
             return f"{SEAL_FILE} cannot be read"
-        files = {n: f for n, f in sealed["files"].items() if n.partition(".")[0] in parts}
-        problems: dict[str, str] = {}
+        first, stride = share
+        return self._fetch(step, [
+            name for name in sealed["files"]
+            if name.partition(".")[0] in parts and _writer(name) % stride == first
+        ])  # fmt: skip
+
+    def fetch_for(self, step: int, wanted: Mapping[str, Mapping[str, Any]]) -> str:
+        """As `fetch`, the files with a value that a device of this process wants.
+
+        Args:
+          step: a good one.
+          wanted: by part, as for `load`.
+        """
+        files = self.seal(step)["files"]
+        return self._fetch(step, [
+            name for name, said in files.items()
+            if (arrays := wanted.get(name.partition(".")[0])) and _has_of(said["slices"], arrays)
+        ])  # fmt: skip
+
+    def _fetch(self, step: int, names: Sequence[str]) -> str:
+        files, problems = self.seal(step)["files"], dict[str, str]()
 
         def get(name: str) -> None:
             path = inner_path(self.folder / str(step), name)
+            if (step, name) in self._checked and path.exists():
+                return
             path.parent.mkdir(parents=True, exist_ok=True)
             for is_last in (False, True):
                 if _is_whole(path, files[name]):
+                    self._checked.add((step, name))
                     return
                 try:
                     again(self._at(step, name), partial(self._get, self._at(step, name), path))
@@ -238,14 +272,14 @@ class StoredSteps:
                     path.unlink(missing_ok=True)
                     problems[name] = f"{name} has other bytes than were sealed"
 
-        each({name: partial(get, name) for name in files}, f"fetch step {step}")
+        each({name: partial(get, name) for name in names}, f"fetch step {step}")
         return next(iter(problems.values()), "")
 
     def load(self, step: int, part: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
-        """Arrays of a step that was fetched, each where it is wanted.
+        """Arrays of a step, each where it is wanted.
 
         Args:
-          step: the step.
+          step: one of which `fetch_for` has brought what is wanted.
           part: of it.
           wanted: name → `jax.ShapeDtypeStruct` with a sharding; of the shapes that are held.
         """
@@ -280,6 +314,42 @@ class StoredSteps:
             system.get_file(name, str(part))
 
 
+def _writer(name: str) -> int:
+    """The process that wrote a file; 0 where its name does not tell."""
+    rank = name.split(".")[1:2]
+    return int(rank[0]) if rank and rank[0].isdecimal() else 0
+
+
+Box = tuple[tuple[int, ...], tuple[int, ...]]
+"""First index and end along each axis."""
+
+
+def _has_of(slices: Slices, wanted: Mapping[str, Any]) -> bool:
+    """Whether any of a file's slices meets what a device of this process wants."""
+    boxes = {
+        name: {
+            _box(index, like.shape)
+            for index in like.sharding.addressable_devices_indices_map(like.shape).values()
+        }
+        for name, like in wanted.items()
+    }
+    return any(
+        all(a < b for a, b in zip(*_common(box, begin, end), strict=True))
+        for name, begin, end, _ in slices
+        for box in boxes.get(name, ())
+    )
+
+
+def _box(index: tuple[slice, ...], shape: tuple[int, ...]) -> Box:
+    ends = (n if s.stop is None else s.stop for s, n in zip(index, shape, strict=True))
+    return tuple(s.start or 0 for s in index), tuple(ends)
+
+
+def _common(box: Box, first: Sequence[int], last: Sequence[int]) -> Box:
+    """What a box has in common with a slice."""
+    return tuple(map(max, box[0], first)), tuple(map(min, box[1], last))
+
+
 def _is_whole(path: Path, said: dict[str, Any]) -> bool:
     try:
         has_size = path.stat().st_size == said["size_bytes"]
@@ -307,12 +377,10 @@ def _read(
     index: tuple[slice, ...],
 ) -> np.ndarray:  # fmt: skip
     """The values of one device, from all slices that meet them."""
-    begin = [s.start or 0 for s in index]
-    end = [n if s.stop is None else s.stop for s, n in zip(index, shape, strict=True)]
+    box = begin, end = _box(index, shape)
     found = np.empty([e - b for b, e in zip(begin, end, strict=True)], dtype)
     for path, first, last, offset in slices:
-        low = [max(a, b) for a, b in zip(begin, first, strict=True)]
-        high = [min(a, b) for a, b in zip(end, last, strict=True)]
+        low, high = _common(box, first, last)
         if all(a < b for a, b in zip(low, high, strict=True)):
             size = [b - a for a, b in zip(first, last, strict=True)]
             held = np.memmap(path, np.uint8, "r", offset, (int(np.prod(size)) * found.itemsize,))

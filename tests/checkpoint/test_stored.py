@@ -3,6 +3,7 @@
 import itertools
 import json
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -86,6 +87,48 @@ def test_a_step_is_read_on_other_meshes_and_machines(run, tmp_path):
     assert Checkpoints(params).newest_good(parts=("params",)) == 7
     # Of parameters alone nothing else is fetched.
     assert [p.name.partition(".")[0] for p in (params / "7").iterdir()] == ["params"]
+
+
+def test_a_process_fetches_what_its_devices_want(run, tmp_path, monkeypatch):
+    there = stored.StoredSteps(f"{run.url}/checkpoints", run.folder / "checkpoints")
+    files = {}
+    for rank in range(2):
+        monkeypatch.setattr(jax, "process_index", lambda rank=rank: rank)
+        half = [("a", [4 * rank, 0], A[4 * rank : 4 * rank + 4]), *[("b", [0], B)] * (not rank)]
+        written = there.write(there.folder / "saving-3", {"params": half})
+        for name in written:
+            objects.put_object(there.folder / "saving-3" / name, f"{there.url}/3/{name}")
+        files |= written
+    sealed = {"metadata": {}, "arrays": {}, "files": files}
+    objects.put_object(json.dumps(sealed).encode(), f"{there.url}/3/seal.json")
+
+    class Rows(NamedTuple):
+        """Wanted by a process with one device of several, as `jax.ShapeDtypeStruct` says it."""
+
+        first: int
+        last: int
+        shape: tuple[int, int] = (8, 8)
+
+        @property
+        def sharding(self):
+            return self
+
+        def addressable_devices_indices_map(self, shape):
+            return {0: (slice(self.first, self.last), slice(None))}
+
+    def fetched(asked):
+        at = stored.StoredSteps(there.url, tmp_path / f"machine-{next(_NUMBERS)}")
+        assert asked(at) == ""
+        return sorted(p.name.split(".")[1] for p in (at.folder / "3").glob("*"))
+
+    for rows, ranks in [((0, 4), ["0"]), ((4, 8), ["1"]), ((3, 5), ["0", "1"])]:
+        wanted = {"params": {"a": Rows(*rows)}}
+        assert fetched(lambda at, wanted=wanted: at.fetch_for(3, wanted)) == ranks
+    # Together they look at every file.
+    assert [fetched(lambda at, i=i: at.fetch(3, ["params"], (i, 2))) for i in range(2)] == [
+        ["0"], ["1"],
+    ]  # fmt: skip
+    assert fetched(lambda at: at.fetch(3, ["params"])) == ["0", "1"]
 
 
 def test_another_shape_is_refused(run):

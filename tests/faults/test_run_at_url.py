@@ -156,7 +156,11 @@ def test_processes_save_and_any_number_goes_on(folder, uninterrupted, machine, r
     if resumed == 1:
         finish(train(folder, url, devices=2))
     else:
-        for process in [train(folder, url, *together(port, r), devices=1) for r in range(2)]:
+        two = []
+        for rank in range(2):
+            machine(f"second-{rank}")
+            two.append(train(folder, url, *together(port, rank), devices=1))
+        for process in two:
             finish(process)
     found = curve_at(url)
     assert [v[:2] for v in found] == [v[:2] for v in uninterrupted]
