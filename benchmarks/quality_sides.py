@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,40 +106,6 @@ def train_ours(options: Options, work: Path) -> dict[str, list[float]]:
 
 def train_theirs(options: Options, work: Path) -> dict[str, list[float]]:
     """Trains with sentence-transformers' trainer; losses and seconds of each step."""
-    seed = options.seeds[0]
-    plan = json.loads((work / f"plan-{seed}.json").read_text(encoding="utf-8"))
-    queries, positives = zip(*plan["pairs"], strict=True)
-    return train_sentence_transformer(
-        work / f"initial-{seed}", work / f"theirs-{seed}",
-        {"query": queries, "positive": positives}, plan["rates"],
-        batch_size=options.batch_size, seed=seed, threads=options.threads,
-    )  # fmt: skip
-
-
-def train_sentence_transformer(
-    start: Path,
-    out: Path,
-    columns: dict[str, Sequence[str]],
-    rates: Sequence[float],
-    *,
-    batch_size: int,
-    seed: int,
-    threads: int,
-    max_tokens: int | None = None,
-) -> dict[str, list[float]]:
-    """Trains with sentence-transformers' trainer and the loss that ours has by default.
-
-    Args:
-      start: folder of the model that training starts from.
-      out: folder for the trained one.
-      columns: queries, positives and any number of negatives, in the order of the batches.
-      rates: learning rate of each step.
-      batch_size: records in a batch.
-      seed: of dropout.
-      threads: of torch.
-      max_tokens: texts are cut to this many; None keeps the model's own limit.
-    Returns: losses and seconds of each step.
-    """
     import torch
     from datasets import Dataset
     from sentence_transformers import (
@@ -152,9 +117,11 @@ def train_sentence_transformer(
     from torch.utils.data import BatchSampler, SequentialSampler
     from transformers import TrainerCallback
 
-    torch.set_num_threads(threads)
-    model = SentenceTransformer(str(start), device="cpu")
-    model.max_seq_length = max_tokens or model.max_seq_length
+    torch.set_num_threads(options.threads)
+    seed = options.seeds[0]
+    plan = json.loads((work / f"plan-{seed}.json").read_text(encoding="utf-8"))
+    queries, positives = zip(*plan["pairs"], strict=True)
+    model = SentenceTransformer(str(work / f"initial-{seed}"), device="cpu")
     loss = MultipleNegativesRankingLoss(
         model, scale=1 / TEMPERATURE, directions=("query_to_doc", "doc_to_query"),
         partition_mode="per_direction",
@@ -172,21 +139,21 @@ def train_sentence_transformer(
         model.parameters(), lr=1.0, betas=(optim.b1, optim.b2), eps=optim.eps, weight_decay=0.0
     )
     # Our rates, with one beyond the last step, which is asked for and not used.
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, [*rates, 0.0].__getitem__)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, [*plan["rates"], 0.0].__getitem__)
     SentenceTransformerTrainer(
         model=model,
         args=SentenceTransformerTrainingArguments(
-            output_dir=f"{out}-trainer", num_train_epochs=1, seed=seed,
-            per_device_train_batch_size=batch_size, max_grad_norm=optim.clip_norm,
+            output_dir=str(work / f"trainer-{seed}"), num_train_epochs=1, seed=seed,
+            per_device_train_batch_size=options.batch_size, max_grad_norm=optim.clip_norm,
             batch_sampler=lambda dataset, batch_size, drop_last, **_: BatchSampler(
                 SequentialSampler(dataset), batch_size, drop_last
             ),
             use_cpu=True, save_strategy="no", report_to="none", disable_tqdm=True,
         ),
-        train_dataset=Dataset.from_dict(columns),
+        train_dataset=Dataset.from_dict({"query": queries, "positive": positives}),
         loss=loss,
         optimizers=(optimizer, schedule),
         callbacks=[Clock()],
     ).train()  # fmt: skip
-    model.save_pretrained(str(out))
+    model.save_pretrained(str(work / f"theirs-{seed}"))
     return {"losses": losses, "seconds": np.diff(ends).tolist()}

@@ -52,7 +52,7 @@ def compiled(tmp_path_factory):
     return folder
 
 
-_MUCH_MEMORY = 1700 << 20
+_MUCH_MEMORY = 1550 << 20
 
 
 def _forget_programs():
