@@ -54,6 +54,7 @@ def results(folder, arm, seed):
     return json.loads(path.read_text())["measures"]
 
 
+@pytest.mark.slow
 def test_every_run_is_trained_and_measured(folder):
     for arm in ("none", "language"):
         for seed in (0, 1):
@@ -64,6 +65,7 @@ def test_every_run_is_trained_and_measured(folder):
         assert (folder / "run" / f"ablation.{ending}").stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_a_run_is_measured_on_the_common_pairs_as_by_hand(folder):
     # nDCG@10 with one relevant passage is 1 / log2(1 + rank), or 0 beyond rank 10.
     held = [json.loads(s) for s in (folder / "run/source/held_out.jsonl").read_text().splitlines()]
@@ -76,6 +78,7 @@ def test_a_run_is_measured_on_the_common_pairs_as_by_hand(folder):
         assert results(folder, arm, 1)["recall@10"] == pytest.approx((rank <= 10).mean())
 
 
+@pytest.mark.slow
 def test_arms_start_from_the_same_weights_within_a_seed_and_from_others_in_another(folder):
     starts = {}
     for arm, seed in ((a, s) for a in ("none", "language") for s in (0, 1)):
@@ -92,6 +95,7 @@ def test_arms_start_from_the_same_weights_within_a_seed_and_from_others_in_anoth
     assert not np.array_equal(starts["none", 0], starts["none", 1])
 
 
+@pytest.mark.slow
 def test_the_table_has_the_figures_of_the_runs(folder, capsys):
     assert main(["ablate", write_config(folder)]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -110,6 +114,7 @@ def test_the_table_has_the_figures_of_the_runs(folder, capsys):
     assert row.endswith(f"{sum(gains) / 2:+.2f} ± {statistics.stdev(gains):.2f}")
 
 
+@pytest.mark.slow
 def test_what_the_filter_removed_and_found_is_counted_from_the_ledger(folder):
     planted = {
         row["row"]: row["kind"]
@@ -133,6 +138,7 @@ def state(folder):
     return {p: p.stat().st_mtime_ns for p in (folder / "run").rglob("*") if p.is_file()}
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again(folder):
     before = state(folder)
     assert main(["ablate", write_config(folder)]) == 0
@@ -140,6 +146,7 @@ def test_what_is_done_is_not_done_again(folder):
     assert changed <= {"ablation.json", "ablation.png", "ablation.svg"}
 
 
+@pytest.mark.slow
 def test_another_configuration_is_refused(folder, capsys):
     code = main(["ablate", write_config(folder), "--optim.learning-rate", "0.5"])
     said = capsys.readouterr().err
@@ -204,6 +211,7 @@ def test_equal_texts_of_a_held_out_source_are_one(tmp_path):
     assert [len(passages) for passages in task.relevant.values()] == [2, 1]
 
 
+@pytest.mark.slow
 def test_preparation_alone_gives_what_the_ablation_prepared(folder, tmp_path):
     ablation = filters(tmp_path)
     source = SourceConfig("numbers", paths=(str(folder / "run/source/pairs.jsonl"),), licence="CC0")

@@ -88,6 +88,7 @@ def outcomes(folder):
     return found
 
 
+@pytest.mark.slow
 def test_it_builds_without_a_broken_link(tmp_path):
     done = subprocess.run(
         [Path(sys.executable).parent / "mkdocs", "build", "--strict", "--site-dir", tmp_path],

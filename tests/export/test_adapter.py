@@ -89,7 +89,7 @@ class Run(NamedTuple):
     path: object
 
 
-@pytest.fixture(scope="module", params=some_slow(["bert", "qwen3"], list(CASES)))
+@pytest.fixture(scope="module", params=some_slow(["bert"], list(CASES)))
 def run(request, sentence_folder, exported, tmp_path_factory):
     case, base = CASES[request.param], tmp_path_factory.mktemp("adapter")
     folder = sentence_folder if request.param == "bert" else exported

@@ -92,7 +92,7 @@ def write_modules(folder, pooling, max_tokens):
 
 
 FOLDERS = some_slow(
-    ["bert-mean", "modernbert-cls", "qwen3-lasttoken"],
+    ["bert-mean", "qwen3-lasttoken"],
     ["bert-mean", "bert-cls", "roberta-mean", "mpnet-mean", "modernbert-cls", "qwen3-lasttoken"],
 )
 

@@ -94,6 +94,7 @@ def test_a_guide_is_divided_by_records_over_all_devices():
     assert on_mesh.own_only.shape == () and on_mesh.score_B is None and on_mesh.pooled_RL is None
 
 
+@pytest.mark.slow
 def test_a_step_takes_batches_with_and_without_them():
     mesh = make_mesh(MeshConfig(2))
     step = make_train_step(SMALL, mesh)

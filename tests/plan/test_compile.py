@@ -44,6 +44,7 @@ def test_the_step_is_compiled_in_a_process_of_its_own(capsys):
     assert "compiling for 8 × cpu" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_with_adapters_the_state_is_the_parameters_and_moments_of_adapters():
     train = dataclasses.replace(CONFIG.train, initial_weights="given")
     plain = dataclasses.replace(CONFIG, mesh=MeshConfig(data=1), train=train)
@@ -83,6 +84,7 @@ def test_a_compiler_that_is_killed_is_not_called_one_that_fails():
     killer.join()
 
 
+@pytest.mark.slow
 def test_a_compilation_ends_with_the_process_that_wants_it():
     arguments = ["-m", "jina_jax.cli", "plan", "demo_from_scratch", "--model.num-layers", "24"]
     process = subprocess.Popen(
