@@ -34,6 +34,7 @@ def test_sigterm_saves_the_step_and_says_so(folder, uninterrupted):
     assert curve(folder, "terminated") == uninterrupted
 
 
+@pytest.mark.slow
 def test_another_configuration_is_refused_on_resumption(folder, uninterrupted):
     process = start(folder, "whole", "--optim.learning-rate=0.5", "--loss.temperature=0.1")
     _, errors = process.communicate(timeout=300)

@@ -13,6 +13,7 @@ from jina_jax.model.encoder import init_params
 from jina_jax.model.pooling import first_dimensions
 from jina_jax.train.step import batch_loss, embed_texts
 from tests.identities import numbers
+from tests.marks import some_slow
 from tests.train.loss.contrast_oracle import contrast
 from tests.train.test_step import SMALL, make_batch
 
@@ -27,7 +28,7 @@ def test_by_hand():
     assert np.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize(("weights", "negatives"), [((), 2), ((0.5, 2.0), 0)])
+@pytest.mark.parametrize(("weights", "negatives"), some_slow([((), 2)], [((), 2), ((0.5, 2.0), 0)]))
 def test_losses_of_the_first_dimensions_add_up(weights, negatives):
     loss = LossConfig(matryoshka_dims=(4, 8), matryoshka_weights=weights, tile_bytes=300)
     config = dataclasses.replace(SMALL, loss=loss)
