@@ -157,6 +157,8 @@ class Checkpoints:
             problem = _any_process(self.damage(step, parts, share))
             if not problem:
                 return step
+            if self._stored:
+                self._stored.forget(step)
             if not (step in self.steps if self._stored else self._path(step).is_dir()):
                 continue  # A trainer that works here has removed it in the meantime.
             is_first = jax.process_index() == 0

@@ -202,9 +202,12 @@ class StoredSteps:
         aside = self._at(step, _ASIDE_FILE)
         put_object(read_object(self._at(step, SEAL_FILE)) or b"", aside)
         remove_object(self._at(step, SEAL_FILE))
-        self._seals.pop(step, None)
         shutil.rmtree(self.folder / str(step), ignore_errors=True)
         return aside
+
+    def forget(self, step: int) -> None:
+        """A damaged step may be written again: what is known of it holds no longer."""
+        self._seals.pop(step, None)
 
     def seal(self, step: int) -> dict[str, Any]:
         """What the seal of a step says; empty where it cannot be read."""

@@ -34,7 +34,8 @@ class _OpenReaders:
         self._lock = threading.Lock()
         self._readers: OrderedDict[tuple[int, int], Any] = OrderedDict()
         self._gone: deque[int] = deque()
-        self._pid = os.getpid()
+        # Two processes must not share a file position, and no thread of a parent frees its lock.
+        os.register_at_fork(after_in_child=self._begin_child)
 
     def get(self, owner: int, shard: int, path: Path) -> Any:
         """The reader of a shard, opened where it is not; raises what the library raises.
@@ -42,10 +43,6 @@ class _OpenReaders:
         A reader that is let go of here stays open for the thread that is reading from it.
         """
         with self._lock:
-            if self._pid != os.getpid():
-                # Two processes must not share a file position.
-                self._readers.clear()
-                self._pid = os.getpid()
             self._let_go()
             reader = self._readers.pop((owner, shard), None)
             if reader is None:
@@ -54,6 +51,10 @@ class _OpenReaders:
                 reader = self._opened(path)
             self._readers[owner, shard] = reader
             return reader
+
+    def _begin_child(self) -> None:
+        self._lock = threading.Lock()
+        self._readers.clear()
 
     def _opened(self, path: Path) -> Any:
         while True:

@@ -1,5 +1,6 @@
 import os
 import pickle
+import signal
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from jina_jax.errors import UserError
 from jina_jax.shards.array_record import ShardWriter, decode_records, encode_record
-from jina_jax.shards.shard_set import ShardSet
+from jina_jax.shards.shard_set import _READERS, ShardSet
 
 A, B, C = bytes(range(16)), bytes(16), b"\xff" * 16
 
@@ -112,6 +113,17 @@ def test_open_shards_survive_pickling_and_forking(tmp_path):
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
     assert os.read(read_end, 100) == bytes(str(before), "ascii")
+
+
+def test_a_child_reads_that_was_forked_while_a_thread_opened_a_shard(tmp_path):
+    shards = ShardSet([write(tmp_path / "a", range(5))])
+    with _READERS._lock:
+        child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(20)
+            os._exit(len(shards.read([1])))
+    assert os.waitpid(child, 0)[1] == 1 << 8
 
 
 def test_a_shard_that_is_none_is_named(tmp_path):
