@@ -52,6 +52,12 @@ def compiled(tmp_path_factory):
     return folder
 
 
+def pytest_collection_finish():
+    """What is imported by then stays: the collector, which is called often, need not look at it."""
+    gc.collect()
+    gc.freeze()
+
+
 _MUCH_MEMORY = 1550 << 20
 
 
