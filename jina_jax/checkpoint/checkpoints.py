@@ -74,13 +74,6 @@ def _any_process(problem: str) -> str:
     return problem or (f"as process {', '.join(others)} found" if others else "")
 
 
-def _any_away(is_away: bool) -> bool:
-    """Whether the store is away for one of the processes."""
-    if jax.process_count() == 1:
-        return is_away
-    return bool(np.asarray(multihost_utils.process_allgather(np.int32(is_away))).any())
-
-
 class Checkpoints:
     """The checkpoints below one folder; a context manager that finishes pending saves."""
 
@@ -159,7 +152,7 @@ class Checkpoints:
                 return step
             if self._stored:
                 self._stored.forget(step)
-            if not (step in self.steps if self._stored else self._path(step).is_dir()):
+            if step not in self.steps:
                 continue  # A trainer that works here has removed it in the meantime.
             is_first = jax.process_index() == 0
             say(f"CHECKPOINT DAMAGED: {self.place}/{step}: {problem}", enabled=is_first)
@@ -238,7 +231,7 @@ class Checkpoints:
         self._pending.join()
         self._pending = None
         if problem := _any_process(self.failure):
-            raise self._failed(problem, _any_away(self._is_away))
+            raise self._failed(problem, bool(_any_process("away" if self._is_away else "")))
         return True
 
     def failed(self) -> SaveFailed:

@@ -163,6 +163,22 @@ def test_a_cluster_changes_no_byte_even_when_a_node_is_killed(start_cluster, tmp
         assert before.items() <= last.items()
 
 
+def lose_second(cluster, log):
+    """Removes the second node when it has ended one task and is at work on another.
+
+    Returns: the thread that does so.
+    """
+
+    def remove() -> None:
+        while log.read_text().count(cluster.second.node_id) < 3:
+            time.sleep(0.01)
+        cluster.remove_node(cluster.second, allow_graceful=False)
+
+    thread = threading.Thread(target=remove, daemon=True)
+    thread.start()
+    return thread
+
+
 @needs_ray
 @pytest.mark.slow
 def test_what_ran_on_a_lost_node_runs_again_and_what_had_ended_does_not(start_cluster, tmp_path):
@@ -170,14 +186,7 @@ def test_what_ran_on_a_lost_node_runs_again_and_what_had_ended_does_not(start_cl
     lost, log = cluster.second.node_id, tmp_path / "log"
     log.touch()
 
-    def kill() -> None:
-        # The node has ended one task and is at work on another.
-        while log.read_text().count(lost) < 3:
-            time.sleep(0.01)
-        cluster.remove_node(cluster.second, allow_graceful=False)
-
-    thread = threading.Thread(target=kill, daemon=True)
-    thread.start()
+    thread = lose_second(cluster, log)
     engine = ray_engine.RayEngine(cluster.address, 0)
     tasks = [Task("sleep", sleep, (i, log), f"k{i}") for i in range(10)]
     try:
@@ -244,13 +253,7 @@ def test_a_lost_actors_tasks_go_to_another(start_cluster, tmp_path):
     lost = cluster.second.node_id
     tasks = with_models(log, 10)
 
-    def kill() -> None:
-        while log.read_text().count(lost) < 3:
-            time.sleep(0.01)
-        cluster.remove_node(cluster.second, allow_graceful=False)
-
-    thread = threading.Thread(target=kill, daemon=True)
-    thread.start()
+    thread = lose_second(cluster, log)
     assert spread(cluster, tasks, tmp_path) == [Slept(i) for i in range(10)]
     thread.join(timeout=60)
     ended = [line.split()[1:] for line in log.read_text().splitlines() if line[0] == "e"]
