@@ -164,7 +164,8 @@ def planned_batches(config: RunConfig) -> list[str]:
     from jina_jax.shards.manifest import load_manifest
 
     feed = feed_of_run(config, load_manifest(config.data_path))
-    found, drawn = [], [[] for _ in feed.records]  # type: ignore[var-annotated]
+    found: list[str] = []
+    drawn: list[list[np.ndarray]] = [[] for _ in feed.records]
     for batch in feed.batches:
         found.append(batch.fingerprint)
         drawn[batch.source].append(batch.record_B)
