@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from jina_jax.config.fields import PositiveInt, changeable
+from jina_jax.config.fields import NonNegativeInt, PositiveInt, changeable
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,9 @@ class MineConfig:
 
     sources: tuple[str, ...] = changeable(())
     """Names of the sources of pairs to mine; empty takes all of them."""
+    max_queries: NonNegativeInt = changeable(0)
+    """Most queries of a source that are searched for, those with the lowest hashes; 0 takes all.
+    Among all passages of the source in either case."""
     negatives_per_pair: PositiveInt = changeable(1)
     """Most triplets made of a pair: its nearest passages that every rule keeps."""
     first_rank: PositiveInt = changeable(1)

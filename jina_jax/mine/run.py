@@ -49,7 +49,7 @@ class MinedSource:
     pairs: int
     """Those of them that the source still has."""
     queries: int
-    """Different ones; each is searched for once."""
+    """Different ones, at most `mine.max_queries`; each is searched for once."""
     passages: int
     """Different ones: what is searched."""
     candidates: int

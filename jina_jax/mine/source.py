@@ -101,12 +101,21 @@ class Texts(NamedTuple):
     row_U: np.ndarray
     """int64, where each text first stands."""
     of_pair_N: np.ndarray
-    """int64, the text of each pair."""
+    """int64, the text of each pair; -1 where `sample` left it out."""
     hash_U: np.ndarray
     """S16."""
 
     def __len__(self) -> int:
         return len(self.row_U)
+
+    def sample(self, most: int) -> "Texts":
+        """So many of them, those with the lowest hashes; 0 takes all."""
+        if not 0 < most < len(self):
+            return self
+        chosen = np.sort(np.argsort(self.hash_U)[:most])
+        number_U = np.full(len(self), -1)
+        number_U[chosen] = np.arange(most)
+        return Texts(self.column, self.row_U[chosen], number_U[self.of_pair_N], self.hash_U[chosen])
 
     def read(self, numbers: np.ndarray) -> list[str]:
         """The texts of these numbers."""
@@ -139,10 +148,11 @@ class Known:
     def __init__(self, queries: Texts, passages: Texts) -> None:
         """Takes the texts of the same pairs."""
         self._passages = max(len(passages), 1)
+        of_pair = queries.of_pair_N >= 0
         _, query, passage = np.intersect1d(queries.hash_U, passages.hash_U, return_indices=True)
         code = np.concatenate(
             [
-                queries.of_pair_N * self._passages + passages.of_pair_N,
+                queries.of_pair_N[of_pair] * self._passages + passages.of_pair_N[of_pair],
                 query * self._passages + passage,
             ]
         )
@@ -249,6 +259,7 @@ class SourceMiner:
                 )
         pairs = map_table(path)
         queries, passages = (different_texts(pairs, name) for name in ("query", "positive"))
+        queries = queries.sample(self.config.max_queries)
         of_query, of_passage = prompts_of(self.source, self.embedder.prompts)
         q_QD = self._embed("queries", queries, of_query)
         p_CD = self._embed("passages", passages, of_passage)

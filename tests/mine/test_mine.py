@@ -117,6 +117,25 @@ def test_the_triplets_are_those_of_a_full_sort(folder, report, index):
     assert sum(len(found) for found in scores.values()) == report.sources[index].triplets > 50
 
 
+def test_fewer_queries_find_what_they_find_among_all(folder, report, tmp_path):
+    found = {}
+    for most in (30, 60):
+        options = {"max_queries": most, "query_block": 25, "output_dir": str(tmp_path / str(most))}
+        few = mine(configured(folder, **options), progress=False)
+        for source, whole in zip(few.sources, report.sources):
+            assert source.queries == min(most, whole.queries) and source.passages == whole.passages
+            rows = lines(tmp_path / str(most) / f"{source.name}.jsonl")
+            every = lines(configured(folder).mine_path / f"{source.name}.jsonl")
+            queries = {row["query"] for row in rows}
+            triplets = [
+                {(r["query"], r["positive"], r["negative"]) for r in x} for x in (rows, every)
+            ]
+            assert queries and triplets[0] == {t for t in triplets[1] if t[0] in queries}
+            found[most, source.name] = queries
+    for source in report.sources:
+        assert found[30, source.name] < found[60, source.name]
+
+
 def test_the_report_adds_up_with_what_was_dropped(folder, report):
     config = configured(folder)
     for source, summary in zip(report.sources, load_manifest(config.data_path).sources):
