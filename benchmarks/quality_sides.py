@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,60 @@ def train_ours(options: Options, work: Path) -> dict[str, list[float]]:
 
 def train_theirs(options: Options, work: Path) -> dict[str, list[float]]:
     """Trains with sentence-transformers' trainer; losses and seconds of each step."""
+    seed = options.seeds[0]
+    plan = json.loads((work / f"plan-{seed}.json").read_text(encoding="utf-8"))
+    queries, positives = zip(*plan["pairs"], strict=True)
+    return train_sentence_transformer(
+        work / f"initial-{seed}", work / f"theirs-{seed}",
+        {"query": queries, "positive": positives}, plan["rates"],
+        Pieces(batch_size=options.batch_size, temperature=TEMPERATURE, direction_weight=0.5),
+        seed=seed, threads=options.threads,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """What a training by sentence-transformers is made of, beside weights, texts and rates."""
+
+    batch_size: int
+    """Records in a batch."""
+    temperature: float
+    """Of InfoNCE in both directions, with the hard negatives of all queries."""
+    direction_weight: float = 1.0
+    """Of each direction."""
+    margin: float = 0.0
+    """Of cosines, between a query's positive and each of its hard negatives."""
+    margin_weight: float = 0.0
+    dims: tuple[int, ...] = ()
+    """The loss is that of all dimensions plus those of so many of the first."""
+    max_tokens: int | None = None
+    """Texts are cut to this many; None keeps the model's own limit."""
+    prompts: dict[str, str] | None = None
+    """Saved with the model; the texts have theirs already."""
+
+
+def train_sentence_transformer(
+    start: Path,
+    out: Path,
+    columns: dict[str, Sequence[str]],
+    rates: Sequence[float],
+    pieces: Pieces,
+    *,
+    seed: int,
+    threads: int,
+) -> dict[str, list[float]]:
+    """Trains with sentence-transformers' trainer and the loss that ours has.
+
+    Args:
+      start: folder of the model that training starts from.
+      out: folder for the trained one.
+      columns: queries, positives and any number of negatives, in the order of the batches.
+      rates: learning rate of each step.
+      pieces: batch, loss and lengths.
+      seed: of dropout.
+      threads: of torch.
+    Returns: losses and seconds of each step.
+    """
     import torch
     from datasets import Dataset
     from sentence_transformers import (
@@ -117,17 +172,31 @@ def train_theirs(options: Options, work: Path) -> dict[str, list[float]]:
     from torch.utils.data import BatchSampler, SequentialSampler
     from transformers import TrainerCallback
 
-    torch.set_num_threads(options.threads)
-    seed = options.seeds[0]
-    plan = json.loads((work / f"plan-{seed}.json").read_text(encoding="utf-8"))
-    queries, positives = zip(*plan["pairs"], strict=True)
-    model = SentenceTransformer(str(work / f"initial-{seed}"), device="cpu")
-    loss = MultipleNegativesRankingLoss(
-        model, scale=1 / TEMPERATURE, directions=("query_to_doc", "doc_to_query"),
+    torch.set_num_threads(threads)
+    model = SentenceTransformer(str(start), device="cpu")
+    model.max_seq_length = pieces.max_tokens or model.max_seq_length
+    losses: list[float] = []
+
+    class Loss(MultipleNegativesRankingLoss):
+        """The mean of both directions, with a margin, and of the first dimensions alone."""
+
+        def compute_loss_from_embeddings(self, embeddings: list[Any], labels: Any) -> Any:
+            cosines = torch.nn.functional.cosine_similarity
+            total = torch.zeros(())
+            for dim in (None, *pieces.dims):
+                query, positive, *negatives = cut = [e[:, :dim] for e in embeddings]
+                both = super().compute_loss_from_embeddings(cut, labels)
+                total = total + 2 * pieces.direction_weight * both
+                own = pieces.margin - cosines(query, positive)
+                hinges = [torch.relu(own + cosines(query, other)).mean() for other in negatives]
+                total = total + pieces.margin_weight * sum(hinges) / max(len(hinges), 1)
+            losses.append(total.item())
+            return total
+
+    loss = Loss(
+        model, scale=1 / pieces.temperature, directions=("query_to_doc", "doc_to_query"),
         partition_mode="per_direction",
     )  # fmt: skip
-    losses: list[float] = []
-    loss.register_forward_hook(lambda _module, _given, value: losses.append(value.item()))
     ends = [time.perf_counter()]
 
     class Clock(TrainerCallback):
@@ -139,21 +208,22 @@ def train_theirs(options: Options, work: Path) -> dict[str, list[float]]:
         model.parameters(), lr=1.0, betas=(optim.b1, optim.b2), eps=optim.eps, weight_decay=0.0
     )
     # Our rates, with one beyond the last step, which is asked for and not used.
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, [*plan["rates"], 0.0].__getitem__)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, [*rates, 0.0].__getitem__)
     SentenceTransformerTrainer(
         model=model,
         args=SentenceTransformerTrainingArguments(
-            output_dir=str(work / f"trainer-{seed}"), num_train_epochs=1, seed=seed,
-            per_device_train_batch_size=options.batch_size, max_grad_norm=optim.clip_norm,
+            output_dir=f"{out}-trainer", num_train_epochs=1, seed=seed,
+            per_device_train_batch_size=pieces.batch_size, max_grad_norm=optim.clip_norm,
             batch_sampler=lambda dataset, batch_size, drop_last, **_: BatchSampler(
                 SequentialSampler(dataset), batch_size, drop_last
             ),
             use_cpu=True, save_strategy="no", report_to="none", disable_tqdm=True,
         ),
-        train_dataset=Dataset.from_dict({"query": queries, "positive": positives}),
+        train_dataset=Dataset.from_dict(columns),
         loss=loss,
         optimizers=(optimizer, schedule),
         callbacks=[Clock()],
     ).train()  # fmt: skip
-    model.save_pretrained(str(work / f"theirs-{seed}"))
+    model.prompts |= pieces.prompts or {}
+    model.save_pretrained(str(out))
     return {"losses": losses, "seconds": np.diff(ends).tolist()}

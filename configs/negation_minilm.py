@@ -44,6 +44,7 @@ def get_config() -> RunConfig:
         data=DataConfig(
             sources=tuple(source for name in NAMES for source in _both_ways(name)),
             eval_pairs=200,
+            negatives_per_record=1,
         ),
         feed=FeedConfig(global_batch_size=64, query_tokens=64, positive_tokens=64, row_tokens=64),
         # More of it costs similarity: see benchmarks/RESULTS.md.

@@ -389,6 +389,9 @@ def _as_read(part: Any) -> dict[str, Any]:
     return values
 
 
+_MOST_NEGATIVES = "negatives_per_record"
+
+
 def changed_since(
     saved: dict[str, Any], now: dict[str, Any], defaults: dict[str, Any]
 ) -> list[str]:
@@ -402,11 +405,10 @@ def changed_since(
     """
     before, today, usual = (_flat(values) for values in (saved, now, defaults))
     # Decided before any is taken out: one field's answer looks at others.
-    left_open = [
-        name
-        for name in before.keys() & today.keys()
-        if _is_left_open(name, before) or _is_left_open(name, today)
-    ]
+    both = before.keys() & today.keys()
+    left_open = [n for n in both if any(_is_left_open(n, flat) for flat in (before, today))]
+    # Where it was left open before, as many were taken as there were.
+    left_open += [n for n in both if n.endswith(_MOST_NEGATIVES) and today[n] is None]
     for name in left_open:
         del before[name], today[name]
     return difference({k: v for k, v in usual.items() if k in today} | before, today)
@@ -418,9 +420,7 @@ def _is_left_open(name: str, flat: dict[str, Any]) -> bool:
     named = [flat.get(f"{stem}.{text}_field") for text in ("query", "positive")]
     if field in ("query_field", "positive_field"):
         return flat[name] == ""
-    if field in ("negative_field", "extractor"):
-        return flat[name] == "" and named == ["", ""]
-    return field == "negatives_per_record" and flat[name] is None
+    return field in ("negative_field", "extractor") and flat[name] == "" and named == ["", ""]
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

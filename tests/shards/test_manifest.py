@@ -142,6 +142,9 @@ def test_what_a_configuration_leaves_open_is_as_it_was_prepared(negative):
         {"sources": [fields | {"extractor": ""}], "negatives_per_record": most}
         for fields, most in ((names, 1), (dict.fromkeys(names, ""), None))
     )
-    assert changed_since(found, open_, {}) == changed_since(open_, found, {}) == []
+    assert changed_since(found, open_, {}) == []
+    # As many negatives as there were are not one.
+    assert changed_since(open_, found, {}) == ["negatives_per_record: None → 1"]
+    assert changed_since(open_, found | {"negatives_per_record": None}, {}) == []
     other = {"sources": [names | {"query_field": "a", "extractor": ""}], "negatives_per_record": 2}
     assert len(changed_since(found, other, {})) == 2
