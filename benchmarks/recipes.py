@@ -173,9 +173,10 @@ def train_side(options: Options) -> None:
     (seed,) = options.seeds
     config = configured(options, seed)[options.phase]
     if options.side == SIDES[0]:
+        from jina_jax.inference.initial import with_named_model
         from jina_jax.train.loop import train
 
-        train(config)
+        train(with_named_model(config))
         return
     plan = json.loads((options.work / f"plan-{options.phase}-{seed}.json").read_text("utf-8"))
     start = their_folder(options, seed, options.phase - 1) if options.phase else find_folder(MODEL)

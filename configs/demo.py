@@ -3,6 +3,7 @@
 from jina_jax.config import (
     DataConfig,
     FeedConfig,
+    MineConfig,
     OptimConfig,
     RunConfig,
     SourceConfig,
@@ -28,4 +29,6 @@ def get_config() -> RunConfig:
         ),
         optim=OptimConfig(learning_rate=5e-5, warmup_steps=5),
         train=TrainConfig(num_steps=45, checkpoint_every_steps=15),
+        # As many as `demo_hard_negatives` trains on.
+        mine=MineConfig(max_queries=4000),
     )
