@@ -228,8 +228,9 @@ def scores(options: Options, models: dict[str, Any], data: Sequence[Path]) -> di
         ]
         found |= evaluate_retrieval(tasks, models, 10)
     if options.raw is not None:
-        triplets = [str(p) for p in sorted((options.work / "held_out/triplets").glob("*.jsonl"))]
-        triplets = [path for path in triplets if not path.endswith(".dropped.jsonl")]
+        made = options.work / "held_out" / "triplets"
+        names = [source.name for source in load_config("negation_triplets").data.sources]
+        triplets = [str(made / f"{name}.jsonl") for name in names]
         negations = [
             read_negation(
                 NegationSet(Path(path).stem, (path,), "jsonl", ("query", "positive", "negative"))

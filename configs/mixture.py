@@ -52,6 +52,7 @@ def _pairs() -> RunConfig:
         data=DataConfig(
             sources=sources,
             eval_pairs=1000,
+            max_bad_share=0.05,  # OpenTriviaQA has lines that are not UTF-8.
             prompts=PROMPTS,
             language=LanguageConfig(enabled=True),
             consistency=ConsistencyConfig(enabled=True, model=MODEL),

@@ -37,6 +37,7 @@ _SCHEMA = pa.schema(
         "positive": pa.large_string(),
         "query_hash": pa.binary(HASH_BYTES),
         "positive_hash": pa.binary(HASH_BYTES),
+        "label": pa.large_string(),
     }
 )
 
@@ -49,7 +50,8 @@ def collect_pairs(source: SourceConfig, shards: ShardSet, out: Path) -> int:
     Args:
       source: of pairs.
       shards: of its training records.
-      out: an Arrow IPC file for columns query, positive, query_hash and positive_hash.
+      out: an Arrow IPC file for columns query, positive, query_hash, positive_hash and label,
+        which is empty where the source has none.
     Returns: pairs written; fewer than `len(shards)` where the source has changed.
     """
     wanted = np.unique(np.concatenate([_keys(r.hashes_NSx2) for r in shards.batches()]))
@@ -86,7 +88,7 @@ def _wanted_of(chunk: Chunk, wanted: np.ndarray, is_left: np.ndarray) -> Iterato
     is_left[place[is_wanted]] = False
     rows = np.sort(first[is_wanted])
     if len(rows):
-        columns: list[Any] = [*chunk.texts, *hashes]
+        columns: list[Any] = [*chunk.texts, *hashes, chunk.labels or [""] * len(chunk.rows)]
         arrays = [
             pa.array(column, field.type).take(pa.array(rows))
             for column, field in zip(columns, _SCHEMA, strict=True)
@@ -165,10 +167,39 @@ class Known:
         return find_keys(self._code, query_N[:, None] * self._passages + passage_NK)[1]
 
 
-TAKEN, SAME_TEXT, TOO_NEAR, MARGIN, NOT_LOOKED_AT = range(5)
-RULES = {SAME_TEXT: "same_text", TOO_NEAR: "first_rank", MARGIN: "margin"}
-"""What drops a candidate: it is the query or one of its positives; it is nearer than `first_rank`;
-it scores above the positive less the margin."""
+class Labels:
+    """Which passages stand beside a label: those of pairs that have it."""
+
+    def __init__(self, pairs: pa.Table, passages: Texts) -> None:
+        """Takes the pairs that `collect_pairs` writes, and their passages."""
+        encoded = pairs.column("label").combine_chunks().dictionary_encode()
+        self._of_pair_N = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        self._label_L = encoded.dictionary.to_pylist()
+        self._labels = max(len(self._label_L), 1)
+        self.are_there = any(self._label_L)
+        self._code = np.unique(passages.of_pair_N * self._labels + self._of_pair_N)
+        of_each = np.bincount(self._code % self._labels)
+        self.most = int(of_each.max(initial=0)) if self.are_there else 0
+        """Passages of any label."""
+
+    def __call__(self, row_N: np.ndarray, passage_NK: np.ndarray) -> np.ndarray:
+        """Bool [N, K]: whether each passage has the label of a pair, by the pairs' rows."""
+        if not self.are_there:
+            return np.zeros(passage_NK.shape, bool)
+        label_N1 = self._of_pair_N[row_N][:, None]
+        return find_keys(self._code, passage_NK * self._labels + label_N1)[1]
+
+    def of(self, row: int) -> dict[str, str]:
+        """The label of a pair, as a field of a line; none where there are none."""
+        return {"label": self._label_L[self._of_pair_N[row]]} if self.are_there else {}
+
+
+TAKEN, SAME_TEXT, SAME_LABEL, TOO_NEAR, MARGIN, NOT_LOOKED_AT = range(6)
+RULES = {
+    SAME_TEXT: "same_text", SAME_LABEL: "same_label", TOO_NEAR: "first_rank", MARGIN: "margin",
+}  # fmt: skip
+"""What drops a candidate: it is the query or one of its positives; it has the pair's label; it is
+nearer than `first_rank`; it scores above the positive less the margin."""
 
 
 class Judged(NamedTuple):
@@ -178,18 +209,23 @@ class Judged(NamedTuple):
     """int8: TAKEN, a key of RULES, or NOT_LOOKED_AT where there were enough before, or it is
     farther than `last_rank`."""
     rank_NK: np.ndarray
-    """int64, from 1, among candidates of another text than the query and its positives; of
-    those the rank of the candidate before."""
+    """int64, from 1, among candidates of another label, and another text than the query and its
+    positives; of those the rank of the candidate before."""
 
 
 def judge(
-    score_NK: np.ndarray, is_known_NK: np.ndarray, positive_N: np.ndarray, config: MineConfig
+    score_NK: np.ndarray,
+    is_known_NK: np.ndarray,
+    has_label_NK: np.ndarray,
+    positive_N: np.ndarray,
+    config: MineConfig,
 ) -> Judged:
-    """Applies the rules in their order: same text, first rank, margin.
+    """Applies the rules in their order: same text, same label, first rank, margin.
 
     Args:
       score_NK: float32 cosines of each pair's query with its nearest passages, best first.
       is_known_NK: bool; the passage is the query's own text or one of its positives.
+      has_label_NK: bool; it has the pair's label.
       positive_N: float32 cosines of each query with its positive.
       config: ranks, margin and how many to take.
     Example: a positive at 0.8 and candidates at 0.9, 0.77 and 0.7, none known, with a relative
@@ -198,9 +234,10 @@ def judge(
     positive_N1 = positive_N.astype(np.float64)[:, None]
     relative = config.margin_kind == "relative"
     limit_N1 = positive_N1 - config.margin * (np.abs(positive_N1) if relative else 1.0)
-    rank_NK = np.cumsum(~is_known_NK, axis=1)
+    rank_NK = np.cumsum(~(is_known_NK | has_label_NK), axis=1)
     verdict_NK = np.where(score_NK > limit_N1, MARGIN, TAKEN)
     verdict_NK[rank_NK < config.first_rank] = TOO_NEAR
+    verdict_NK[has_label_NK] = SAME_LABEL
     verdict_NK[is_known_NK] = SAME_TEXT
     is_taken_NK = (verdict_NK == TAKEN) & (rank_NK <= config.last_rank)
     taken_NK = np.cumsum(is_taken_NK, axis=1)
@@ -222,9 +259,9 @@ def counts(verdict_NK: np.ndarray) -> dict[str, Any]:
     }
 
 
-_MOST_KNOWN = 64
-"""Candidates searched for in place of passages that are known to match. A query with more of them
-may be left with fewer than `last_rank` others."""
+_MOST_KNOWN, _MOST_OF_LABEL = 64, 1024
+"""Candidates searched for in place of passages that are known to match, and of those with the same
+label. A query with more of them may be left with fewer than `last_rank` others."""
 
 
 @dataclass(frozen=True)
@@ -263,7 +300,7 @@ class SourceMiner:
         of_query, of_passage = prompts_of(self.source, self.embedder.prompts)
         q_QD = self._embed("queries", queries, of_query)
         p_CD = self._embed("passages", passages, of_passage)
-        self._search(queries, passages, q_QD, p_CD)
+        self._search(queries, passages, Labels(pairs, passages), q_QD, p_CD)
         sizes = {"pairs": len(pairs), "queries": len(queries), "passages": len(passages)}
         blocks = -(-len(queries) // self.config.query_block)
         total: dict[str, Any] = from_first(lambda: self._join(blocks))
@@ -299,7 +336,9 @@ class SourceMiner:
                     f"longer in the source", enabled=self.progress)  # fmt: skip
             write_atomically(marker, b"")
 
-    def _search(self, queries: Texts, passages: Texts, q_QD: np.ndarray, p_CD: np.ndarray) -> None:
+    def _search(
+        self, queries: Texts, passages: Texts, labels: Labels, q_QD: np.ndarray, p_CD: np.ndarray
+    ) -> None:
         """Searches block by block of queries, and writes what becomes of the candidates.
 
         Of as many blocks as there are processes each judges one, once these are searched.
@@ -307,8 +346,9 @@ class SourceMiner:
         rows, share = self.config.query_block, self.embedder.share
         known = Known(queries, passages)
         most = self.config.last_rank + min(known.most, _MOST_KNOWN)
+        most += min(labels.most, _MOST_OF_LABEL)
         order = np.argsort(queries.of_pair_N, kind="stable")
-        pairs = _Pairs(queries.of_pair_N[order], passages.of_pair_N[order])
+        pairs = _Pairs(queries.of_pair_N[order], passages.of_pair_N[order], order)
         left = from_first(lambda: self._blocks_left(-(-len(queries) // rows)))
         firsts = range(0, len(left), share.processes)
         name = f"search {self.source.name}"
@@ -322,9 +362,9 @@ class SourceMiner:
                 own = (block, *found) if rank == share.rank else own
             if own is not None:
                 block, score_QK, index_QK = own
-                query_N, positive_N = pairs.of_queries(block * rows, len(index_QK))
+                query_N, positive_N, row_N = pairs.of_queries(block * rows, len(index_QK))
                 cosine_N = np.einsum("nd,nd->n", q_QD[query_N], p_CD[positive_N])
-                lines = _Lines(queries, passages, query_N, positive_N, cosine_N)
+                lines = _Lines(queries, passages, labels, query_N, positive_N, row_N, cosine_N)
                 of_N = query_N - block * rows
                 self._judge(block, lines, known, score_QK[of_N], index_QK[of_N])
         wait_for_all()
@@ -333,8 +373,10 @@ class SourceMiner:
         self, block: int, lines: "_Lines", known: Known, score_NK: np.ndarray, index_NK: np.ndarray
     ) -> None:
         """Writes the candidates of a block's pairs, and that it is done."""
-        is_known_NK = known(lines.query_N, index_NK)
-        judged = judge(score_NK, is_known_NK, lines.cosine_N, self.config)
+        judged = judge(
+            score_NK, known(lines.query_N, index_NK), lines.labels(lines.row_N, index_NK),
+            lines.cosine_N, self.config,
+        )  # fmt: skip
         for ending, wanted in (("jsonl", (TAKEN,)), ("dropped.jsonl", tuple(RULES))):
             write_jsonl(self._part(ending, block), lines.of(judged, score_NK, index_NK, wanted))
         done = json.dumps(counts(judged.verdict_NK)).encode()
@@ -367,15 +409,16 @@ class SourceMiner:
 
 
 class _Pairs(NamedTuple):
-    """Query and passage of each pair, by rising query."""
+    """Query, passage and row of each pair, by rising query."""
 
     query_N: np.ndarray
     passage_N: np.ndarray
+    row_N: np.ndarray
 
-    def of_queries(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    def of_queries(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Those of so many queries from one on."""
         chosen = slice(*np.searchsorted(self.query_N, [first, first + count]))
-        return self.query_N[chosen], self.passage_N[chosen]
+        return self.query_N[chosen], self.passage_N[chosen], self.row_N[chosen]
 
 
 class _Lines(NamedTuple):
@@ -383,8 +426,11 @@ class _Lines(NamedTuple):
 
     queries: Texts
     passages: Texts
+    labels: Labels
     query_N: np.ndarray
     positive_N: np.ndarray
+    row_N: np.ndarray
+    """Of the pair, for its label."""
     cosine_N: np.ndarray
 
     def of(
@@ -399,14 +445,15 @@ class _Lines(NamedTuple):
             self.passages.read(index_NK[at]),
         )
         numbers = (judged.verdict_NK[at], judged.rank_NK[at], self.cosine_N[row_X], score_NK[at])
-        for query, positive, passage, verdict, rank, cosine, score in zip(
-            *texts, *(x.tolist() for x in numbers), strict=True
+        for query, positive, passage, row, verdict, rank, cosine, score in zip(
+            *texts, self.row_N[row_X].tolist(), *(x.tolist() for x in numbers), strict=True
         ):
             is_taken = verdict == TAKEN
             yield {
                 "query": query,
                 "positive": positive,
                 "negative" if is_taken else "passage": passage,
+                **self.labels.of(row),
                 **({} if is_taken else {"rule": RULES[verdict]}),
                 "rank": rank,
                 "positive_score": round(cosine, 6),

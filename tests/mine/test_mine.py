@@ -136,6 +136,57 @@ def test_fewer_queries_find_what_they_find_among_all(folder, report, tmp_path):
         assert found[30, source.name] < found[60, source.name]
 
 
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """A run on texts of five classes, of which a passage belongs to two."""
+    folder = tmp_path_factory.mktemp("labelled")
+    rows = [(f"word {i} {i % 7}", f"answer {i // 2} of {i % 7}", i % 5) for i in range(120)]
+    rows.append(("word of two", rows[0][1], 3))
+    keys = ("query", "positive", "kind")
+    (folder / "classes.jsonl").write_text(
+        "".join(json.dumps(dict(zip(keys, row))) + "\n" for row in rows)
+    )
+    config = tiny_config(str(folder))
+    source = SourceConfig(
+        "classes", paths=(str(folder / "classes.jsonl"),), query_field="query",
+        positive_field="positive", label_field="kind",
+    )  # fmt: skip
+    data = replace(config.data, sources=(source,), eval_pairs=10)
+    training = replace(config.train, num_steps=6)
+    config = replace(config, data=data, train=training, mine=replace(config.mine, **OPTIONS))
+    prepare(config.data, config.data_path, progress=False)
+    train(config)
+    mine(config, progress=False)
+    return config, rows
+
+
+def test_a_passage_of_the_same_label_is_no_negative(labelled):
+    config, rows = labelled
+    classes = {}
+    for _, positive, kind in rows:
+        classes.setdefault(positive, set()).add(str(kind))
+    found = lines(config.mine_path / "classes.jsonl")
+    kinds = {(query, positive): str(kind) for query, positive, kind in rows}
+    assert len(found) > 100
+    for row in found:
+        assert row["label"] == kinds[row["query"], row["positive"]]
+        assert row["label"] not in classes[row["negative"]]
+    dropped = lines(config.mine_path / "classes.dropped.jsonl")
+    same = [row for row in dropped if row["rule"] == "same_label"]
+    assert same and all(row["label"] in classes[row["passage"]] for row in same)
+
+
+def test_mined_triplets_keep_their_labels(labelled, tmp_path):
+    config, _ = labelled
+    source = SourceConfig(
+        "mined", paths=(str(config.mine_path / "classes.jsonl"),), negative_field="negative",
+        label_field="label",
+    )  # fmt: skip
+    data = replace(config.data, sources=(source,))
+    manifest = prepare(data, tmp_path / "data", progress=False)
+    assert manifest.sources[0].record == "triplet" and manifest.sources[0].has_labels
+
+
 def test_the_report_adds_up_with_what_was_dropped(folder, report):
     config = configured(folder)
     for source, summary in zip(report.sources, load_manifest(config.data_path).sources):
