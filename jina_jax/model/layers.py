@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -74,7 +75,18 @@ def gelu(x: Float[Array, "N F"]) -> Float[Array, "N F"]:
     """
     if x.dtype != jnp.float32:
         return jax.nn.gelu(x, approximate=False)
-    return 0.5 * x * (1.0 + jax.lax.erf(x * 2**-0.5))
+    return 0.5 * x * (1.0 + _erf(x * 2**-0.5))
+
+
+@jax.custom_jvp
+def _erf(x: Array) -> Array:
+    """The error function. Its derivative is given here: JAX 0.12's own of float32 fails within
+    `shard_map`.
+    """
+    return jax.lax.erf(x)
+
+
+_erf.defjvps(lambda t, _, x: t * (2 * np.pi**-0.5) * jnp.exp(-x * x))
 
 
 class RMSNorm(nnx.Module):

@@ -5,12 +5,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int
 
 from jina_jax.config import Activation, Pooling
+from jina_jax.model.layers import gelu
 
 ACTIVATIONS = {
     "identity": lambda x: x,
     "tanh": jnp.tanh,
     "relu": jax.nn.relu,
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu": gelu,
     "sigmoid": jax.nn.sigmoid,
     "silu": jax.nn.silu,
 }

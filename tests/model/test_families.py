@@ -32,6 +32,7 @@ from jina_jax.model.encoder import (
 )
 from jina_jax.model.family import Execution
 from jina_jax.model.huggingface import DTYPES
+from jina_jax.model.layers import gelu
 from jina_jax.train.encode import encode_rows
 from tests.bert_oracle import TINY_BERT, torch_bert
 from tests.model.torch_oracle import TINY, numpy_tensors, torch_encoder
@@ -70,6 +71,20 @@ def torch_model(cls, config):
             else:
                 weight.normal_(0, 0.15)
     return model.eval()
+
+
+def test_gelu_and_its_gradient_are_those_of_torch_on_a_mesh():
+    mesh = make_mesh(MeshConfig(fsdp=1))
+    x_ND = jax.random.normal(jax.random.key(0), (mesh.size, 400)) * 3
+    spread = jax.shard_map(
+        gelu, mesh=mesh, in_specs=split_first_axis(mesh).spec, out_specs=split_first_axis(mesh).spec
+    )
+    value, gradient = jax.value_and_grad(lambda x_ND: jnp.sum(spread(x_ND) ** 2))(x_ND)
+    given = torch.tensor(np.asarray(x_ND), requires_grad=True)
+    expected = (torch.nn.functional.gelu(given) ** 2).sum()
+    expected.backward()
+    np.testing.assert_allclose(value, expected.item(), rtol=1e-5)
+    np.testing.assert_allclose(gradient, given.grad, rtol=1e-5, atol=1e-5)
 
 
 CASES = {

@@ -177,7 +177,7 @@ def test_loss_and_gradients(encoder):
     expected = torch.nn.functional.cross_entropy(logits, torch.arange(4))
     expected.backward()
 
-    assert abs(float(value) - expected.item()) <= 1e-6 * max(1.0, expected.item())
+    assert abs(float(value) - expected.item()) <= 2e-6 * max(1.0, expected.item())
     torch_gradients = {name: p.grad.numpy() for name, p in model.named_parameters()}
     for name, gradient in to_huggingface(gradients, config).items():
         wanted = torch_gradients[name]

@@ -105,7 +105,7 @@ def test_a_damaged_copy_is_mended_and_what_earlier_versions_copied_goes(made, at
     (at_memory.data_path / ".source").unlink()
     tokenizer = at_memory.data_path / "tokenizer" / "tokenizer.json"
     tokenizer.write_bytes(tokenizer.read_bytes().swapcase())
-    shard = next((made[0] / "buckets").rglob("*.arrayrecord"))
+    shard = next((made[0] / "buckets" / "bucket" / "tiny").rglob("*.arrayrecord"))
     (at_memory.data_path / "train").mkdir()
     shutil.copy(shard, at_memory.data_path / "train")
     at_start = {p: p.stat().st_mtime_ns for p in at_memory.data_path.rglob("*") if p.is_file()}
