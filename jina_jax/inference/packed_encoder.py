@@ -212,7 +212,10 @@ def _one_ahead(
 
 def inference_execution(mesh: Mesh, model: ModelConfig, max_tokens: int) -> Execution:
     """How layers are run fastest without a backward pass on the devices of a mesh."""
-    kernel, _ = chosen_kernel("auto", mesh.devices.flat[0].platform, model, max_tokens)
+    device = mesh.devices.flat[0]
+    kernel, _ = chosen_kernel(
+        "auto", device.platform, model, max_tokens, device_kind=device.device_kind
+    )
     return Execution(kernel=kernel)
 
 

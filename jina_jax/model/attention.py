@@ -154,7 +154,7 @@ def segment_mask(segments_RL: Int[Array, "R L"]) -> Bool[Array, "R L L"]:
 
 def chosen_kernel(
     asked: Literal["auto", "xla", "pallas", "cudnn"], platform: str, model: ModelConfig,
-    row_tokens: int, *, heads_are_divided: bool = False,
+    row_tokens: int, *, device_kind: str, heads_are_divided: bool = False,
 ) -> tuple[Kernel, str]:  # fmt: skip
     """The kernel for an encoder on a platform; CPUs attend row by row whatever is asked.
 
@@ -163,6 +163,7 @@ def chosen_kernel(
       platform: as `jax.Device.platform` gives it.
       model: shape of the encoder.
       row_tokens: of the longest row.
+      device_kind: as `jax.Device.device_kind` gives it.
       heads_are_divided: whether a mesh has an axis for them.
     Returns: the kernel, and why `auto` doesn't take that of TPUs there; empty elsewhere.
     Raises: UserError when `pallas` is asked for and cannot take the model's heads or rows.
@@ -173,7 +174,9 @@ def chosen_kernel(
         return "cudnn", ""
     if asked == "xla" or platform != "tpu":
         return "at_once", ""
-    why = takes(model.head_dimensions, row_tokens, has_bias=model.has_position_bias)
+    why = takes(
+        model.head_dimensions, row_tokens, has_bias=model.has_position_bias, device_kind=device_kind
+    )
     if heads_are_divided:
         why = "it takes no mesh whose mesh.tensor divides heads"
     if why and asked == "pallas":

@@ -26,28 +26,49 @@ from jina_jax.model.attention_kernels import LANES, KernelShape, backward_kernel
 _PADDING = -1
 """Segment of the positions that fill a row up to whole lanes."""
 _SCORES_BYTES = 4 << 20
-_VMEM_BYTES = 96 << 20
-"""Of the core's own memory, which v5e and v6e have 128 MiB of."""
-LONGEST_ROW_WITH_BIAS = 2048
-"""The matrix of a bias and its gradient have to fit the core's memory."""
+_BLOCKS_AT_ONCE = 5
+"""Of scores and what is made of them, by the compiler's own figures."""
+_MOST_VMEM_BYTES = 96 << 20
+_VMEM_MIB = {
+    "TPU v2": 16, "TPU v3": 16, "TPU v4": 16, "TPU v4 lite": 16, "TPU v5": 64, "TPU v5p": 64,
+    "TPU7": 64, "TPU7x": 64,
+}  # fmt: skip
+"""The core's own memory, by kind of device; others have 128 MiB or more. Source: JAX's
+`pallas/mosaic/tpu_info.py`."""
 
 
-def takes(head_dimensions: int, row_tokens: int, *, has_bias: bool) -> str:
+def takes(head_dimensions: int, row_tokens: int, *, has_bias: bool, device_kind: str) -> str:
     """Why the kernel cannot take a model's rows; empty where it can.
 
     Args:
       head_dimensions: of the attention.
       row_tokens: of a packed row.
       has_bias: whether positions are added to the scores.
+      device_kind: as `jax.Device.device_kind` gives it.
     """
     if head_dimensions > LANES or LANES % head_dimensions or head_dimensions < 8:
         return f"it takes heads of 8, 16, 32, 64 or 128, and the model's are of {head_dimensions}"
-    if has_bias and row_tokens > LONGEST_ROW_WITH_BIAS:
+    whole = -(-row_tokens // LANES) * LANES
+    needed = _BLOCKS_AT_ONCE * 4 * _block(whole) * whole
+    if has_bias:  # The matrix of a bias, and its gradient.
+        needed += 2 * 4 * (LANES // head_dimensions) * whole**2
+    there = _MOST_VMEM_BYTES
+    if device_kind in _VMEM_MIB:
+        there = min(there, _VMEM_MIB[device_kind] << 20)
+    if needed > there:
         return (
-            f"with a position bias it takes rows of at most {LONGEST_ROW_WITH_BIAS:,} tokens, and "
-            f"feed.row_tokens={row_tokens:,}"
+            f"rows of feed.row_tokens={row_tokens:,} {'with a position bias ' * has_bias}need "
+            f"some {needed >> 20} MiB of a core's own memory, and it takes {there >> 20}"
         )
     return ""
+
+
+def _block(whole: int) -> int:
+    """Queries whose scores are computed at once, of a row of so many whole lanes."""
+    return next(
+        n for n in (512, 384, 256, LANES)
+        if not whole % n and (n == LANES or 4 * n * whole <= _SCORES_BYTES)
+    )  # fmt: skip
 
 
 def attend_on_tpu(
@@ -203,12 +224,8 @@ def _packed(given: _Given, how: _How) -> tuple[_Packed, KernelShape, _Packing]:
     _, length, heads, width = given.q_RLHK.shape
     packing = _Packing(length, heads, width)
     whole = packing.whole
-    block = next(
-        n for n in (512, 384, 256, LANES)
-        if not whole % n and (n == LANES or 4 * n * whole <= _SCORES_BYTES)
-    )  # fmt: skip
     shape = KernelShape(
-        packing.in_group, width, whole, block, how.window, how.is_causal, how.rate,
+        packing.in_group, width, whole, _block(whole), how.window, how.is_causal, how.rate,
         given.bias_HD is not None, how.precision, how.is_interpreted,
     )  # fmt: skip
     segments_RL = jnp.pad(given.segments_RL, ((0, 0), (0, packing.more)), constant_values=_PADDING)
@@ -282,7 +299,7 @@ def _run(
         scratch_shapes=list(scratch),
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary", "arbitrary"),
-            vmem_limit_bytes=_VMEM_BYTES,
+            vmem_limit_bytes=_MOST_VMEM_BYTES,
         ),
         name=name,
         interpret=shape.is_interpreted,

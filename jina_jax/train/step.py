@@ -183,10 +183,10 @@ def batch_loss(
 
 def attention_kernel(config: RunConfig, mesh: Mesh) -> tuple[Kernel, str]:
     """The kernel of a run's attention on the devices of a mesh, and why another is not it."""
-    platform, train = mesh.devices.flat[0].platform, config.train
+    device, train = mesh.devices.flat[0], config.train
     return chosen_kernel(
-        train.attention, platform, config.model, config.feed.row_tokens,
-        heads_are_divided=mesh.shape[TENSOR] > 1,
+        train.attention, device.platform, config.model, config.feed.row_tokens,
+        device_kind=device.device_kind, heads_are_divided=mesh.shape[TENSOR] > 1,
     )  # fmt: skip
 
 
