@@ -1,0 +1,87 @@
+"""The recipes' commands, on a little text and for a few steps."""
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+
+from jina_jax.cli.main import main
+from jina_jax.config.files import load_phases
+from jina_jax.shards.manifest import load_manifest
+from jina_jax.train.metrics.writer import read_metrics
+from tests.config.test_negation_configs import nli_rows
+from tests.minilm import minilm_folder
+from tests.negation.negation_runs import lines
+from tests.pairs import write
+
+SMALL = (
+    "--data.eval-pairs", "4", "--feed.global-batch-size", "8", "--train.num-steps", "2",
+    "--train.log-every-steps", "1", "--optim.warmup-steps", "1", "--mesh.data", "1",
+)  # fmt: skip
+
+
+def losses(run):
+    return [step["loss"] for step in read_metrics(run / "metrics.jsonl")]
+
+
+@pytest.mark.slow
+def test_the_demo_goes_on_with_hard_negatives_of_its_own(tmp_path, monkeypatch):
+    minilm_folder()
+    monkeypatch.chdir(tmp_path)
+    small = [*SMALL, "--data.sources.0.paths", "email", "logging"]
+    for verb in ("prepare", "train"):
+        assert main([verb, "demo", *small]) == 0
+    assert main(["mine", "demo", *small, "--mine.max-queries", "30"]) == 0
+    for verb in ("prepare", "train"):
+        assert main([verb, "demo_hard_negatives", *small]) == 0
+    mined = lines(tmp_path / "runs" / "demo" / "mined" / "pydocs.jsonl")
+    manifest = load_manifest(tmp_path / "runs" / "demo_hard_negatives" / "data")
+    assert 8 < manifest.sources[1].train <= len({(r["query"], r["positive"]) for r in mined})
+    run = tmp_path / "runs" / "demo_hard_negatives"
+    assert np.isfinite(losses(run)).all() and len(losses(run)) == 2
+    # Pairs are there for those that are held out, and no batch is of them.
+    steps = read_metrics(run / "metrics.jsonl")
+    assert [step.get("source/pydocs/batches", 0) for step in steps] == [0, 0]
+
+
+@pytest.mark.slow
+def test_the_mixture_trains_both_phases(tmp_path, monkeypatch):
+    minilm_folder()
+    monkeypatch.chdir(tmp_path)
+    raw = tmp_path / "raw"
+    for folder in ("opentrivia/categories", "tldr_pages", "wikisplit"):
+        (raw / folder).mkdir(parents=True)
+    pairs = [(f"What is the {n}th town of the valley of rivers?", f"town {n}") for n in range(40)]
+    (raw / "opentrivia" / "categories" / "towns").write_text(
+        "".join(f"#Q {question}\n^ {answer}\nA {answer}\n\n" for question, answer in pairs)
+    )
+    with gzip.open(raw / "tldr_pages" / "a.jsonl.gz", "wt") as file:
+        for n in range(40):
+            row = {"a": f"List the files of folder number {n}", "b": f"ls folder-{n}"}
+            file.write(json.dumps(row) + "\n")
+    (raw / "wikisplit" / "train.tsv").write_text(
+        "".join(
+            f"The river {n} is long and it is cold .\tThe river {n} is long . <::::> It is cold .\n"
+            for n in range(40)
+        )
+    )
+    write(tmp_path / "nli.jsonl", list(nli_rows()))
+    files = []
+    for i in range(3):
+        at = f"--data.sources.{i}"
+        files += [f"{at}.kind", "jsonl", f"{at}.dataset", "", f"{at}.paths", "nli.jsonl"]
+    assert main(["negation", "negation_triplets", *files]) == 0
+    # As many of a sample's 40 passages may be as near as the right one.
+    small = [*SMALL, "--data.max-bad-share", "0.05"]
+    top = ["--data.consistency.top-k", "40"]
+    for phase in load_phases("mixture"):
+        more = top if phase.data.consistency.enabled else []
+        for verb in ("prepare", "train"):
+            assert main([verb, f"mixture:{phase.name}", *small, *more]) == 0
+    run = tmp_path / "runs" / "mixture_triplets"
+    assert len(losses(run)) == 2 and np.isfinite(losses(run)).all()
+    of_pairs = load_manifest(tmp_path / "runs" / "mixture_pairs" / "data").sources
+    assert [s.prompts for s in of_pairs] == [("query: ", "passage: ")] * 3
+    of_triplets = load_manifest(run / "data").sources
+    assert {s.prompts for s in of_triplets} == {("", "")} and len(of_triplets) == 6
