@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from jina_jax.config import MineConfig, SourceConfig
 from jina_jax.config.source import prompts_of
@@ -172,26 +173,26 @@ class Labels:
 
     def __init__(self, pairs: pa.Table, passages: Texts) -> None:
         """Takes the pairs that `collect_pairs` writes, and their passages."""
-        encoded = pairs.column("label").combine_chunks().dictionary_encode()
-        self._of_pair_N = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-        self._label_L = encoded.dictionary.to_pylist()
-        self._labels = max(len(self._label_L), 1)
-        self.are_there = any(self._label_L)
-        self._code = np.unique(passages.of_pair_N * self._labels + self._of_pair_N)
-        of_each = np.bincount(self._code % self._labels)
-        self.most = int(of_each.max(initial=0)) if self.are_there else 0
-        """Passages of any label."""
+        self.most = 0
+        """Passages of any label; 0 where there are none."""
+        column = pairs.column("label")
+        if pc.any(pc.not_equal(column, "")).as_py():
+            encoded = column.combine_chunks().dictionary_encode()
+            self._of_pair_N = encoded.indices.to_numpy().astype(np.int64)
+            self._labels = encoded.dictionary.to_pylist()
+            self._code = np.unique(passages.of_pair_N * len(self._labels) + self._of_pair_N)
+            self.most = int(np.bincount(self._code % len(self._labels)).max())
 
     def __call__(self, row_N: np.ndarray, passage_NK: np.ndarray) -> np.ndarray:
         """Bool [N, K]: whether each passage has the label of a pair, by the pairs' rows."""
-        if not self.are_there:
+        if not self.most:
             return np.zeros(passage_NK.shape, bool)
         label_N1 = self._of_pair_N[row_N][:, None]
-        return find_keys(self._code, passage_NK * self._labels + label_N1)[1]
+        return find_keys(self._code, passage_NK * len(self._labels) + label_N1)[1]
 
     def of(self, row: int) -> dict[str, str]:
         """The label of a pair, as a field of a line; none where there are none."""
-        return {"label": self._label_L[self._of_pair_N[row]]} if self.are_there else {}
+        return {"label": self._labels[self._of_pair_N[row]]} if self.most else {}
 
 
 TAKEN, SAME_TEXT, SAME_LABEL, TOO_NEAR, MARGIN, NOT_LOOKED_AT = range(6)

@@ -64,7 +64,7 @@ def takes(head_dimensions: int, row_tokens: int, *, has_bias: bool, device_kind:
 
 
 def _block(whole: int) -> int:
-    """Queries whose scores are computed at once, of a row of so many whole lanes."""
+    """Queries whose scores are computed at once, of a row that fills so many positions."""
     return next(
         n for n in (512, 384, 256, LANES)
         if not whole % n and (n == LANES or 4 * n * whole <= _SCORES_BYTES)

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -86,7 +85,7 @@ def _erf(x: Array) -> Array:
     return jax.lax.erf(x)
 
 
-_erf.defjvps(lambda t, _, x: t * (2 * np.pi**-0.5) * jnp.exp(-x * x))
+_erf.defjvps(lambda t, _, x: t * (2 * jnp.pi**-0.5) * jnp.exp(-x * x))
 
 
 class RMSNorm(nnx.Module):
