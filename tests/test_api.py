@@ -98,6 +98,15 @@ def test_similarity_and_search(run):
     assert model.search(TEXTS[0], TEXTS, top_k=1)[0][0].passage == TEXTS[0]
 
 
+def test_negatives_are_mined_and_models_merged(run, tmp_path):
+    config = run[0]
+    found = jina_jax.api.mine(config)
+    assert sum(source.triplets for source in found.sources) > 0
+    assert (config.mine_path / "numbers.jsonl").is_file()
+    jina_jax.api.merge([f"{config.run_path}@3", f"{config.run_path}@6"], tmp_path / "merged")
+    assert jina_jax.load(tmp_path / "merged").dimensions == 32
+
+
 def test_a_report_is_written(run):
     assert "<html" in jina_jax.api.report(run[0]).read_text()
 

@@ -92,7 +92,8 @@ def train(config: RunConfig) -> None:
 
     On several hosts, run it on each with --distributed.coordinator auto, or with HOST:PORT of the
     first, --distributed.processes and --distributed.process-id. Where --data-dir is a URL, each
-    machine fetches the shards into its cache (--cache-dir) first, and checks every byte.
+    machine reads the records that it trains on from there, and keeps the shards' indexes in its
+    cache (--cache-dir).
 
     example: jina-jax train my_config.py --train.num-steps 5000
     """
@@ -187,16 +188,11 @@ def mine(config: RunConfig) -> None:
 
     example: jina-jax mine my_config.py --mine.negatives-per-pair 3 --mine.margin 0.05
     """
+    from jina_jax import api
     from jina_jax.cli.tables import mined
-    from jina_jax.devices.distributed import is_first, joined, shared_problems
-    from jina_jax.mine.run import mine as mine_run
-    from jina_jax.shards.remote import fetch_prepared
+    from jina_jax.devices.distributed import is_first
 
-    with joined(config.distributed, config.faults.heartbeat_s):
-        with shared_problems():
-            fetch_prepared(config)
-        with mirrored(config.run_url, config.run_path, writes=is_first()):
-            found = mine_run(config, progress=is_first())
+    found = api.mine(config)
     if is_first():
         print(mined(found))
         print(f"mined triplets: {config.mine_path}")

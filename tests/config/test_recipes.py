@@ -30,11 +30,11 @@ def test_the_demo_goes_on_with_hard_negatives_of_its_own(tmp_path, monkeypatch):
     minilm_folder()
     monkeypatch.chdir(tmp_path)
     small = [*SMALL, "--data.sources.0.paths", "email", "logging"]
-    for verb in ("prepare", "train"):
-        assert main([verb, "demo", *small]) == 0
-    assert main(["mine", "demo", *small, "--mine.max-queries", "30"]) == 0
-    for verb in ("prepare", "train"):
-        assert main([verb, "demo_hard_negatives", *small]) == 0
+    more = {"demo": ["--mine.max-queries", "30"], "demo_hard_negatives": []}
+    for name, flags in more.items():
+        phase = f"demo_hard_negatives:{name}"
+        for verb in ("prepare", "train", *(["mine"] * (name == "demo"))):
+            assert main([verb, phase, *small, *flags]) == 0
     mined = lines(tmp_path / "runs" / "demo" / "mined" / "pydocs.jsonl")
     manifest = load_manifest(tmp_path / "runs" / "demo_hard_negatives" / "data")
     assert 8 < manifest.sources[1].train <= len({(r["query"], r["positive"]) for r in mined})
