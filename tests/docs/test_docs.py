@@ -19,7 +19,17 @@ from tests.docs.notebook import run
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PYTHON, SHELL = "python", "sh"
-RUN_ORDER = ("data", "tutorial", "start", "evaluate", "resume", "gpus", "paper", "tpu-pod")
+RUN_ORDER = (
+    "data",
+    "tutorial",
+    "start",
+    "evaluate",
+    "resume",
+    "gpus",
+    "paper",
+    "tpu-pod",
+    "recipes",
+)
 """Pages with shell blocks: the first makes the run that the others look at."""
 NOT_RUN = {
     "plan": "needs the TPU compiler",
@@ -30,6 +40,12 @@ NOT_RUN = {
     "inspect /mnt": "a mounted bucket",
     "encode runs/mine/export passages.txt passages.npy --distributed": "several hosts",
     "mine mine.py --distributed": "several hosts",
+    "negation negation_triplets": "reads SNLI from the hub",
+    # tests/config runs these on a little text.
+    "run negation_minilm": "its triplets",
+    "run mixture": "its files",
+    "run demo_hard_negatives": "takes half an hour",
+    "merge runs/mixture_triplets": "its runs",
 }
 THEIRS = ("mine.py", "pairs.py")
 """Files that pages tell the reader to write."""
