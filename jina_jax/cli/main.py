@@ -101,16 +101,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns: the exit code, as `errors.ExitCode` lists them.
     """
     args = list(sys.argv[1:] if argv is None else argv)
-    if not args or args[0] in ("-h", "--help", "help"):
-        usage = resources.files("jina_jax.cli").joinpath("usage.txt").read_text("utf-8")
-        print(usage.format(configs=", ".join(config_names())))
-        return 0
-    if args[0] == "--version":
-        from jina_jax import __version__
-
-        print(f"jina-jax {__version__}")
-        return 0
     try:
+        if not args or args[0] in ("-h", "--help", "help"):
+            usage = resources.files("jina_jax.cli").joinpath("usage.txt").read_text("utf-8")
+            print(usage.format(configs=", ".join(config_names())), flush=True)
+            return 0
+        if args[0] == "--version":
+            from jina_jax import __version__
+
+            print(f"jina-jax {__version__}")
+            return 0
         _dispatch(args[0], args[1:])
     except (UserError, RunFailed, Interrupted) as error:
         print(f"jina-jax {args[0]}: {masked(str(error), args)}", file=sys.stderr)

@@ -2,7 +2,10 @@
 
 import gzip
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -259,3 +262,14 @@ def test_preparing_again_does_nothing_and_another_way_is_refused(capsys, prepare
     assert (prepared / "data" / "manifest.json").stat().st_mtime_ns == before
     message = refused(capsys, "prepare", prepared / "config.py", "--data.eval-pairs", "5")
     assert "eval_pairs: 10 → 5" in message
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as gone:
+        done = subprocess.run(
+            [sys.executable, "-m", "jina_jax.cli", "--help"],
+            stdout=gone, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
