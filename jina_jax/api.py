@@ -9,6 +9,8 @@ print(jina_jax.api.evaluate(config).retrieval["average"]["trained"]["ndcg@10"])
 model = jina_jax.load(jina_jax.api.export(config))
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from jina_jax.checkpoint.state import TrainState
@@ -112,14 +114,11 @@ def evaluate(config: RunConfig) -> Evaluation:
     Raises: UserError.
     """
     config = _ready(config)
-    with joined(config.distributed, config.faults.heartbeat_s):
-        with shared_problems():
-            fetch_prepared(config)
-        with mirrored(config.run_url, config.run_path, writes=is_first()):
-            found = evaluate_run(config)
-            if is_first():
-                keep_results(config.run_path, found)
-            wait_for_all()
+    with _shared_run(config):
+        found = evaluate_run(config)
+        if is_first():
+            keep_results(config.run_path, found)
+        wait_for_all()
     return found
 
 
@@ -147,11 +146,8 @@ def mine(config: RunConfig) -> MineReport:
     Raises: UserError.
     """
     config = _ready(config)
-    with joined(config.distributed, config.faults.heartbeat_s):
-        with shared_problems():
-            fetch_prepared(config)
-        with mirrored(config.run_url, config.run_path, writes=is_first()):
-            return mine_run(config, progress=is_first())
+    with _shared_run(config):
+        return mine_run(config, progress=is_first())
 
 
 def plan(config: RunConfig, options: PlanOptions | None = None) -> list[Plan]:
@@ -172,6 +168,16 @@ def report(config: RunConfig) -> Path:
     """
     with mirrored(config.run_url, config.run_path):
         return write_report([config.run_path], [], config.run_path / "report")
+
+
+@contextmanager
+def _shared_run(config: RunConfig) -> Iterator[None]:
+    """The data and the folder of a run, for all of its processes; the first writes."""
+    with joined(config.distributed, config.faults.heartbeat_s):
+        with shared_problems():
+            fetch_prepared(config)
+        with mirrored(config.run_url, config.run_path, writes=is_first()):
+            yield
 
 
 def _ready(config: RunConfig) -> RunConfig:

@@ -389,9 +389,6 @@ def _as_read(part: Any) -> dict[str, Any]:
     return values
 
 
-_MOST_NEGATIVES = "negatives_per_record"
-
-
 def changed_since(
     saved: dict[str, Any], now: dict[str, Any], defaults: dict[str, Any]
 ) -> list[str]:
@@ -407,8 +404,8 @@ def changed_since(
     # Decided before any is taken out: one field's answer looks at others.
     both = before.keys() & today.keys()
     left_open = [n for n in both if any(_is_left_open(n, flat) for flat in (before, today))]
-    # Where it was left open before, as many were taken as there were.
-    left_open += [n for n in both if n.endswith(_MOST_NEGATIVES) and today[n] is None]
+    # Left open today alone: where it was before, as many were taken as there were.
+    left_open += [n for n in both if n.endswith("negatives_per_record") and today[n] is None]
     for name in left_open:
         del before[name], today[name]
     return difference({k: v for k, v in usual.items() if k in today} | before, today)

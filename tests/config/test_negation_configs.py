@@ -70,6 +70,23 @@ def nli_rows():
         yield {"premise": premise, "hypothesis": f"No dog is in {place}.", "label": "contradiction"}
 
 
+# On one device: each would hold the model and its moments.
+SMALL = (
+    "--data.eval-pairs", "4", "--feed.global-batch-size", "8", "--train.num-steps", "2",
+    "--train.log-every-steps", "1", "--optim.warmup-steps", "1", "--mesh.data", "1",
+)  # fmt: skip
+
+
+def make_negations(folder):
+    """Runs the verb on the rows, in the folder that one works in."""
+    write(folder / "nli.jsonl", list(nli_rows()))
+    files = []
+    for i in range(3):
+        at = f"--data.sources.{i}"
+        files += [f"{at}.kind", "jsonl", f"{at}.dataset", "", f"{at}.paths", "nli.jsonl"]
+    assert main(["negation", "negation_triplets", *files]) == 0
+
+
 @pytest.mark.parametrize("name", ["negation_triplets", "negation_minilm"])
 def test_data_are_looked_for_below_the_folder_that_one_works_in(name):
     paths = [path for source in load_config(name).data.sources for path in source.paths]
@@ -80,12 +97,7 @@ def test_data_are_looked_for_below_the_folder_that_one_works_in(name):
 def test_the_commands_that_the_configs_name_train_minilm(tmp_path, monkeypatch):
     minilm_folder()
     monkeypatch.chdir(tmp_path)
-    write(tmp_path / "nli.jsonl", list(nli_rows()))
-    files = []
-    for i in range(3):
-        at = f"--data.sources.{i}"
-        files += [f"{at}.kind", "jsonl", f"{at}.dataset", "", f"{at}.paths", "nli.jsonl"]
-    assert main(["negation", "negation_triplets", *files]) == 0
+    make_negations(tmp_path)
     folder = tmp_path / "runs" / "negation_triplets" / "negation"
     first = "house one of street one."
     for name, negative in (
@@ -95,10 +107,7 @@ def test_the_commands_that_the_configs_name_train_minilm(tmp_path, monkeypatch):
     ):
         rows = lines(folder / f"{name}.jsonl")
         assert (len(rows), rows[0]["negative"]) == (40, negative)
-    small = ["--data.eval-pairs", "4", "--feed.global-batch-size", "8", "--train.num-steps", "2"]
-    # On one device: each would hold the model and its moments.
-    small += ["--train.log-every-steps", "1", "--optim.warmup-steps", "1", "--mesh.data", "1"]
     for verb in ("prepare", "train"):
-        assert main([verb, "negation_minilm", *small]) == 0
+        assert main([verb, "negation_minilm", *SMALL]) == 0
     steps = read_metrics(tmp_path / "runs" / "negation_minilm" / "metrics.jsonl")
     assert len(steps) == 2 and np.isfinite([step["loss"] for step in steps]).all()

@@ -10,15 +10,9 @@ from jina_jax.cli.main import main
 from jina_jax.config.files import load_phases
 from jina_jax.shards.manifest import load_manifest
 from jina_jax.train.metrics.writer import read_metrics
-from tests.config.test_negation_configs import nli_rows
+from tests.config.test_negation_configs import SMALL, make_negations
 from tests.minilm import minilm_folder
 from tests.negation.negation_runs import lines
-from tests.pairs import write
-
-SMALL = (
-    "--data.eval-pairs", "4", "--feed.global-batch-size", "8", "--train.num-steps", "2",
-    "--train.log-every-steps", "1", "--optim.warmup-steps", "1", "--mesh.data", "1",
-)  # fmt: skip
 
 
 def losses(run):
@@ -66,12 +60,7 @@ def test_the_mixture_trains_both_phases(tmp_path, monkeypatch):
             for n in range(40)
         )
     )
-    write(tmp_path / "nli.jsonl", list(nli_rows()))
-    files = []
-    for i in range(3):
-        at = f"--data.sources.{i}"
-        files += [f"{at}.kind", "jsonl", f"{at}.dataset", "", f"{at}.paths", "nli.jsonl"]
-    assert main(["negation", "negation_triplets", *files]) == 0
+    make_negations(tmp_path)
     # As many of a sample's 40 passages may be as near as the right one.
     small = [*SMALL, "--data.max-bad-share", "0.05"]
     top = ["--data.consistency.top-k", "40"]
