@@ -105,6 +105,7 @@ def _shards(folder: Path, options: Options) -> "tuple[ShardSet, Counted]":
     from jina_jax.shards.manifest import ShardFile
     from jina_jax.shards.shard_set import ShardSet
     from jina_jax.shards.verify import ends_xxh3
+    from jina_jax.system.hashing import file_sha256
 
     paths, counted = sorted(folder.iterdir()), Counted()
     records = [options.records_per_shard] * len(paths)
@@ -114,7 +115,10 @@ def _shards(folder: Path, options: Options) -> "tuple[ShardSet, Counted]":
     shards = [
         BucketShard(
             f"s3://{folder.name}/{path.name}",
-            ShardFile(path.name, count, path.stat().st_size, path.name, ends_xxh3(path)), indexes,
+            ShardFile(
+                path.name, count, path.stat().st_size, file_sha256(path), ends_xxh3(path)
+            ),
+            indexes,
         )
         for path, count in zip(paths, records, strict=True)
     ]  # fmt: skip

@@ -36,7 +36,7 @@ T = TypeVar("T")
 _SAMPLE_RUNS, _SAMPLE_RUN = 8, 1024
 """Records of a source that tell how many rows its batches need: runs of them, evenly spaced."""
 _SAMPLERS = 32
-"""Sources that are sampled at once, which is waiting where they are in a bucket."""
+"""Runs that are sampled at once, which is waiting where they are in a bucket."""
 _AHEAD = 8
 """Batches before it is wanted, a window is asked for."""
 
@@ -267,11 +267,15 @@ def _guide_dims(samples: Sequence[TokenisedRecords]) -> int:
 def samples_of(sources: Mapping[str, ShardSet]) -> list[TokenisedRecords]:
     """Some records from all over each source."""
     with ThreadPoolExecutor(_SAMPLERS) as threads:
-        return list(threads.map(_sample, sources.values()))
+        runs = [
+            [threads.submit(shards.read_run, *run) for run in _sampled(len(shards))]
+            for shards in sources.values()
+        ]
+        return [TokenisedRecords.joined([run.result() for run in of_source]) for of_source in runs]
 
 
-def _sample(shards: ShardSet) -> TokenisedRecords:
-    size = min(_SAMPLE_RUN, -(-len(shards) // _SAMPLE_RUNS))
-    firsts = {n * (len(shards) - size) // max(_SAMPLE_RUNS - 1, 1) for n in range(_SAMPLE_RUNS)}
-    runs = [shards.read_run(first, first + size) for first in sorted(firsts)]
-    return TokenisedRecords.joined(runs)
+def _sampled(records: int) -> list[tuple[int, int]]:
+    """[first, end) of runs of a source's records, evenly spaced."""
+    size = min(_SAMPLE_RUN, -(-records // _SAMPLE_RUNS))
+    firsts = {n * (records - size) // max(_SAMPLE_RUNS - 1, 1) for n in range(_SAMPLE_RUNS)}
+    return [(first, first + size) for first in sorted(firsts)]

@@ -1,8 +1,9 @@
 """Shards at a URL, of which only the bytes are fetched that are wanted.
 
 To read some records of a shard its index has to be there first. Each machine fetches it once, when
-the shard is first read, and keeps it in a folder of bounded size. With the index the byte range of
-the records' chunks is known. What comes is put where it belongs into a file in memory, which is
+the shard is first read, and keeps it in a folder of bounded size; of a shard that is hardly larger
+than what is fetched for its index, all. With the index the byte range of the records' chunks is
+known. What comes is put where it belongs into a file in memory, which is
 empty but for that and the index. The library reads that file like any other: so it compares all
 hashes, and what is damaged is never taken for records.
 """
@@ -16,7 +17,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -45,6 +46,8 @@ _LOOKED_AT_EVERY = 64
 """Of the indexes that a process keeps, the folder's size is looked at."""
 _IN_FLIGHT_BYTES = 256 << 20
 """Of records that a process fetches and has not read yet."""
+_WHOLE_WITHIN = 2
+"""Times what is fetched for its index, a shard is fetched whole instead."""
 _DIGEST_BYTES = 16
 _HASHED_BYTES = 16 << 20
 _REMEDY = "put the prepared folder there again"
@@ -78,7 +81,7 @@ class BucketShard:
         Raises: UserError or Unreachable where the shard cannot be fetched.
         """
         index = _INDEXES.get(self)
-        ranges = _ranges(index, rows)
+        ranges = [(start, end) for start, end in _ranges(index, rows) if start < index.tail_start]
         with _IN_FLIGHT.held(sum(end - start for start, end in ranges)):
             parts = self.fetched(ranges)
             with _in_memory(index, zip(ranges, parts, strict=True)) as reader:
@@ -153,6 +156,11 @@ class BucketShard:
     def _fetched_index(self) -> Index:
         size = self.file.size_bytes
         tail_start = size - tail_bytes(self.file.records, size)
+        if size <= _WHOLE_WITHIN * (END_BYTES + size - tail_start):
+            [content] = self.fetched([(0, size)])
+            if hashlib.sha256(content).hexdigest() == self.file.sha256:
+                return replace(read_index(content, size), tail_start=0, tail=content)
+            # Read record by record it is told what is damaged.
         first, tail = self.fetched([(0, min(END_BYTES, size)), (tail_start, size)])
         if ends_digest(first, tail[-END_BYTES:]) != self.file.ends_xxh3:
             raise UserError(
@@ -201,7 +209,7 @@ def _in_memory(index: Index, parts: Any) -> Iterator[Any]:
     file = os.memfd_create("shard", os.MFD_CLOEXEC)
     try:
         os.ftruncate(file, index.size_bytes)
-        os.pwrite(file, index.tail, int(index.start_C[-1]))
+        os.pwrite(file, index.tail, index.tail_start)
         for (start, _), part in parts:
             os.pwrite(file, part, start)
         reader = ArrayRecordReader(f"/proc/self/fd/{file}", READ_OPTIONS)
@@ -223,13 +231,17 @@ def _read_kept(path: Path) -> Index | None:
     if xxhash.xxh3_128_digest(content[_DIGEST_BYTES:]) != content[:_DIGEST_BYTES]:
         return None
     file = io.BytesIO(content[_DIGEST_BYTES:])
-    size_bytes, records, group = np.load(file).tolist()
-    return Index(size_bytes, records, group, np.load(file), np.load(file).tobytes())
+    numbers = np.load(file).tolist()
+    if len(numbers) != 4:  # Kept by an older version.
+        return None
+    size_bytes, records, group, tail_start = numbers
+    start_C, tail = np.load(file), np.load(file).tobytes()
+    return Index(size_bytes, records, group, start_C, tail_start, tail)
 
 
 def _keep(path: Path, index: Index) -> None:
     file = io.BytesIO()
-    np.save(file, np.array([index.size_bytes, index.records, index.group]))
+    np.save(file, np.array([index.size_bytes, index.records, index.group, index.tail_start]))
     np.save(file, index.start_C)
     np.save(file, np.frombuffer(index.tail, np.uint8))
     path.parent.mkdir(parents=True, exist_ok=True)

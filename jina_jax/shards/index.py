@@ -49,8 +49,10 @@ class Index:
     """Records of each chunk but the last."""
     start_C: np.ndarray
     """int64 [chunks + 1]; where each chunk begins in the file, and the footer behind them."""
+    tail_start: int
+    """Where the footer begins, or a byte before it, from which on all is in `tail`."""
     tail: bytes
-    """From the footer's start on, without the zeros at the end of the file."""
+    """From there on, without the zeros at the end of the file."""
 
     @property
     def held_bytes(self) -> int:
@@ -98,7 +100,7 @@ def read_index(tail: bytes, size_bytes: int) -> Index:
     if start_C[0] <= 0 or (np.diff(start_C) <= 0).any():
         raise ValueError("its chunks do not follow each other")
     content = tail[footer_start - before :].rstrip(b"\0")
-    return Index(size_bytes, records, group, start_C, content)
+    return Index(size_bytes, records, group, start_C, footer_start, content)
 
 
 @dataclass(frozen=True)

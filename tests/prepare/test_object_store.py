@@ -23,6 +23,7 @@ from jina_jax.config import DecontaminationConfig, EngineConfig, EvaluationSet, 
 from jina_jax.prepare.engine import task
 from jina_jax.system import files as files_module
 from jina_jax.system import store
+from tests.nodes import Nodes
 from tests.object_store import ObjectStore
 from tests.pairs import config, files, filtered, pair, run, triplet, write
 from tests.small_disk import mounted
@@ -212,37 +213,6 @@ needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None,
     reason="ray is not installed: pip install 'jina-jax[ray]'",
 )
-
-
-class Nodes:
-    """A cluster of nodes of one core, each with a home of its own."""
-
-    def __init__(self, tmp_path):
-        from ray.cluster_utils import Cluster
-
-        self.folder, self.numbers = tmp_path / "nodes", itertools.count()
-        self.cluster = Cluster(
-            initialize_head=True,
-            shutdown_at_exit=False,  # Whose hooks a thread cannot set.
-            head_node_args={"num_cpus": 1, "env_vars": self._home()},
-        )
-        self.add()
-        self.cluster.wait_for_nodes()
-
-    def _home(self):
-        home = self.folder / str(next(self.numbers))
-        home.mkdir(parents=True)
-        return {"HOME": str(home)}
-
-    def add(self):
-        self.second = self.cluster.add_node(num_cpus=1, env_vars=self._home())
-
-    def kill(self):
-        self.cluster.remove_node(self.second, allow_graceful=False)
-
-    def caches(self):
-        """Homes of nodes that keep what they fetched."""
-        return {path.name for path in self.folder.iterdir() if list(path.rglob("*.arrow"))}
 
 
 @pytest.fixture

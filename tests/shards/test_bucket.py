@@ -27,6 +27,7 @@ from jina_jax.system.hashing import file_sha256
 from tests.object_store import ObjectStore
 
 SIZES = (3000, 17, 1300)
+"""Of the last two all is fetched at once, as they are hardly larger than their indexes."""
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def written(tmp_path_factory):
     for name, size in zip("acd", SIZES, strict=True):
         with ShardWriter(folder / name) as writer:
             for _ in range(size):
-                ids = [[rng.randrange(9, 65536) for _ in range(rng.randrange(30))] for _ in "qp"]
+                ids = [[rng.randrange(9, 65536) for _ in range(rng.randrange(60))] for _ in "qp"]
                 writer.write(encode_record([next(number).to_bytes(16, "little")] * 2, ids))
         path = folder / name
         found.append(ShardFile(name, size, path.stat().st_size, file_sha256(path), ends_xxh3(path)))
@@ -164,6 +165,31 @@ def test_an_index_is_fetched_once_a_machine(remote, asked, monkeypatch, tmp_path
     path.write_bytes(path.read_bytes()[:-1])
     assert_same(remote.read_run(7, 9), local.read_run(7, 9))
     assert len(asked) == 4
+
+
+def test_a_small_shard_is_fetched_once_and_whole(remote, asked, memory, written, local):
+    size = written[1][2].size_bytes
+    with ThreadPoolExecutor(8) as pool:
+        firsts = range(3017, 4300, 100)
+        got = list(pool.map(lambda first: remote.read_run(first, min(first + 90, 4317)), firsts))
+    assert asked == [("d", 0, size)]
+    for first, records in zip(firsts, got, strict=True):
+        assert_same(records, local.read_run(first, min(first + 90, 4317)))
+    bucket._INDEXES = bucket._Indexes()  # As in another process.
+    MemoryFileSystem.store.clear()
+    assert_same(remote.read([4316, 3017, 3500]), local.read([4316, 3017, 3500]))
+    assert len(asked) == 1
+
+
+def test_a_damaged_record_of_a_small_shard_is_named(written, remote, memory, local, tmp_path):
+    needle = (3500).to_bytes(16, "little") * 2
+    flip(memory, "/b/d", (written[0] / "d").read_bytes().index(needle))
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"shard memory://b/d: record 483 is damaged"):
+            remote.read([7, 3500])
+        assert_same(remote.read_run(3017, 3400), local.read_run(3017, 3400))
+    [kept] = (tmp_path / "ix").iterdir()
+    assert kept.stat().st_size < written[1][2].size_bytes / 2  # Without what is damaged.
 
 
 def test_indexes_on_disk_and_in_memory_are_bounded(written, memory, tmp_path, monkeypatch, asked):
@@ -295,7 +321,8 @@ def server(written, monkeypatch):
 def test_what_a_bucket_does_in_the_middle(written, server, tmp_path, local):
     shards, system = at("s3://bucket", written, tmp_path), fsspec.filesystem("s3")
     assert_same(shards.read_run(2990, 3020), local.read_run(2990, 3020))
-    content, gone = system.cat_file("bucket/a"), r"shard s3://bucket/a has no longer the 393,216 by"
+    content, size = system.cat_file("bucket/a"), f"{written[1][0].size_bytes:,}"
+    gone = f"shard s3://bucket/a has no longer the {size} by"
     for left, message in (
         (content[:200_000], gone),
         (content[:700], gone + r".*; put the prepared folder there again"),
