@@ -154,8 +154,9 @@ def _read(folder: Path, options: Options) -> dict[str, float]:
     one_source = interleave([(0, np.ones(1))], steps)
     groups = range(config.num_groups // options.hosts)
     sources = {"synthetic": shards}
-    before_bytes, asked = _bytes("self", "VmRSS"), time.perf_counter()
+    asked = time.perf_counter()
     buckets = plan_rows(samples_of(sources), one_source, config)
+    before_bytes = _bytes("self", "VmRSS")
     feed = batches(Feed(sources, one_source, config, 0, buckets.rows_S), groups=groups)
     real, positions, cut, peak_bytes = 0, 0, 0, 0
     began, began_cpu_s, began_bytes, waited_s = 0.0, 0.0, 0, 0.0

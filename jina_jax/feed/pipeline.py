@@ -156,7 +156,8 @@ def batches(feed: Feed, *, start: int = 0, groups: Sequence[int] | None = None) 
     elements = (len(mixture.source_T) - start) * parts
     dataset = grain.MapDataset.range(elements).map(_ReadGroups(feed, windows, of_parts, start))
     if config.workers == 0:
-        read = grain.ReadOptions(num_threads=2, prefetch_buffer_size=config.prefetch_batches)
+        # Several threads would pack no more, and wait for each other.
+        read = grain.ReadOptions(num_threads=1, prefetch_buffer_size=config.prefetch_batches)
         return iter(dataset.to_iter_dataset(read))
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags
