@@ -20,7 +20,7 @@ from jina_jax.config.ablate import Ablation
 from jina_jax.config.evaluate import Suite
 from jina_jax.config.fields import field_problems, leaves
 from jina_jax.config.model import T5Config
-from jina_jax.config.run import RUNS_CACHE, DataConfig, RunConfig, cached_at
+from jina_jax.config.run import RUNS_CACHE, DataConfig, DistributedConfig, RunConfig, cached_at
 from jina_jax.config.source import kind_of_ending
 from jina_jax.errors import UserError
 from jina_jax.system.files import is_url
@@ -247,7 +247,7 @@ def _take_out(values: Any, field: str) -> None:
 
 def read_run(run_path: Path) -> RunConfig:
     """The configuration that lies in a run folder, with that folder, or the URL that it is a mirror
-    of, as its workdir.
+    of, as its workdir, and for one process, however many trained it: several are given anew.
 
     Raises: UserError naming the field that is wrong, or that this version doesn't know.
     """
@@ -256,6 +256,7 @@ def read_run(run_path: Path) -> RunConfig:
     for field in _NO_MORE:
         _take_out(values, field)
     config = _typed(RunConfig, values, path, "")
+    config = dataclasses.replace(config, distributed=DistributedConfig())
     if not (url := url_of(run_path)):
         return dataclasses.replace(config, workdir=str(run_path.absolute()))
     config = dataclasses.replace(config, workdir=url, cache_dir="")

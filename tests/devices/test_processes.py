@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from jina_jax.checkpoint.checkpoints import load_checkpoint
+from jina_jax.cli.main import main
 from jina_jax.config import MeshConfig
 from jina_jax.train.metrics.writer import read_metrics
 from tests.devices.test_mesh import WHOLE, assert_equal, value_and_grad
@@ -151,6 +152,13 @@ def of_four(folder):
     """A run of four processes that ended after 7 steps."""
     train_as(folder, "of_four", 4, "--train.num-steps=7")
     return folder / "of_four"
+
+
+@pytest.mark.slow
+def test_a_run_of_four_processes_is_evaluated_by_one(of_four, capsys):
+    """Which waits for no others."""
+    assert main(["evaluate", str(of_four)]) == 0, capsys.readouterr().err
+    assert (of_four / "evaluation.json").is_file()
 
 
 @pytest.mark.slow
