@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -461,9 +462,10 @@ def _one(case: Case, options: Options) -> None:
 
 def _all(options: Options) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
-    began = time.perf_counter()
-    done = {row["case"] for row in _rows(options.out) if row.get("done")}
-    for case in _cases(options):
+    rows, began = _rows(options.out), time.perf_counter()
+    done = {row["case"] for row in rows if row.get("done")}
+
+    def measure(case: Case) -> None:
         expected = 6 if options.toy else case.expected_s
         if case.name in done:
             print(f"{case.name}: was measured before")
@@ -472,15 +474,19 @@ def _all(options: Options) -> None:
         elif time.perf_counter() - began + expected > options.budget_s:
             print(f"{case.name}: left for the next call, which has time for it")
         else:
-            # Rows of a case that was cut off are measured again.
-            kept = [row for row in _rows(options.out) if row["case"] != case.name]
-            text = "".join(json.dumps(row) + "\n" for row in kept)
-            (options.out / "rows.jsonl").write_text(text, encoding="utf-8")
             flags = ["--toy"] if options.toy else []
             command = [sys.executable, __file__, str(options.out), f"--case={case.name}", *flags]
             ended = subprocess.run([*command, f"--tokens={options.tokens}"], check=False)
             if ended.returncode:
                 print(f"{case.name}: failed with {ended.returncode}")
+
+    if not options.dry_run:
+        # Rows of a case that was cut off are measured again.
+        kept = "".join(json.dumps(row) + "\n" for row in rows if row["case"] in done)
+        (options.out / "rows.jsonl").write_text(kept, encoding="utf-8")
+    # Most of a toy is imports, and its figures may disturb each other.
+    with ThreadPoolExecutor(2 if options.toy else 1) as pool:
+        list(pool.map(measure, _cases(options)))
     rows = _rows(options.out)
     if options.dry_run or not rows:
         return

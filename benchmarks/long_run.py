@@ -141,7 +141,8 @@ def prepare(folder: Path, chance: random.Random) -> None:
     home, began = folder / "driver", time.monotonic()
     home.mkdir(exist_ok=True)
     nodes = Nodes(folder)
-    done, ended = threading.Event(), []
+    done = threading.Event()
+    ended: list[str] = []
 
     def kill_nodes() -> None:
         while ended.count("node") < NODES_KILLED and not done.wait(chance.uniform(15, 25)):

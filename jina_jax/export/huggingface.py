@@ -64,6 +64,8 @@ _WRITTEN = frozenset(
         *(f"{ADAPTER_FOLDER}/{n}" for n in (*_SMALL_FILES, ADAPTER_CONFIG_FILE, ADAPTER_FILE)),
     )
 )  # fmt: skip
+_SPECIAL_FIELDS = {"bos": ("cls",), "cls": ("bos",), "eos": ("sep",), "sep": ("eos",)}
+"""Tokens of `config.json`, and what a tokenizer may call each that names none so."""
 _LARGEST_DIFFERENCE = 1e-6
 _POOLING_MODES = {
     "cls": "cls_token", "mean": "mean_tokens", "lasttoken": "lasttoken",
@@ -155,7 +157,7 @@ def _write_folder(
     check_ids(load_tokenizer(folder), config.vocab_size, tokenizer_dir)
     modes = {f"pooling_mode_{mode}": name == pooling.mode for name, mode in _POOLING_MODES.items()}
     documents: dict[str, Any] = {
-        CONFIG_FILE: config_to_huggingface(config),
+        CONFIG_FILE: config_to_huggingface(config) | _special_ids(folder),
         **_tokenizer_documents(folder, max_tokens),
         MODULES_FILE: _modules(pooling),
         "1_Pooling/config.json": {
@@ -237,6 +239,23 @@ def _tokenizer_documents(folder: Path, max_tokens: int) -> dict[str, Any]:
         },
         special: {**_SPECIAL_TOKENS, "additional_special_tokens": extra},
     }
+
+
+def _special_ids(folder: Path) -> dict[str, int]:
+    """Of `config.json`: ids of the tokens that a `tokenizer.json` begins and ends texts with."""
+    if (folder / SPIECE_FILE).is_file():
+        return {}  # Those of a T5 are always the same.
+    names: dict[str, Any] = {}
+    for name in reversed(TOKENIZER_EXTRAS):
+        names |= read_json(folder / name) if (folder / name).is_file() else {}
+    ids = load_tokenizer(folder).get_vocab(with_added_tokens=True)
+    found: dict[str, int] = {}
+    for field, others in _SPECIAL_FIELDS.items():
+        given = (names.get(f"{name}_token") for name in (field, *others))
+        tokens = (token.get("content") if isinstance(token, dict) else token for token in given)
+        known = [ids[token] for token in tokens if isinstance(token, str) and token in ids]
+        found |= {f"{field}_token_id": number for number in known[:1]}
+    return found
 
 
 def verify_export(

@@ -32,6 +32,7 @@ from jina_jax.model.family import (
     run_layers,
 )
 from jina_jax.model.huggingface import (
+    FOR_SERVERS,
     Layout,
     all_layers,
     fill_params,
@@ -353,6 +354,7 @@ def _write_config(config: BertConfig) -> dict[str, Any]:
         **shape_fields(config),
         "hidden_act": "gelu",
         "position_embedding_type": "absolute",
+        **FOR_SERVERS,
         "use_cache": False,
     }
 

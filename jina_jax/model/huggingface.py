@@ -120,6 +120,9 @@ def read_params(layout: Layout, params: nnx.State) -> dict[str, np.ndarray]:
     }  # fmt: skip
 
 
+FOR_SERVERS = {"initializer_range": 0.02}
+"""Of a `config.json`: says nothing of a trained model, and text-embeddings-inference reads none
+without it."""
 DTYPES = ("compute_dtype", "residual_dtype")
 """Fields of a shape that say how it is run, and are in no `config.json`."""
 

@@ -34,6 +34,7 @@ from jina_jax.model.family import (
     run_layers,
 )
 from jina_jax.model.huggingface import (
+    FOR_SERVERS,
     Layout,
     all_layers,
     of_encoder,
@@ -254,7 +255,10 @@ def _read_config(config_json: Mapping[str, Any]) -> ModernBertConfig:
 
 def _write_config(config: ModernBertConfig) -> dict[str, Any]:
     """In the names of transformers 4, which 5 reads too."""
-    return {"architectures": ["ModernBertModel"], **shape_fields(config), **_REQUIRED}
+    return {
+        "architectures": ["ModernBertModel"], **shape_fields(config), **_REQUIRED, **FOR_SERVERS,
+        "initializer_cutoff_factor": 2.0, "classifier_activation": "gelu",
+    }  # fmt: skip
 
 
 FAMILY = Family(

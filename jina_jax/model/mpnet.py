@@ -21,7 +21,7 @@ from jina_jax.model.family import (
     Family,
     run_layers,
 )
-from jina_jax.model.huggingface import Layout, all_layers, of_encoder, shape_fields
+from jina_jax.model.huggingface import FOR_SERVERS, Layout, all_layers, of_encoder, shape_fields
 from jina_jax.model.layers import INITIAL_STD, LayerNorm, table
 
 _MAX_DISTANCE = 128
@@ -103,7 +103,10 @@ def _layout(config: MPNetConfig) -> Layout:
 
 
 def _write_config(config: MPNetConfig) -> dict[str, Any]:
-    return {"architectures": ["MPNetModel"], **shape_fields(config), "hidden_act": "gelu"}
+    return {
+        "architectures": ["MPNetModel"], **shape_fields(config), "hidden_act": "gelu",
+        **FOR_SERVERS,
+    }  # fmt: skip
 
 
 FAMILY = Family(
