@@ -3,9 +3,9 @@
 To read some records of a shard its index has to be there first. Each machine fetches it once, when
 the shard is first read, and keeps it in a folder of bounded size; of a shard that is hardly larger
 than what is fetched for its index, all. With the index the byte range of the records' chunks is
-known. What comes is put where it belongs into a file in memory, which is
-empty but for that and the index. The library reads that file like any other: so it compares all
-hashes, and what is damaged is never taken for records.
+known. What comes is put where it belongs into a file in memory, which is empty but for that and the
+index. The library reads that file like any other: so it compares all hashes, and what is damaged is
+never taken for records.
 """
 
 import errno
