@@ -114,6 +114,19 @@ def test_importing_the_trainer_starts_no_device():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_a_training_starts_without_what_takes_seconds_to_import(tmp_path):
+    """Both are installed here; TensorBoard's writer would import the first."""
+    code = (
+        "import sys, jina_jax.train.loop; from jina_jax.config import RunConfig; "
+        "from jina_jax.train.metrics.writer import TensorBoard; "
+        f"board = TensorBoard(RunConfig(name='b', workdir={str(tmp_path)!r}), 0); "
+        "board.draw({'loss': 1.0}, 1); board.close(); "
+        "assert not {'torch', 'scipy.stats'} & set(sys.modules); import torch"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
 def test_files_have_one_subject_and_stay_short():
     long = {
         path.name: lines

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 from jaxtyping import Float
-from scipy.stats import spearmanr
 
 from jina_jax.config import StsSet
 from jina_jax.errors import UserError
@@ -96,6 +95,8 @@ def spearman(x_N: Float[np.ndarray, "N"], y_N: Float[np.ndarray, "N"]) -> float:
     Example: (1, 2, 2, 3) and (1, 3, 2, 4) have ranks (1, 2.5, 2.5, 4) and (1, 3, 2, 4): 0.9487.
     Source: Spearman 1904; ties as in Kendall 1945.
     """
+    from scipy.stats import spearmanr  # A fifth of what training imports.
+
     if np.ptp(x_N) == 0 or np.ptp(y_N) == 0:
         return 0.0
     return float(spearmanr(x_N, y_N).statistic)

@@ -5,11 +5,11 @@ import math
 import sys
 import time
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from jina_jax.config import RunConfig
@@ -22,11 +22,28 @@ WANDB_ID_FILE = "wandb_id.txt"
 """The run's id there, so that a resumption goes on in the same curves."""
 
 
+@contextmanager
+def _torch_left_out() -> Iterator[None]:
+    """While tensorboardX is imported, which imports torch where it is installed, for tensors that
+    it is not given here: seconds of every start.
+    """
+    if "torch" in sys.modules:
+        yield
+        return
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]
+
+
 class TensorBoard:
     """Event files in the run folder."""
 
     def __init__(self, config: RunConfig, start: int):
         """Opens the files; points after step `start` are removed."""
+        with _torch_left_out():
+            from tensorboardX import SummaryWriter
         # A full disk ends the board's thread, and what puts into a bounded queue, or leaves
         # something in it at the end, would wait for that thread for ever.
         self._board = SummaryWriter(
