@@ -30,6 +30,7 @@ from jina_jax.cli.run import (
 from jina_jax.config.files import config_names, each_phase
 from jina_jax.errors import NO_RIGHT, ExitCode, Interrupted, RunFailed, UserError
 from jina_jax.system.credentials import masked
+from jina_jax.system.terminal import end_of_standard_error, say
 
 _CONFIG_VERBS: dict[str, Callable[[Any], None]] = {
     "demo": demo,
@@ -100,7 +101,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns: the exit code, as `errors.ExitCode` lists them.
     """
-    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _main(list(sys.argv[1:] if argv is None else argv))
+    finally:
+        end_of_standard_error()
+
+
+def _main(args: list[str]) -> int:
     try:
         if not args or args[0] in ("-h", "--help", "help"):
             usage = resources.files("jina_jax.cli").joinpath("usage.txt").read_text("utf-8")
@@ -113,10 +120,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         _dispatch(args[0], args[1:])
     except (UserError, RunFailed, Interrupted) as error:
-        print(f"jina-jax {args[0]}: {masked(str(error), args)}", file=sys.stderr)
+        say(f"jina-jax {args[0]}: {masked(str(error), args)}")
         return ExitCode.USER_ERROR if isinstance(error, UserError) else error.exit_code
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from what is written", file=sys.stderr)
+        say("\nstopped; the same command goes on from what is written")
         return 130
     except BrokenPipeError:
         # The reader of our output (`| head`) is gone: no error, and nothing left to say it to.
@@ -130,6 +137,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 remedy += f", or give another {_ELSEWHERE[args[0]]}"
         else:
             raise
-        print(f"jina-jax {args[0]}: {masked(str(error), args)}: {remedy}", file=sys.stderr)
+        say(f"jina-jax {args[0]}: {masked(str(error), args)}: {remedy}")
         return code
     return 0

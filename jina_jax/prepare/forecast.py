@@ -161,7 +161,7 @@ def forecast(config: DataConfig, options: ForecastOptions) -> Forecast:
         else:
             sampled = _samples(config.sources, options, folder)
         rates = _rates(config, options, sampled)
-        seen: list[tuple[str, int, float, int]] = []
+        seen: list[tuple[str, float, float, int]] = []
         manifest = _prepared(config, sampled, folder, seen)
         records = sum(s.read * one.times for s, one in zip(manifest.sources, sampled, strict=True))
         times = records / _read(manifest)
@@ -203,18 +203,19 @@ class _Size:
 
 def _prepared(
     config: DataConfig, sampled: Sequence[_Sampled], folder: Path,
-    seen: list[tuple[str, int, float, int]],
+    seen: list[tuple[str, float, float, int]],
 ) -> Manifest:  # fmt: skip
-    """Prepares the sample, without filters that have a model; notes of each stage the tasks, the
-    seconds and the bytes that it wrote.
+    """Prepares the sample, without filters that have a model; notes of each stage the seconds,
+    those of processors and the bytes that it wrote.
     """
     work = folder / "out.work"
-    before = [0]
+    before = [0, time.process_time()]
 
-    def watch(what: str, tasks: int, took_s: float) -> None:
+    def watch(what: str, _: int, took_s: float) -> None:
         written = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
-        seen.append((what, tasks, took_s, written - before[0]))
-        before[0] = written
+        now_s = time.process_time()
+        seen.append((what, took_s, now_s - before[1], int(written - before[0])))
+        before[:] = written, now_s
 
     plain = dataclasses.replace(
         config,
@@ -231,7 +232,10 @@ def _prepared(
 
 
 def _scaled(
-    config: DataConfig, seen: Sequence[tuple[str, int, float, int]], size: _Size, manifest: Manifest
+    config: DataConfig,
+    seen: Sequence[tuple[str, float, float, int]],
+    size: _Size,
+    manifest: Manifest,
 ) -> Iterator[StageForecast]:
     input_bytes = sum(file.size_bytes for source in manifest.sources for file in source.inputs)
     # One table a partition is what stages after deduplication read.
@@ -242,7 +246,7 @@ def _scaled(
     blocks = size.blocks or max(int(input_bytes * size.times / LARGEST_BLOCK_BYTES), 1)
     largest = max(source.read for source in manifest.sources) * size.times
     partitions = partition_count(largest, config.records_per_shard, table_bytes * size.times)
-    for what, _, took_s, written in seen:
+    for what, took_s, processors_s, written in seen:
         times = size.times
         read_bytes: float = table_bytes
         count = partitions
@@ -266,7 +270,9 @@ def _scaled(
             # It is learned from so many texts at most.
             texts = 2 * manifest.train_records
             times, count = min(times, max(config.tokenizer.train_texts / max(texts, 1), 1)), 1
-        yield StageForecast(what, count, read_bytes * times, written * times, took_s * times)
+        # Of many tasks each has one processor, and here the one had all.
+        core_s = took_s if count == 1 else max(took_s, processors_s)
+        yield StageForecast(what, count, read_bytes * times, written * times, core_s * times)
 
 
 def _rates(

@@ -2,9 +2,11 @@
 or an occasional line in a log.
 """
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -38,9 +40,20 @@ _LINE_EVERY_S = 10.0
 
 
 def say(message: str, *, enabled: bool = True) -> None:
-    """Writes one line to standard error, unless not `enabled`."""
+    """Writes one line to standard error, unless not `enabled`. Where there is no room for it, or
+    nobody reads any more, it is lost and the work goes on.
+    """
     if enabled:
-        print(message, file=sys.stderr, flush=True)
+        with suppress(OSError):
+            print(message, file=sys.stderr, flush=True)
+
+
+def end_of_standard_error() -> None:
+    """Before a process ends: what could not be written must not change its exit code."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def track(

@@ -9,7 +9,7 @@ from jina_jax.checkpoint.checkpoints import Checkpoints
 from jina_jax.errors import ExitCode
 from jina_jax.train.metrics.writer import read_metrics
 from tests.small_disk import mounted
-from tests.trainer import finish, start, wait_for_step, wait_until
+from tests.trainer import curve, finish, start, wait_for_step, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -50,6 +50,18 @@ def test_room_that_comes_back_in_time(folder, uninterrupted, small_disk, tmp_pat
     assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
     assert lines[-1]["failed_saves"] >= 1
     assert Checkpoints(run / "checkpoints").newest_good() == len(lines)
+
+
+def test_a_log_that_finds_no_room_ends_no_run(folder, uninterrupted, small_disk):
+    """The run lies elsewhere; what it says is lost, and nothing else."""
+    (small_disk / "log").write_text("." * 3000)  # Of a page of 4,096, whose rest is its own.
+    with (small_disk / "log").open("a") as log:
+        process = start(folder, "unheard", stderr=log)
+    assert wait_until(lambda: "step 3/" in (small_disk / "log").read_text(), process)
+    fill(small_disk)
+    assert process.wait(timeout=300) == 0
+    assert curve(folder, "unheard") == uninterrupted
+    assert "step 40/" not in (small_disk / "log").read_text()
 
 
 def test_room_that_does_not_come_back(folder, uninterrupted, small_disk, tmp_path):

@@ -197,9 +197,10 @@ class MetricsWriter:
             self._bar.update(step - self._bar.n)
         else:
             text += self._time_left(step)
-            print(f"step {step}/{self._num_steps}  {text}", file=sys.stderr, flush=True)
+            say(f"step {step}/{self._num_steps}  {text}")
         for alarm in values.get("alarm", ()):
-            tqdm.write(alarm["message"], file=sys.stderr)
+            with suppress(OSError):
+                tqdm.write(alarm["message"], file=sys.stderr)
 
     def _time_left(self, step: int) -> str:
         """Estimated from the steps since the first line of this start, without compilation."""
