@@ -68,6 +68,11 @@ TABLE = (
         ),
     ),
     Row(
+        "disk full where the log lies", "a small tmpfs",
+        "what is said is lost, and nothing else: the run goes on",
+        ("faults/test_full_disk.py::test_a_log_that_finds_no_room_ends_no_run",),
+    ),
+    Row(
         "no right to write", "chmod, a disk mounted read only; before the start and while training",
         "one line at once with the option that helps, exit 2; evaluate shows its scores; a save "
         "that is denied: exit 4",
