@@ -84,9 +84,7 @@ class Options:
     steps: int = 6000
     seed: int = 0
     workdir: Path | None = None
-    """Kept; a temporary one by default."""
-    skip_prepare: bool = False
-    """Take what an earlier trial prepared in the workdir."""
+    """A new folder, which is kept; a temporary one by default."""
 
 
 def log(text: str) -> None:
@@ -112,15 +110,13 @@ def digest(files: dict[str, bytes]) -> str:
     return found.hexdigest()[:16]
 
 
-def command(
-    verb: str, folder: Path, home: Path, *flags: str, devices: int = 1
-) -> "subprocess.Popen[bytes]":
+def command(verb: str, folder: Path, home: Path, *flags: str) -> "subprocess.Popen[bytes]":
     """A verb in a process group of its own, on a machine whose home is that folder."""
     environment = os.environ | {
         "HOME": str(home),
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
         "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
     }
     output = (home / f"{verb}.log").open("ab")
@@ -497,13 +493,7 @@ def main() -> None:
         os.environ |= server.environment
         server.start()
         try:
-            if not options.skip_prepare:
-                prepare(folder, random.Random(options.seed))
-                # A server that starts again has what lies in the folder.
-                for name, content in objects(f"{BUCKET}/data").items():
-                    path = bucket / "data" / name
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_bytes(content)
+            prepare(folder, random.Random(options.seed))
             with small_disk(folder / "disk", "300m") as disk:
                 train(folder, options, server, disk)
                 compare(folder)

@@ -2,7 +2,6 @@
 
 import difflib
 import errno
-import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import resources
@@ -30,7 +29,7 @@ from jina_jax.cli.run import (
 from jina_jax.config.files import config_names, each_phase
 from jina_jax.errors import NO_RIGHT, ExitCode, Interrupted, RunFailed, UserError
 from jina_jax.system.credentials import masked
-from jina_jax.system.terminal import end_of_standard_error, say
+from jina_jax.system.terminal import end_of_standard_error, say, silence
 
 _CONFIG_VERBS: dict[str, Callable[[Any], None]] = {
     "demo": demo,
@@ -127,7 +126,7 @@ def _main(args: list[str]) -> int:
         return 130
     except BrokenPipeError:
         # The reader of our output (`| head`) is gone: no error, and nothing left to say it to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence(sys.stdout)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             code, remedy = ExitCode.SAVE_FAILED, "make room; nothing finished is lost"
