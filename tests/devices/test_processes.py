@@ -172,6 +172,21 @@ def test_a_run_of_four_processes_goes_on_as_two_or_eight(folder, of_one, of_four
 
 
 @pytest.mark.slow
+def test_two_processes_train_adapters_and_their_average_as_one_does(folder, uninterrupted):
+    """Each holds half of the frozen matrices, of the adapters and of the average."""
+    flags = (
+        f"--train.initial-weights={folder / 'whole'}", "--lora.rank=4", "--train.ema-decay=0.5",
+        "--train.num-steps=7", "--optim.optimizer=muon",
+    )  # fmt: skip
+    finish(start(folder, "adapters_of_one", *GROUPS, *flags, devices=1))
+    expected = lines_of(folder, "adapters_of_one"), final_params(folder, "adapters_of_one")
+    train_as(folder, "adapters_of_two", 2, *flags, "--mesh.fsdp=2")
+    assert_same_run(folder, "adapters_of_two", expected)
+    before = final_params(folder, "whole")
+    np.testing.assert_array_equal(expected[1]["embedding_VD"], before["embedding_VD"])
+
+
+@pytest.mark.slow
 def test_a_checkpoint_of_eight_devices_goes_on_with_four_two_and_one(folder, uninterrupted):
     meshes = [
         (8, ("--mesh.fsdp=2", "--mesh.tensor=2")), (4, ("--mesh.fsdp=4",)),
