@@ -126,6 +126,9 @@ class Compiled:
     collective_bytes: dict[str, float] = field(default_factory=dict)
     collective_count: dict[str, int] = field(default_factory=dict)
     unknown_loops: int = 0
+    shown_s: dict[str, float] = field(default_factory=dict)
+    """Kind of collective → seconds that the device waits for it, at published peaks; empty where
+    these are not known."""
     compile_s: float = 0.0
     attention: Kernel = "at_once"
     hosts: int = 1
@@ -163,8 +166,10 @@ def compile_step(request: Request, progress: Callable[[str], None]) -> Compiled:
     """
     import jax
 
+    from jina_jax.devices.accelerators import accelerator
     from jina_jax.devices.memory import local_memory_bytes, program_bytes
     from jina_jax.devices.mesh import check_divides, make_mesh
+    from jina_jax.plan.overlap import measure_overlap
     from jina_jax.plan.traffic import measure, parse
     from jina_jax.train.step import attention_kernel, make_train_step
 
@@ -193,7 +198,9 @@ def compile_step(request: Request, progress: Callable[[str], None]) -> Compiled:
         compile_s = time.perf_counter() - began
         progress("reading the compiled step")
         (program,) = Path(folder).glob("*after_optimizations.txt")
-        traffic = measure(parse(program.read_text(encoding="utf-8")))
+        module, known = parse(program.read_text(encoding="utf-8")), accelerator(kind)
+        traffic = measure(module)
+        shown_s = measure_overlap(module, known).shown_s if known else {}
     memory = compiled.memory_analysis()
     assert memory is not None
     output = memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -202,7 +209,8 @@ def compile_step(request: Request, progress: Callable[[str], None]) -> Compiled:
     return Compiled(
         kind, len(devices), not available or needed <= available, needed, available,
         memory.argument_size_in_bytes, needed - memory.argument_size_in_bytes - output, output,
-        compile_s=compile_s, attention=kernel, hosts=len({d.process_index for d in devices}),
+        shown_s=shown_s, compile_s=compile_s, attention=kernel,
+        hosts=len({d.process_index for d in devices}),
         **dataclasses.asdict(traffic),
     )  # fmt: skip
 

@@ -29,16 +29,22 @@ class Roofline:
     model_flops_per_s_at_peak: float
     """Of all devices, in the model's dtype."""
     model_flops: int
+    shown_s: float = 0.0
+    """Of the interconnect's time: what the program waits for, and computes nothing meanwhile."""
 
     @property
     def step_s(self) -> float:
         """No step is shorter."""
-        return max(self.times_s.values())
+        return max(self._alone_s.values())
 
     @property
     def bound(self) -> str:
         """What takes longest."""
-        return max(self.times_s, key=lambda name: self.times_s[name])
+        return max(self._alone_s, key=lambda name: self._alone_s[name])
+
+    @property
+    def _alone_s(self) -> dict[str, float]:
+        return self.times_s | {"compute": self.times_s["compute"] + self.shown_s}
 
     @property
     def mfu(self) -> float:
@@ -55,6 +61,7 @@ def roofline(
     hbm_bytes: float,
     received_bytes: float,
     between_slices_bytes: float = 0.0,
+    shown_s: float = 0.0,
 ) -> Roofline:
     """The roofline of a step.
 
@@ -66,6 +73,7 @@ def roofline(
       hbm_bytes: read and written by one device.
       received_bytes: over the interconnect, by one device.
       between_slices_bytes: from other slices, by one device.
+      shown_s: that the program waits for the interconnect.
     """
     peak = devices * known.flops_per_s(config.model.compute_dtype)
     encoder_s = (flops.hardware - flops.loss) / peak
@@ -80,6 +88,7 @@ def roofline(
         },
         model_flops_per_s_at_peak=peak,
         model_flops=flops.model,
+        shown_s=shown_s,
     )
 
 
@@ -130,7 +139,7 @@ class Plan:
             self.flops, self.config, self.known,
             devices=self.compiled.devices, hbm_bytes=self.compiled.hbm_bytes,
             received_bytes=sum(received.values()) - between_slices,
-            between_slices_bytes=between_slices,
+            between_slices_bytes=between_slices, shown_s=sum(self.compiled.shown_s.values()),
         )  # fmt: skip
 
 
@@ -309,6 +318,20 @@ def _feed(needed_per_s: float, hosts: int) -> str:
     return f"  feed          {each} {needed_per_s:,.0f} pairs/s, {verdict}"
 
 
+def overlap_line(shown_s: dict[str, float], interconnect_s: float) -> Iterator[str]:
+    """What of the interconnect's time is hidden and what is not; nothing where it has no part."""
+    if interconnect_s:
+        by_kind = sorted(shown_s, key=lambda kind: -shown_s[kind])
+        kinds = ", ".join(f"{kind} {shown_s[kind] * 1e3:,.1f}" for kind in by_kind)
+        shown = sum(shown_s.values())
+        hidden = max(0.0, interconnect_s - shown)
+        yield (
+            f"  overlap       of the interconnect's {interconnect_s * 1e3:,.1f} ms, "
+            f"{hidden * 1e3:,.1f} pass behind other work at best and {shown * 1e3:,.1f} are waited "
+            f"for" + (f" ({kinds})" if kinds else "")
+        )
+
+
 def _times(plan: Plan, options: PlanOptions) -> Iterator[str]:
     bound = plan.roofline
     if bound is None:
@@ -325,6 +348,7 @@ def _times(plan: Plan, options: PlanOptions) -> Iterator[str]:
         f"({', '.join(shown)})"
     )
     yield f"                {pairs_per_s:,.0f} pairs/s and MFU {bound.mfu:.0%} at most"
+    yield from overlap_line(plan.compiled.shown_s, bound.times_s["interconnect"])
     yield _feed(pairs_per_s / plan.compiled.hosts, plan.compiled.hosts)
     if options.pairs:
         hours = options.pairs / pairs_per_s / 3600

@@ -95,6 +95,12 @@ def shape_bytes(shape: str, *, hbm_only: bool = False) -> int:
     return total
 
 
+def shape_dimensions(shape: str) -> list[int]:
+    """The sizes of an array's axes, or of a tuple's first array."""
+    found = _SHAPE.search(shape)
+    return [int(size) for size in found[2].split(",") if size] if found else []
+
+
 def split_tuple(shape: str) -> list[str]:
     """The elements of a tuple's shape."""
     elements, depth, first = [], 0, 1
@@ -245,12 +251,14 @@ def _visit(
             _visit(module, body, times * (1 if trips is None else trips), False, traffic, seen)
             continue
         kind = instruction.opcode.removesuffix("-start")
-        if kind in _COLLECTIVES:
+        if collective_kind(instruction.opcode):
             # The compiler spreads a collective over several fusions, to overlap it with their
             # work; equal channels mean that they are one.
             channel = instruction.attribute("channel_id")
             if not (is_fused and channel in seen):
-                _add_collective(module, computation, instruction, kind, times, traffic)
+                kind, received = received_bytes(module, computation, instruction, kind)
+                if received:
+                    _add(traffic, kind, times, received)
             if is_fused and channel:
                 seen.add(channel)
         elif kind == "recv" and "xla_megascale_runtime" in instruction.attributes:
@@ -262,13 +270,26 @@ def _visit(
             _visit(module, callee, times, fused, traffic, seen)
 
 
-def _add_collective(
-    module: Module, computation: Computation, instruction: Instruction, kind: str, times: int,
-    traffic: Traffic,
-) -> None:  # fmt: skip
+def collective_kind(opcode: str) -> str:
+    """The kind of a collective or of its start; empty for another instruction."""
+    kind = opcode.removesuffix("-start")
+    return kind if kind in _COLLECTIVES else ""
+
+
+def received_bytes(
+    module: Module, computation: Computation, instruction: Instruction, kind: str
+) -> tuple[str, float]:
+    """The kind of a collective, and the bytes that a device receives in it.
+
+    Args:
+      module: the program.
+      computation: that the instruction stands in.
+      instruction: a collective or its start.
+      kind: as the instruction has it; some are fusions that do less than that.
+    """
     size = _group_size(instruction, module.partitions)
     if size == 1:
-        return
+        return kind, 0.0
     if kind == "all-reduce" and computation.name.startswith("all-reduce-scatter"):
         kind = "reduce-scatter"  # a fusion of the TPU compiler that keeps a slice of the sum
     sent = sum(shape_bytes(s) for s in _operand_shapes(computation, instruction))
@@ -279,7 +300,7 @@ def _add_collective(
         "all-to-all": sent * (size - 1) / size,
         "collective-permute": sent,
     }[kind]
-    _add(traffic, kind, times, received)
+    return kind, received
 
 
 def _from_other_slices(module: Module, recv: Instruction) -> float:

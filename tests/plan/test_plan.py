@@ -144,7 +144,9 @@ def test_a_plan_tells_what_each_host_must_feed(monkeypatch, hosts, told):
     compiled = dataclasses.replace(FITTING, hosts=hosts)
     monkeypatch.setattr(compiler, "run_compile", lambda request, *, timeout_s: compiled)
     monkeypatch.setattr(
-        run, "roofline", lambda *_, **__: run.Roofline({"compute": 2.0**-13}, 1.0, 1)
+        run,
+        "roofline",
+        lambda *_, **__: run.Roofline({"compute": 2.0**-13, "interconnect": 0.0}, 1.0, 1),
     )
     options = PlanOptions(topology="v5e:4x4")
     assert CONFIG.feed.global_batch_size == 32

@@ -45,6 +45,14 @@ def test_the_slowest_resource_bounds(hbm_bytes, received_bytes, bound, step_s):
     assert (found.bound, found.step_s) == (bound, step_s)
 
 
+def test_nothing_is_computed_while_the_interconnect_is_waited_for():
+    found = roofline(
+        FLOPS, BFLOAT16, CHIP, devices=4, hbm_bytes=600.0, received_bytes=40.0, shown_s=4.0
+    )
+    assert (found.bound, found.step_s) == ("compute", 34.0)
+    assert found.times_s["compute"] == 30.0
+
+
 def test_float32_has_its_own_peak():
     single = dataclasses.replace(CONFIG, model=T5Config(compute_dtype="float32"))
     bound = roofline(FLOPS, single, CHIP, devices=4, hbm_bytes=0.0, received_bytes=0.0)
