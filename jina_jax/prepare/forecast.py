@@ -161,7 +161,7 @@ def forecast(config: DataConfig, options: ForecastOptions) -> Forecast:
         else:
             sampled = _samples(config.sources, options, folder)
         rates = _rates(config, options, sampled)
-        seen: list[tuple[str, float, float, int]] = []
+        seen: list[_Seen] = []
         manifest = _prepared(config, sampled, folder, seen)
         records = sum(s.read * one.times for s, one in zip(manifest.sources, sampled, strict=True))
         times = records / _read(manifest)
@@ -201,20 +201,27 @@ class _Size:
     """Of the input; 0 where it is not at hand."""
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """A stage of the sample."""
+
+    what: str
+    took_s: float
+    processors_s: float
+    written_bytes: int
+
+
 def _prepared(
-    config: DataConfig, sampled: Sequence[_Sampled], folder: Path,
-    seen: list[tuple[str, float, float, int]],
-) -> Manifest:  # fmt: skip
-    """Prepares the sample, without filters that have a model; notes of each stage the seconds,
-    those of processors and the bytes that it wrote.
-    """
+    config: DataConfig, sampled: Sequence[_Sampled], folder: Path, seen: list[_Seen]
+) -> Manifest:
+    """Prepares the sample, without filters that have a model, and notes what each stage took."""
     work = folder / "out.work"
     before = [0, time.process_time()]
 
     def watch(what: str, _: int, took_s: float) -> None:
         written = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
         now_s = time.process_time()
-        seen.append((what, took_s, now_s - before[1], int(written - before[0])))
+        seen.append(_Seen(what, took_s, now_s - before[1], int(written - before[0])))
         before[:] = written, now_s
 
     plain = dataclasses.replace(
@@ -231,23 +238,27 @@ def _prepared(
     return prepare(plain, folder / "out", progress=False, watch=watch)
 
 
+def _written(seen: Sequence[_Seen], what: str) -> int:
+    return next((stage.written_bytes for stage in seen if stage.what == what), 0)
+
+
 def _scaled(
     config: DataConfig,
-    seen: Sequence[tuple[str, float, float, int]],
+    seen: Sequence[_Seen],
     size: _Size,
     manifest: Manifest,
 ) -> Iterator[StageForecast]:
     input_bytes = sum(file.size_bytes for source in manifest.sources for file in source.inputs)
     # One table a partition is what stages after deduplication read.
-    table_bytes = next((written for what, *_, written in seen if what == "deduplicate"), 0)
-    run_bytes = next((written for what, *_, written in seen if what == "read"), 0)
+    table_bytes = _written(seen, "deduplicate")
+    run_bytes = _written(seen, "read")
     lost = size.records - size.trained
     # Where the sources are not at hand, of the largest size.
     blocks = size.blocks or max(int(input_bytes * size.times / LARGEST_BLOCK_BYTES), 1)
     largest = max(source.read for source in manifest.sources) * size.times
     partitions = partition_count(largest, config.records_per_shard, table_bytes * size.times)
-    for what, took_s, processors_s, written in seen:
-        times = size.times
+    for stage in seen:
+        what, times, written = stage.what, size.times, stage.written_bytes
         read_bytes: float = table_bytes
         count = partitions
         if what in _READ:
@@ -271,7 +282,7 @@ def _scaled(
             texts = 2 * manifest.train_records
             times, count = min(times, max(config.tokenizer.train_texts / max(texts, 1), 1)), 1
         # Of many tasks each has one processor, and here the one had all.
-        core_s = took_s if count == 1 else max(took_s, processors_s)
+        core_s = stage.took_s if count == 1 else max(stage.took_s, stage.processors_s)
         yield StageForecast(what, count, read_bytes * times, written * times, core_s * times)
 
 
