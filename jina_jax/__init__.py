@@ -1,7 +1,8 @@
 """Train text-embedding models on TPUs and GPUs: the whole of Jina Embeddings v1, in JAX."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from jina_jax.system.lazy import lazily
 
 if TYPE_CHECKING:
     from jina_jax import api as api
@@ -13,23 +14,16 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PLACES = {
-    "Model": "inference.model",
-    "RunConfig": "config",
-    "api": "",
-    "load": "inference.model",
-    "load_config": "config.files",
+    "Model": "jina_jax.inference.model",
+    "RunConfig": "jina_jax.config",
+    "api": None,
+    "load": "jina_jax.inference.model",
+    "load_config": "jina_jax.config.files",
 }
-"""Public name → the module that has it, which is imported when it is asked for."""
 
 __all__ = ["Model", "RunConfig", "api", "load", "load_config"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if not _PLACES[name]:
-        return importlib.import_module(f"{__name__}.{name}")
-    return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
+__getattr__ = lazily(__name__, _PLACES)
 
 
 def __dir__() -> list[str]:

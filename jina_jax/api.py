@@ -12,39 +12,39 @@ model = jina_jax.load(jina_jax.api.export(config))
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from jina_jax.checkpoint.state import TrainState
 from jina_jax.config import RunConfig
 from jina_jax.config.files import load_config
 from jina_jax.config.validation import validate
-from jina_jax.devices.distributed import (
-    is_first,
-    joined,
-    shared_problems,
-    start,
-    wait_for_all,
-)
-from jina_jax.evaluate.run import Evaluation, keep_results
-from jina_jax.evaluate.run import evaluate as evaluate_run
-from jina_jax.export.merge import merge
-from jina_jax.export.run import export as export_run
-from jina_jax.inference.initial import with_named_model
-from jina_jax.inference.model import Model, load
-from jina_jax.mine.run import MineReport
-from jina_jax.mine.run import mine as mine_run
-from jina_jax.plan.run import Plan, PlanOptions
-from jina_jax.plan.run import plan as plan_run
-from jina_jax.prepare.first_look import records_needed
-from jina_jax.prepare.run import clean as clean_work
-from jina_jax.prepare.run import prepare as prepare_data
-from jina_jax.report.write import write_report
-from jina_jax.shards.manifest import Manifest
-from jina_jax.shards.remote import fetch_prepared
+from jina_jax.system.lazy import lazily
 from jina_jax.system.mirror import mirrored
 from jina_jax.system.terminal import say
-from jina_jax.train.evaluation import OnEvaluation
-from jina_jax.train.loop import train as train_run
-from jina_jax.train.step_log import OnStep
+
+# What one function needs is imported in it: a training has no use for plots and sources.
+
+if TYPE_CHECKING:
+    from jina_jax.checkpoint.state import TrainState
+    from jina_jax.evaluate.run import Evaluation
+    from jina_jax.export.merge import merge
+    from jina_jax.inference.model import Model, load
+    from jina_jax.mine.run import MineReport
+    from jina_jax.plan.run import Plan, PlanOptions
+    from jina_jax.shards.manifest import Manifest
+    from jina_jax.train.evaluation import OnEvaluation
+    from jina_jax.train.step_log import OnStep
+
+_PLACES = {
+    "Evaluation": "jina_jax.evaluate.run",
+    "Manifest": "jina_jax.shards.manifest",
+    "MineReport": "jina_jax.mine.run",
+    "Model": "jina_jax.inference.model",
+    "Plan": "jina_jax.plan.run",
+    "PlanOptions": "jina_jax.plan.run",
+    "TrainState": "jina_jax.checkpoint.state",
+    "load": "jina_jax.inference.model",
+    "merge": "jina_jax.export.merge",
+}
 
 __all__ = [
     "Evaluation", "Manifest", "MineReport", "Model", "Plan", "PlanOptions", "TrainState", "clean",
@@ -52,8 +52,10 @@ __all__ = [
     "train",
 ]  # fmt: skip
 
+__getattr__ = lazily(__name__, _PLACES)
 
-def prepare(config: RunConfig) -> Manifest:
+
+def prepare(config: RunConfig) -> "Manifest":
     """Reads the sources, drops what must not be trained on, and writes shuffled shards.
 
     What is there already with this configuration is kept; what was killed goes on, and what an
@@ -63,11 +65,14 @@ def prepare(config: RunConfig) -> Manifest:
       `config.data_url`.
     Raises: UserError.
     """
+    from jina_jax.prepare import run
+    from jina_jax.prepare.first_look import records_needed
+
     config = _ready(config)
     needed = records_needed(config)
     for name in (name for name, records in needed.items() if not records):
         say(f"source {name!r} has weight 0 throughout: it is prepared, and never trained on")
-    return prepare_data(config.data, config.data_path, url=config.data_url, needed=needed)
+    return run.prepare(config.data, config.data_path, url=config.data_url, needed=needed)
 
 
 def clean(config: RunConfig) -> None:
@@ -75,15 +80,17 @@ def clean(config: RunConfig) -> None:
 
     Raises: UserError.
     """
-    clean_work(config.data, config.data_path)
+    from jina_jax.prepare import run
+
+    run.clean(config.data, config.data_path)
 
 
 def train(
     config: RunConfig,
     *,
-    on_step: OnStep | None = None,
-    on_evaluation: OnEvaluation | None = None,
-) -> TrainState:
+    on_step: "OnStep | None" = None,
+    on_evaluation: "OnEvaluation | None" = None,
+) -> "TrainState":
     """Trains on prepared shards, from the newest checkpoint if there is one.
 
     Args:
@@ -96,14 +103,18 @@ def train(
     Returns: the state after the last step, on the devices.
     Raises: UserError, RunFailed, Interrupted.
     """
+    from jina_jax.devices.distributed import start
+    from jina_jax.shards.remote import fetch_prepared
+    from jina_jax.train import loop
+
     config = _ready(config)
     # Before the fetch, which takes one host longer than another.
     start(config.distributed, config.faults.heartbeat_s)
     fetch_prepared(config)
-    return train_run(config, on_step=on_step, on_evaluation=on_evaluation)
+    return loop.train(config, on_step=on_step, on_evaluation=on_evaluation)
 
 
-def evaluate(config: RunConfig) -> Evaluation:
+def evaluate(config: RunConfig) -> "Evaluation":
     """Measures retrieval, negation, semantic similarity and reranking of the trained model.
 
     Of several processes (`config.distributed`) all call it; they share the texts, and the first
@@ -113,11 +124,14 @@ def evaluate(config: RunConfig) -> Evaluation:
       folder, where that may be.
     Raises: UserError.
     """
+    from jina_jax.devices.distributed import is_first, wait_for_all
+    from jina_jax.evaluate import run
+
     config = _ready(config)
     with _shared_run(config):
-        found = evaluate_run(config)
+        found = run.evaluate(config)
         if is_first():
-            keep_results(config.run_path, found)
+            run.keep_results(config.run_path, found)
         wait_for_all()
     return found
 
@@ -129,14 +143,17 @@ def export(config: RunConfig) -> Path:
       machine's copy of `export/` there.
     Raises: UserError.
     """
+    from jina_jax.export import run
+    from jina_jax.shards.remote import fetch_prepared
+
     config = _ready(config)
     if config.data.sources:  # which an imported model has not
         fetch_prepared(config)
     with mirrored(config.run_url, config.run_path):
-        return export_run(config)
+        return run.export(config)
 
 
-def mine(config: RunConfig) -> MineReport:
+def mine(config: RunConfig) -> "MineReport":
     """Finds hard negatives for the training pairs, with the newest checkpoint.
 
     Of several processes (`config.distributed`) all call it, and see one folder for what is mined;
@@ -145,19 +162,24 @@ def mine(config: RunConfig) -> MineReport:
     Returns: what was found and dropped of each source; the triplets lie in `config.mine_path`.
     Raises: UserError.
     """
+    from jina_jax.devices.distributed import is_first
+    from jina_jax.mine import run
+
     config = _ready(config)
     with _shared_run(config):
-        return mine_run(config, progress=is_first())
+        return run.mine(config, progress=is_first())
 
 
-def plan(config: RunConfig, options: PlanOptions | None = None) -> list[Plan]:
+def plan(config: RunConfig, options: "PlanOptions | None" = None) -> "list[Plan]":
     """Compiles the step for a TPU slice that isn't at hand: does it fit, how fast is it at best?
 
     Returns: the run as it is, and where it doesn't fit the changes that were tried; the last is the
       answer.
     Raises: UserError.
     """
-    return plan_run(_ready(config), options or PlanOptions())
+    from jina_jax.plan import run
+
+    return run.plan(_ready(config), options or run.PlanOptions())
 
 
 def report(config: RunConfig) -> Path:
@@ -166,6 +188,8 @@ def report(config: RunConfig) -> Path:
     Returns: its path, in `report/` of the run folder, or of this machine's copy of it.
     Raises: UserError.
     """
+    from jina_jax.report.write import write_report
+
     with mirrored(config.run_url, config.run_path):
         return write_report([config.run_path], [], config.run_path / "report")
 
@@ -173,6 +197,9 @@ def report(config: RunConfig) -> Path:
 @contextmanager
 def _shared_run(config: RunConfig) -> Iterator[None]:
     """The data and the folder of a run, for all of its processes; the first writes."""
+    from jina_jax.devices.distributed import is_first, joined, shared_problems
+    from jina_jax.shards.remote import fetch_prepared
+
     with joined(config.distributed, config.faults.heartbeat_s):
         with shared_problems():
             fetch_prepared(config)
@@ -181,6 +208,8 @@ def _shared_run(config: RunConfig) -> Iterator[None]:
 
 
 def _ready(config: RunConfig) -> RunConfig:
+    from jina_jax.inference.initial import with_named_model
+
     config = with_named_model(config)
     validate(config)
     return config

@@ -23,18 +23,15 @@ WANDB_ID_FILE = "wandb_id.txt"
 
 
 @contextmanager
-def _torch_left_out() -> Iterator[None]:
-    """While tensorboardX is imported, which imports torch where it is installed, for tensors that
-    it is not given here: seconds of every start.
-    """
-    if "torch" in sys.modules:
-        yield
-        return
-    sys.modules["torch"] = None  # type: ignore[assignment]
+def _left_out(*packages: str) -> Iterator[None]:
+    """While another package is imported, which imports these where they are installed."""
+    new = [name for name in packages if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(new))  # type: ignore[arg-type]
     try:
         yield
     finally:
-        del sys.modules["torch"]
+        for name in new:
+            del sys.modules[name]
 
 
 class TensorBoard:
@@ -42,7 +39,8 @@ class TensorBoard:
 
     def __init__(self, config: RunConfig, start: int):
         """Opens the files; points after step `start` are removed."""
-        with _torch_left_out():
+        # Seconds of every start, for tensors and places that it is not given here.
+        with _left_out("torch", "boto3"):
             from tensorboardX import SummaryWriter
         # A full disk ends the board's thread, and what puts into a bounded queue, or leaves
         # something in it at the end, would wait for that thread for ever.
