@@ -8,8 +8,9 @@ do alone (Matryoshka).
     jina-jax negation negation_triplets
     jina-jax run mixture
 
-Files are read from `raw/`: OpenTriviaQA, WikiSplit, and tldr-pages as {"a": what a command does,
-"b": the command}. Other sources are named in a copy of this file. Runs of some seeds make a soup:
+The sources are the documentation of the installed Python packages and, in `raw/`, OpenTriviaQA
+and tldr-pages as {"a": what a command does, "b": the command}. Other sources are named in a copy of
+this file. Runs of some seeds make a soup:
 
     jina-jax merge runs/mixture_triplets OTHER OTHER SOUP
 """
@@ -44,7 +45,7 @@ def _pairs() -> RunConfig:
             "tldr", paths=("raw/tldr_pages/*.jsonl.gz",), query_field="a", positive_field="b",
             licence="CC BY 4.0", limit=20_000,
         ),
-        replace(catalogue_source("wikisplit"), limit=20_000),
+        SourceConfig("pydocs", "pydocs", licence="per package", limit=20_000),
     )  # fmt: skip
     return RunConfig(
         name="mixture_pairs",
@@ -55,7 +56,9 @@ def _pairs() -> RunConfig:
             max_bad_share=0.05,  # OpenTriviaQA has lines that are not UTF-8.
             prompts=PROMPTS,
             language=LanguageConfig(enabled=True),
-            consistency=ConsistencyConfig(enabled=True, model=MODEL),
+            # The filter asks the model that is then trained: among the best 20, instead of 2, are
+            # also pairs that it is still to learn.
+            consistency=ConsistencyConfig(enabled=True, model=MODEL, top_k=20),
         ),
         feed=FeedConfig(global_batch_size=128, query_tokens=48, positive_tokens=64, row_tokens=64),
         loss=LossConfig(matryoshka_dims=DIMENSIONS),

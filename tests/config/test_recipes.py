@@ -44,7 +44,7 @@ def test_the_mixture_trains_both_phases(tmp_path, monkeypatch):
     minilm_folder()
     monkeypatch.chdir(tmp_path)
     raw = tmp_path / "raw"
-    for folder in ("opentrivia/categories", "tldr_pages", "wikisplit"):
+    for folder in ("opentrivia/categories", "tldr_pages"):
         (raw / folder).mkdir(parents=True)
     pairs = [(f"What is the {n}th town of the valley of rivers?", f"town {n}") for n in range(40)]
     (raw / "opentrivia" / "categories" / "towns").write_text(
@@ -54,16 +54,10 @@ def test_the_mixture_trains_both_phases(tmp_path, monkeypatch):
         for n in range(40):
             row = {"a": f"List the files of folder number {n}", "b": f"ls folder-{n}"}
             file.write(json.dumps(row) + "\n")
-    (raw / "wikisplit" / "train.tsv").write_text(
-        "".join(
-            f"The river {n} is long and it is cold .\tThe river {n} is long . <::::> It is cold .\n"
-            for n in range(40)
-        )
-    )
     make_negations(tmp_path)
     # As many of a sample's 40 passages may be as near as the right one.
     small = [*SMALL, "--data.max-bad-share", "0.05"]
-    top = ["--data.consistency.top-k", "40"]
+    top = ["--data.consistency.top-k", "40", "--data.sources.2.paths", "json", "email"]
     for phase in load_phases("mixture"):
         more = top if phase.data.consistency.enabled else []
         for verb in ("prepare", "train"):
