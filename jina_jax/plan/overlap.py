@@ -53,10 +53,11 @@ class _InFlight:
     left: list[tuple[str, str, float]] = field(default_factory=list)
     """Of each: the name of its start or its channel, its kind, and the seconds it still needs."""
 
-    def __contains__(self, name: str) -> bool:
-        return any(one == name for one, _, _ in self.left)
+    begun: set[str] = field(default_factory=set)
+    """Names of those that have not been ended, though they may be over."""
 
     def begin(self, name: str, kind: str, seconds: float) -> None:
+        self.begun.add(name)
         self.left.append((name, kind, seconds))
 
     def work(self, seconds: float) -> None:
@@ -71,7 +72,8 @@ class _InFlight:
 
     def end(self, name: str, overlap: Overlap) -> None:
         """The device waits for it and for those before it, if it is not over already."""
-        while name in self:
+        self.begun.discard(name)
+        while any(one == name for one, _, _ in self.left):
             _, kind, seconds = self.left.pop(0)
             overlap.show(kind, seconds)
 
@@ -153,7 +155,7 @@ class _Schedule:
                     in_flight.begin(channel, kind, seconds)
                 elif ends:
                     in_flight.end(channel, overlap)
-                elif channel not in in_flight:
+                elif channel not in in_flight.begun:
                     overlap.show(kind, seconds)
         seconds = self._work_s(computation, instruction, parts)
         overlap.work_s += seconds
@@ -175,6 +177,7 @@ class _Schedule:
     def _work_s(
         self, computation: Computation, instruction: Instruction, parts: Sequence[Computation]
     ) -> float:
+        inside = [(part, inner) for part in parts for inner in part.instructions.values()]
         products_s = sum(
             product_flops(part, inner)
             / (
@@ -182,8 +185,7 @@ class _Schedule:
                 if "operand_precision={highest" in inner.attributes
                 else self.known.bfloat16_flops_per_s
             )
-            for part in (parts or [Computation("", {instruction.name: instruction})])
-            for inner in part.instructions.values()
+            for part, inner in ((computation, instruction), *inside)
         )
         moved = instruction_bytes(self.module, computation, instruction)
         return max(products_s, moved / self.known.hbm_bytes_per_s)

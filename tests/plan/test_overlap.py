@@ -61,6 +61,12 @@ def test_work_after_the_end_hides_nothing():
     assert found.shown_s == {"all-gather": 8.0}
 
 
+def test_a_product_that_is_in_no_fusion_is_work():
+    alone = "%y = bf16[10,10]{1,0:T(8,128)S(1)} convolution(%a, %b), dim_labels=bf_io->bf"
+    found = overlap(START.format("g", 1), alone, DONE.format("g"))
+    assert not found.shown_s and found.work_s == 10
+
+
 def test_memory_hides_as_long_as_it_is_read():
     # 40 bytes in and out, 20 a second.
     found = overlap(START.format("g", 1), "%y = f32[10]{0} rng()", DONE.format("g"))
@@ -118,6 +124,10 @@ def test_a_collective_that_is_spread_over_fusions_is_one(carries, shown):
     ]
     small = "%s = f32[8]{0:S(1)} bitcast(%x)"
     assert overlap(small, *calls, before=before).shown_s == shown
+    # What is over is carried by the fusions that are left, and not begun again.
+    again = calls[1].replace("%next", "%again")
+    if carries:
+        assert not overlap(small, *calls[:2], again, calls[2], before=before).shown_s
     # Without its start it is a collective that stands in a fusion.
     assert overlap(small, calls[1], before=before).shown_s == {"all-gather": 8.0}
 
