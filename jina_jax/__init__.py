@@ -20,6 +20,7 @@ _PLACES = {
     "load": "jina_jax.inference.model",
     "load_config": "jina_jax.config.files",
 }
+"""As `lazily` takes them."""
 
 __all__ = ["Model", "RunConfig", "api", "load", "load_config"]
 

@@ -45,6 +45,7 @@ _PLACES = {
     "load": "jina_jax.inference.model",
     "merge": "jina_jax.export.merge",
 }
+"""As `lazily` takes them."""
 
 __all__ = [
     "Evaluation", "Manifest", "MineReport", "Model", "Plan", "PlanOptions", "TrainState", "clean",

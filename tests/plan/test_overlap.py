@@ -31,12 +31,12 @@ START = "%{0} = (f32[8]{{0}}, f32[16]{{0}}) all-gather-start(%x), channel_id={1}
 DONE = "%end_{0} = f32[16]{{0}} all-gather-done(%{0})"
 
 
-def overlap(*lines, before="", known=CHIP):
+def overlap(*lines, before=""):
     text = "\n".join(f"  {line}" for line in lines)
     return measure_overlap(
         parse(f"HloModule m, is_scheduled=true, num_partitions=2\n\n{FUSED}\n{before}\n"
               f"ENTRY %main () -> f32[] {{\n{PARAMETERS}{text}\n}}\n"),
-        known,
+        CHIP,
     )  # fmt: skip
 
 

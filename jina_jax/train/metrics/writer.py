@@ -25,6 +25,7 @@ WANDB_ID_FILE = "wandb_id.txt"
 @contextmanager
 def _left_out(*packages: str) -> Iterator[None]:
     """While another package is imported, which imports these where they are installed."""
+    # None is how `sys.modules` says that a module cannot be imported; its type does not know that.
     new = [name for name in packages if name not in sys.modules]
     sys.modules.update(dict.fromkeys(new))  # type: ignore[arg-type]
     try:
